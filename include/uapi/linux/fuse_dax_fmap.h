@@ -1,0 +1,214 @@
+/* SPDX-License-Identifier: GPL-2.0 WITH Linux-syscall-note */
+/*
+ * fuse_dax_fmap: FUSE files that live in DAX memory, mapped by BPF.
+ *
+ * One header for three readers:
+ *
+ *   - a FUSE server, which negotiates in INIT and answers two requests;
+ *   - a BPF object, which turns the server's answer into mappings;
+ *   - the kernel, which never looks into a file map itself.
+ *
+ * No format of a file map appears here: a format is an agreement between one
+ * server and one BPF object.
+ *
+ * All integers on the wire are little endian. All lengths, offsets and
+ * addresses are in bytes.
+ */
+#ifndef _UAPI_LINUX_FUSE_DAX_FMAP_H
+#define _UAPI_LINUX_FUSE_DAX_FMAP_H
+
+#include <linux/types.h>
+
+/* Limits. The kernel enforces every one of them. */
+#define FUSE_DAX_FMAP_OPS_NAME_LEN	16		/* with its NUL */
+#define FUSE_DAX_FMAP_META_MAX		(64U << 10)	/* metadata of a file */
+#define FUSE_DAX_FMAP_BLOB_MIN		(4U << 10)	/* first room for a map */
+#define FUSE_DAX_FMAP_BLOB_MAX		(1U << 20)	/* last room for a map */
+#define FUSE_DAX_FMAP_DEVICES_MAX	64		/* width of dev_bitmap */
+
+/*
+ * Negotiation
+ * -----------
+ *
+ * The kernel offers, in FUSE_INIT, if and only if the task that mounts has
+ * CAP_SYS_RAWIO in the initial user namespace:
+ *
+ *	fuse_init_in.unused[9]	= FUSE_DAX_FMAP_MAGIC
+ *	fuse_init_in.unused[10]	= FUSE_DAX_FMAP_ABI_VERSION
+ *
+ * A server that wants file maps names the ops that understand them: up to 15
+ * characters and a NUL, at byte 48 of struct fuse_init_out (the tail of its
+ * unused[]). A first byte of 0 means "not wanted". Ops that are not
+ * registered make the mount fail: every operation on it returns ENOTCONN, and
+ * the kernel log says why.
+ */
+#define FUSE_DAX_FMAP_MAGIC		0x50414d46U	/* "FMAP" */
+#define FUSE_DAX_FMAP_ABI_VERSION	1
+#define FUSE_DAX_FMAP_INIT_IN_MAGIC	9		/* index in fuse_init_in.unused[] */
+#define FUSE_DAX_FMAP_INIT_IN_VERSION	10		/* index in fuse_init_in.unused[] */
+#define FUSE_DAX_FMAP_INIT_OUT_NAME	48		/* byte in struct fuse_init_out */
+
+/*
+ * Requests, sent only on a connection that negotiated.
+ *
+ * FUSE_GET_FMAP asks for the map of the file in the header's nodeid, at its
+ * first open. Answer: the map and nothing else, at most @size bytes; or
+ *
+ *	-ERANGE			it needs more room: asked again with more, until
+ *				FUSE_DAX_FMAP_BLOB_MAX
+ *	-ENODATA, -ENOENT	this file has no map: plain FUSE I/O
+ *	-ENOSYS			this server has no maps: plain FUSE I/O, never
+ *				asked again on this mount
+ *
+ * Any other error fails the open with that error.
+ *
+ * FUSE_GET_DAXDEV asks for the device of index @index (also in the header's
+ * nodeid) when a map names one that the mount has not acquired yet. Answer:
+ * struct fuse_get_daxdev_out. Any error fails the open.
+ */
+#define FUSE_GET_FMAP			54
+#define FUSE_GET_DAXDEV			55
+
+struct fuse_get_fmap_in {
+	__u32	size;		/* room for the reply */
+	__u32	reserved;
+};
+
+struct fuse_get_daxdev_in {
+	__u32	index;		/* < FUSE_DAX_FMAP_DEVICES_MAX */
+	__u32	reserved;
+};
+
+/* The layout famfs servers use (John Groves, famfs for FUSE). */
+struct fuse_get_daxdev_out {
+	__u16	index;		/* not checked: existing servers send 0 */
+	__u16	reserved0;
+	__u32	reserved1;
+	__u64	reserved2;
+	__u64	reserved3;
+	char	name[256];	/* absolute path, NUL terminated */
+};
+
+/*
+ * BPF-visible types
+ * -----------------
+ *
+ * OUT fields may be written by the program, all others are read only; the
+ * verifier enforces it.
+ */
+
+/**
+ * struct fuse_dax_fmap_parse_ctx - one file map, being parsed
+ * @blob_size: bytes in the server's answer
+ * @meta_buf_size: bytes of metadata; 0 until bpf_fuse_dax_parse_alloc_meta()
+ * @file_size: OUT: mapped size of the file, at most LLONG_MAX, any alignment
+ * @dev_bitmap: OUT: bit N is set if the file uses device N; not 0 unless
+ *	@file_size is 0
+ */
+struct fuse_dax_fmap_parse_ctx {
+	__u32	blob_size;
+	__u32	meta_buf_size;
+	__u64	file_size;
+	__u64	dev_bitmap;
+};
+
+/**
+ * struct fuse_dax_fmap_resolve_ctx - one lookup in a mapped file
+ * @meta_buf_size: bytes of metadata
+ * @file_offset: first byte wanted, a multiple of the page size
+ * @length: bytes wanted, more than 0; never reaches more than a page beyond
+ *	@file_size
+ * @file_size: what dax_fmap_parse() reported
+ */
+struct fuse_dax_fmap_resolve_ctx {
+	__u32	meta_buf_size;
+	__u32	reserved;
+	__u64	file_offset;
+	__u64	length;
+	__u64	file_size;
+};
+
+/**
+ * struct fuse_iomap_io - where a byte of a file is
+ * @offset: in: the same as &fuse_dax_fmap_resolve_ctx.file_offset
+ * @length: OUT: bytes that are contiguous on the device from @addr on, more
+ *	than 0; may be more or less than was asked for
+ * @addr: OUT: byte on the device that @offset is at
+ * @type: reserved, 0
+ * @flags: reserved, 0
+ * @dev_index: OUT: device, one of the bits of
+ *	&fuse_dax_fmap_parse_ctx.dev_bitmap
+ *
+ * @addr and @length have to be multiples of the page size and inside the
+ * device. For a 2 MiB fault both @addr and the mapping have to cover an aligned
+ * 2 MiB of the device.
+ */
+struct fuse_iomap_io {
+	__u64	offset;
+	__u64	length;
+	__u64	addr;
+	__u16	type;
+	__u16	flags;
+	__u32	dev_index;
+};
+
+/**
+ * struct fuse_dax_fmap_ops - a format of file maps
+ * @name: what a server answers in INIT: 1 to 15 characters of
+ *	[A-Za-z0-9_.-] and a NUL; unique among the registered ops
+ * @dax_fmap_parse: validate the map of one file and turn it into metadata.
+ *	Called once for each file, at its first open; may sleep. Returns 0, or a
+ *	negative errno that the open fails with. Fills
+ *	&fuse_dax_fmap_parse_ctx.file_size and .dev_bitmap, and leaves in the
+ *	metadata whatever @iomap_begin wants to find there.
+ * @iomap_begin: resolve one offset. Called at each page fault and for each
+ *	piece of a read or a write; must not sleep. Returns 0, or a negative errno
+ *	that the operation fails with (SIGBUS on a fault). Fills @io.
+ *
+ * Both are required. Register with a BPF link (SEC(".struct_ops.link")); a
+ * mount that uses the ops keeps them callable until it is unmounted, whatever
+ * happens to the link.
+ *
+ * The kernel judges every mapping that @iomap_begin returns; one that breaks a
+ * rule of &struct fuse_iomap_io fails with EIO (SIGBUS on a fault).
+ */
+struct fuse_dax_fmap_ops {
+	char	name[FUSE_DAX_FMAP_OPS_NAME_LEN];
+	int	(*dax_fmap_parse)(struct fuse_dax_fmap_parse_ctx *ctx);
+	int	(*iomap_begin)(struct fuse_dax_fmap_resolve_ctx *ctx,
+			       struct fuse_iomap_io *io);
+};
+
+/*
+ * kfuncs. Each getter returns NULL if offset + size is beyond the buffer. The
+ * size has to be a constant; the verifier holds the program to it.
+ */
+#ifdef __bpf__
+
+/* dax_fmap_parse: @rdonly_buf_size bytes of the server's answer. */
+extern const __u8 *
+bpf_fuse_dax_parse_get_blob(struct fuse_dax_fmap_parse_ctx *ctx, __u32 offset,
+			    const __u32 rdonly_buf_size) __attribute__((section(".ksyms")));
+
+/*
+ * dax_fmap_parse: make room for @size zeroed bytes of metadata, 1 to
+ * FUSE_DAX_FMAP_META_MAX. 0, -EINVAL (size), -EBUSY (already done) or -ENOMEM.
+ */
+extern int
+bpf_fuse_dax_parse_alloc_meta(struct fuse_dax_fmap_parse_ctx *ctx,
+			      __u32 size) __attribute__((section(".ksyms")));
+
+/* dax_fmap_parse: @rdwr_buf_size bytes of the metadata, for writing. */
+extern __u8 *
+bpf_fuse_dax_parse_get_meta(struct fuse_dax_fmap_parse_ctx *ctx, __u32 offset,
+			    const __u32 rdwr_buf_size) __attribute__((section(".ksyms")));
+
+/* iomap_begin: @rdonly_buf_size bytes of the metadata. */
+extern const __u8 *
+bpf_fuse_dax_resolve_get_meta(struct fuse_dax_fmap_resolve_ctx *ctx,
+			      __u32 offset,
+			      const __u32 rdonly_buf_size) __attribute__((section(".ksyms")));
+
+#endif /* __bpf__ */
+
+#endif /* _UAPI_LINUX_FUSE_DAX_FMAP_H */
