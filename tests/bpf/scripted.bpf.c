@@ -1,0 +1,106 @@
+// SPDX-License-Identifier: GPL-2.0
+/* Ops that do what the map of the file says: see scripted.h. */
+#include <linux/bpf.h>
+#include <linux/fuse_dax_fmap.h>
+#include <bpf/bpf_helpers.h>
+#include <bpf/bpf_tracing.h>
+
+#include "scripted.h"
+
+#define EIO		5
+#define EBADMSG		74
+#define PAGE		4096
+
+struct scripted_seen seen;
+
+/* Each getter at the end of its buffer, and one byte beyond it. */
+static __always_inline void probe_bounds(struct fuse_dax_fmap_parse_ctx *ctx)
+{
+	seen.beyond = 0;
+	if (bpf_fuse_dax_parse_get_blob(ctx, ctx->blob_size, 1))
+		seen.beyond |= 1;
+	if (bpf_fuse_dax_parse_get_blob(ctx, ctx->blob_size - 7, 8))
+		seen.beyond |= 2;
+	if (bpf_fuse_dax_parse_get_blob(ctx, 0xffffffff, 8))
+		seen.beyond |= 4;
+	if (bpf_fuse_dax_parse_get_meta(ctx, ctx->meta_buf_size, 1))
+		seen.beyond |= 8;
+	if (bpf_fuse_dax_parse_get_meta(ctx, 0xffffffff, 8))
+		seen.beyond |= 16;
+	if (!bpf_fuse_dax_parse_get_blob(ctx, ctx->blob_size - 1, 1))
+		seen.beyond |= 32;
+	if (ctx->meta_buf_size &&
+	    !bpf_fuse_dax_parse_get_meta(ctx, ctx->meta_buf_size - 1, 1))
+		seen.beyond |= 64;
+}
+
+SEC("struct_ops.s/dax_fmap_parse")
+int BPF_PROG(scripted_parse, struct fuse_dax_fmap_parse_ctx *parse)
+{
+	const struct scripted *blob;
+	struct scripted *meta;
+
+	__sync_fetch_and_add(&seen.parses, 1);
+	seen.blob_size = parse->blob_size;
+	blob = (const void *)bpf_fuse_dax_parse_get_blob(parse, 0, sizeof(*blob));
+	if (!blob)
+		return -EBADMSG;
+
+	seen.alloc_ret = 0;
+	seen.alloc_again_ret = 0;
+	if (blob->alloc)
+		seen.alloc_ret = bpf_fuse_dax_parse_alloc_meta(parse, blob->alloc);
+	if (blob->alloc_again)
+		seen.alloc_again_ret =
+			bpf_fuse_dax_parse_alloc_meta(parse, blob->alloc_again);
+	seen.meta_buf_size = parse->meta_buf_size;
+	probe_bounds(parse);
+
+	meta = (void *)bpf_fuse_dax_parse_get_meta(parse, 0, sizeof(*meta));
+	if (meta)
+		*meta = *blob;
+	parse->file_size = blob->file_size;
+	parse->dev_bitmap = blob->dev_bitmap;
+	return blob->parse_ret;
+}
+
+SEC("struct_ops/iomap_begin")
+int BPF_PROG(scripted_begin, struct fuse_dax_fmap_resolve_ctx *resolve,
+	     struct fuse_iomap_io *io)
+{
+	const struct scripted *meta;
+
+	__sync_fetch_and_add(&seen.begins, 1);
+	seen.begin_meta_buf_size = resolve->meta_buf_size;
+	seen.file_offset = resolve->file_offset;
+	seen.length = resolve->length;
+	seen.file_size = resolve->file_size;
+	seen.io_offset = io->offset;
+	if (resolve->file_offset % PAGE || !resolve->length ||
+	    io->offset != resolve->file_offset || io->type || io->flags ||
+	    resolve->file_offset + resolve->length > resolve->file_size + PAGE)
+		__sync_fetch_and_add(&seen.broken, 1);
+
+	meta = (const void *)bpf_fuse_dax_resolve_get_meta(resolve, 0, sizeof(*meta));
+	if (!meta)
+		return -EIO;
+	if (meta->flags & SCRIPTED_SILENT)
+		return meta->begin_ret;
+	io->addr = meta->addr;
+	io->length = meta->length;
+	if (meta->flags & SCRIPTED_LINEAR) {
+		io->addr += resolve->file_offset;
+		io->length -= resolve->file_offset;
+	}
+	io->dev_index = meta->dev_index;
+	return meta->begin_ret;
+}
+
+SEC(".struct_ops.link")
+struct fuse_dax_fmap_ops scripted = {
+	.name = SCRIPTED_OPS_NAME,
+	.dax_fmap_parse = (void *)scripted_parse,
+	.iomap_begin = (void *)scripted_begin,
+};
+
+char _license[] SEC("license") = "GPL";

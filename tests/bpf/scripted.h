@@ -1,0 +1,55 @@
+/* SPDX-License-Identifier: GPL-2.0 */
+/*
+ * A file map for tests: it says what the two programs of scripted.bpf.c return,
+ * so a test can have any behaviour from one BPF object, wrong ones included.
+ */
+#ifndef SCRIPTED_H
+#define SCRIPTED_H
+
+#include <linux/types.h>
+
+#define SCRIPTED_OPS_NAME	"scripted"
+
+/* @addr and @length are of the file's first byte; the program does the rest. */
+#define SCRIPTED_LINEAR		1U
+/* iomap_begin() leaves struct fuse_iomap_io alone. */
+#define SCRIPTED_SILENT		2U
+
+struct scripted {
+	/* dax_fmap_parse() */
+	__s32	parse_ret;
+	__u32	alloc;			/* bytes of metadata, 0: none asked for */
+	__u32	alloc_again;		/* a second allocation of so many bytes */
+	__u32	flags;
+	__u64	file_size;
+	__u64	dev_bitmap;
+	/* iomap_begin() */
+	__s32	begin_ret;
+	__u32	dev_index;
+	__u64	addr;
+	__u64	length;
+};
+
+/* What the programs saw, first in the object's .bss. */
+struct scripted_seen {
+	__u64	parses;
+	__u64	begins;
+	/* of the last dax_fmap_parse() */
+	__u32	blob_size;
+	__s32	alloc_ret;
+	__s32	alloc_again_ret;
+	__u32	meta_buf_size;		/* after the allocations */
+	__u32	beyond;			/* getters that went beyond their buffer */
+	__u32	reserved;
+	/* of the last iomap_begin() */
+	__u32	begin_meta_buf_size;
+	__u32	reserved1;
+	__u64	file_offset;
+	__u64	length;
+	__u64	file_size;
+	__u64	io_offset;
+	/* of all iomap_begin(): one that broke the promises of the UAPI header */
+	__u64	broken;
+};
+
+#endif /* SCRIPTED_H */

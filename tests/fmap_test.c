@@ -1,0 +1,504 @@
+// SPDX-License-Identifier: GPL-2.0
+/* The helpers of fmap_test.h. */
+#define _GNU_SOURCE
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <libgen.h>
+#include <limits.h>
+#include <setjmp.h>
+#include <signal.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <sys/mount.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+#include <linux/perf_event.h>
+#include <bpf/bpf.h>
+
+#include "fmap_test.h"
+#include "bpf/peek.h"
+
+#define FSDEV		"/sys/bus/dax/drivers/fsdev_dax"
+#define TRACEFS		"/sys/kernel/tracing"
+
+struct daxdev daxdev[2];
+struct bpf_link *fmap_link;
+
+static char missing[256];
+static char bpf_log[64 * 1024];
+static char libbpf_log[4096];
+static struct scripted_seen *seen;
+
+/* ---- files ---- */
+
+int write_file(const char *path, const char *text)
+{
+	int fd = open(path, O_WRONLY | O_CLOEXEC);
+	int err = 0;
+
+	if (fd < 0)
+		return -errno;
+	if (write(fd, text, strlen(text)) < 0)
+		err = -errno;
+	close(fd);
+	return err;
+}
+
+int read_file(const char *path, char *buf, size_t size)
+{
+	int fd = open(path, O_RDONLY | O_CLOEXEC);
+	ssize_t n;
+
+	if (fd < 0)
+		return -errno;
+	n = read(fd, buf, size - 1);
+	if (n < 0)
+		n = -errno;
+	close(fd);
+	if (n < 0)
+		return n;
+	buf[n] = 0;
+	buf[strcspn(buf, "\n")] = 0;
+	return 0;
+}
+
+long read_long(const char *path)
+{
+	char buf[64];
+
+	if (read_file(path, buf, sizeof(buf)))
+		return -1;
+	return strtoul(buf, NULL, 0);
+}
+
+const char *fmap_beside(const char *name)
+{
+	static char path[PATH_MAX];
+	char self[PATH_MAX] = "";
+
+	if (readlink("/proc/self/exe", self, sizeof(self) - 1) < 0)
+		return name;
+	snprintf(path, sizeof(path), "%s/%s", dirname(self), name);
+	return path;
+}
+
+/* ---- what has to be there ---- */
+
+void fmap_set_missing(const char *fmt, ...)
+{
+	va_list ap;
+
+	if (missing[0])
+		return;
+	va_start(ap, fmt);
+	vsnprintf(missing, sizeof(missing), fmt, ap);
+	va_end(ap);
+}
+
+static void add_device(unsigned int *n, const char *name)
+{
+	struct daxdev *d = &daxdev[*n];
+	char path[PATH_MAX];
+
+	snprintf(path, sizeof(path), FSDEV "/%s/size", name);
+	if (*n == 2 || access(path, R_OK))
+		return;
+	snprintf(d->name, sizeof(d->name), "%.15s", name);
+	snprintf(d->path, sizeof(d->path), "/dev/%.15s", name);
+	d->size = read_long(path);
+	snprintf(path, sizeof(path), FSDEV "/%s/resource", name);
+	d->phys = read_long(path);
+	(*n)++;
+}
+
+static void find_devices(void)
+{
+	const char *env = getenv("DAX_DEVICES");
+	char *list = env ? strdup(env) : NULL;
+	unsigned int n = 0;
+	struct dirent *e;
+	DIR *dir;
+
+	if (list) {
+		for (char *p = strtok(list, " "); p; p = strtok(NULL, " "))
+			add_device(&n, basename(p));
+		free(list);
+	} else {
+		dir = opendir(FSDEV);
+		while (dir && (e = readdir(dir)))
+			if (!strncmp(e->d_name, "dax", 3))
+				add_device(&n, e->d_name);
+		if (dir)
+			closedir(dir);
+	}
+	if (n < 2)
+		fmap_set_missing("two DAX devices bound to fsdev_dax are needed, %u found", n);
+}
+
+const char *fmap_missing(void)
+{
+	static bool looked;
+
+	if (!looked) {
+		looked = true;
+		if (geteuid())
+			fmap_set_missing("root is needed");
+		if (access("/dev/fuse", R_OK))
+			fmap_set_missing("there is no /dev/fuse");
+		if (access("/sys/module/" MODULE_NAME, R_OK))
+			fmap_set_missing("module " MODULE_NAME " is not loaded");
+		find_devices();
+	}
+	return missing[0] ? missing : NULL;
+}
+
+/* ---- BPF ---- */
+
+static int collect(enum libbpf_print_level level, const char *fmt, va_list ap)
+{
+	size_t len = strlen(libbpf_log);
+
+	if (level == LIBBPF_DEBUG)
+		return 0;
+	return vsnprintf(libbpf_log + len, sizeof(libbpf_log) - len, fmt, ap);
+}
+
+const char *fmap_bpf_log(void)
+{
+	static char all[sizeof(bpf_log) + sizeof(libbpf_log)];
+
+	snprintf(all, sizeof(all), "%s%s", libbpf_log, bpf_log);
+	return all;
+}
+
+static struct bpf_object *open_object(const char *name)
+{
+	const char *dir = getenv("FMAP_BPF_DIR") ?: "/lib/fuse-dax-fmap/bpf";
+	LIBBPF_OPTS(bpf_object_open_opts, opts,
+		    .kernel_log_buf = bpf_log,
+		    .kernel_log_size = sizeof(bpf_log),
+		    .kernel_log_level = 1);
+	const char *path = fmap_beside(name);
+	char other[PATH_MAX];
+
+	libbpf_set_print(collect);
+	libbpf_log[0] = 0;
+	bpf_log[0] = 0;
+	if (access(path, R_OK)) {
+		snprintf(other, sizeof(other), "%s/%s", dir, name);
+		path = other;
+	}
+	return bpf_object__open_file(path, &opts);
+}
+
+struct bpf_object *fmap_load(const char *name)
+{
+	struct bpf_object *obj = open_object(name);
+	int err;
+
+	if (!obj)
+		return NULL;
+	err = bpf_object__load(obj);
+	if (err) {
+		bpf_object__close(obj);
+		errno = -err;
+		return NULL;
+	}
+	return obj;
+}
+
+struct bpf_object *fmap_register(const char *name)
+{
+	struct bpf_object *obj;
+	struct bpf_map *map, *ops = NULL;
+
+	if (fmap_missing())
+		return NULL;
+	obj = fmap_load(name);
+	if (!obj) {
+		fmap_set_missing("%s cannot be loaded: %s", name, strerror(errno));
+		fprintf(stderr, "%s", fmap_bpf_log());
+		return NULL;
+	}
+	bpf_object__for_each_map(map, obj)
+		if (bpf_map__type(map) == BPF_MAP_TYPE_STRUCT_OPS)
+			ops = map;
+	fmap_link = ops ? bpf_map__attach_struct_ops(ops) : NULL;
+	if (!fmap_link) {
+		fmap_set_missing("ops of %s cannot be registered: %s", name,
+				 strerror(errno));
+		return NULL;
+	}
+	map = bpf_object__find_map_by_name(obj, ".bss");
+	if (map)
+		seen = bpf_map__initial_value(map, NULL);
+	return obj;
+}
+
+struct scripted_seen *fmap_seen(void)
+{
+	return seen;
+}
+
+struct scripted fmap_linear(uint32_t dev, uint64_t addr, uint64_t length)
+{
+	return (struct scripted){
+		.alloc = sizeof(struct scripted),
+		.flags = SCRIPTED_LINEAR,
+		.file_size = length,
+		.dev_bitmap = 1ULL << dev,
+		.dev_index = dev,
+		.addr = addr,
+		.length = (length + PAGE - 1) & ~(PAGE - 1),
+	};
+}
+
+struct fuse_server *fmap_server(const char *ops)
+{
+	struct fuse_server *s = fs_new();
+
+	if (!s)
+		return NULL;
+	snprintf(s->ops_name, sizeof(s->ops_name), "%s", ops);
+	s->devices[0] = daxdev[0].path;
+	s->devices[1] = daxdev[1].path;
+	return s;
+}
+
+/* ---- devices ---- */
+
+static int peek_prog = -1;
+static unsigned char *peek_chunk;
+
+int dax_peek_init(void)
+{
+	struct bpf_object *obj;
+	struct bpf_map *bss;
+
+	if (fmap_missing())
+		return -ENODEV;
+	obj = fmap_load("peek.bpf.o");
+	if (!obj) {
+		fmap_set_missing("peek.bpf.o cannot be loaded: %s", strerror(errno));
+		fprintf(stderr, "%s", fmap_bpf_log());
+		return -errno;
+	}
+	bss = bpf_object__find_map_by_name(obj, ".bss");
+	peek_chunk = bpf_map__initial_value(bss, NULL);
+	peek_prog = bpf_program__fd(bpf_object__find_program_by_name(obj, "peek"));
+	return 0;
+}
+
+int dax_peek(const struct daxdev *d, uint64_t offset, void *buf, size_t len)
+{
+	unsigned char *to = buf;
+
+	if (!d->phys || offset + len > d->size)
+		return -EINVAL;
+	while (len) {
+		uint64_t at = offset % PEEK_CHUNK;
+		size_t n = PEEK_CHUNK - at < len ? PEEK_CHUNK - at : len;
+		struct peek arg = { .phys = d->phys + offset - at };
+		LIBBPF_OPTS(bpf_test_run_opts, opts,
+			    .ctx_in = &arg, .ctx_size_in = sizeof(arg));
+		int err = bpf_prog_test_run_opts(peek_prog, &opts);
+
+		if (err || opts.retval)
+			return err ?: (int)opts.retval;
+		memcpy(to, peek_chunk + at, n);
+		to += n;
+		offset += n;
+		len -= n;
+	}
+	return 0;
+}
+
+/* ---- the kernel log ---- */
+
+int klog_open(void)
+{
+	int fd = open("/dev/kmsg", O_RDONLY | O_NONBLOCK | O_CLOEXEC);
+
+	if (fd < 0)
+		return -errno;
+	lseek(fd, 0, SEEK_END);
+	return fd;
+}
+
+static ssize_t klog_line(int fd, char *buf, size_t size)
+{
+	ssize_t n;
+
+	do
+		n = read(fd, buf, size - 1);
+	while (n < 0 && errno == EPIPE);	/* overwritten: go on with the next */
+	if (n > 0)
+		buf[n] = 0;
+	return n;
+}
+
+bool klog_wait(int fd, const char *a, const char *b)
+{
+	char line[8192];
+
+	for (int ms = 0; ms < FS_PATIENCE; ms++) {
+		while (klog_line(fd, line, sizeof(line)) > 0)
+			if (strstr(line, a) && strstr(line, b))
+				return true;
+		usleep(1000);
+	}
+	return false;
+}
+
+unsigned int klog_count(int fd, const char *what)
+{
+	char line[8192];
+	unsigned int n = 0;
+
+	while (klog_line(fd, line, sizeof(line)) > 0)
+		if (strstr(line, what))
+			n++;
+	return n;
+}
+
+/* ---- the module ---- */
+
+long module_refs(void)
+{
+	return read_long("/sys/module/" MODULE_NAME "/refcnt");
+}
+
+bool module_refs_wait(long refs)
+{
+	for (int ms = 0; ms < FS_PATIENCE; ms++) {
+		if (module_refs() == refs)
+			return true;
+		usleep(1000);
+	}
+	return false;
+}
+
+int module_load(const char *params)
+{
+	const char *path = getenv("FMAP_MODULE") ?:
+		"/lib/fuse-dax-fmap/fuse-dax-fmap.ko";
+	int fd = open(path, O_RDONLY | O_CLOEXEC);
+	int err = 0;
+
+	if (fd < 0)
+		return -errno;
+	if (syscall(SYS_finit_module, fd, params, 0))
+		err = -errno;
+	close(fd);
+	return err;
+}
+
+int module_unload(void)
+{
+	return syscall(SYS_delete_module, MODULE_NAME, O_NONBLOCK) ? -errno : 0;
+}
+
+int module_unload_wait(void)
+{
+	int err = -EAGAIN;
+
+	for (int ms = 0; ms < FS_PATIENCE && err == -EAGAIN; ms++) {
+		err = module_unload();
+		if (err)
+			usleep(1000);
+	}
+	return err;
+}
+
+int module_set(const char *param, const char *value)
+{
+	char path[PATH_MAX];
+
+	snprintf(path, sizeof(path), "/sys/module/" MODULE_NAME "/parameters/%s",
+		 param);
+	return write_file(path, value);
+}
+
+/* ---- faults ---- */
+
+int trace_count_open(const char *event, const char *filter)
+{
+	struct perf_event_attr attr = {
+		.type = PERF_TYPE_TRACEPOINT,
+		.size = sizeof(attr),
+	};
+	char path[PATH_MAX];
+	int fd;
+
+	if (access(TRACEFS "/events", R_OK))
+		mount("tracefs", TRACEFS, "tracefs", 0, NULL);
+	snprintf(path, sizeof(path), TRACEFS "/events/%s/id", event);
+	attr.config = read_long(path);
+	if (attr.config == (__u64)-1)
+		return -ENOENT;
+	fd = syscall(SYS_perf_event_open, &attr, 0, -1, -1, PERF_FLAG_FD_CLOEXEC);
+	if (fd < 0)
+		return -errno;
+	if (filter && ioctl(fd, PERF_EVENT_IOC_SET_FILTER, filter)) {
+		int err = -errno;
+
+		close(fd);
+		return err;
+	}
+	return fd;
+}
+
+uint64_t trace_count(int fd)
+{
+	uint64_t n = 0;
+
+	if (read(fd, &n, sizeof(n)) != sizeof(n))
+		return -1;
+	return n;
+}
+
+void *fs_map(struct fuse_server *s, const char *name, size_t len, int prot)
+{
+	int fd = fs_open(s, name, prot & PROT_WRITE ? O_RDWR : O_RDONLY);
+	void *p;
+
+	if (fd < 0) {
+		errno = -fd;
+		return MAP_FAILED;
+	}
+	p = mmap(NULL, len, prot, MAP_SHARED, fd, 0);
+	close(fd);
+	return p;
+}
+
+static sigjmp_buf touch_env;
+
+static void touch_signal(int sig)
+{
+	siglongjmp(touch_env, sig);
+}
+
+int touch(volatile unsigned char *p, int value)
+{
+	struct sigaction sa = { .sa_handler = touch_signal }, bus, segv;
+	int sig;
+
+	sigaction(SIGBUS, &sa, &bus);
+	sigaction(SIGSEGV, &sa, &segv);
+	sig = sigsetjmp(touch_env, 1);
+	if (!sig) {
+		if (value < 0)
+			(void)*p;
+		else
+			*p = value;
+	}
+	sigaction(SIGBUS, &bus, NULL);
+	sigaction(SIGSEGV, &segv, NULL);
+	return sig;
+}

@@ -1,0 +1,126 @@
+/* SPDX-License-Identifier: GPL-2.0 */
+/*
+ * What the tests share besides the server: the module, its ops, the devices,
+ * and ways to look at the kernel from outside.
+ *
+ * A test program registers its ops once, in main(), and holds their links as
+ * long as it runs; the tests, which are its children, find them registered. What
+ * is missing is remembered and skips the tests with a sentence:
+ *
+ *	int main(int argc, char **argv)
+ *	{
+ *		fmap_register("scripted.bpf.o");
+ *		return test_harness_run(argc, argv);
+ *	}
+ *
+ *	FIXTURE_SETUP(x)
+ *	{
+ *		if (fmap_missing())
+ *			SKIP(return, "%s", fmap_missing());
+ *
+ * Environment: DAX_DEVICES (two paths of devices bound to fsdev_dax; all such
+ * devices of the machine unless set), FMAP_BPF_DIR (the reference programs),
+ * FMAP_MODULE (the module, for tests that reload it).
+ */
+#ifndef FMAP_TEST_H
+#define FMAP_TEST_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <bpf/libbpf.h>
+
+#include "fuse_server.h"
+#include "bpf/scripted.h"
+
+#define KIB		1024UL
+#define MIB		(1024UL * KIB)
+#define PAGE		4096UL
+#define HUGE		(2 * MIB)
+
+#define MODULE_NAME	"fuse_dax_fmap"
+#define LOG_PREFIX	MODULE_NAME ": "
+
+/* Devices. */
+struct daxdev {
+	char		path[32];
+	char		name[16];
+	uint64_t	size;
+	uint64_t	phys;		/* 0 if unknown */
+};
+
+extern struct daxdev daxdev[2];
+
+/* Why tests cannot run here, or NULL. Looks for root, module, devices. */
+const char *fmap_missing(void);
+
+/* Say so: the first reason wins. */
+void fmap_set_missing(const char *fmt, ...) __attribute__((format(printf, 1, 2)));
+
+/* Load @object (beside the test, else in FMAP_BPF_DIR); NULL and errno. */
+struct bpf_object *fmap_load(const char *object);
+
+/* The same, and register its only ops. Fills what fmap_missing() says. */
+struct bpf_object *fmap_register(const char *object);
+
+/* The link of the last fmap_register(). */
+extern struct bpf_link *fmap_link;
+
+/* What the scripted ops saw; valid in children of who registered them. */
+struct scripted_seen *fmap_seen(void);
+
+/* What libbpf and the verifier said last. */
+const char *fmap_bpf_log(void);
+
+/* A path of an object or a program beside this one. */
+const char *fmap_beside(const char *name);
+
+/* A map of the scripted ops: @length bytes at @addr of device @dev. */
+struct scripted fmap_linear(uint32_t dev, uint64_t addr, uint64_t length);
+
+/* A server with both devices whose INIT names @ops. */
+struct fuse_server *fmap_server(const char *ops);
+
+/* Bytes of a device, read behind everybody's back. 0 or -errno. */
+int dax_peek_init(void);
+int dax_peek(const struct daxdev *d, uint64_t offset, void *buf, size_t len);
+
+/* The kernel log from here on; -errno where there is none. */
+int klog_open(void);
+/* Wait for a line that has both strings. */
+bool klog_wait(int fd, const char *a, const char *b);
+/* Count lines with @what from here on, without waiting. */
+unsigned int klog_count(int fd, const char *what);
+
+/* Small files, mostly of sysfs: 0 or -errno. */
+int write_file(const char *path, const char *text);
+int read_file(const char *path, char *buf, size_t size);
+long read_long(const char *path);
+
+/* The users of the module, as lsmod shows them; -1 if it is not loaded. */
+long module_refs(void);
+bool module_refs_wait(long refs);
+int module_load(const char *params);
+/* -EAGAIN if it is in use. */
+int module_unload(void);
+/* Unload it as soon as nobody uses it. */
+int module_unload_wait(void);
+int module_set(const char *param, const char *value);
+
+/*
+ * Count a tracepoint of this task: faults by their size. The counter is a
+ * descriptor, or -errno.
+ */
+int trace_count_open(const char *event, const char *filter);
+uint64_t trace_count(int fd);
+
+/* Open, map shared, close. MAP_FAILED and errno. */
+void *fs_map(struct fuse_server *s, const char *name, size_t len, int prot);
+
+/*
+ * The signal that touching @p causes: 0, SIGBUS or SIGSEGV. @value is stored
+ * if not negative.
+ */
+int touch(volatile unsigned char *p, int value);
+
+#endif /* FMAP_TEST_H */

@@ -1,0 +1,443 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * Negotiation: who is offered file maps, and what an answer leads to.
+ *
+ * The kernel puts an offer into FUSE_INIT if the task that mounts may do raw I/O
+ * on the machine, and for nobody else. The server names ops in its answer, or
+ * does not. From there on there are three kinds of mounts, told apart here by
+ * what the first open of a file does:
+ *
+ *	bound	GET_FMAP comes, the module is in use
+ *	plain	the server sees what it has always seen
+ *	failed	every operation is ENOTCONN: a server that believes in DAX
+ *		which it does not have is worse than no mount
+ *
+ * INIT is asynchronous, or synchronous where the server asks for it; all of it
+ * has to hold for both.
+ */
+#define _GNU_SOURCE
+#include <errno.h>
+#include <fcntl.h>
+#include <sched.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+#include <unistd.h>
+#include <linux/capability.h>
+
+#include "kselftest_harness.h"
+#include "fmap_test.h"
+
+#define SIZE	(64 * KIB)
+
+FIXTURE(negotiate) {
+	struct fuse_server *s;
+	struct scripted map;
+	long refs;
+	int klog;
+};
+
+FIXTURE_VARIANT(negotiate) {
+	bool sync_init;
+};
+
+FIXTURE_VARIANT_ADD(negotiate, async) {
+	.sync_init = false,
+};
+
+FIXTURE_VARIANT_ADD(negotiate, sync) {
+	.sync_init = true,
+};
+
+FIXTURE_SETUP(negotiate)
+{
+	if (fmap_missing())
+		SKIP(return, "%s", fmap_missing());
+	self->map = fmap_linear(0, 0, SIZE);
+	self->refs = module_refs();
+	self->klog = klog_open();
+	self->s = fmap_server("");
+	ASSERT_NE(NULL, self->s);
+	self->s->sync_init = variant->sync_init;
+	fs_add(self->s, "file", SIZE, &self->map, sizeof(self->map));
+}
+
+FIXTURE_TEARDOWN(negotiate)
+{
+	EXPECT_EQ(0, fs_stop(self->s));
+	EXPECT_TRUE(module_refs_wait(self->refs));
+}
+
+static bool offered(const struct fuse_server *s)
+{
+	return s->init.unused[FUSE_DAX_FMAP_INIT_IN_MAGIC] == FUSE_DAX_FMAP_MAGIC;
+}
+
+/* Take CAP_SYS_RAWIO from this process, and nothing else. */
+static int drop_rawio(void)
+{
+	struct __user_cap_header_struct hdr = {
+		.version = _LINUX_CAPABILITY_VERSION_3,
+	};
+	struct __user_cap_data_struct data[2];
+
+	if (syscall(SYS_capget, &hdr, data))
+		return -errno;
+	data[0].effective &= ~(1U << CAP_SYS_RAWIO);
+	return syscall(SYS_capset, &hdr, data) ? -errno : 0;
+}
+
+static int write_id_map(const char *path)
+{
+	return write_file(path, "0 0 1");
+}
+
+/* Become root of a user namespace of one's own. */
+static int enter_userns(void)
+{
+	int err;
+
+	if (unshare(CLONE_NEWUSER | CLONE_NEWNS))
+		return -errno;
+	err = write_file("/proc/self/setgroups", "deny");
+	if (!err)
+		err = write_id_map("/proc/self/uid_map");
+	if (!err)
+		err = write_id_map("/proc/self/gid_map");
+	return err;
+}
+
+#define expect_bound(s) do {						\
+	EXPECT_EQ(0, fs_try(s, "file"));				\
+	EXPECT_EQ(1, (s)->count[FUSE_GET_FMAP]);			\
+	EXPECT_EQ(self->refs + 1, module_refs());			\
+} while (0)
+
+/* Plain: I/O goes to the server, and the module does not know the mount. */
+#define expect_plain(s) do {						\
+	char c;								\
+	int fd = fs_open(s, "file", O_RDWR);				\
+	ASSERT_LE(0, fd);						\
+	EXPECT_EQ(1, pread(fd, &c, 1, 0));				\
+	EXPECT_EQ('a', c);						\
+	EXPECT_EQ(1, pwrite(fd, "X", 1, 0));				\
+	close(fd);							\
+	EXPECT_LT(0, (s)->count[FUSE_READ]);				\
+	EXPECT_EQ(1, (s)->count[FUSE_WRITE]);				\
+	EXPECT_EQ(0, (s)->count[FUSE_GET_FMAP]);			\
+	EXPECT_EQ(self->refs, module_refs());				\
+} while (0)
+
+/* Failed: mount(2) says so if INIT is synchronous, the first use otherwise. */
+#define expect_failed(s) do {						\
+	struct stat st;							\
+	int err = fs_mount(s);						\
+	if ((s)->sync_init) {						\
+		EXPECT_EQ(-ENOTCONN, err);				\
+	} else {							\
+		ASSERT_EQ(0, err);					\
+		EXPECT_EQ(-1, stat(fs_path(s, "file"), &st));		\
+		EXPECT_EQ(ENOTCONN, errno);				\
+		EXPECT_EQ(-ENOTCONN, fs_try(s, "file"));		\
+	}								\
+	EXPECT_EQ(0, (s)->count[FUSE_GET_FMAP]);			\
+	EXPECT_EQ(0, (s)->count[FUSE_LOOKUP]);				\
+	EXPECT_TRUE(module_refs_wait(self->refs));			\
+} while (0)
+
+TEST_F(negotiate, offer_and_bind)
+{
+	struct fuse_server *s = self->s;
+
+	strcpy(s->ops_name, SCRIPTED_OPS_NAME);
+	ASSERT_EQ(0, fs_mount(s));
+	expect_bound(s);
+	EXPECT_TRUE(offered(s));
+	EXPECT_EQ(FUSE_DAX_FMAP_ABI_VERSION,
+		  s->init.unused[FUSE_DAX_FMAP_INIT_IN_VERSION]);
+	/* The offer is two words and no more. */
+	for (int i = 0; i < FUSE_DAX_FMAP_INIT_IN_MAGIC; i++)
+		EXPECT_EQ(0, s->init.unused[i]);
+}
+
+TEST_F(negotiate, server_ignores_offer)
+{
+	ASSERT_EQ(0, fs_mount(self->s));
+	expect_plain(self->s);
+	EXPECT_TRUE(offered(self->s));
+}
+
+/* Servers older than the field send shorter replies. */
+TEST_F(negotiate, short_init_reply)
+{
+	self->s->init_len = FUSE_COMPAT_22_INIT_OUT_SIZE;
+	self->s->init_minor = 12;
+	ASSERT_EQ(0, fs_mount(self->s));
+	expect_plain(self->s);
+}
+
+/* A reply that ends inside the field names nothing. */
+TEST_F(negotiate, name_cut_off)
+{
+	strcpy(self->s->ops_name, SCRIPTED_OPS_NAME);
+	self->s->init_len = FUSE_DAX_FMAP_INIT_OUT_NAME + 3;
+	expect_failed(self->s);
+}
+
+/* Same mount with and without: only the offer differs. */
+TEST_F(negotiate, withheld_without_rawio)
+{
+	struct fuse_init_in with;
+	struct fuse_server *s;
+
+	ASSERT_EQ(0, fs_mount(self->s));
+	expect_plain(self->s);
+	with = self->s->init;
+
+	s = fmap_server("");
+	ASSERT_NE(NULL, s);
+	s->sync_init = variant->sync_init;
+	fs_add(s, "file", SIZE, &self->map, sizeof(self->map));
+	ASSERT_EQ(0, drop_rawio());
+	ASSERT_EQ(0, fs_mount(s));
+	expect_plain(s);
+	EXPECT_FALSE(offered(s));
+	with.unused[FUSE_DAX_FMAP_INIT_IN_MAGIC] = 0;
+	with.unused[FUSE_DAX_FMAP_INIT_IN_VERSION] = 0;
+	EXPECT_EQ(0, memcmp(&with, &s->init, sizeof(with)));
+	EXPECT_EQ(0, fs_stop(s));
+}
+
+/* What was not offered cannot be taken. */
+TEST_F(negotiate, name_without_offer)
+{
+	strcpy(self->s->ops_name, SCRIPTED_OPS_NAME);
+	ASSERT_EQ(0, drop_rawio());
+	ASSERT_EQ(0, fs_mount(self->s));
+	expect_plain(self->s);
+	EXPECT_FALSE(offered(self->s));
+}
+
+/* The capability counts in the initial user namespace only. */
+TEST_F(negotiate, withheld_in_user_namespace)
+{
+	int status;
+	pid_t pid;
+
+	/* A process with threads cannot enter one, and this one must survive. */
+	pid = fork();
+	ASSERT_LE(0, pid);
+	if (!pid) {
+		struct fuse_server *s;
+
+		if (enter_userns())
+			_exit(KSFT_SKIP);
+		s = fmap_server(SCRIPTED_OPS_NAME);
+		if (!s)
+			_exit(KSFT_SKIP);
+		s->sync_init = variant->sync_init;
+		fs_add(s, "file", SIZE, &self->map, sizeof(self->map));
+		ASSERT_EQ(0, fs_mount(s));
+		expect_plain(s);
+		EXPECT_FALSE(offered(s));
+		EXPECT_EQ(0, fs_stop(s));
+		_exit(_metadata->exit_code);
+	}
+	ASSERT_EQ(pid, waitpid(pid, &status, 0));
+	ASSERT_TRUE(WIFEXITED(status));
+	if (WEXITSTATUS(status) == KSFT_SKIP)
+		SKIP(return, "user namespaces are not available");
+}
+
+TEST_F(negotiate, unknown_ops)
+{
+	strcpy(self->s->ops_name, "no-such-ops");
+	expect_failed(self->s);
+	EXPECT_TRUE(klog_wait(self->klog, LOG_PREFIX, "no-such-ops"));
+}
+
+TEST_F(negotiate, unterminated_name)
+{
+	memset(self->s->ops_name, 'x', sizeof(self->s->ops_name));
+	expect_failed(self->s);
+	EXPECT_TRUE(klog_wait(self->klog, LOG_PREFIX, ""));
+}
+
+TEST_F(negotiate, garbage_names)
+{
+	static const char garbage[][FUSE_DAX_FMAP_OPS_NAME_LEN] = {
+		"\x01", "\xff\xff\xff\xff", "\n\033[2J", " scripted", "scripted ",
+		"SCRIPTED", "script", "%s%s%n",
+	};
+
+	for (unsigned int i = 0; i < ARRAY_SIZE(garbage); i++) {
+		struct fuse_server *s = fmap_server("");
+
+		ASSERT_NE(NULL, s);
+		s->sync_init = variant->sync_init;
+		memcpy(s->ops_name, garbage[i], sizeof(s->ops_name));
+		fs_add(s, "file", SIZE, NULL, 0);
+		expect_failed(s);
+		EXPECT_EQ(0, fs_stop(s));
+	}
+}
+
+/* A failed INIT is the server's affair, with or without a name. */
+TEST_F(negotiate, init_fails)
+{
+	strcpy(self->s->ops_name, SCRIPTED_OPS_NAME);
+	self->s->error[FUSE_INIT] = -EIO;
+	expect_failed(self->s);
+}
+
+static void reply_wrong_major(struct fuse_server *s,
+			      const struct fuse_in_header *in, const void *arg)
+{
+	struct fuse_init_out out = { .major = FUSE_KERNEL_VERSION - 1 };
+
+	memcpy((char *)&out + FUSE_DAX_FMAP_INIT_OUT_NAME, SCRIPTED_OPS_NAME,
+	       sizeof(SCRIPTED_OPS_NAME));
+	fs_reply(s, in, 0, &out, sizeof(out));
+}
+
+/* FUSE refuses the connection; it must not be bound behind its back. */
+TEST_F(negotiate, wrong_major)
+{
+	self->s->hook[FUSE_INIT] = reply_wrong_major;
+	expect_failed(self->s);
+}
+
+/* Two mounts at a time; each gets what it asked for. */
+TEST_F(negotiate, bound_beside_plain)
+{
+	struct fuse_server *plain = fmap_server("");
+
+	ASSERT_NE(NULL, plain);
+	plain->sync_init = variant->sync_init;
+	fs_add(plain, "file", SIZE, &self->map, sizeof(self->map));
+	ASSERT_EQ(0, fs_mount(plain));
+	expect_plain(plain);
+
+	strcpy(self->s->ops_name, SCRIPTED_OPS_NAME);
+	ASSERT_EQ(0, fs_mount(self->s));
+	expect_bound(self->s);
+	EXPECT_EQ(0, fs_try(plain, "file"));
+	EXPECT_EQ(0, plain->count[FUSE_GET_FMAP]);
+	EXPECT_EQ(0, fs_stop(plain));
+	EXPECT_EQ(self->refs + 1, module_refs());
+}
+
+/*
+ * default_ops: the ops of privileged mounts whose servers name none, for servers
+ * that are older than the field.
+ */
+FIXTURE(default_ops) {
+	struct fuse_server *s;
+	struct scripted map;
+	long refs;
+	char old[64];
+	bool set;
+};
+
+FIXTURE_VARIANT(default_ops) {
+	bool sync_init;
+};
+
+FIXTURE_VARIANT_ADD(default_ops, async) {
+	.sync_init = false,
+};
+
+FIXTURE_VARIANT_ADD(default_ops, sync) {
+	.sync_init = true,
+};
+
+#define DEFAULT_OPS	"/sys/module/" MODULE_NAME "/parameters/default_ops"
+
+FIXTURE_SETUP(default_ops)
+{
+	if (fmap_missing())
+		SKIP(return, "%s", fmap_missing());
+	self->map = fmap_linear(0, 0, SIZE);
+	self->refs = module_refs();
+	ASSERT_EQ(0, read_file(DEFAULT_OPS, self->old, sizeof(self->old)));
+	self->set = true;
+	ASSERT_EQ(0, write_file(DEFAULT_OPS, SCRIPTED_OPS_NAME "\n"));
+	self->s = fmap_server("");
+	ASSERT_NE(NULL, self->s);
+	self->s->sync_init = variant->sync_init;
+	fs_add(self->s, "file", SIZE, &self->map, sizeof(self->map));
+	fs_add(self->s, "other", SIZE, &self->map, sizeof(self->map));
+}
+
+/* The parameter has to be put back even if the test died. */
+FIXTURE_TEARDOWN_PARENT(default_ops)
+{
+	char text[72];
+
+	if (!self->set)
+		return;
+	snprintf(text, sizeof(text), "%s\n", self->old);
+	EXPECT_EQ(0, write_file(DEFAULT_OPS, text));
+	EXPECT_TRUE(module_refs_wait(self->refs));
+}
+
+TEST_F(default_ops, reads_back)
+{
+	char now[64];
+
+	ASSERT_EQ(0, read_file(DEFAULT_OPS, now, sizeof(now)));
+	EXPECT_STREQ(SCRIPTED_OPS_NAME, now);
+	EXPECT_EQ(0, fs_stop(self->s));
+}
+
+TEST_F(default_ops, server_names_none)
+{
+	ASSERT_EQ(0, fs_mount(self->s));
+	expect_bound(self->s);
+	EXPECT_EQ(0, fs_stop(self->s));
+}
+
+/* What the server says goes first. */
+TEST_F(default_ops, server_names_others)
+{
+	strcpy(self->s->ops_name, "no-such-ops");
+	expect_failed(self->s);
+	EXPECT_EQ(0, fs_stop(self->s));
+}
+
+/* A server that does not know GET_FMAP is served as ever, and asked once. */
+TEST_F(default_ops, server_without_maps)
+{
+	struct fuse_server *s = self->s;
+	char c;
+	int fd;
+
+	s->error[FUSE_GET_FMAP] = -ENOSYS;
+	ASSERT_EQ(0, fs_mount(s));
+	fd = fs_open(s, "file", O_RDWR);
+	ASSERT_LE(0, fd);
+	EXPECT_EQ(1, pread(fd, &c, 1, 0));
+	EXPECT_EQ('a', c);
+	EXPECT_EQ(1, pwrite(fd, "X", 1, 0));
+	close(fd);
+	EXPECT_EQ(0, fs_try(s, "other"));
+	EXPECT_EQ(1, s->count[FUSE_GET_FMAP]);
+	EXPECT_EQ(1, s->count[FUSE_WRITE]);
+	EXPECT_EQ(0, fs_stop(s));
+}
+
+TEST_F(default_ops, not_for_the_unprivileged)
+{
+	ASSERT_EQ(0, drop_rawio());
+	ASSERT_EQ(0, fs_mount(self->s));
+	expect_plain(self->s);
+	EXPECT_EQ(0, fs_stop(self->s));
+}
+
+int main(int argc, char **argv)
+{
+	fmap_register("scripted.bpf.o");
+	return test_harness_run(argc, argv);
+}
