@@ -26,7 +26,7 @@
  *	strip 0	offset 0x40000000, length 0x600000, dev_index 0, next 1
  *	strip 1	offset 0,          length 0x600000, dev_index 1, next STRIPED_END
  *
- * Rules, and how the open fails when one is broken (the first in blob order):
+ * Rules, and how the open fails when one is broken:
  *
  *  EBADMSG	the blob is not this format: magic; size (too short, or bytes
  *		left over); a reserved field that is not 0
@@ -47,7 +47,7 @@
  *		  file has no extents.
  *		- @first_strip and @next lead through all strips, see below
  *  ENXIO	dev_index is below 64
- *  EOVERFLOW	a strip ends at 2^63 or below
+ *  EOVERFLOW	a strip ends below 2^63
  *  EADDRINUSE	no two strips overlap
  *
  * A table sorted by device is what it takes to see overlaps in one pass, so the
