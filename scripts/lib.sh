@@ -1,0 +1,90 @@
+# SPDX-License-Identifier: GPL-2.0
+# shellcheck shell=bash
+#
+# Sourced by the scripts: where things are, and how they talk.
+#
+# The cache, outside the checkout, has two kinds of directory. Each is named
+# after a hash of all that went into it, appears under that name only when it
+# is complete, and is never changed afterwards:
+#
+#   root-HASH     a Debian root with every tool that is used here (make-root)
+#   kernel-HASH   a stock kernel, its source, and a tree to build modules for
+#                 it (make-kernel); seen as /kernel inside the root
+#
+# Beside them: cargo/ (crates), log/ (the full output of what was built).
+
+set -euo pipefail
+
+TOP=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd -P)
+CACHE=${FMAP_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/fuse-dax-fmap}
+# The uid and gid that own what is made, when sudo is in between.
+OWNER=${FMAP_OWNER:-$(id -u):$(id -g)}
+
+# shellcheck disable=SC2034 # used by those who source this
+SUITE=trixie KERNEL_SERIES=7.3
+
+hash_of() {
+	cat "$@" | sha256sum | cut -c1-12
+}
+
+ROOT_KEY=$(hash_of "$TOP/scripts/make-root" "$TOP/scripts/packages")
+KERNEL_KEY=$(echo "$ROOT_KEY" | hash_of - "$TOP/scripts/make-kernel")
+ROOT=$CACHE/root-$ROOT_KEY
+KERNEL=${FMAP_KERNEL:-$CACHE/kernel-$KERNEL_KEY}
+
+die() {
+	echo "${0##*/}: $*" >&2
+	exit 1
+}
+
+# Start over as root, through sudo if that is what it takes.
+as_root() {
+	[ "$(id -u)" = 0 ] && return
+	command -v sudo >/dev/null ||
+		die "making and entering the build root takes root, and there is no sudo"
+	exec sudo env FMAP_CACHE="$CACHE" FMAP_OWNER="$OWNER" "$0" "$@"
+}
+
+# step WHAT COMMAND...: one line on the terminal, all output in $LOG.
+step() {
+	local what=$1 start=$SECONDS status
+	shift
+	printf '  %s ... ' "$what" >&2
+	echo "== $what" >>"$LOG"
+	# Not in a condition: that would switch off "set -e" in the command.
+	set +e
+	(set -e; "$@") >>"$LOG" 2>&1 </dev/null
+	status=$?
+	set -e
+	if [ $status != 0 ]; then
+		printf 'failed\n' >&2
+		tail -n 15 "$LOG" >&2
+		die "$what: failed, see $LOG"
+	fi
+	printf '%d s\n' $((SECONDS - start)) >&2
+}
+
+# make_once DIR FUNCTION: FUNCTION fills the directory $TMP, which then becomes
+# DIR. Whoever comes second waits, and finds it made. A crash leaves a
+# directory that the next run removes; anything less removes it at once.
+make_once() {
+	local dir=$1 lock
+	mkdir -p "$CACHE/log"
+	exec {lock}>"$CACHE/${dir##*/}.lock"
+	if ! flock -n "$lock"; then
+		echo "  waiting for another run that makes ${dir##*/}" >&2
+		flock "$lock"
+	fi
+	if [ ! -d "$dir" ]; then
+		TMP=$dir.tmp
+		LOG=$CACHE/log/${dir##*/}.log
+		: >"$LOG"
+		rm -rf --one-file-system "$TMP"
+		trap 'rm -rf --one-file-system "$TMP"' EXIT
+		mkdir -p "$TMP"
+		"$2"
+		mv "$TMP" "$dir"
+		trap - EXIT
+	fi
+	exec {lock}>&-
+}
