@@ -1,0 +1,397 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * What a server can answer to GET_FMAP and GET_DAXDEV, other than the truth.
+ *
+ * Whatever it is, the open fails with the reason, the mount stays usable, and
+ * the next open starts afresh: after each wrong answer the test gives the right
+ * one and expects the file to work. A path that leads to no DAX device bound to
+ * fsdev_dax must never get as far as being used as one.
+ */
+#define _GNU_SOURCE
+#include <errno.h>
+#include <fcntl.h>
+#include <limits.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "kselftest_harness.h"
+#include "fmap_test.h"
+
+#define SIZE	(64 * KIB)
+
+FIXTURE(errors) {
+	struct fuse_server *s;
+	struct scripted map;
+	int klog;
+};
+
+/* What the hooks send; the server is a thread of the test. */
+static unsigned char answer[FUSE_DAX_FMAP_BLOB_MAX + 4096];
+static size_t answer_len;
+static int answer_refused;
+
+static void reply_answer(struct fuse_server *s, const struct fuse_in_header *in,
+			 const void *arg)
+{
+	answer_refused = fs_reply(s, in, 0, answer, answer_len);
+	/* The kernel has ended the request that got a reply it did not take. */
+}
+
+FIXTURE_SETUP(errors)
+{
+	if (fmap_missing())
+		SKIP(return, "%s", fmap_missing());
+	self->map = fmap_linear(0, 0, SIZE);
+	self->klog = klog_open();
+	self->s = fmap_server(SCRIPTED_OPS_NAME);
+	ASSERT_NE(NULL, self->s);
+	fs_add(self->s, "file", SIZE, &self->map, sizeof(self->map));
+	ASSERT_EQ(0, fs_mount(self->s));
+}
+
+FIXTURE_TEARDOWN(errors)
+{
+	EXPECT_EQ(0, fs_stop(self->s));
+}
+
+/* Nothing is left of what was tried before: the file opens and works. */
+#define expect_recovered() do {						\
+	self->s->hook[FUSE_GET_FMAP] = NULL;				\
+	self->s->hook[FUSE_GET_DAXDEV] = NULL;				\
+	self->s->error[FUSE_GET_FMAP] = 0;				\
+	self->s->error[FUSE_GET_DAXDEV] = 0;				\
+	self->s->devices[0] = daxdev[0].path;				\
+	unsigned char *p = fs_map(self->s, "file", SIZE, PROT_READ | PROT_WRITE); \
+	ASSERT_NE(MAP_FAILED, p);					\
+	EXPECT_EQ(0, touch(p, 1));					\
+	munmap(p, SIZE);						\
+} while (0)
+
+static bool has_a_meaning(int error)
+{
+	return error == ENODATA || error == ENOENT || error == ENOSYS ||
+	       error == ERANGE;
+}
+
+TEST_F(errors, get_fmap_fails)
+{
+	struct fuse_server *s = self->s;
+
+	for (int error = 1; error <= EHWPOISON; error++) {
+		if (has_a_meaning(error))
+			continue;
+		s->error[FUSE_GET_FMAP] = -error;
+		EXPECT_EQ(-error, fs_try(s, "file")) {
+			TH_LOG("GET_FMAP answered with %s", strerrorname_np(error));
+		}
+	}
+	EXPECT_EQ(0, s->count[FUSE_GET_DAXDEV]);
+	EXPECT_EQ(0, s->refused);
+	expect_recovered();
+}
+
+TEST_F(errors, get_daxdev_fails)
+{
+	struct fuse_server *s = self->s;
+
+	for (int error = 1; error <= EHWPOISON; error++) {
+		s->error[FUSE_GET_DAXDEV] = -error;
+		EXPECT_EQ(-error, fs_try(s, "file")) {
+			TH_LOG("GET_DAXDEV answered with %s", strerrorname_np(error));
+		}
+	}
+	expect_recovered();
+}
+
+/* Errors that the FUSE protocol does not know never arrive. */
+TEST_F(errors, impossible_errno)
+{
+	self->s->error[FUSE_GET_FMAP] = -513;
+	EXPECT_GT(0, fs_try(self->s, "file"));
+	self->s->error[FUSE_GET_FMAP] = 5;
+	EXPECT_GT(0, fs_try(self->s, "file"));
+	EXPECT_EQ(2, self->s->refused);
+	expect_recovered();
+}
+
+/* A map that is too short, down to none at all, is the parser's to refuse. */
+TEST_F(errors, short_map)
+{
+	struct fuse_server *s = self->s;
+
+	s->hook[FUSE_GET_FMAP] = reply_answer;
+	memcpy(answer, &self->map, sizeof(self->map));
+	for (answer_len = 0; answer_len < sizeof(self->map); answer_len++)
+		EXPECT_GT(0, fs_try(s, "file")) {
+			TH_LOG("a map of %zu bytes", answer_len);
+		}
+	EXPECT_EQ(0, s->count[FUSE_GET_DAXDEV]);
+	expect_recovered();
+}
+
+/* More than there was room for: FUSE refuses the reply, the open fails. */
+TEST_F(errors, long_map)
+{
+	struct fuse_server *s = self->s;
+
+	s->hook[FUSE_GET_FMAP] = reply_answer;
+	memcpy(answer, &self->map, sizeof(self->map));
+	answer_len = FUSE_DAX_FMAP_BLOB_MIN + 1;
+	EXPECT_GT(0, fs_try(s, "file"));
+	EXPECT_EQ(EINVAL, answer_refused);
+	answer_len = sizeof(answer);
+	EXPECT_GT(0, fs_try(s, "file"));
+	EXPECT_EQ(EINVAL, answer_refused);
+	expect_recovered();
+}
+
+/* The kernel does not care what is in a map, and the parser sees all of it. */
+TEST_F(errors, garbage_map)
+{
+	struct fuse_server *s = self->s;
+
+	s->hook[FUSE_GET_FMAP] = reply_answer;
+	srandom(1);
+	for (int round = 0; round < 50; round++) {
+		struct scripted *map = (void *)answer;
+
+		answer_len = sizeof(*map) + random() % 1000;
+		for (size_t i = 0; i < answer_len; i++)
+			answer[i] = random();
+		map->dev_bitmap &= 1;
+		/* A parser that accepts garbage may do so: fault it in, too. */
+		unsigned char *p = fs_map(s, "file", SIZE, PROT_READ);
+
+		EXPECT_EQ(answer_len, fmap_seen()->blob_size);
+		if (p == MAP_FAILED)
+			continue;
+		touch(p, -1);
+		munmap(p, SIZE);
+	}
+}
+
+TEST_F(errors, short_daxdev)
+{
+	struct fuse_get_daxdev_out *out = (void *)answer;
+	struct fuse_server *s = self->s;
+
+	s->hook[FUSE_GET_DAXDEV] = reply_answer;
+	memset(answer, 0, sizeof(*out));
+	strcpy(out->name, daxdev[0].path);
+	for (answer_len = 0; answer_len < sizeof(*out); answer_len++)
+		EXPECT_GT(0, fs_try(s, "file")) {
+			TH_LOG("a device of %zu bytes", answer_len);
+		}
+	answer_len = sizeof(*out) + 1;
+	EXPECT_GT(0, fs_try(s, "file"));
+	EXPECT_EQ(EINVAL, answer_refused);
+	expect_recovered();
+}
+
+TEST_F(errors, unterminated_path)
+{
+	struct fuse_get_daxdev_out *out = (void *)answer;
+	struct fuse_server *s = self->s;
+
+	s->hook[FUSE_GET_DAXDEV] = reply_answer;
+	answer_len = sizeof(*out);
+	memset(answer, 0, sizeof(*out));
+	memset(out->name, '/', sizeof(out->name));
+	memcpy(out->name + sizeof(out->name) - strlen(daxdev[0].path),
+	       daxdev[0].path, strlen(daxdev[0].path));
+	EXPECT_GT(0, fs_try(s, "file"));
+	expect_recovered();
+}
+
+/* The index in the reply and the reserved fields are not looked at. */
+TEST_F(errors, index_is_not_checked)
+{
+	struct fuse_get_daxdev_out *out = (void *)answer;
+	struct fuse_server *s = self->s;
+
+	s->hook[FUSE_GET_DAXDEV] = reply_answer;
+	answer_len = sizeof(*out);
+	memset(answer, 0xff, offsetof(struct fuse_get_daxdev_out, name));
+	memset(out->name, 0, sizeof(out->name));
+	strcpy(out->name, daxdev[0].path);
+	EXPECT_EQ(0, fs_try(s, "file"));
+}
+
+FIXTURE(path) {
+	struct fuse_server *s;
+	struct scripted map;
+	char file[32];
+	int klog;
+};
+
+FIXTURE_VARIANT(path) {
+	const char *path;	/* NULL: a regular file */
+	int error;		/* 0: any */
+};
+
+#define BAD_PATH(name, p, e) FIXTURE_VARIANT_ADD(path, name) { .path = p, .error = e }
+BAD_PATH(missing, "/dev/dax99.99", -ENOENT);
+BAD_PATH(empty, "", 0);
+BAD_PATH(relative, "dev/dax0.0", -EINVAL);
+BAD_PATH(directory, "/dev", 0);
+BAD_PATH(regular, NULL, 0);
+BAD_PATH(null, "/dev/null", 0);
+BAD_PATH(fuse, "/dev/fuse", 0);
+BAD_PATH(console, "/dev/console", 0);
+BAD_PATH(proc, "/proc/self/mem", 0);
+BAD_PATH(below_a_file, "/dev/null/x", -ENOTDIR);
+
+FIXTURE_SETUP(path)
+{
+	int fd;
+
+	if (fmap_missing())
+		SKIP(return, "%s", fmap_missing());
+	strcpy(self->file, "/tmp/fmap.XXXXXX");
+	fd = mkstemp(self->file);
+	ASSERT_LE(0, fd);
+	close(fd);
+	self->map = fmap_linear(0, 0, SIZE);
+	self->klog = klog_open();
+	self->s = fmap_server(SCRIPTED_OPS_NAME);
+	ASSERT_NE(NULL, self->s);
+	self->s->devices[0] = variant->path ?: self->file;
+	fs_add(self->s, "file", SIZE, &self->map, sizeof(self->map));
+	ASSERT_EQ(0, fs_mount(self->s));
+}
+
+FIXTURE_TEARDOWN(path)
+{
+	unlink(self->file);
+	EXPECT_EQ(0, fs_stop(self->s));
+}
+
+TEST_F(path, refused)
+{
+	int err = fs_try(self->s, "file");
+
+	if (variant->error) {
+		EXPECT_EQ(variant->error, err);
+	} else {
+		EXPECT_GT(0, err);
+	}
+	EXPECT_TRUE(klog_wait(self->klog, LOG_PREFIX, ""));
+	expect_recovered();
+}
+
+/*
+ * The device is what a path leads to for the one who mounted, so a symbolic link
+ * is as good as the name, and so is a link that is made later.
+ */
+TEST_F(errors, symlink)
+{
+	char link[] = "/tmp/fmap.XXXXXX";
+
+	close(mkstemp(link));
+	unlink(link);
+	ASSERT_EQ(0, symlink(daxdev[0].path, link));
+	self->s->devices[0] = link;
+	EXPECT_EQ(0, fs_try(self->s, "file"));
+	unlink(link);
+}
+
+/* A device has one mount: the second one is told, and gets it afterwards. */
+TEST_F(errors, busy)
+{
+	struct fuse_server *second = fmap_server(SCRIPTED_OPS_NAME);
+
+	ASSERT_NE(NULL, second);
+	fs_add(second, "file", SIZE, &self->map, sizeof(self->map));
+	ASSERT_EQ(0, fs_mount(second));
+	EXPECT_EQ(0, fs_try(self->s, "file"));
+	EXPECT_EQ(-EBUSY, fs_try(second, "file"));
+	EXPECT_EQ(0, fs_try(self->s, "file"));
+	EXPECT_EQ(0, fs_umount(self->s));
+	EXPECT_EQ(0, fs_try(second, "file"));
+	EXPECT_EQ(0, fs_stop(second));
+}
+
+/* One good device does not make up for a bad one, and is kept for later. */
+TEST_F(errors, second_device_fails)
+{
+	struct fuse_server *s = self->s;
+
+	self->map.dev_bitmap = 3;
+	s->devices[1] = "/dev/null";
+	EXPECT_GT(0, fs_try(s, "file"));
+	s->devices[1] = daxdev[1].path;
+	EXPECT_EQ(0, fs_try(s, "file"));
+	EXPECT_GE(4, s->count[FUSE_GET_DAXDEV]);
+}
+
+/*
+ * A device of the dax bus that has another driver, or none: fs-dax would take
+ * its private data for something else.
+ */
+FIXTURE(driver) {
+	struct fuse_server *s;
+	struct scripted map;
+	bool unbound;
+};
+
+FIXTURE_SETUP(driver)
+{
+	if (fmap_missing())
+		SKIP(return, "%s", fmap_missing());
+	if (access("/sys/bus/dax/drivers/device_dax", R_OK))
+		SKIP(return, "driver device_dax is not loaded");
+	self->map = fmap_linear(1, 0, SIZE);
+	self->s = fmap_server(SCRIPTED_OPS_NAME);
+	ASSERT_NE(NULL, self->s);
+	fs_add(self->s, "file", SIZE, &self->map, sizeof(self->map));
+	ASSERT_EQ(0, fs_mount(self->s));
+	self->unbound = true;
+	ASSERT_EQ(0, write_file("/sys/bus/dax/drivers/fsdev_dax/unbind",
+				daxdev[1].name));
+}
+
+/* In the parent: the device has to come back even if the test died. */
+FIXTURE_TEARDOWN_PARENT(driver)
+{
+	char path[PATH_MAX];
+
+	if (!self->unbound)
+		return;
+	write_file("/sys/bus/dax/drivers/device_dax/unbind", daxdev[1].name);
+	write_file("/sys/bus/dax/drivers/fsdev_dax/bind", daxdev[1].name);
+	snprintf(path, sizeof(path), "/sys/bus/dax/drivers/fsdev_dax/%s",
+		 daxdev[1].name);
+	EXPECT_EQ(0, access(path, F_OK));
+}
+
+TEST_F(driver, none)
+{
+	EXPECT_GT(0, fs_try(self->s, "file"));
+	EXPECT_EQ(0, fs_stop(self->s));
+}
+
+TEST_F(driver, device_dax)
+{
+	if (write_file("/sys/bus/dax/drivers/device_dax/bind", daxdev[1].name)) {
+		fs_stop(self->s);
+		SKIP(return, "%s does not bind to device_dax", daxdev[1].name);
+	}
+	EXPECT_GT(0, fs_try(self->s, "file"));
+	/* The device is none the worse for it. */
+	EXPECT_EQ(0, write_file("/sys/bus/dax/drivers/device_dax/unbind",
+				daxdev[1].name));
+	EXPECT_EQ(0, write_file("/sys/bus/dax/drivers/fsdev_dax/bind",
+				daxdev[1].name));
+	EXPECT_EQ(0, fs_try(self->s, "file"));
+	EXPECT_EQ(0, fs_stop(self->s));
+}
+
+int main(int argc, char **argv)
+{
+	fmap_register("scripted.bpf.o");
+	return test_harness_run(argc, argv);
+}

@@ -1,0 +1,453 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * Which requests are sent, and which are not.
+ *
+ * Open is where a file map costs something: GET_FMAP once for a file, GET_DAXDEV
+ * once for a device of the mount, and then nothing any more. "This file has no
+ * map" and "I have no maps" are answers worth remembering too. Every test counts
+ * what arrived at the server.
+ */
+#define _GNU_SOURCE
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "kselftest_harness.h"
+#include "fmap_test.h"
+
+#define SIZE	(64 * KIB)
+#define TASKS	8
+
+FIXTURE(requests) {
+	struct fuse_server *s;
+	struct scripted map;
+	char *big;
+};
+
+FIXTURE_SETUP(requests)
+{
+	if (fmap_missing())
+		SKIP(return, "%s", fmap_missing());
+	self->map = fmap_linear(0, 0, SIZE);
+	self->s = fmap_server(SCRIPTED_OPS_NAME);
+	ASSERT_NE(NULL, self->s);
+}
+
+FIXTURE_TEARDOWN(requests)
+{
+	EXPECT_EQ(0, self->s->malformed);
+	EXPECT_EQ(0, fs_stop(self->s));
+	free(self->big);
+}
+
+/* A valid map with @len bytes, of which only the first are looked at. */
+static char *big_map(const struct scripted *map, size_t len)
+{
+	char *p = calloc(1, len);
+
+	if (p)
+		memcpy(p, map, sizeof(*map));
+	return p;
+}
+
+TEST_F(requests, map_once)
+{
+	struct fuse_server *s = self->s;
+
+	fs_add(s, "a", SIZE, &self->map, sizeof(self->map));
+	fs_add(s, "b", SIZE, &self->map, sizeof(self->map));
+	ASSERT_EQ(0, fs_mount(s));
+	for (int i = 0; i < 3; i++)
+		EXPECT_EQ(0, fs_try(s, "a"));
+	EXPECT_EQ(1, s->count[FUSE_GET_FMAP]);
+	EXPECT_EQ(0, fs_try(s, "b"));
+	EXPECT_EQ(2, s->count[FUSE_GET_FMAP]);
+	EXPECT_EQ(1, s->count[FUSE_GET_DAXDEV]);
+	EXPECT_EQ(FUSE_DAX_FMAP_BLOB_MIN, s->room[0]);
+}
+
+/* Opening is all it takes: neither data nor metadata asks again. */
+TEST_F(requests, none_while_in_use)
+{
+	struct fuse_server *s = self->s;
+	unsigned char *p;
+	char buf[100];
+	int fd;
+
+	fs_add(s, "file", SIZE, &self->map, sizeof(self->map));
+	ASSERT_EQ(0, fs_mount(s));
+	fd = fs_open(s, "file", O_RDWR);
+	ASSERT_LE(0, fd);
+	p = mmap(NULL, SIZE, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+	ASSERT_NE(MAP_FAILED, p);
+	memset(p, 7, SIZE);
+	EXPECT_EQ(100, pread(fd, buf, 100, 5000));
+	EXPECT_EQ(100, pwrite(fd, buf, 100, 9000));
+	EXPECT_EQ(0, fsync(fd));
+	EXPECT_EQ(0, msync(p, SIZE, MS_SYNC));
+	munmap(p, SIZE);
+	close(fd);
+	EXPECT_EQ(1, s->count[FUSE_GET_FMAP]);
+	EXPECT_EQ(1, s->count[FUSE_GET_DAXDEV]);
+	EXPECT_EQ(0, s->count[FUSE_READ]);
+	EXPECT_EQ(0, s->count[FUSE_WRITE]);
+}
+
+/* Directories and their contents never had anything to do with it. */
+TEST_F(requests, none_for_directories)
+{
+	struct fuse_server *s = self->s;
+	int fd;
+
+	fs_add(s, "file", SIZE, &self->map, sizeof(self->map));
+	ASSERT_EQ(0, fs_mount(s));
+	fd = open(s->dir, O_RDONLY | O_DIRECTORY);
+	ASSERT_LE(0, fd);
+	close(fd);
+	EXPECT_EQ(0, access(fs_path(s, "file"), R_OK));
+	fd = fs_open(s, "file", O_PATH);
+	ASSERT_LE(0, fd);
+	close(fd);
+	EXPECT_EQ(0, s->count[FUSE_GET_FMAP]);
+}
+
+TEST_F(requests, device_once)
+{
+	struct fuse_server *s = self->s;
+	struct scripted both = fmap_linear(1, 0, SIZE);
+
+	both.dev_bitmap = 3;
+	fs_add(s, "a", SIZE, &self->map, sizeof(self->map));
+	fs_add(s, "b", SIZE, &both, sizeof(both));
+	fs_add(s, "c", SIZE, &both, sizeof(both));
+	ASSERT_EQ(0, fs_mount(s));
+	EXPECT_EQ(0, fs_try(s, "a"));
+	EXPECT_EQ(1, s->count[FUSE_GET_DAXDEV]);
+	EXPECT_EQ(0, fs_try(s, "b"));
+	EXPECT_EQ(2, s->count[FUSE_GET_DAXDEV]);
+	EXPECT_EQ(0, fs_try(s, "c"));
+	EXPECT_EQ(2, s->count[FUSE_GET_DAXDEV]);
+	EXPECT_EQ(3, s->count[FUSE_GET_FMAP]);
+}
+
+/* Indices are names, not positions: only the last one is used here. */
+TEST_F(requests, last_device_index)
+{
+	struct fuse_server *s = self->s;
+	struct scripted map = fmap_linear(63, 0, SIZE);
+
+	s->devices[63] = daxdev[1].path;
+	fs_add(s, "file", SIZE, &map, sizeof(map));
+	ASSERT_EQ(0, fs_mount(s));
+	EXPECT_EQ(0, fs_try(s, "file"));
+	EXPECT_EQ(1, s->count[FUSE_GET_DAXDEV]);
+}
+
+/* Two indices may be the same device; it is held once per mount. */
+TEST_F(requests, one_device_two_names)
+{
+	struct fuse_server *s = self->s;
+	struct scripted map = fmap_linear(0, 0, SIZE);
+
+	map.dev_bitmap = 1 | 1 << 5;
+	s->devices[5] = daxdev[0].path;
+	fs_add(s, "file", SIZE, &map, sizeof(map));
+	ASSERT_EQ(0, fs_mount(s));
+	/* Refused or accepted, but with an answer that stays the same. */
+	EXPECT_EQ(fs_try(s, "file"), fs_try(s, "file"));
+}
+
+FIXTURE(no_map) {
+	struct fuse_server *s;
+};
+
+FIXTURE_VARIANT(no_map) {
+	int error;
+};
+
+FIXTURE_VARIANT_ADD(no_map, enodata) {
+	.error = -ENODATA,
+};
+
+FIXTURE_VARIANT_ADD(no_map, enoent) {
+	.error = -ENOENT,
+};
+
+FIXTURE_SETUP(no_map)
+{
+	if (fmap_missing())
+		SKIP(return, "%s", fmap_missing());
+	self->s = fmap_server(SCRIPTED_OPS_NAME);
+	ASSERT_NE(NULL, self->s);
+	self->s->error[FUSE_GET_FMAP] = variant->error;
+}
+
+FIXTURE_TEARDOWN(no_map)
+{
+	EXPECT_EQ(0, fs_stop(self->s));
+}
+
+/* The file is an ordinary FUSE file, and its next open does not ask. */
+TEST_F(no_map, remembered)
+{
+	struct fuse_server *s = self->s;
+	char c;
+	int fd;
+
+	fs_add(s, "a", SIZE, NULL, 0);
+	fs_add(s, "b", SIZE, NULL, 0);
+	ASSERT_EQ(0, fs_mount(s));
+	fd = fs_open(s, "a", O_RDWR);
+	ASSERT_LE(0, fd);
+	EXPECT_EQ(1, pread(fd, &c, 1, 100));
+	EXPECT_EQ('a', c);
+	EXPECT_EQ(1, pwrite(fd, "X", 1, 100));
+	EXPECT_EQ(1, pread(fd, &c, 1, 100));
+	EXPECT_EQ('X', c);
+	EXPECT_EQ(0, ftruncate(fd, 4096));
+	close(fd);
+	EXPECT_EQ(0, fs_try(s, "a"));
+	EXPECT_EQ(0, fs_try(s, "a"));
+	EXPECT_EQ(1, s->count[FUSE_GET_FMAP]);
+	EXPECT_EQ(0, fs_try(s, "b"));
+	EXPECT_EQ(2, s->count[FUSE_GET_FMAP]);
+	EXPECT_EQ(1, s->count[FUSE_WRITE]);
+	EXPECT_EQ(1, s->count[FUSE_SETATTR]);
+}
+
+/* ... nor does a mapping of it need anything but FUSE. */
+TEST_F(no_map, can_be_mapped_through_fuse)
+{
+	struct fuse_server *s = self->s;
+	unsigned char *p;
+
+	fs_add(s, "a", SIZE, NULL, 0);
+	ASSERT_EQ(0, fs_mount(s));
+	p = fs_map(s, "a", PAGE, PROT_READ);
+	ASSERT_NE(MAP_FAILED, p);
+	EXPECT_EQ('a', p[10]);
+	EXPECT_EQ(0, fs_try(s, "a"));
+	EXPECT_LT(0, s->count[FUSE_READ]);
+	munmap(p, PAGE);
+}
+
+/* Truncating open of a file without a map is FUSE's affair as well. */
+TEST_F(no_map, can_be_truncated)
+{
+	struct fuse_server *s = self->s;
+	int fd;
+
+	fs_add(s, "a", 5000, NULL, 0);
+	ASSERT_EQ(0, fs_mount(s));
+	fd = fs_open(s, "a", O_RDWR | O_TRUNC);
+	ASSERT_LE(0, fd);
+	close(fd);
+	EXPECT_EQ(0, s->file[0].size);
+	EXPECT_EQ(1, s->count[FUSE_GET_FMAP]);
+}
+
+TEST_F(requests, no_maps_at_all)
+{
+	struct fuse_server *s = self->s;
+
+	s->error[FUSE_GET_FMAP] = -ENOSYS;
+	fs_add(s, "a", SIZE, &self->map, sizeof(self->map));
+	fs_add(s, "b", SIZE, &self->map, sizeof(self->map));
+	ASSERT_EQ(0, fs_mount(s));
+	EXPECT_EQ(0, fs_try(s, "a"));
+	EXPECT_EQ(0, fs_try(s, "b"));
+	EXPECT_EQ(0, fs_try(s, "a"));
+	EXPECT_EQ(1, s->count[FUSE_GET_FMAP]);
+	EXPECT_EQ(0, s->count[FUSE_GET_DAXDEV]);
+}
+
+/* More room until it fits: up to 1 MiB, never the same room twice. */
+TEST_F(requests, room_grows)
+{
+	static const size_t lens[] = {
+		FUSE_DAX_FMAP_BLOB_MIN, FUSE_DAX_FMAP_BLOB_MIN + 1, 100000,
+		FUSE_DAX_FMAP_BLOB_MAX - 1, FUSE_DAX_FMAP_BLOB_MAX,
+	};
+
+	for (unsigned int i = 0; i < ARRAY_SIZE(lens); i++) {
+		struct fuse_server *s = fmap_server(SCRIPTED_OPS_NAME);
+		char *map = big_map(&self->map, lens[i]);
+
+		ASSERT_NE(NULL, s);
+		ASSERT_NE(NULL, map);
+		fs_add(s, "file", SIZE, map, lens[i]);
+		ASSERT_EQ(0, fs_mount(s));
+		EXPECT_EQ(0, fs_try(s, "file"));
+		EXPECT_EQ(lens[i], fmap_seen()->blob_size);
+		ASSERT_LT(0, s->nr_rooms);
+		EXPECT_EQ(FUSE_DAX_FMAP_BLOB_MIN, s->room[0]);
+		EXPECT_LE(lens[i], s->room[s->nr_rooms - 1]);
+		for (unsigned int n = 1; n < s->nr_rooms; n++)
+			EXPECT_LT(s->room[n - 1], s->room[n]);
+		EXPECT_EQ(s->nr_rooms, s->count[FUSE_GET_FMAP]);
+		EXPECT_EQ(0, s->malformed);
+		EXPECT_EQ(0, fs_stop(s));
+		free(map);
+	}
+}
+
+TEST_F(requests, room_ends)
+{
+	struct fuse_server *s = self->s;
+	int fd;
+
+	s->error[FUSE_GET_FMAP] = -ERANGE;
+	fs_add(s, "file", SIZE, &self->map, sizeof(self->map));
+	ASSERT_EQ(0, fs_mount(s));
+	fd = fs_open(s, "file", O_RDONLY);
+	EXPECT_GT(0, fd);
+	ASSERT_LT(0, s->nr_rooms);
+	EXPECT_EQ(FUSE_DAX_FMAP_BLOB_MAX, s->room[s->nr_rooms - 1]);
+	EXPECT_GE(FS_ROOMS, s->count[FUSE_GET_FMAP]);
+}
+
+/*
+ * Eight tasks open one new file. They all wait for the map, they all get the
+ * file, and only one map is kept: later opens ask nothing.
+ */
+TEST_F(requests, eight_openers)
+{
+	struct fuse_server *s = self->s;
+	pid_t pid[TASKS];
+	int status;
+
+	fs_add(s, "file", SIZE, &self->map, sizeof(self->map));
+	s->hold[FUSE_GET_FMAP] = true;
+	ASSERT_EQ(0, fs_mount(s));
+	for (int i = 0; i < TASKS; i++) {
+		pid[i] = fork();
+		ASSERT_LE(0, pid[i]);
+		if (!pid[i]) {
+			unsigned char *p = fs_map(s, "file", SIZE,
+						  PROT_READ | PROT_WRITE);
+
+			if (p == MAP_FAILED)
+				_exit(1);
+			_exit(touch(p + i * PAGE, i) ? 2 : 0);
+		}
+	}
+	EXPECT_TRUE(fs_wait(s, FUSE_GET_FMAP, 1));
+	usleep(100 * 1000);		/* let the others come that far */
+	fs_release(s, FUSE_GET_FMAP);
+	for (int i = 0; i < TASKS; i++) {
+		ASSERT_EQ(pid[i], waitpid(pid[i], &status, 0));
+		EXPECT_EQ(0, status);
+	}
+	EXPECT_GE(TASKS, s->count[FUSE_GET_FMAP]);
+	EXPECT_EQ(1, s->count[FUSE_GET_DAXDEV]);
+
+	s->count[FUSE_GET_FMAP] = 0;
+	EXPECT_EQ(0, fs_try(s, "file"));
+	EXPECT_EQ(0, s->count[FUSE_GET_FMAP]);
+}
+
+/* The same for a device that two files need at once. */
+TEST_F(requests, two_files_one_device)
+{
+	struct fuse_server *s = self->s;
+	pid_t pid[2];
+	int status;
+
+	fs_add(s, "a", SIZE, &self->map, sizeof(self->map));
+	fs_add(s, "b", SIZE, &self->map, sizeof(self->map));
+	s->hold[FUSE_GET_DAXDEV] = true;
+	ASSERT_EQ(0, fs_mount(s));
+	for (int i = 0; i < 2; i++) {
+		pid[i] = fork();
+		ASSERT_LE(0, pid[i]);
+		if (!pid[i])
+			_exit(-fs_try(s, i ? "b" : "a"));
+	}
+	EXPECT_TRUE(fs_wait(s, FUSE_GET_FMAP, 2));
+	EXPECT_TRUE(fs_wait(s, FUSE_GET_DAXDEV, 1));
+	usleep(50 * 1000);
+	fs_release(s, FUSE_GET_DAXDEV);
+	for (int i = 0; i < 2; i++) {
+		ASSERT_EQ(pid[i], waitpid(pid[i], &status, 0));
+		EXPECT_EQ(0, status);
+	}
+	EXPECT_EQ(1, s->count[FUSE_GET_DAXDEV]);
+}
+
+/* The map lives as long as the inode, the device as long as the mount. */
+TEST_F(requests, drop_caches)
+{
+	struct fuse_server *s = self->s;
+	unsigned int forgets;
+
+	fs_add(s, "file", SIZE, &self->map, sizeof(self->map));
+	ASSERT_EQ(0, fs_mount(s));
+	EXPECT_EQ(0, fs_try(s, "file"));
+	forgets = s->count[FUSE_FORGET] + s->count[FUSE_BATCH_FORGET];
+	/* The last close gives the inode back a moment later. */
+	for (int ms = 0; ms < FS_PATIENCE; ms += 10) {
+		ASSERT_EQ(0, write_file("/proc/sys/vm/drop_caches", "2"));
+		if (s->count[FUSE_FORGET] + s->count[FUSE_BATCH_FORGET] > forgets)
+			break;
+		usleep(10 * 1000);
+	}
+	EXPECT_LT(forgets, s->count[FUSE_FORGET] + s->count[FUSE_BATCH_FORGET]);
+	EXPECT_EQ(0, fs_try(s, "file"));
+	EXPECT_EQ(2, s->count[FUSE_GET_FMAP]);
+	EXPECT_EQ(1, s->count[FUSE_GET_DAXDEV]);
+}
+
+/* Data does not depend on what the caches remember. */
+TEST_F(requests, drop_caches_keeps_data)
+{
+	struct fuse_server *s = self->s;
+	unsigned char *p;
+
+	fs_add(s, "file", SIZE, &self->map, sizeof(self->map));
+	ASSERT_EQ(0, fs_mount(s));
+	for (int round = 0; round < 3; round++) {
+		p = fs_map(s, "file", SIZE, PROT_READ | PROT_WRITE);
+		ASSERT_NE(MAP_FAILED, p);
+		if (round) {
+			EXPECT_EQ(round, p[PAGE]);
+		}
+		p[PAGE] = round + 1;
+		munmap(p, SIZE);
+		ASSERT_EQ(0, write_file("/proc/sys/vm/drop_caches", "3"));
+	}
+	EXPECT_EQ(1, s->count[FUSE_GET_DAXDEV]);
+}
+
+/* What open(O_CREAT) makes has been opened by FUSE: it must be usable. */
+TEST_F(requests, created_by_open)
+{
+	struct fuse_server *s = self->s;
+	char c = 0;
+	int fd;
+
+	fs_add(s, "file", SIZE, &self->map, sizeof(self->map));
+	s->error[FUSE_LOOKUP] = -ENOENT;
+	ASSERT_EQ(0, fs_mount(s));
+	fd = fs_open(s, "file", O_RDWR | O_CREAT);
+	ASSERT_LE(0, fd);
+	EXPECT_EQ(1, s->count[FUSE_CREATE]);
+	EXPECT_EQ(1, pwrite(fd, "X", 1, 0));
+	EXPECT_EQ(1, pread(fd, &c, 1, 0));
+	EXPECT_EQ('X', c);
+	s->error[FUSE_LOOKUP] = 0;
+	EXPECT_EQ(0, fs_try(s, "file"));
+	close(fd);
+	EXPECT_EQ(0, fs_try(s, "file"));
+	EXPECT_EQ(1, s->count[FUSE_GET_FMAP]);
+}
+
+int main(int argc, char **argv)
+{
+	fmap_register("scripted.bpf.o");
+	return test_harness_run(argc, argv);
+}
