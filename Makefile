@@ -1,0 +1,78 @@
+# SPDX-License-Identifier: GPL-2.0
+#
+# Everything is built inside a Debian root that scripts/enter makes on first
+# use, so a target has two halves: outside, this Makefile calls itself inside;
+# there, INSIDE is set and the recipes run. Only "make KDIR=..." builds with
+# the host's own tools.
+#
+# kbuild reads Kbuild, never this file.
+
+BUILD	:= $(CURDIR)/build
+DEVICE	?= nvdimm
+MAKEFLAGS += --no-print-directory
+
+ifdef KDIR
+all: module
+else
+all: module bpf tools
+endif
+
+help:
+	@echo 'make                      the module, the BPF objects and the tools, in build/'
+	@echo 'make module               only build/fuse-dax-fmap.ko, for the stock kernel'
+	@echo 'make module KDIR=TREE     the same for any kernel tree with Rust metadata,'
+	@echo '                          with the tools of this host'
+	@echo 'make bpf | tools | tests  only build/bpf | build/bin | build/tests'
+	@echo 'make demo [DEVICE=cxl]    show it in a virtual machine'
+	@echo 'make check                build, lint and test; ends in "N passed, N failed"'
+	@echo '     [DEVICE=nvdimm|cxl]  on one kind of device only'
+	@echo '     [TEST=NAME]          one test program only, and nothing else'
+	@echo 'make lint                 formatting, clippy, shellcheck, checkpatch'
+	@echo 'make clean                remove build/'
+	@echo
+	@echo 'The build root and the kernel are kept in ~/.cache/fuse-dax-fmap (or in'
+	@echo 'XDG_CACHE_HOME). Remove that directory to get the newest kernel, or its space.'
+
+.PHONY: all help module bpf tools tests lint demo check clean
+
+ifneq ($(INSIDE)$(KDIR),)
+
+module: | $(BUILD)
+	@scripts/build-module $(or $(KDIR),/kernel/build) $(BUILD) $(KBUILD_ARGS)
+
+bpf: | $(BUILD)
+	@$(MAKE) -C bpf OUT=$(BUILD)/bpf CLANG=clang-19
+
+tools: | $(BUILD)
+	@mkdir -p $(BUILD)/bin
+	cd tools && cargo build --release --locked --target-dir $(BUILD)/cargo
+	@install $(BUILD)/cargo/release/fmapctl $(BUILD)/cargo/release/fmapfs $(BUILD)/bin/
+
+tests: | $(BUILD)
+	@$(MAKE) -C tests OUT=$(BUILD)/tests KSRC=/kernel/source CC=gcc-14 CLANG=clang-19
+
+lint: | $(BUILD)
+	@scripts/lint
+
+$(BUILD):
+	@mkdir -p $@
+
+else
+
+INSIDE_ROOT := scripts/enter make --no-print-directory -C $(CURDIR) INSIDE=1
+
+all module bpf tools tests lint:
+	@$(INSIDE_ROOT) -j$$(nproc) $@
+
+endif
+
+demo: all
+	@demo/run $(DEVICE)
+
+# DEVICE restricts it only if it was asked for.
+check:
+	@scripts/check $(if $(filter-out file,$(origin DEVICE)),--device $(DEVICE)) \
+		$(if $(TEST),--test $(TEST))
+
+clean:
+	rm -rf $(BUILD)
