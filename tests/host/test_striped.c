@@ -1,0 +1,613 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * bpf/striped.bpf.c, compiled for the host: where it finds each page of a file,
+ * which maps it refuses, and with which errno.
+ */
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include "layout.h"
+#include "../../bpf/striped.h"
+
+extern struct fuse_dax_fmap_ops striped;
+
+/*
+ * A map, with pointers to its parts
+ */
+struct map {
+	__u32 size;
+	union {
+		__u8 *blob;
+		struct striped_header *header;
+	};
+	struct striped_extent *extent;
+	struct striped_strip *strip;
+};
+
+static struct map map_new(__u32 nr_extents, __u32 nr_strips)
+{
+	struct map m;
+
+	m.size = sizeof(*m.header) + nr_extents * sizeof(*m.extent) +
+		 nr_strips * sizeof(*m.strip);
+	m.blob = calloc(1, m.size + 1);		/* a test may append a byte */
+	m.extent = (void *)(m.header + 1);
+	m.strip = (void *)(m.extent + nr_extents);
+	m.header->magic = STRIPED_MAGIC;
+	m.header->version = STRIPED_VERSION;
+	m.header->nr_extents = nr_extents;
+	m.header->nr_strips = nr_strips;
+	return m;
+}
+
+static const struct striped_strip *strips_to_sort;
+
+static int by_device(const void *pa, const void *pb)
+{
+	const struct striped_strip *a = &strips_to_sort[*(const __u32 *)pa];
+	const struct striped_strip *b = &strips_to_sort[*(const __u32 *)pb];
+
+	if (a->dev_index != b->dev_index)
+		return a->dev_index < b->dev_index ? -1 : 1;
+	return a->offset < b->offset ? -1 : a->offset > b->offset;
+}
+
+static void map_link(struct map *m)
+{
+	__u32 n = m->header->nr_strips, *order = malloc(n * sizeof(*order) + 1);
+	__u32 *link = &m->header->first_strip;
+
+	for (__u32 i = 0; i < n; i++)
+		order[i] = i;
+	strips_to_sort = m->strip;
+	if (n)
+		qsort(order, n, sizeof(*order), by_device);
+	for (__u32 i = 0; i < n; i++) {
+		*link = order[i];
+		link = &m->strip[order[i]].next;
+	}
+	*link = STRIPED_END;
+	free(order);
+}
+
+static struct map encode(const struct layout *layout)
+{
+	struct map m = map_new(layout->nr_extents, layout_nr_strips(layout));
+	struct striped_strip *strip = m.strip;
+
+	m.header->file_size = layout->file_size;
+	for (__u32 i = 0; i < layout->nr_extents; i++) {
+		const struct extent *extent = &layout->extent[i];
+
+		m.extent[i] = (struct striped_extent){
+			.length = extent->length,
+			.chunk_size = extent->chunk,
+			.nr_strips = extent->nr_strips,
+		};
+		for (__u32 j = 0; j < extent->nr_strips; j++)
+			*strip++ = (struct striped_strip){
+				.offset = extent->strip[j].offset,
+				.length = extent->strip[j].length,
+				.dev_index = extent->strip[j].dev,
+			};
+	}
+	map_link(&m);
+	return m;
+}
+
+/* All at once: encode, compare with the model, throw away. */
+static bool matches(struct layout *layout)
+{
+	struct map m = encode(layout);
+	bool result = layout_matches(layout, &striped, m.blob, m.size);
+
+	free(m.blob);
+	layout_free(layout);
+	return result;
+}
+
+/*
+ * What is found where
+ */
+static void test_golden(void)
+{
+	/* The example in striped.h. */
+	static const __u64 blob[] = {
+		0x0000000150525453, 10000000, 0x0000000200000001, 0,
+		0xa00000, 0x200000, 2,
+		0x40000000, 0x600000, 0x0000000100000000,
+		0, 0x600000, 0xffffffff00000001,
+	};
+	static const struct fuse_iomap_io expected[] = {
+		{ 0,		0x200000, 0x40000000, 0, 0, 0 },
+		{ 0x1ff000,	0x001000, 0x401ff000, 0, 0, 0 },
+		{ 0x200000,	0x200000, 0,	      0, 0, 1 },
+		{ 0x400000,	0x200000, 0x40200000, 0, 0, 0 },
+		{ 0x7ff000,	0x001000, 0x3ff000,   0, 0, 1 },
+		{ 0x800000,	0x200000, 0x40400000, 0, 0, 0 },
+		{ 0x989000,	0x077000, 0x40589000, 0, 0, 0 },
+	};
+	struct fuse_iomap_io io;
+	struct file file = { 0 };
+	bool same;
+
+	same = !file_open(&file, &striped, blob, sizeof(blob));
+	ok(same && file.size == 10000000 && file.dev_bitmap == 3 && file.meta_size == 64,
+	   "golden: a map of two strips takes 64 bytes of metadata");
+	for (size_t i = 0; same && i < sizeof(expected) / sizeof(*expected); i++)
+		same = !file_resolve(&file, expected[i].offset, &io) &&
+		       !memcmp(&io, &expected[i], sizeof(io));
+	ok(same, "golden: its pages are where striped.h says");
+	file_close(&file);
+}
+
+static void test_shapes(void)
+{
+	struct layout *l;
+	struct extent *e;
+	bool same = true;
+
+	ok(matches(layout_new(0)), "an empty file");
+
+	l = layout_new(1);
+	extent_strip(layout_extent(l, PAGE, 0), 63, 0);
+	ok(matches(l), "a file of one byte on device 63");
+
+	for (__u64 size = 4 * MiB - 1; same && size <= 4 * MiB + 1; size++) {
+		l = layout_new(size);
+		extent_strip(layout_extent(l, (size + 2 * MiB - 1) / (2 * MiB) * (2 * MiB), 0),
+			     0, 6 * MiB);
+		same = matches(l);
+	}
+	ok(same, "linear, 4 MiB - 1 to 4 MiB + 1 bytes");
+
+	/* 6 strips are the most that fit into the head of the metadata. */
+	for (__u32 n = 1; same && n <= 8; n++) {
+		l = layout_new(50 * MiB - 1);
+		e = layout_extent(l, 50 * MiB, 2 * MiB);
+		for (__u32 j = 0; j < n; j++)
+			extent_strip(e, j, (10 - j) * GiB);
+		same = matches(l);
+	}
+	ok(same, "interleaved over 1 to 8 devices");
+
+	l = layout_new(60 * KiB);
+	e = layout_extent(l, 60 * KiB, 12 * KiB);
+	extent_strip(e, 0, 96 * KiB);
+	extent_strip(e, 0, 0);
+	extent_strip(e, 0, 48 * KiB);
+	ok(matches(l), "chunks of 12 KiB, three strips of one device, a row cut short");
+
+	l = layout_new(8 * KiB);
+	e = layout_extent(l, 8 * KiB, 2 * MiB);
+	extent_strip(e, 0, 2 * MiB);
+	extent_strip(e, 1, 0);
+	ok(matches(l), "an extent shorter than one chunk");
+
+	l = layout_new(5 * MiB);
+	extent_strip(layout_extent(l, MiB, 0), 3, 0);
+	e = layout_extent(l, 3 * MiB, MiB / 2);
+	extent_strip(e, 5, 0);
+	extent_strip(e, 3, MiB);
+	extent_strip(layout_extent(l, MiB, 0), 5, 2 * MiB);
+	ok(matches(l), "linear, interleaved, linear");
+}
+
+static void test_far(void)
+{
+	static const __u64 top = (1ULL << 63) - 4 * PAGE;
+	__u64 length = 16 * TiB - PAGE;
+	struct layout *l = layout_new(length);
+	struct extent *e = layout_extent(l, length, 512 * GiB);
+	struct fuse_iomap_io io, last;
+	struct file file;
+	struct map m;
+	bool same;
+
+	extent_strip(e, 0, 0);
+	extent_strip(e, 1, 1ULL << 62);
+	m = encode(l);
+	same = !file_open(&file, &striped, m.blob, m.size);
+	if (same) {
+		same = !file_resolve(&file, 16 * TiB - 2 * PAGE, &last) &&
+		       last.addr == (1ULL << 62) + 8 * TiB - 2 * PAGE &&
+		       last.length == PAGE && last.dev_index == 1 &&
+		       !file_resolve(&file, 15 * TiB, &io) && io.dev_index == 0 &&
+		       io.addr == 7 * TiB + 512 * GiB && io.length == 512 * GiB &&
+		       file_resolve(&file, length, &io) == -ERANGE &&
+		       file_resolve(&file, -PAGE, &io) == -ERANGE;
+		file_close(&file);
+	}
+	ok(same, "the last page of 16 TiB");
+	free(m.blob);
+	layout_free(l);
+
+	l = layout_new(3 * PAGE);
+	extent_strip(layout_extent(l, 3 * PAGE, 0), 7, top);
+	ok(matches(l), "the last pages below 2^63 of a device");
+}
+
+static void test_many(void)
+{
+	/* Around each size at which the tree grows, and the promised maximum. */
+	static const __u32 sizes[] = { 2, 15, 16, 17, 31, 32, 33, 255, 256, 257, 272, 273,
+				       511, 512, 513, 2047, 2048 };
+	struct layout *l = NULL;
+	struct file file;
+	struct map m;
+	int err;
+
+	for (size_t i = 0; i < sizeof(sizes) / sizeof(*sizes); i++)
+		ok(matches(layout_random(sizes[i], 2, PAGE, MIXED)),
+		   "%u extents, linear or interleaved over two", sizes[i]);
+
+	l = layout_new(4096 * PAGE);
+	for (__u32 i = 0; i < 2048; i++) {
+		struct extent *e = layout_extent(l, 2 * PAGE, PAGE);
+
+		extent_strip(e, i % 2, (2048 - i) * PAGE);
+		extent_strip(e, i % 2 + 2, i * PAGE);
+	}
+	m = encode(l);
+	err = file_open(&file, &striped, m.blob, m.size);
+	ok(!err && file.meta_size <= 64 * KiB &&
+	   file.meta_size <= STRIPED_META_SIZE(2048, 4096),
+	   "2,048 extents of two strips take no more than STRIPED_META_SIZE()");
+	if (!err)
+		file_close(&file);
+	free(m.blob);
+	ok(matches(l), "2,048 extents of two strips");
+
+	l = layout_new(3228 * PAGE);
+	for (__u32 i = 0; i < 3228; i++)
+		extent_strip(layout_extent(l, PAGE, 0), 0, 2 * i * PAGE);
+	ok(matches(l), "3,228 linear extents, the most that fit");
+}
+
+static void test_random(void)
+{
+	static const __u64 aligns[] = { PAGE, 12 * KiB, 2 * MiB };
+
+	for (int i = 0; i < 60; i++) {
+		__u32 extents = 1 + random_below(i % 3 ? 6 : 80);
+		__u32 strips = 1 + random_below(12);
+		__u64 align = aligns[random_below(extents < 10 ? 3 : 2)];
+
+		if (!matches(layout_random(extents, strips, align, MIXED))) {
+			comment("%u extents, up to %u strips, multiples of %llu",
+				extents, strips, align);
+			ok(false, "60 random layouts");
+			return;
+		}
+	}
+	ok(true, "60 random layouts");
+}
+
+/*
+ * What is refused
+ */
+
+/* 1 MiB on device 2; 3 MiB over devices 0 and 1; 1 MiB on device 0. */
+static struct map example(void)
+{
+	struct layout *l = layout_new(5 * MiB);
+	struct extent *e;
+	struct map m;
+
+	extent_strip(layout_extent(l, MiB, 0), 2, 0);
+	e = layout_extent(l, 3 * MiB, MiB);
+	extent_strip(e, 0, 4 * MiB);
+	extent_strip(e, 1, 8 * MiB);
+	extent_strip(layout_extent(l, MiB, 0), 0, 0);
+	m = encode(l);
+	layout_free(l);
+	return m;
+}
+
+static int open_map(const struct map *m)
+{
+	struct file file;
+	int err = file_open(&file, &striped, m->blob, m->size);
+
+	if (!err)
+		file_close(&file);
+	return err;
+}
+
+/* The example, after @change, fails with @error; with 0, it is accepted. */
+#define CHANGED(error, what, change)						\
+	do {									\
+		struct map m = example();					\
+		struct striped_header *h = m.header;				\
+		struct striped_extent *e = m.extent;				\
+		struct striped_strip *s = m.strip;				\
+		int err;							\
+										\
+		(void)h, (void)e, (void)s;					\
+		change;								\
+		err = open_map(&m);						\
+		if (err != -(error))						\
+			comment("%s instead of %s", strerror(-err), strerror(error)); \
+		ok(err == -(error), "%s: %s", (error) ? #error : "accepted", what); \
+		free(m.blob);							\
+	} while (0)
+
+static void test_refused(void)
+{
+	struct map m = example();
+	bool all = true;
+
+	ok(open_map(&m) == 0, "the example for what follows is accepted");
+	for (__u32 size = m.size; size-- && all; ) {
+		struct map cut = { .size = size, { .blob = m.blob } };
+
+		all = open_map(&cut) == -EBADMSG;
+	}
+	ok(all, "EBADMSG: cut at any byte");
+	free(m.blob);
+
+	CHANGED(EBADMSG, "a byte left over", m.size++);
+	CHANGED(EBADMSG, "magic", h->magic++);
+	CHANGED(EOPNOTSUPP, "version 0", h->version = 0);
+	CHANGED(EOPNOTSUPP, "version 2", h->version = 2);
+	CHANGED(EBADMSG, "reserved0 of the header", h->reserved0 = 1);
+	CHANGED(EBADMSG, "reserved1 of the header", h->reserved1 = 1);
+	CHANGED(EBADMSG, "reserved of an extent", e[1].reserved = 1);
+	CHANGED(EBADMSG, "one extent more than there are", h->nr_extents++);
+	CHANGED(EBADMSG, "one strip less than there are", h->nr_strips--);
+	CHANGED(EBADMSG, "as many extents as 32 bits hold", h->nr_extents = ~0);
+	CHANGED(EBADMSG, "counts whose sizes wrap around 32 bits",
+		h->nr_extents += 0x80000000; h->nr_strips += 0x80000000);
+
+	CHANGED(EINVAL, "file_size one byte beyond the extents", h->file_size++);
+	CHANGED(EINVAL, "file_size in the last but one extent", h->file_size = 4 * MiB);
+	CHANGED(EINVAL, "file_size 0 with extents", h->file_size = 0);
+	CHANGED(EINVAL, "file_size ~0", h->file_size = ~0ULL);
+	CHANGED(0, "file_size just in the last extent", h->file_size = 4 * MiB + 1);
+
+	CHANGED(EINVAL, "an extent of length 0", e[0].length = s[0].length = 0);
+	CHANGED(EINVAL, "length of an extent + 1", e[1].length++);
+	CHANGED(EINVAL, "length of an extent + 512",
+		e[0].length += 512; s[0].length += 512);
+	CHANGED(EINVAL, "chunk_size + 1", e[1].chunk_size++);
+	CHANGED(EINVAL, "an extent without strips", e[1].nr_strips = 0);
+	CHANGED(EINVAL, "linear with two strips", e[1].chunk_size = 0);
+	CHANGED(EINVAL, "fewer strips used than there are", e[1].nr_strips--);
+	CHANGED(EINVAL, "more strips used than there are", e[1].nr_strips++);
+	CHANGED(EINVAL, "more strips used than 32 bits hold", e[1].nr_strips = ~0);
+	CHANGED(E2BIG, "an extent of 16 TiB",
+		e[0].length = s[0].length = 16 * TiB);
+	CHANGED(E2BIG, "extents of 16 TiB together",
+		e[0].length = s[0].length = 16 * TiB - 4 * MiB;
+		h->file_size = 16 * TiB + 1);
+	CHANGED(E2BIG, "a chunk of 16 TiB", e[1].chunk_size = 16 * TiB);
+
+	CHANGED(EINVAL, "a strip's offset + 512", s[1].offset += 512);
+	CHANGED(EINVAL, "a strip one page too short", s[1].length -= PAGE);
+	CHANGED(EINVAL, "a strip one page too long", s[1].length += PAGE);
+	CHANGED(EINVAL, "a strip of length 0", s[3].length = 0);
+	CHANGED(ENXIO, "device 64", s[0].dev_index = 64);
+	CHANGED(ENXIO, "device ~0", s[0].dev_index = ~0);
+	CHANGED(EOVERFLOW, "a strip that ends at 2^63", s[0].offset = (1ULL << 63) - MiB);
+	CHANGED(0, "a strip that ends a page before", s[0].offset = (1ULL << 63) - MiB - PAGE);
+	CHANGED(EOVERFLOW, "a strip that wraps around", s[0].offset = -MiB);
+
+	CHANGED(EADDRINUSE, "two strips at one place", s[3].offset = s[1].offset; map_link(&m));
+	CHANGED(EADDRINUSE, "the first page of a strip in another",
+		s[3].offset = 6 * MiB - PAGE; map_link(&m));
+	CHANGED(EADDRINUSE, "the last page of a strip in another",
+		s[3].offset = 3 * MiB + PAGE; map_link(&m));
+	CHANGED(0, "a strip just behind another", s[3].offset = 6 * MiB; map_link(&m));
+	CHANGED(0, "a strip just before another", s[3].offset = 3 * MiB; map_link(&m));
+
+	/* In order they are 3, 1, 2, 0. */
+	CHANGED(EINVAL, "links begin with the second", h->first_strip = 1);
+	CHANGED(EINVAL, "links begin nowhere", h->first_strip = STRIPED_END);
+	CHANGED(EINVAL, "links begin behind the table", h->first_strip = 4);
+	CHANGED(EINVAL, "links leave the table", s[1].next = 4);
+	CHANGED(EINVAL, "links end early", s[1].next = STRIPED_END);
+	CHANGED(EINVAL, "links in a circle", s[0].next = 3);
+	CHANGED(EINVAL, "links go back", s[2].next = 3);
+	CHANGED(EADDRINUSE, "a strip follows itself", s[1].next = 1);
+	CHANGED(EINVAL, "devices out of order",
+		h->first_strip = 2; s[2].next = 3; s[1].next = 0);
+	CHANGED(EINVAL, "offsets out of order",
+		h->first_strip = 1; s[1].next = 3; s[3].next = 2);
+}
+
+static void test_too_many(void)
+{
+	struct layout *l = layout_new(3229 * PAGE);
+	struct map m;
+
+	for (__u32 i = 0; i < 3229; i++)
+		extent_strip(layout_extent(l, PAGE, 0), 0, i * PAGE);
+	m = encode(l);
+	ok(open_map(&m) == -E2BIG, "E2BIG: 3,229 linear extents");
+	free(m.blob);
+	layout_free(l);
+
+	m = map_new(5000, 5000);
+	ok(open_map(&m) == -E2BIG, "E2BIG: 5,000 extents");
+	free(m.blob);
+
+	m = map_new(0, 1);
+	m.header->first_strip = 0;
+	m.strip[0].next = STRIPED_END;
+	ok(open_map(&m) == -EINVAL, "EINVAL: a strip and no extent");
+	free(m.blob);
+
+	m = map_new(0, 0);
+	ok(open_map(&m) == -EINVAL, "EINVAL: an empty file with a first strip");
+	free(m.blob);
+}
+
+/*
+ * Maps damaged at random: the program accepts exactly those that the rules of
+ * striped.h accept, read again and without care for time; and those it accepts it
+ * resolves.
+ */
+typedef unsigned __int128 wide;
+
+static bool overlap(const struct striped_strip *a, const struct striped_strip *b)
+{
+	return a->dev_index == b->dev_index && a->offset < b->offset + b->length &&
+	       b->offset < a->offset + a->length;
+}
+
+static bool valid(const struct map *m)
+{
+	const struct striped_header *h = m->header;
+	wide total = 0, last = 0;
+	__u32 used = 0, next, prev = 0;
+
+	if (h->magic != STRIPED_MAGIC || h->version != 1 || h->reserved0 || h->reserved1)
+		return false;
+	if ((wide)h->nr_extents * 24 + (wide)h->nr_strips * 24 + 32 != m->size)
+		return false;
+
+	for (__u32 i = 0; i < h->nr_extents; i++) {
+		const struct striped_extent *e = (void *)(m->blob + 32 + 24 * i);
+
+		if (!e->length || e->length % 4096 || e->chunk_size % 4096 || e->reserved)
+			return false;
+		if (e->nr_strips < 1 || (wide)used + e->nr_strips > h->nr_strips)
+			return false;
+		if (!e->chunk_size && e->nr_strips > 1)
+			return false;
+		if (e->chunk_size >= 16 * TiB)
+			return false;
+		last = total;
+		total += e->length;
+		for (__u32 j = 0; j < e->nr_strips; j++) {
+			const struct striped_strip *s =
+				(void *)(m->blob + 32 + 24 * (h->nr_extents + used + j));
+			wide row = (wide)e->chunk_size * e->nr_strips;
+			wide rows = row ? e->length / row + !!(e->length % row) : 0;
+
+			if (s->length != (row ? rows * e->chunk_size : e->length))
+				return false;
+			if (s->offset % 4096 || s->dev_index > 63 ||
+			    (wide)s->offset + s->length >= (wide)1 << 63)
+				return false;
+		}
+		used += e->nr_strips;
+	}
+	if (total >= 16 * TiB || used != h->nr_strips)
+		return false;
+	if (h->nr_extents ? h->file_size <= last || h->file_size > total : h->file_size)
+		return false;
+
+	next = h->first_strip;
+	for (__u32 i = 0; i < used; i++) {
+		const struct striped_strip *s, *p;
+
+		if (next >= used)
+			return false;
+		s = (void *)(m->blob + 32 + 24 * (h->nr_extents + next));
+		p = (void *)(m->blob + 32 + 24 * (h->nr_extents + prev));
+		if (i && (s->dev_index < p->dev_index ||
+			  (s->dev_index == p->dev_index && s->offset <= p->offset)))
+			return false;
+		for (__u32 j = 0; j < used; j++)
+			if (j != next && overlap(s, (void *)(m->blob + 32 +
+							     24 * (h->nr_extents + j))))
+				return false;
+		prev = next;
+		next = s->next;
+	}
+	return next == STRIPED_END;
+}
+
+static struct layout *decode(const struct map *m)
+{
+	struct layout *l = layout_new(m->header->file_size);
+	const struct striped_strip *s = m->strip;
+
+	for (__u32 i = 0; i < m->header->nr_extents; i++) {
+		struct extent *e = layout_extent(l, m->extent[i].length, m->extent[i].chunk_size);
+
+		for (__u32 j = 0; j < m->extent[i].nr_strips; j++, s++)
+			extent_strip(e, s->dev_index, s->offset);
+	}
+	return l;
+}
+
+static void damage(struct map *m)
+{
+	static const __u64 values[] = { 0, 1, 2, 63, 64, 4096, 8192, 12288, 2 * MiB,
+					1ULL << 31, 1ULL << 32, 16 * TiB, 1ULL << 63, ~0ULL };
+	__u32 at = random_below(m->size / 4) * 4;
+	__u64 value = values[random_below(sizeof(values) / sizeof(*values))];
+
+	switch (random_below(5)) {
+	case 0:		/* a number that means something */
+		memcpy(m->blob + at, &value, at + 8 <= m->size ? 4 + random_below(2) * 4 : 4);
+		break;
+	case 1:		/* a number from elsewhere */
+		memcpy(m->blob + at, m->blob + random_below(m->size / 4) * 4, 4);
+		break;
+	case 2:		/* a page or a unit more or less */
+		*(__u32 *)(m->blob + at) += (__u32[]){ 1, -1, 4096, -4096 }[random_below(4)];
+		break;
+	case 3:
+		m->blob[random_below(m->size)] = random_number();
+		break;
+	case 4:		/* a strip moves a little; mostly still in order */
+		if (m->header->nr_strips && m->strip + m->header->nr_strips ==
+					    (void *)(m->blob + m->size))
+			m->strip[random_below(m->header->nr_strips)].offset +=
+				(random_below(5) - 2) * PAGE;
+		break;
+	}
+}
+
+static void test_damaged(void)
+{
+	unsigned int accepted = 0, wrong = 0, rounds = 100000;
+	struct layout *l = NULL;
+
+	for (unsigned int i = 0; i < rounds && !wrong; i++) {
+		struct map m;
+		bool good;
+
+		if (i % 100 == 0) {
+			if (l)
+				layout_free(l);
+			l = layout_random(1 + random_below(5), 1 + random_below(4), PAGE,
+					  MIXED);
+		}
+		m = encode(l);
+		for (__u64 n = random_below(3); n != (__u64)-1; n--)
+			damage(&m);
+		good = valid(&m);
+		wrong += good != !open_map(&m);
+		if (good) {
+			struct layout *damaged = decode(&m);
+
+			accepted++;
+			if (layout_length(damaged) < MiB)
+				wrong += !layout_matches(damaged, &striped, m.blob, m.size);
+			layout_free(damaged);
+		}
+		free(m.blob);
+	}
+	layout_free(l);
+	comment("%u damaged maps, %u of them still valid", rounds, accepted);
+	ok(!wrong, "damaged maps: accepted if and only if valid");
+}
+
+int main(void)
+{
+	plan(91);
+	test_golden();
+	test_shapes();
+	test_far();
+	test_many();
+	test_random();
+	test_refused();
+	test_too_many();
+	test_damaged();
+	return finish();
+}
