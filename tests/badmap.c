@@ -226,6 +226,133 @@ TEST_F(size, page_by_page)
 	close(fd);
 }
 
+/*
+ * A page of a device can be in one place of one file: fs-dax keeps the place in
+ * the page. A second one is refused as long as the first one is there. Reads and
+ * writes keep nothing, and are free to look.
+ */
+FIXTURE(overlap) {
+	struct fuse_server *s;
+	struct scripted a, b;
+	unsigned char *p, *q;
+	int fd;
+};
+
+FIXTURE_SETUP(overlap)
+{
+	if (fmap_missing())
+		SKIP(return, "%s", fmap_missing());
+	self->a = fmap_linear(0, 0, SIZE);
+	self->b = fmap_linear(0, 0, SIZE);
+	self->s = fmap_server(SCRIPTED_OPS_NAME);
+	ASSERT_NE(NULL, self->s);
+	fs_add(self->s, "a", SIZE, &self->a, sizeof(self->a));
+	fs_add(self->s, "b", SIZE, &self->b, sizeof(self->b));
+	ASSERT_EQ(0, fs_mount(self->s));
+}
+
+FIXTURE_TEARDOWN(overlap)
+{
+	EXPECT_EQ(0, fs_stop(self->s));
+}
+
+#define map_both() do {							\
+	self->p = fs_map(self->s, "a", SIZE, PROT_READ | PROT_WRITE);	\
+	self->q = fs_map(self->s, "b", SIZE, PROT_READ | PROT_WRITE);	\
+	ASSERT_NE(MAP_FAILED, self->p);					\
+	ASSERT_NE(MAP_FAILED, self->q);					\
+} while (0)
+
+#define unmap_both() do {						\
+	munmap(self->p, SIZE);						\
+	munmap(self->q, SIZE);						\
+} while (0)
+
+TEST_F(overlap, same_page_twice_in_a_file)
+{
+	/* Every page of the file is the same page of the device. */
+	self->a.flags = 0;
+	self->a.length = PAGE;
+	map_both();
+	EXPECT_EQ(0, touch(self->p, 1));
+	EXPECT_EQ(SIGBUS, touch(self->p + PAGE, 2));
+	EXPECT_EQ(SIGBUS, touch(self->p + HUGE, -1));
+	EXPECT_EQ(0, touch(self->p, 3));
+	unmap_both();
+}
+
+TEST_F(overlap, two_files_2m)
+{
+	map_both();
+	EXPECT_EQ(0, touch(self->p, 1));
+	EXPECT_EQ(SIGBUS, touch(self->q, 2));
+	EXPECT_EQ(SIGBUS, touch(self->q + PAGE, -1));
+	/* What the first one did not touch belongs to nobody yet. */
+	EXPECT_EQ(0, touch(self->q + HUGE, 3));
+	EXPECT_EQ(SIGBUS, touch(self->p + HUGE, 4));
+	EXPECT_EQ(0, touch(self->p, 5));
+	unmap_both();
+}
+
+/* Pages of 4 KiB in the midst of what would be one of 2 MiB for the other. */
+TEST_F(overlap, two_files_4k)
+{
+	self->b = fmap_linear(0, PAGE, SIZE);
+	map_both();
+	EXPECT_EQ(0, touch(self->q + 7 * PAGE, 1));
+	EXPECT_EQ(SIGBUS, touch(self->p + 8 * PAGE, 2));
+	/* Nothing of 2 MiB fits; the pages around it are to be had. */
+	EXPECT_EQ(0, touch(self->p + 9 * PAGE, 3));
+	EXPECT_EQ(SIGBUS, touch(self->q + 8 * PAGE, 3));
+	/* The other way round: the 2 MiB page comes first. */
+	EXPECT_EQ(0, touch(self->p + HUGE, 4));
+	EXPECT_EQ(SIGBUS, touch(self->q + HUGE + 100 * PAGE, 5));
+	EXPECT_EQ(0, touch(self->q + 7 * PAGE, 6));
+	unmap_both();
+}
+
+TEST_F(overlap, read_and_write_do_not_care)
+{
+	char c;
+	int fd;
+
+	map_both();
+	EXPECT_EQ(0, touch(self->p, 1));
+	fd = fs_open(self->s, "b", O_RDWR);
+	ASSERT_LE(0, fd);
+	EXPECT_EQ(1, pread(fd, &c, 1, 0));
+	EXPECT_EQ(1, c);
+	EXPECT_EQ(1, pwrite(fd, "\2", 1, 0));
+	EXPECT_EQ(2, self->p[0]);
+	close(fd);
+	unmap_both();
+}
+
+/* The pages are free again when the mount that used them is gone. */
+TEST_F(overlap, free_after_unmount)
+{
+	map_both();
+	EXPECT_EQ(0, touch(self->p, 1));
+	unmap_both();
+	EXPECT_EQ(0, fs_umount(self->s));
+	for (int i = 0; i < 2; i++) {
+		struct fuse_server *s = fmap_server(SCRIPTED_OPS_NAME);
+		unsigned char *p;
+
+		ASSERT_NE(NULL, s);
+		/* 2 MiB first, then 4 KiB in the same place. */
+		self->b = fmap_linear(0, i * PAGE, SIZE);
+		fs_add(s, "b", SIZE, &self->b, sizeof(self->b));
+		ASSERT_EQ(0, fs_mount(s));
+		p = fs_map(s, "b", SIZE, PROT_READ | PROT_WRITE);
+		ASSERT_NE(MAP_FAILED, p);
+		EXPECT_EQ(0, touch(p, 1));
+		EXPECT_EQ(0, touch(p + HUGE + PAGE, 1));
+		munmap(p, SIZE);
+		EXPECT_EQ(0, fs_stop(s));
+	}
+}
+
 /* ---- dax_fmap_parse ---- */
 
 FIXTURE(parse) {

@@ -177,7 +177,7 @@ const char *fmap_bpf_log(void)
 	return all;
 }
 
-static struct bpf_object *open_object(const char *name)
+struct bpf_object *fmap_open(const char *name)
 {
 	const char *dir = getenv("FMAP_BPF_DIR") ?: "/lib/fuse-dax-fmap/bpf";
 	LIBBPF_OPTS(bpf_object_open_opts, opts,
@@ -199,7 +199,7 @@ static struct bpf_object *open_object(const char *name)
 
 struct bpf_object *fmap_load(const char *name)
 {
-	struct bpf_object *obj = open_object(name);
+	struct bpf_object *obj = fmap_open(name);
 	int err;
 
 	if (!obj)
@@ -302,16 +302,15 @@ int dax_peek(const struct daxdev *d, uint64_t offset, void *buf, size_t len)
 	if (!d->phys || offset + len > d->size)
 		return -EINVAL;
 	while (len) {
-		uint64_t at = offset % PEEK_CHUNK;
-		size_t n = PEEK_CHUNK - at < len ? PEEK_CHUNK - at : len;
-		struct peek arg = { .phys = d->phys + offset - at };
+		size_t n = len < PEEK_CHUNK ? len : PEEK_CHUNK;
+		struct peek arg = { .phys = d->phys + offset, .len = n };
 		LIBBPF_OPTS(bpf_test_run_opts, opts,
 			    .ctx_in = &arg, .ctx_size_in = sizeof(arg));
 		int err = bpf_prog_test_run_opts(peek_prog, &opts);
 
 		if (err || opts.retval)
 			return err ?: (int)opts.retval;
-		memcpy(to, peek_chunk + at, n);
+		memcpy(to, peek_chunk, n);
 		to += n;
 		offset += n;
 		len -= n;

@@ -57,7 +57,10 @@ const char *fmap_missing(void);
 /* Say so: the first reason wins. */
 void fmap_set_missing(const char *fmt, ...) __attribute__((format(printf, 1, 2)));
 
-/* Load @object (beside the test, else in FMAP_BPF_DIR); NULL and errno. */
+/* Open @object (beside the test, else in FMAP_BPF_DIR); NULL and errno. */
+struct bpf_object *fmap_open(const char *object);
+
+/* Open and load it. */
 struct bpf_object *fmap_load(const char *object);
 
 /* The same, and register its only ops. Fills what fmap_missing() says. */

@@ -454,21 +454,17 @@ int fs_mount(struct fuse_server *s)
 	if (!err && !s->sync_init && !s->forked)
 		err = start(s);
 	if (err) {
-		int fd = s->fd;
-
 		/* A reader that waits for a mount waits killably, no more. */
-		if (s->forked && s->pid > 0)
+		if (s->forked)
 			fs_kill(s);
 		else if (s->running && s->sync_init && !s->count[FUSE_INIT])
 			pthread_cancel(s->thread);
-		close(fd);
+		close(s->fd);
 		s->fd = -1;
 		return err;
 	}
-	if (s->forked) {
+	if (s->forked)
 		close(s->fd);		/* the child's is the last one */
-		s->fd = -1;
-	}
 	return 0;
 }
 
@@ -486,11 +482,11 @@ static void join(struct fuse_server *s)
 	if (s->running)
 		pthread_join(s->thread, NULL);
 	s->running = false;
-	if (s->forked && s->pid > 0) {
+	if (s->pid > 0) {
 		waitpid(s->pid, NULL, 0);
 		s->pid = 0;
 	}
-	if (s->fd >= 0)
+	if (!s->forked && s->fd >= 0)	/* else it is the other process's */
 		close(s->fd);
 	s->fd = -1;
 }

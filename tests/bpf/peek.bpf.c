@@ -18,14 +18,17 @@ unsigned char chunk[PEEK_CHUNK];
 SEC("syscall")
 int peek(struct peek *arg)
 {
+	__u32 len = arg->len;
 	__u64 base;
 	long err;
+
+	if (len > sizeof(chunk))
+		return -1;
 
 	err = bpf_probe_read_kernel(&base, sizeof(base), &page_offset_base);
 	if (err)
 		return err;
-	return bpf_probe_read_kernel(chunk, sizeof(chunk),
-				     (void *)(base + arg->phys));
+	return bpf_probe_read_kernel(chunk, len, (void *)(base + arg->phys));
 }
 
 char _license[] SEC("license") = "GPL";

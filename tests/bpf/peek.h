@@ -4,10 +4,12 @@
 
 #include <linux/types.h>
 
-#define PEEK_CHUNK	65536	/* bytes that one run reads into .bss */
+#define PEEK_CHUNK	65536	/* bytes that one run reads into .bss, at most */
 
 struct peek {
-	__u64	phys;		/* physical address, a multiple of PEEK_CHUNK */
+	__u64	phys;		/* physical address */
+	__u32	len;
+	__u32	reserved;
 };
 
 #endif /* PEEK_H */

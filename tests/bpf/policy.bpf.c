@@ -1,0 +1,177 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * Many small ops, for the tests of what may be registered and what a program may
+ * do. struct_ops.c creates one map at a time, so that one program that is refused
+ * does not keep the others from being loaded.
+ *
+ * The programs of "accepted" use everything that is allowed. Each of the others
+ * differs from them in one thing, which its name says.
+ */
+#include <linux/bpf.h>
+#include <linux/fuse_dax_fmap.h>
+#include <bpf/bpf_helpers.h>
+#include <bpf/bpf_tracing.h>
+
+#define PARSE(name) \
+SEC("struct_ops.s/dax_fmap_parse") \
+int BPF_PROG(name, struct fuse_dax_fmap_parse_ctx *parse)
+
+#define BEGIN(name) \
+SEC("struct_ops/iomap_begin") \
+int BPF_PROG(name, struct fuse_dax_fmap_resolve_ctx *resolve, struct fuse_iomap_io *io)
+
+#define OPS(var, opsname, p, b)				\
+SEC(".struct_ops.link")					\
+struct fuse_dax_fmap_ops var = {			\
+	.name = opsname,				\
+	.dax_fmap_parse = (void *)p,			\
+	.iomap_begin = (void *)b,			\
+}
+
+PARSE(good_parse)
+{
+	const __u8 *blob;
+	__u8 *meta;
+	int err;
+
+	if (!parse->blob_size || parse->meta_buf_size)
+		return -1;
+	err = bpf_fuse_dax_parse_alloc_meta(parse, 8);
+	if (err)
+		return err;
+	blob = bpf_fuse_dax_parse_get_blob(parse, 0, 8);
+	meta = bpf_fuse_dax_parse_get_meta(parse, 0, 8);
+	if (!blob || !meta)
+		return -1;
+	meta[7] = blob[7];
+	parse->file_size = 1;
+	parse->dev_bitmap = 1;
+	return 0;
+}
+
+BEGIN(good_begin)
+{
+	const __u8 *meta = bpf_fuse_dax_resolve_get_meta(resolve, 0, 8);
+
+	if (!meta || io->offset != resolve->file_offset || io->type || io->flags)
+		return -1;
+	io->addr = meta[7];
+	io->length = resolve->length + resolve->file_size + resolve->meta_buf_size;
+	io->dev_index = 1;
+	return 0;
+}
+
+OPS(accepted, "accepted", good_parse, good_begin);
+
+/* ---- who may be registered ---- */
+
+OPS(same_name, "accepted", good_parse, good_begin);
+OPS(no_parse, "no_parse", 0, good_begin);
+OPS(no_begin, "no_begin", good_parse, 0);
+
+SEC(".struct_ops")
+struct fuse_dax_fmap_ops no_link = {
+	.name = "no_link",
+	.dax_fmap_parse = (void *)good_parse,
+	.iomap_begin = (void *)good_begin,
+};
+
+OPS(name_all_chars, "aZ09_.-", good_parse, good_begin);
+OPS(name_15, "123456789012345", good_parse, good_begin);
+OPS(name_1, "x", good_parse, good_begin);
+OPS(name_empty, "", good_parse, good_begin);
+OPS(name_space, "a b", good_parse, good_begin);
+OPS(name_slash, "a/b", good_parse, good_begin);
+OPS(name_newline, "a\n", good_parse, good_begin);
+OPS(name_percent, "%s", good_parse, good_begin);
+OPS(name_utf8, "\xc3\xa4", good_parse, good_begin);
+OPS(name_late, "\0late", good_parse, good_begin);
+
+/* All 16 bytes taken, none left for the NUL. */
+SEC(".struct_ops.link")
+struct fuse_dax_fmap_ops name_16 = {
+	.name = { '1', '2', '3', '4', '5', '6', '7', '8',
+		  '9', '0', '1', '2', '3', '4', '5', '6' },
+	.dax_fmap_parse = (void *)good_parse,
+	.iomap_begin = (void *)good_begin,
+};
+
+/* ---- what dax_fmap_parse may not do ---- */
+
+#define BAD_PARSE(bad, body)			\
+PARSE(bad##_prog) { body; return 0; }		\
+OPS(bad, #bad, bad##_prog, good_begin)
+
+BAD_PARSE(w_blob_size, parse->blob_size = 1);
+BAD_PARSE(w_meta_size, parse->meta_buf_size = 1);
+BAD_PARSE(w_straddle, *(volatile __u64 *)&parse->blob_size = 1);
+BAD_PARSE(w_blob, {
+	__u8 *p = (__u8 *)bpf_fuse_dax_parse_get_blob(parse, 0, 8);
+
+	if (p)
+		p[0] = 1;
+});
+BAD_PARSE(meta_unchecked, *bpf_fuse_dax_parse_get_meta(parse, 0, 8) = 1);
+BAD_PARSE(meta_beyond, {
+	volatile __u8 *p = bpf_fuse_dax_parse_get_meta(parse, 0, 8);
+
+	if (p)
+		p[8] = 1;
+});
+BAD_PARSE(blob_variable, {
+	const __u8 *p = bpf_fuse_dax_parse_get_blob(parse, 0, parse->blob_size);
+
+	if (p)
+		parse->file_size = p[0];
+});
+BAD_PARSE(p_resolve, {
+	const __u8 *p = bpf_fuse_dax_resolve_get_meta((void *)parse, 0, 8);
+
+	if (p)
+		parse->file_size = p[0];
+});
+
+/* ---- what iomap_begin may not do ---- */
+
+#define BAD_BEGIN(bad, body)			\
+BEGIN(bad##_prog) { body; return 0; }		\
+OPS(bad, #bad, good_parse, bad##_prog)
+
+BAD_BEGIN(w_file_offset, resolve->file_offset = 0);
+BAD_BEGIN(w_length, resolve->length = 0);
+BAD_BEGIN(w_file_size, resolve->file_size = 0);
+BAD_BEGIN(w_r_meta_size, resolve->meta_buf_size = 0);
+BAD_BEGIN(w_io_offset, io->offset = 0);
+BAD_BEGIN(w_io_type, io->type = 1);
+BAD_BEGIN(w_io_flags, io->flags = 1);
+BAD_BEGIN(w_io_straddle, *(volatile __u64 *)&io->type = 1);
+BAD_BEGIN(w_meta, {
+	__u8 *p = (__u8 *)bpf_fuse_dax_resolve_get_meta(resolve, 0, 8);
+
+	if (p)
+		p[0] = 1;
+});
+BAD_BEGIN(b_alloc, io->addr = bpf_fuse_dax_parse_alloc_meta((void *)resolve, 8));
+BAD_BEGIN(b_blob, {
+	const __u8 *p = bpf_fuse_dax_parse_get_blob((void *)resolve, 0, 8);
+
+	if (p)
+		io->addr = p[0];
+});
+BAD_BEGIN(b_meta, {
+	const __u8 *p = bpf_fuse_dax_parse_get_meta((void *)resolve, 0, 8);
+
+	if (p)
+		io->addr = p[0];
+});
+
+SEC("struct_ops.s/iomap_begin")
+int BPF_PROG(sleepable_prog, struct fuse_dax_fmap_resolve_ctx *resolve,
+	     struct fuse_iomap_io *io)
+{
+	return 0;
+}
+
+OPS(b_sleepable, "b_sleepable", good_parse, sleepable_prog);
+
+char _license[] SEC("license") = "GPL";

@@ -1,0 +1,366 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * Registering ops: which are let in, what their programs may do, and how long
+ * they stay.
+ *
+ * Names are checked and unique. A link is required, since a map without one could
+ * never be taken back. The verifier keeps programs from writing what is not
+ * theirs, and iomap_begin from sleeping. Ops that a mount uses stay for as long
+ * as the mount, even if their link goes.
+ */
+#define _GNU_SOURCE
+#include <errno.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "kselftest_harness.h"
+#include "fmap_test.h"
+
+#define POLICY	"policy.bpf.o"
+#define SIZE	(64 * KIB)
+
+/* Open POLICY with the maps whose names begin with one of @a and @b. */
+static struct bpf_object *open_policy(const char *a, const char *b)
+{
+	struct bpf_object *obj = fmap_open(POLICY);
+	struct bpf_map *map;
+
+	if (obj)
+		bpf_object__for_each_map(map, obj) {
+			const char *name = bpf_map__name(map);
+
+			if (bpf_map__type(map) == BPF_MAP_TYPE_STRUCT_OPS)
+				bpf_map__set_autocreate(map,
+					!strncmp(name, a, strlen(a)) ||
+					(b && !strcmp(name, b)));
+		}
+	return obj;
+}
+
+static struct bpf_link *attach(struct bpf_object *obj, const char *map)
+{
+	return bpf_map__attach_struct_ops(bpf_object__find_map_by_name(obj, map));
+}
+
+/* ---- the verifier ---- */
+
+FIXTURE(verifier) {
+	struct bpf_object *obj;
+};
+
+FIXTURE_VARIANT(verifier) {
+	const char *map;
+	const char *message;	/* in the verifier's log; NULL: any */
+};
+
+#define REFUSED(name, msg) \
+	FIXTURE_VARIANT_ADD(verifier, name) { .map = #name, .message = msg }
+
+REFUSED(w_blob_size, NULL);
+REFUSED(w_meta_size, NULL);
+REFUSED(w_straddle, NULL);
+REFUSED(w_blob, "cannot write into rdonly_mem");
+REFUSED(meta_unchecked, "mem_or_null");
+REFUSED(meta_beyond, "invalid access to memory");
+REFUSED(blob_variable, "must be a known constant");
+REFUSED(p_resolve, NULL);
+REFUSED(w_file_offset, NULL);
+REFUSED(w_length, NULL);
+REFUSED(w_file_size, NULL);
+REFUSED(w_r_meta_size, NULL);
+REFUSED(w_io_offset, NULL);
+REFUSED(w_io_type, NULL);
+REFUSED(w_io_flags, NULL);
+REFUSED(w_io_straddle, NULL);
+REFUSED(w_meta, "cannot write into rdonly_mem");
+REFUSED(b_alloc, NULL);
+REFUSED(b_blob, NULL);
+REFUSED(b_meta, NULL);
+REFUSED(b_sleepable, NULL);
+
+FIXTURE_SETUP(verifier)
+{
+	if (fmap_missing())
+		SKIP(return, "%s", fmap_missing());
+	self->obj = open_policy(variant->map, NULL);
+	ASSERT_NE(NULL, self->obj);
+}
+
+FIXTURE_TEARDOWN(verifier)
+{
+	bpf_object__close(self->obj);
+}
+
+TEST_F(verifier, refuses)
+{
+	int err = bpf_object__load(self->obj);
+
+	EXPECT_GT(0, err);
+	if (variant->message)
+		EXPECT_NE(NULL, strstr(fmap_bpf_log(), variant->message)) {
+			TH_LOG("no \"%s\" in:\n%s", variant->message,
+			       fmap_bpf_log());
+		}
+	/* It is the program, and not something of the object, that is refused. */
+	EXPECT_NE(NULL, strstr(fmap_bpf_log(), "BEGIN PROG LOAD LOG")) {
+		TH_LOG("%s", fmap_bpf_log());
+	}
+}
+
+/* ---- registration ---- */
+
+FIXTURE(reg) {
+	struct bpf_object *obj;
+	struct bpf_link *link;
+	long refs;
+};
+
+FIXTURE_SETUP(reg)
+{
+	if (fmap_missing())
+		SKIP(return, "%s", fmap_missing());
+	self->refs = module_refs();
+}
+
+FIXTURE_TEARDOWN(reg)
+{
+	bpf_link__destroy(self->link);
+	bpf_object__close(self->obj);
+	/* The map goes after a grace period. */
+	EXPECT_TRUE(module_refs_wait(self->refs));
+}
+
+TEST_F(reg, names)
+{
+	static const struct {
+		const char *map;
+		bool good;
+	} names[] = {
+		{ "name_all_chars", true },
+		{ "name_15", true },
+		{ "name_1", true },
+		{ "name_16", false },
+		{ "name_empty", false },
+		{ "name_space", false },
+		{ "name_slash", false },
+		{ "name_newline", false },
+		{ "name_percent", false },
+		{ "name_utf8", false },
+		{ "name_late", false },
+	};
+
+	self->obj = open_policy("name_", NULL);
+	ASSERT_NE(NULL, self->obj);
+	ASSERT_EQ(0, bpf_object__load(self->obj)) TH_LOG("%s", fmap_bpf_log());
+	for (unsigned int i = 0; i < ARRAY_SIZE(names); i++) {
+		struct bpf_link *link = attach(self->obj, names[i].map);
+
+		EXPECT_EQ(names[i].good, !!link) {
+			TH_LOG("%s: %s", names[i].map, strerror(errno));
+		}
+		if (!names[i].good) {
+			EXPECT_EQ(EINVAL, errno);
+		}
+		bpf_link__destroy(link);
+	}
+}
+
+TEST_F(reg, name_is_unique)
+{
+	struct bpf_link *second;
+
+	self->obj = open_policy("accepted", "same_name");
+	ASSERT_NE(NULL, self->obj);
+	ASSERT_EQ(0, bpf_object__load(self->obj)) TH_LOG("%s", fmap_bpf_log());
+	self->link = attach(self->obj, "accepted");
+	ASSERT_NE(NULL, self->link);
+	EXPECT_EQ(NULL, attach(self->obj, "same_name"));
+	EXPECT_EQ(EEXIST, errno);
+	/* And free again with its link. */
+	bpf_link__destroy(self->link);
+	self->link = NULL;
+	second = attach(self->obj, "same_name");
+	EXPECT_NE(NULL, second);
+	bpf_link__destroy(second);
+}
+
+TEST_F(reg, both_members_are_required)
+{
+	self->obj = open_policy("no_parse", "no_begin");
+	ASSERT_NE(NULL, self->obj);
+	/* Refused when loaded, or when registered. */
+	if (bpf_object__load(self->obj))
+		return;
+	EXPECT_EQ(NULL, attach(self->obj, "no_parse"));
+	EXPECT_EQ(EINVAL, errno);
+	EXPECT_EQ(NULL, attach(self->obj, "no_begin"));
+	EXPECT_EQ(EINVAL, errno);
+}
+
+TEST_F(reg, link_is_required)
+{
+	self->obj = open_policy("no_link", NULL);
+	ASSERT_NE(NULL, self->obj);
+	ASSERT_EQ(0, bpf_object__load(self->obj)) TH_LOG("%s", fmap_bpf_log());
+	self->link = attach(self->obj, "no_link");
+	EXPECT_EQ(NULL, self->link);
+	EXPECT_EQ(EOPNOTSUPP, errno);
+}
+
+/* Mounts hold their ops; a link cannot exchange them underneath. */
+TEST_F(reg, no_update)
+{
+	self->obj = open_policy("name_1", "accepted");
+	ASSERT_NE(NULL, self->obj);
+	ASSERT_EQ(0, bpf_object__load(self->obj)) TH_LOG("%s", fmap_bpf_log());
+	self->link = attach(self->obj, "accepted");
+	ASSERT_NE(NULL, self->link);
+	EXPECT_GT(0, bpf_link__update_map(self->link,
+			bpf_object__find_map_by_name(self->obj, "name_1")));
+}
+
+TEST_F(reg, holds_the_module)
+{
+	self->obj = open_policy("accepted", NULL);
+	ASSERT_NE(NULL, self->obj);
+	ASSERT_EQ(0, bpf_object__load(self->obj)) TH_LOG("%s", fmap_bpf_log());
+	self->link = attach(self->obj, "accepted");
+	ASSERT_NE(NULL, self->link);
+	EXPECT_LT(self->refs, module_refs());
+	EXPECT_EQ(-EAGAIN, module_unload());
+}
+
+/* ---- lifetime ---- */
+
+/* Load the scripted ops under another name. */
+static struct bpf_object *load_scripted(const char *name)
+{
+	struct bpf_object *obj = fmap_open("scripted.bpf.o");
+	struct bpf_map *map;
+	char *ops;
+	size_t len;
+
+	if (!obj)
+		return NULL;
+	map = bpf_object__find_map_by_name(obj, "scripted");
+	ops = bpf_map__initial_value(map, &len);
+	if (ops)
+		snprintf(ops, FUSE_DAX_FMAP_OPS_NAME_LEN, "%s", name);
+	if (!ops || bpf_object__load(obj)) {
+		bpf_object__close(obj);
+		return NULL;
+	}
+	return obj;
+}
+
+FIXTURE(in_use) {
+	struct bpf_object *obj;
+	struct bpf_link *link;
+	struct fuse_server *s;
+	struct scripted map;
+	long refs;
+};
+
+FIXTURE_SETUP(in_use)
+{
+	if (fmap_missing())
+		SKIP(return, "%s", fmap_missing());
+	self->refs = module_refs();
+	self->obj = load_scripted("in_use");
+	ASSERT_NE(NULL, self->obj) TH_LOG("%s", fmap_bpf_log());
+	self->link = attach(self->obj, "scripted");
+	ASSERT_NE(NULL, self->link);
+	self->map = fmap_linear(0, 0, SIZE);
+	self->s = fmap_server("in_use");
+	ASSERT_NE(NULL, self->s);
+	fs_add(self->s, "a", SIZE, &self->map, sizeof(self->map));
+	fs_add(self->s, "b", SIZE, &self->map, sizeof(self->map));
+	ASSERT_EQ(0, fs_mount(self->s));
+	ASSERT_EQ(0, fs_try(self->s, "a"));
+}
+
+FIXTURE_TEARDOWN(in_use)
+{
+	bpf_link__destroy(self->link);
+	bpf_object__close(self->obj);
+	EXPECT_EQ(0, fs_stop(self->s));
+	EXPECT_TRUE(module_refs_wait(self->refs));
+}
+
+/* Parse, faults and reads of the mount go on without link and object. */
+#define expect_alive() do {						\
+	static const char *const names[] = { "a", "b" };		\
+	for (int i = 0; i < 2; i++) {					\
+		unsigned char *p = fs_map(self->s, names[i], SIZE,	\
+					  PROT_READ | PROT_WRITE);	\
+		ASSERT_NE(MAP_FAILED, p);				\
+		EXPECT_EQ(0, touch(p + i * PAGE, 1));			\
+		munmap(p, SIZE);					\
+	}								\
+	EXPECT_EQ(-EAGAIN, module_unload());				\
+} while (0)
+
+/* Nobody finds the ops by their name any more. */
+#define expect_unknown() do {						\
+	struct fuse_server *s = fmap_server("in_use");			\
+	struct stat st;							\
+	ASSERT_NE(NULL, s);						\
+	ASSERT_EQ(0, fs_mount(s));					\
+	EXPECT_EQ(-1, stat(fs_path(s, "x"), &st));			\
+	EXPECT_EQ(ENOTCONN, errno);					\
+	EXPECT_EQ(0, fs_stop(s));					\
+} while (0)
+
+TEST_F(in_use, link_destroyed)
+{
+	bpf_link__destroy(self->link);
+	self->link = NULL;
+	bpf_object__close(self->obj);
+	self->obj = NULL;
+	expect_alive();
+	expect_unknown();
+	expect_alive();
+}
+
+TEST_F(in_use, link_detached)
+{
+	EXPECT_EQ(0, bpf_link__detach(self->link));
+	expect_alive();
+	expect_unknown();
+}
+
+/* The name is free for others, and old and new mounts have their own ops. */
+TEST_F(in_use, replaced)
+{
+	struct fuse_server *s;
+	struct bpf_object *obj;
+	struct bpf_link *link;
+
+	bpf_link__destroy(self->link);
+	self->link = NULL;
+	obj = load_scripted("in_use");
+	ASSERT_NE(NULL, obj);
+	link = attach(obj, "scripted");
+	ASSERT_NE(NULL, link);
+
+	s = fmap_server("in_use");
+	ASSERT_NE(NULL, s);
+	self->map.dev_bitmap = 2;
+	self->map.dev_index = 1;
+	fs_add(s, "a", SIZE, &self->map, sizeof(self->map));
+	ASSERT_EQ(0, fs_mount(s));
+	EXPECT_EQ(0, fs_try(s, "a"));
+	EXPECT_EQ(0, fs_stop(s));
+	bpf_link__destroy(link);
+	bpf_object__close(obj);
+	self->map = fmap_linear(0, 0, SIZE);
+	expect_alive();
+}
+
+int main(int argc, char **argv)
+{
+	return test_harness_run(argc, argv);
+}
