@@ -1,1 +1,270 @@
-fn main() {}
+// SPDX-License-Identifier: GPL-2.0
+//! fmapfs: mounts a tree of files in DAX memory that a manifest describes.
+//!
+//! ```text
+//!  manifest -----> layout -----> tree <----- session <---> /dev/fuse
+//!  what it says    where it is   names, maps   who asks
+//! ```
+
+mod device;
+mod layout;
+mod manifest;
+mod session;
+mod stats;
+mod tree;
+
+use std::fs;
+use std::io::{BufRead, BufReader, Write};
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode, Stdio};
+use std::sync::Arc;
+
+use clap::Parser;
+use fuse_dax_fmap::{OpsName, striped};
+
+use crate::layout::Layout;
+use crate::manifest::Manifest;
+use crate::session::Session;
+use crate::tree::Tree;
+
+const MANIFEST_HELP: &str = r#"The manifest is TOML:
+
+  [[device]]                  # in the order of their index
+  name = "a"
+  path = "/dev/dax0.0"        # bound to the driver fsdev_dax
+  size = "4G"                 # use no more of it; the default is all
+
+  [[dir]]                     # only needed where the defaults do not fit
+  path = "logs"
+  mode = "0750"               # default 0755 and, for files, 0644
+  uid = 0                     # default 0
+  gid = 4                     # default 0
+
+  [[file]]                    # 64 MiB, wherever there is room, 2 MiB on a,
+  path = "logs/today"         # then 2 MiB on b, and so on
+  size = "64M"
+  devices = ["a", "b"]
+  chunk = "2M"                # default 2M
+
+  [[file]]                    # exactly here
+  path = "table"
+  size = 5000000              # default: all of its extents
+  shared = true               # other shared files may have the same bytes
+  [[file.extent]]
+  length = "2M"
+  device = "a"
+  offset = "1G"
+  [[file.extent]]
+  length = "8M"
+  chunk = "64K"
+  strips = [{ device = "a", offset = 0 }, { device = "b", offset = 0 }]
+
+Numbers of bytes are integers or strings with K, M, G or T (powers of 1024).
+Names and sizes are fixed while it is mounted; mode, owner and times can be
+changed and are forgotten at the unmount.
+
+Signals: SIGTERM and SIGINT unmount, SIGUSR1 reports how many requests of which
+kind came in. Status: 0 unmounted, 1 failed, 2 wrong use."#;
+
+/// Mounts a tree of files in DAX memory that a manifest describes.
+///
+/// The kernel maps, reads and writes the files without asking fmapfs again once
+/// they are open. Needs root, the module fuse_dax_fmap, and registered ops
+/// (`fmapctl load striped.bpf.o`).
+#[derive(Parser)]
+#[command(version, after_long_help = MANIFEST_HELP)]
+struct Args {
+    /// What to mount (--help describes it)
+    manifest: PathBuf,
+
+    /// An existing directory
+    #[arg(required_unless_present = "check")]
+    mountpoint: Option<PathBuf>,
+
+    /// Check the manifest, print where each file is, and end
+    #[arg(short = 'n', long)]
+    check: bool,
+
+    /// Return when the files can be used, and serve in the background
+    #[arg(short, long, conflicts_with = "check")]
+    daemon: bool,
+
+    /// The default; accepted for scripts that say so
+    #[arg(short, long, conflicts_with = "daemon")]
+    foreground: bool,
+
+    /// Write the server's process id here when the files can be used
+    #[arg(long, value_name = "FILE")]
+    pid_file: Option<PathBuf>,
+
+    /// Report requests to this file instead of stderr
+    #[arg(long, value_name = "FILE")]
+    stats: Option<PathBuf>,
+
+    /// The ops to name, if their format is `striped` under another name
+    #[arg(long, default_value = striped::OPS_NAME)]
+    ops: OpsName,
+
+    /// Set for the child of --daemon: tell the parent on stdout, then let go
+    #[arg(long, hide = true)]
+    child: bool,
+}
+
+fn main() -> ExitCode {
+    let args = Args::parse();
+    match run(args) {
+        Ok(code) => code,
+        Err(message) => {
+            eprintln!("fmapfs: {message}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(args: Args) -> Result<ExitCode, String> {
+    let (manifest, layout) = read(&args.manifest)?;
+    let in_file = |error| format!("{}:{error}", args.manifest.display());
+    if args.check {
+        let listing = list(&manifest, &layout);
+        Tree::new(manifest, layout).map_err(in_file)?;
+        print!("{listing}");
+        return Ok(ExitCode::SUCCESS);
+    }
+    for device in &manifest.devices {
+        device::usable(&device.path)
+            .map_err(|message| in_file(manifest::Error::new(device.line, message)))?;
+    }
+    let tree = Tree::new(manifest, layout).map_err(in_file)?;
+
+    let mountpoint = args.mountpoint.as_deref().unwrap_or(Path::new(""));
+    let mountpoint = fs::canonicalize(mountpoint)
+        .map_err(|error| format!("{}: {error}", mountpoint.display()))?;
+    if args.daemon {
+        return start_child();
+    }
+
+    let absolute = |path: Option<PathBuf>| {
+        path.map(std::path::absolute)
+            .transpose()
+            .map_err(|error| error.to_string())
+    };
+    let pid_file = absolute(args.pid_file)?;
+    let report = absolute(args.stats)?;
+    if args.child {
+        let _ = rustix::process::setsid();
+    }
+
+    let nr_files = tree.nr_files();
+    let shown = mountpoint.display().to_string();
+    let session = Session {
+        tree: Arc::new(tree),
+        ops: args.ops,
+        mountpoint,
+        report,
+    };
+    let cleanup = pid_file.clone();
+    let served = session.run(move || {
+        if let Some(path) = &pid_file {
+            if let Err(error) = fs::write(path, format!("{}\n", std::process::id())) {
+                eprintln!("fmapfs: {}: {error}", path.display());
+            }
+        }
+        if args.child {
+            let_go();
+        } else {
+            eprintln!("fmapfs: {nr_files} files on {shown}");
+        }
+    });
+    if let Some(path) = cleanup {
+        // Not there if it never came so far.
+        let _ = fs::remove_file(path);
+    }
+    served.map(|()| ExitCode::SUCCESS)
+}
+
+fn read(path: &Path) -> Result<(Manifest, Layout), String> {
+    let shown = path.display();
+    let text = fs::read_to_string(path).map_err(|error| format!("{shown}: {error}"))?;
+    let manifest = manifest::parse(&text).map_err(|error| format!("{shown}:{error}"))?;
+    let mut sizes = Vec::new();
+    for device in &manifest.devices {
+        let real = device::size(&device.path);
+        if let (Some(real), Some(wanted)) = (real, device.size) {
+            if wanted > real {
+                let (line, path) = (device.line, device.path.display());
+                return Err(format!("{shown}:{line}: {path} has only {real} bytes"));
+            }
+        }
+        sizes.push(device.size.or(real));
+    }
+    let layout = layout::place(&manifest, &sizes).map_err(|error| format!("{shown}:{error}"))?;
+    Ok((manifest, layout))
+}
+
+/// Where each file is, for a person.
+fn list(manifest: &Manifest, layout: &Layout) -> String {
+    let mut text = String::new();
+    let name = |index: u32| &manifest.devices[index as usize].name;
+    for (file, placement) in manifest.files.iter().zip(&layout.files) {
+        text += &format!("{} {} bytes\n", file.path.join("/"), file.size);
+        let mut at = 0;
+        for extent in &placement.extents {
+            let how = match extent.chunk {
+                0 => "on".to_owned(),
+                chunk => format!("in chunks of {chunk:#x} on"),
+            };
+            text += &format!("  {at:#x} + {:#x} {how}", extent.length);
+            for strip in &extent.strips {
+                text += &format!(" {}@{:#x}", name(strip.device), strip.offset);
+            }
+            text += "\n";
+            at += extent.length;
+        }
+    }
+    text
+}
+
+/// Runs the same command as a child and waits for its word that all is well.
+fn start_child() -> Result<ExitCode, String> {
+    let failed = |error| format!("cannot start the server: {error}");
+    let args = std::env::args_os()
+        .skip(1)
+        .filter(|arg| arg != "--daemon" && arg != "-d");
+    let mut child = Command::new("/proc/self/exe")
+        .arg("--child")
+        .args(args)
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .spawn()
+        .map_err(failed)?;
+
+    let mut word = String::new();
+    if let Some(stdout) = child.stdout.take() {
+        BufReader::new(stdout)
+            .read_line(&mut word)
+            .map_err(failed)?;
+    }
+    if word == "ready\n" {
+        return Ok(ExitCode::SUCCESS);
+    }
+    // It said why on stderr.
+    child.wait().map_err(failed)?;
+    Ok(ExitCode::FAILURE)
+}
+
+/// Tells the parent, and leaves its terminal and directory.
+fn let_go() {
+    let mut stdout = std::io::stdout();
+    // A parent that is gone has no use for the word.
+    let _ = stdout.write_all(b"ready\n").and_then(|()| stdout.flush());
+    let _ = std::env::set_current_dir("/");
+    if let Ok(null) = fs::OpenOptions::new()
+        .read(true)
+        .write(true)
+        .open("/dev/null")
+    {
+        let _ = rustix::stdio::dup2_stdin(&null);
+        let _ = rustix::stdio::dup2_stdout(&null);
+        let _ = rustix::stdio::dup2_stderr(&null);
+    }
+}

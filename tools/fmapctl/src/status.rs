@@ -1,0 +1,175 @@
+// SPDX-License-Identifier: GPL-2.0
+//! What is mounted: the module's list in debugfs, with the mount points that the
+//! kernel knows for the same device numbers.
+
+use std::fs;
+use std::io;
+
+use crate::{check_host, table};
+
+const MOUNTS: &str = "/sys/kernel/debug/fuse_dax_fmap/mounts";
+
+/// A superblock that uses ops.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Mount {
+    /// `major:minor`, as in mountinfo.
+    pub number: String,
+    pub ops: String,
+    pub files: String,
+    pub devices: Vec<String>,
+}
+
+/// Prints what is mounted.
+pub fn show() -> Result<(), String> {
+    check_host()?;
+    let mounts = mounts()?;
+    let mountinfo = fs::read_to_string("/proc/self/mountinfo")
+        .map_err(|error| format!("/proc/self/mountinfo: {error}"))?;
+
+    let mut rows = vec![
+        ["MOUNTPOINT", "OPS", "FILES", "DEVICES"]
+            .map(str::to_owned)
+            .to_vec(),
+    ];
+    for mount in mounts {
+        let devices = match mount.devices.is_empty() {
+            true => "-".to_owned(),
+            false => mount
+                .devices
+                .iter()
+                .map(|d| device(d))
+                .collect::<Vec<_>>()
+                .join(" "),
+        };
+        let places = places(&mountinfo, &mount.number);
+        rows.push(vec![places, mount.ops, mount.files, devices]);
+    }
+    print!("{}", table(&rows));
+    Ok(())
+}
+
+/// The superblocks that use ops.
+pub fn mounts() -> Result<Vec<Mount>, String> {
+    let text = fs::read_to_string(MOUNTS).map_err(|error| match error.kind() {
+        io::ErrorKind::NotFound => {
+            format!("{MOUNTS} is not there: mount -t debugfs debugfs /sys/kernel/debug")
+        }
+        _ => format!("{MOUNTS}: {error}"),
+    })?;
+    text.lines()
+        .map(|line| parse(line).ok_or_else(|| format!("{MOUNTS}: not understood: {line:?}")))
+        .collect()
+}
+
+/// `<major>:<minor> ops=<name> files=<number> devices=<index>:<name>[!],...`
+fn parse(line: &str) -> Option<Mount> {
+    let mut words = line.split_whitespace();
+    let number = words.next()?.to_owned();
+    let (mut ops, mut files, mut devices) = (None, None, None);
+    for word in words {
+        let (key, value) = word.split_once('=')?;
+        match key {
+            "ops" => ops = Some(value.to_owned()),
+            "files" => files = Some(value.to_owned()),
+            "devices" => {
+                let named = value.split(',').filter(|device| !device.is_empty());
+                devices = Some(named.map(str::to_owned).collect());
+            }
+            // Of a newer module.
+            _ => (),
+        }
+    }
+    Some(Mount {
+        number,
+        ops: ops?,
+        files: files?,
+        devices: devices?,
+    })
+}
+
+/// `0:dax0.0`, and what the mark of a failed device means.
+fn device(text: &str) -> String {
+    match text.strip_suffix('!') {
+        Some(name) => format!("{name}(failed)"),
+        None => text.to_owned(),
+    }
+}
+
+/// Where a superblock is mounted, in this mount namespace.
+fn places(mountinfo: &str, number: &str) -> String {
+    let places: Vec<String> = mountinfo
+        .lines()
+        .map(|line| line.split(' ').collect::<Vec<_>>())
+        .filter(|fields| fields.get(2) == Some(&number))
+        .filter_map(|fields| fields.get(4).map(|place| unescape(place)))
+        .collect();
+    match places.is_empty() {
+        true => format!("(detached, {number})"),
+        false => places.join(" "),
+    }
+}
+
+/// mountinfo writes blanks and backslashes as three octal digits.
+fn unescape(text: &str) -> String {
+    let mut bytes = Vec::new();
+    let mut rest = text.as_bytes();
+    while let Some((&first, after)) = rest.split_first() {
+        let digits = after.get(..3).and_then(|d| std::str::from_utf8(d).ok());
+        let escaped = digits.and_then(|digits| u8::from_str_radix(digits, 8).ok());
+        match escaped {
+            Some(byte) if first == b'\\' => {
+                bytes.push(byte);
+                rest = &after[3..];
+            }
+            _ => {
+                bytes.push(first);
+                rest = after;
+            }
+        }
+    }
+    String::from_utf8_lossy(&bytes).into_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lines_of_the_module() {
+        let mount = parse("0:44 ops=striped files=3 devices=0:dax0.0,1:dax1.0!").unwrap();
+        assert_eq!(
+            (mount.number.as_str(), mount.ops.as_str()),
+            ("0:44", "striped")
+        );
+        assert_eq!(mount.files, "3");
+        assert_eq!(mount.devices, ["0:dax0.0", "1:dax1.0!"]);
+        assert_eq!(device("1:dax1.0!"), "1:dax1.0(failed)");
+        assert_eq!(device("0:dax0.0"), "0:dax0.0");
+
+        assert!(
+            parse("0:44 ops=x files=0 devices=")
+                .unwrap()
+                .devices
+                .is_empty()
+        );
+        assert!(parse("0:44 ops=x files=0 devices= new=1").is_some());
+        for bad in [
+            "",
+            "0:44",
+            "0:44 ops=x devices=",
+            "0:44 ops=x files=1 devices",
+        ] {
+            assert_eq!(parse(bad), None, "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn mount_points_by_number() {
+        let mountinfo = "22 1 0:5 / /dev rw - devtmpfs d rw\n\
+                         30 1 0:44 / /mnt/a\\040b rw - fuse.fmapfs fmapfs rw\n\
+                         31 1 0:44 /x /y rw - fuse.fmapfs fmapfs rw\n";
+        assert_eq!(places(mountinfo, "0:44"), "/mnt/a b /y");
+        assert_eq!(places(mountinfo, "0:4"), "(detached, 0:4)");
+        assert_eq!(unescape("\\134\\04"), "\\\\04");
+    }
+}

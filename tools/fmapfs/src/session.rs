@@ -1,0 +1,411 @@
+// SPDX-License-Identifier: GPL-2.0
+//! One mount: from mount(2) until it is gone.
+//!
+//! The main thread reads `/dev/fuse` and answers. Three events come from
+//! elsewhere, each on a thread of its own that ends by itself:
+//!
+//! * After INIT somebody has to look at the mount to learn whether the kernel
+//!   accepted it (ops that are not registered fail the connection behind the
+//!   server's back). That look is answered by the main thread.
+//! * SIGTERM and SIGINT unmount; the main thread notices and ends. While files are
+//!   in use the mount is only detached, and served on until the last one is closed.
+//!   A second signal ends the server at once; what is mapped stays mapped.
+//! * SIGUSR1 reports the statistics.
+
+use std::ffi::CString;
+use std::fs::{File, OpenOptions};
+use std::io::{self, Read, Write};
+use std::os::fd::AsRawFd;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::mpsc::{self, Sender};
+use std::thread;
+
+use fuse_backend_rs::api::server::Server;
+use fuse_backend_rs::transport::{FuseBuf, FuseDevWriter, Reader};
+use fuse_dax_fmap::{
+    Intercepted, OpsName, Refusal, accept, error_reply, intercept, opcode, unique,
+};
+use rustix::io::Errno;
+use rustix::mount::{MountFlags, UnmountFlags};
+use signal_hook::consts::{SIGINT, SIGTERM, SIGUSR1};
+use signal_hook::iterator::Signals;
+
+use crate::stats::Stats;
+use crate::tree::Tree;
+
+/// A request of 1 MiB with its headers; also more than any reply of ours.
+const BUFFER: usize = (1 << 20) + 4096;
+
+/// What to mount, and where.
+pub struct Session {
+    pub tree: Arc<Tree>,
+    pub ops: OpsName,
+    pub mountpoint: PathBuf,
+    /// File for the statistics; stderr if none.
+    pub report: Option<PathBuf>,
+}
+
+impl Session {
+    /// Mounts and serves; `ready` is called once, when the files can be used.
+    pub fn run(self, ready: impl FnOnce() + Send + 'static) -> Result<(), String> {
+        let signals = Signals::new([SIGTERM, SIGINT, SIGUSR1])
+            .map_err(|error| format!("cannot handle signals: {error}"))?;
+        let device = mount(&self.mountpoint)?;
+        let stats = Arc::new(Stats::new());
+        self.handle_signals(signals, Arc::clone(&stats));
+
+        let (verdict, verdicts) = mpsc::channel();
+        let served = self.serve(&device, &stats, verdict, ready);
+        if let Err(message) = stats.report(self.report.as_deref()) {
+            eprintln!("fmapfs: cannot write the statistics: {message}");
+        }
+        // Whoever looked at the mount knows best why it ended.
+        let verdict: Result<(), String> = verdicts.try_iter().collect();
+        verdict.and(served)
+    }
+
+    /// Answers requests until the mount is gone.
+    fn serve(
+        &self,
+        mut device: &File,
+        stats: &Stats,
+        verdict: Sender<Result<(), String>>,
+        ready: impl FnOnce() + Send + 'static,
+    ) -> Result<(), String> {
+        let server = Server::new(Arc::clone(&self.tree));
+        let mut request = vec![0; BUFFER];
+        let mut scratch = vec![0; BUFFER];
+        let mut look = Some((verdict, ready));
+
+        loop {
+            let len = match device.read(&mut request) {
+                // Only a test's kernel ends so.
+                Ok(0) => return Ok(()),
+                Ok(len) => len,
+                Err(error) => match Errno::from_io_error(&error) {
+                    // ENOENT: the request was interrupted before it was read.
+                    Some(Errno::NOENT | Errno::INTR | Errno::AGAIN) => continue,
+                    Some(Errno::NODEV) => return Ok(()),
+                    _ => return Err(format!("the connection ended: {error}")),
+                },
+            };
+            let message = &mut request[..len];
+            if let Some(opcode) = opcode(message) {
+                stats.count(opcode);
+            }
+
+            match intercept(message, &*self.tree) {
+                Intercepted::Answer(reply) => send(device, &reply),
+                Intercepted::Other => handle(&server, device, message, &mut scratch),
+                Intercepted::Init(offer) => {
+                    let unique = unique(message);
+                    let reply = offer.check().and_then(|()| {
+                        let mut reply = reply_to_init(&server, message, &mut scratch)
+                            .map_err(|_| Refusal::NoReply)?;
+                        accept(&mut reply, &self.ops)?;
+                        Ok(reply)
+                    });
+                    match reply {
+                        Ok(reply) => {
+                            send(device, &reply);
+                            if let Some((verdict, ready)) = look.take() {
+                                self.look_at_mount(verdict, ready);
+                            }
+                        }
+                        Err(refusal) => {
+                            send(device, &error_reply(unique, libc::EPROTO));
+                            detach(&self.mountpoint);
+                            return Err(refusal.to_string());
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    /// Asks the new mount for its attributes, on a thread.
+    fn look_at_mount(
+        &self,
+        verdict: Sender<Result<(), String>>,
+        ready: impl FnOnce() + Send + 'static,
+    ) {
+        let mountpoint = self.mountpoint.clone();
+        let ops = self.ops;
+        thread::spawn(move || match rustix::fs::stat(&mountpoint) {
+            Ok(_) => ready(),
+            Err(error) => {
+                let message = match error {
+                    Errno::NOTCONN | Errno::CONNREFUSED => format!(
+                        "the kernel refused the mount: probably no ops named {ops} are \
+                         registered (`fmapctl load` does that), the kernel log says more"
+                    ),
+                    error => format!("{} cannot be used: {error}", mountpoint.display()),
+                };
+                // Before the unmount: it ends the thread that waits for this.
+                let _ = verdict.send(Err(message));
+                detach(&mountpoint);
+            }
+        });
+    }
+
+    fn handle_signals(&self, mut signals: Signals, stats: Arc<Stats>) {
+        let mountpoint = self.mountpoint.clone();
+        let report = self.report.clone();
+        thread::spawn(move || {
+            let mut detached = false;
+            for signal in &mut signals {
+                if signal == SIGUSR1 {
+                    if let Err(error) = stats.report(report.as_deref()) {
+                        eprintln!("fmapfs: cannot write the statistics: {error}");
+                    }
+                    continue;
+                }
+                if detached {
+                    eprintln!("fmapfs: ended with files in use");
+                    std::process::exit(1);
+                }
+                detached = true;
+                if let Err(error) = rustix::mount::unmount(&mountpoint, UnmountFlags::empty()) {
+                    let shown = mountpoint.display();
+                    eprintln!("fmapfs: {shown}: {error}; detached, served until nobody uses it");
+                    detach(&mountpoint);
+                }
+            }
+        });
+    }
+}
+
+/// Opens a connection and mounts it.
+fn mount(mountpoint: &Path) -> Result<File, String> {
+    let device = OpenOptions::new()
+        .read(true)
+        .write(true)
+        .open("/dev/fuse")
+        .map_err(|error| format!("/dev/fuse: {error}"))?;
+    let options = format!(
+        "fd={},rootmode=40000,user_id=0,group_id=0,default_permissions,allow_other",
+        device.as_raw_fd()
+    );
+    let options = CString::new(options).map_err(|error| error.to_string())?;
+    let flags = MountFlags::NOSUID | MountFlags::NODEV;
+    rustix::mount::mount(
+        "fmapfs",
+        mountpoint,
+        "fuse.fmapfs",
+        flags,
+        options.as_c_str(),
+    )
+    .map_err(|error| match error {
+        Errno::PERM | Errno::ACCESS => "only root can mount file maps".to_owned(),
+        error => format!("cannot mount on {}: {error}", mountpoint.display()),
+    })?;
+    Ok(device)
+}
+
+fn detach(mountpoint: &Path) {
+    // It fails when somebody was faster.
+    let _ = rustix::mount::unmount(mountpoint, UnmountFlags::DETACH);
+}
+
+/// Sends a whole reply.
+fn send(mut device: &File, reply: &[u8]) {
+    match device.write(reply) {
+        Ok(_) => (),
+        // ENOENT: whoever asked was killed meanwhile.
+        Err(error) if Errno::from_io_error(&error) == Some(Errno::NOENT) => (),
+        Err(error) => eprintln!("fmapfs: a reply was not accepted: {error}"),
+    }
+}
+
+/// Lets the FUSE crate answer.
+fn handle(server: &Server<Arc<Tree>>, device: &File, message: &mut [u8], scratch: &mut [u8]) {
+    let unique = unique(message);
+    if let Err(fuse_backend_rs::Error::DecodeMessage(_)) =
+        dispatch(server, device, message, scratch)
+    {
+        send(device, &error_reply(unique, libc::EIO));
+    }
+}
+
+/// What the FUSE crate would have answered to INIT.
+fn reply_to_init(
+    server: &Server<Arc<Tree>>,
+    message: &mut [u8],
+    scratch: &mut [u8],
+) -> io::Result<Vec<u8>> {
+    let (reader, writer) = rustix::pipe::pipe()?;
+    let writer = File::from(writer);
+    dispatch(server, &writer, message, scratch)
+        .map_err(|error| io::Error::other(error.to_string()))?;
+    drop(writer);
+    let mut reply = Vec::new();
+    File::from(reader).read_to_end(&mut reply)?;
+    Ok(reply)
+}
+
+fn dispatch(
+    server: &Server<Arc<Tree>>,
+    to: &File,
+    message: &mut [u8],
+    scratch: &mut [u8],
+) -> fuse_backend_rs::Result<usize> {
+    let broken = |_| fuse_backend_rs::Error::MissingParameter;
+    let reader = Reader::<()>::from_fuse_buffer(FuseBuf::new(message)).map_err(broken)?;
+    let writer = FuseDevWriter::<()>::new(to.as_raw_fd(), scratch).map_err(broken)?;
+    server.handle_message(reader, writer.into(), None, None)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::fd::OwnedFd;
+    use std::os::unix::net::UnixDatagram;
+
+    use fuse_dax_fmap::{ABI_VERSION, GET_DAXDEV, GET_FMAP, MAGIC};
+
+    const LOOKUP: u32 = 1;
+    const GETATTR: u32 = 3;
+    const OPEN: u32 = 14;
+    const READ: u32 = 15;
+    const INIT: u32 = 26;
+    const READDIRPLUS: u32 = 44;
+    const STATX: u32 = 52;
+
+    /// The kernel's side of a connection, with a server on the other.
+    struct Kernel {
+        socket: UnixDatagram,
+        unique: u64,
+        server: thread::JoinHandle<Result<(), String>>,
+        stats: Arc<Stats>,
+    }
+
+    impl Kernel {
+        fn new() -> Self {
+            let text = "[[device]]\nname = \"d\"\npath = \"/dev/dax0.0\"\n\
+                        [[file]]\npath = \"f\"\nsize = 5000\ndevices = [\"d\"]\n";
+            let manifest = crate::manifest::parse(text).unwrap();
+            let layout = crate::layout::place(&manifest, &[Some(1 << 30)]).unwrap();
+            let session = Session {
+                tree: Arc::new(Tree::new(manifest, layout).unwrap()),
+                ops: "striped".parse().unwrap(),
+                mountpoint: "/nonexistent/mountpoint".into(),
+                report: None,
+            };
+            let (socket, theirs) = UnixDatagram::pair().unwrap();
+            let stats = Arc::new(Stats::new());
+            let counted = Arc::clone(&stats);
+            let server = thread::spawn(move || {
+                let device = File::from(OwnedFd::from(theirs));
+                let (verdict, _verdicts) = mpsc::channel();
+                session.serve(&device, &counted, verdict, || ())
+            });
+            Self {
+                socket,
+                unique: 0,
+                server,
+                stats,
+            }
+        }
+
+        /// Sends a request, returns errno and body of the reply.
+        fn ask(&mut self, opcode: u32, nodeid: u64, body: &[u8]) -> (i32, Vec<u8>) {
+            self.unique += 2;
+            let mut request = Vec::new();
+            request.extend((40 + body.len() as u32).to_le_bytes());
+            request.extend(opcode.to_le_bytes());
+            request.extend(self.unique.to_le_bytes());
+            request.extend(nodeid.to_le_bytes());
+            request.extend([0; 16]);
+            request.extend(body);
+            self.socket.send(&request).unwrap();
+
+            let mut reply = vec![0; BUFFER];
+            let len = self.socket.recv(&mut reply).unwrap();
+            reply.truncate(len);
+            assert_eq!(reply[..4], (len as u32).to_le_bytes());
+            assert_eq!(reply[8..16], self.unique.to_le_bytes());
+            let error = i32::from_le_bytes(reply[4..8].try_into().unwrap());
+            (-error, reply.split_off(16))
+        }
+
+        fn init(&mut self, magic: u32, version: u32) -> (i32, Vec<u8>) {
+            let mut words = [0_u32; 16];
+            // Version 7.45, every flag that fits the first word.
+            words[..4].copy_from_slice(&[7, 45, 0, u32::MAX]);
+            words[14..].copy_from_slice(&[magic, version]);
+            self.ask(INIT, 0, &bytes(&words))
+        }
+
+        fn end(self) -> (Result<(), String>, Arc<Stats>) {
+            // May fail: a server that refused is gone.
+            let _ = self.socket.send(&[]);
+            (self.server.join().unwrap(), self.stats)
+        }
+    }
+
+    fn bytes(words: &[u32]) -> Vec<u8> {
+        words.iter().flat_map(|word| word.to_le_bytes()).collect()
+    }
+
+    fn u64_at(bytes: &[u8], at: usize) -> u64 {
+        u64::from_le_bytes(bytes[at..at + 8].try_into().unwrap())
+    }
+
+    #[test]
+    fn a_file_from_init_to_its_map() {
+        let mut kernel = Kernel::new();
+        let (error, init) = kernel.init(MAGIC, ABI_VERSION);
+        assert_eq!((error, init.len()), (0, 64));
+        assert_eq!(&init[..4], [7, 0, 0, 0]);
+        assert_eq!(&init[48..], b"striped\0\0\0\0\0\0\0\0\0");
+
+        let (error, entry) = kernel.ask(LOOKUP, 1, b"f\0");
+        assert_eq!((error, entry.len()), (0, 128));
+        let nodeid = u64_at(&entry, 0);
+        assert_eq!(u64_at(&entry, 48), 5000);
+        assert_eq!(kernel.ask(GETATTR, nodeid, &[0; 16]).1.len(), 104);
+
+        let (error, open) = kernel.ask(OPEN, nodeid, &[0; 8]);
+        assert_eq!((error, open.len()), (0, 16));
+        let (error, map) = kernel.ask(GET_FMAP, nodeid, &bytes(&[4096, 0]));
+        assert_eq!((error, map.len()), (0, 32 + 24 + 24));
+        assert!(map.starts_with(b"STRP"));
+        let (error, device) = kernel.ask(GET_DAXDEV, 0, &bytes(&[0, 0]));
+        assert_eq!((error, device.len()), (0, 280));
+        assert!(device[24..].starts_with(b"/dev/dax0.0\0"));
+        assert_eq!(kernel.ask(GET_DAXDEV, 1, &bytes(&[1, 0])).0, libc::ENODEV);
+
+        // fh, offset, size and more.
+        let read = bytes(&[0, 0, 0, 0, 4096, 0, 0, 0, 0, 0]);
+        assert_eq!(kernel.ask(READ, nodeid, &read).0, libc::EIO);
+        let (error, names) = kernel.ask(READDIRPLUS, 1, &read);
+        assert_eq!((error, names.len()), (0, 3 * (128 + 24 + 8)));
+        assert_eq!(kernel.ask(STATX, 1, &[0; 24]).0, libc::ENOSYS);
+
+        let (ended, stats) = kernel.end();
+        assert_eq!(ended, Ok(()));
+        let stats = stats.to_string();
+        assert!(stats.contains("\nREAD 1\nWRITE 0\n"), "{stats}");
+        assert!(stats.contains("\nGET_FMAP 1\nGET_DAXDEV 2\n"), "{stats}");
+    }
+
+    #[test]
+    fn without_an_offer_nothing_is_served() {
+        for (magic, version, message) in [(0, 0, "offers no file maps"), (MAGIC, 2, "version 2")] {
+            let mut kernel = Kernel::new();
+            assert_eq!(kernel.init(magic, version).0, libc::EPROTO);
+            let error = kernel.end().0.unwrap_err();
+            assert!(error.contains(message), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_short_request_is_refused_by_the_crate() {
+        let mut kernel = Kernel::new();
+        assert_eq!(kernel.init(MAGIC, ABI_VERSION).0, 0);
+        assert_eq!(kernel.ask(OPEN, 1, &[]).0, libc::EIO);
+        assert_eq!(kernel.ask(GETATTR, 1, &[0; 16]).0, 0);
+        assert_eq!(kernel.end().0, Ok(()));
+    }
+}

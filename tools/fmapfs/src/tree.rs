@@ -1,0 +1,591 @@
+// SPDX-License-Identifier: GPL-2.0
+//! The tree as FUSE sees it: everything about files but what is in them.
+//!
+//! The manifest decides which names there are, so nothing is created, removed or
+//! resized. Mode, owner and times may be changed; that lasts until the unmount.
+//! Since nobody but this kernel changes anything, it may cache all of it for good.
+//!
+//! READ and WRITE fail: they arrive only when a file was not mapped, and then
+//! there is no other way to its data.
+
+use std::collections::BTreeMap;
+use std::ffi::CStr;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use fuse_backend_rs::abi::fuse_abi::{FsOptions, OpenOptions, stat64, statvfs64};
+use fuse_backend_rs::api::filesystem::{
+    Context, DirEntry, Entry, FileSystem, SetattrValid, ZeroCopyReader, ZeroCopyWriter,
+};
+use fuse_dax_fmap::{FileMaps, errno};
+
+use crate::layout::Layout;
+use crate::manifest::{Access, Error, Manifest};
+
+/// As good as for good.
+const FOREVER: Duration = Duration::from_secs(365 * 24 * 3600);
+const BLOCK: u64 = 4096;
+const ROOT: u64 = 1;
+
+/// Nodes never go away, so their number is where they are, plus one.
+#[derive(Debug)]
+pub struct Tree {
+    nodes: Vec<Node>,
+    devices: Vec<PathBuf>,
+    capacity: u64,
+    used: u64,
+}
+
+#[derive(Debug)]
+struct Node {
+    parent: u64,
+    /// The line that describes it; none if it is only on somebody's path.
+    line: Option<usize>,
+    kind: Kind,
+    attr: Mutex<Attr>,
+}
+
+#[derive(Debug)]
+enum Kind {
+    Dir(BTreeMap<String, u64>),
+    File { size: u64, map: Vec<u8> },
+}
+
+/// What SETATTR may change. Times are seconds and nanoseconds.
+#[derive(Clone, Copy, Debug)]
+struct Attr {
+    access: Access,
+    atime: (i64, i64),
+    mtime: (i64, i64),
+    ctime: (i64, i64),
+}
+
+impl Attr {
+    fn new(access: Access) -> Self {
+        let now = now();
+        Self {
+            access,
+            atime: now,
+            mtime: now,
+            ctime: now,
+        }
+    }
+}
+
+impl Tree {
+    /// The tree of a manifest whose files are placed.
+    pub fn new(manifest: Manifest, layout: Layout) -> Result<Self, Error> {
+        let mut tree = Self {
+            nodes: vec![Node::dir(ROOT)],
+            devices: manifest.devices.into_iter().map(|d| d.path).collect(),
+            capacity: layout.capacity,
+            used: layout.used,
+        };
+
+        for dir in manifest.dirs {
+            let at = tree.walk(&dir.path, dir.line)?;
+            let node = &mut tree.nodes[at as usize - 1];
+            if let Some(line) = node.line {
+                let path = dir.path.join("/");
+                let message = format!("directory {path:?} is already in line {line}");
+                return Err(Error::new(dir.line, message));
+            }
+            node.line = Some(dir.line);
+            node.attr = Mutex::new(Attr::new(dir.access));
+        }
+
+        for (file, placement) in manifest.files.into_iter().zip(layout.files) {
+            let Some((name, above)) = file.path.split_last() else {
+                return Err(Error::new(file.line, "a file needs a name"));
+            };
+            let parent = tree.walk(above, file.line)?;
+            let kind = Kind::File {
+                size: file.size,
+                map: placement.map,
+            };
+            let attr = Attr::new(file.access);
+            let node = Node {
+                parent,
+                line: Some(file.line),
+                kind,
+                attr: Mutex::new(attr),
+            };
+            tree.add(parent, name, node, file.line)?;
+        }
+        Ok(tree)
+    }
+
+    /// How many files there are.
+    pub fn nr_files(&self) -> usize {
+        let is_file = |node: &&Node| matches!(node.kind, Kind::File { .. });
+        self.nodes.iter().filter(is_file).count()
+    }
+
+    /// The directory at `path`, made if need be.
+    fn walk(&mut self, path: &[String], line: usize) -> Result<u64, Error> {
+        let mut at = ROOT;
+        for name in path {
+            let Kind::Dir(children) = &self.nodes[at as usize - 1].kind else {
+                unreachable!("walked into a file");
+            };
+            at = match children.get(name) {
+                None => self.add(at, name, Node::dir(at), line)?,
+                Some(&child) => {
+                    let node = &self.nodes[child as usize - 1];
+                    if let Kind::File { .. } = node.kind {
+                        return Err(exists(name, node, line));
+                    }
+                    child
+                }
+            };
+        }
+        Ok(at)
+    }
+
+    fn add(&mut self, parent: u64, name: &str, node: Node, line: usize) -> Result<u64, Error> {
+        let new = self.nodes.len() as u64 + 1;
+        let Kind::Dir(children) = &mut self.nodes[parent as usize - 1].kind else {
+            unreachable!("a parent is a directory");
+        };
+        if let Some(&other) = children.get(name) {
+            return Err(exists(name, &self.nodes[other as usize - 1], line));
+        }
+        children.insert(name.to_owned(), new);
+        self.nodes.push(node);
+        Ok(new)
+    }
+
+    fn node(&self, nodeid: u64) -> io::Result<&Node> {
+        usize::try_from(nodeid)
+            .ok()
+            .and_then(|at| self.nodes.get(at.checked_sub(1)?))
+            .ok_or_else(|| io::Error::from_raw_os_error(libc::ESTALE))
+    }
+
+    fn children(&self, nodeid: u64) -> io::Result<&BTreeMap<String, u64>> {
+        match &self.node(nodeid)?.kind {
+            Kind::Dir(children) => Ok(children),
+            Kind::File { .. } => Err(io::Error::from_raw_os_error(libc::ENOTDIR)),
+        }
+    }
+
+    fn stat(&self, nodeid: u64) -> io::Result<stat64> {
+        let node = self.node(nodeid)?;
+        let attr = *node.attr();
+        // The crate's way to a `stat64` of zeroes.
+        let mut stat = Entry::default().attr;
+        let kind = match &node.kind {
+            Kind::Dir(children) => {
+                let is_dir = |&&child: &&u64| self.children(child).is_ok();
+                stat.st_nlink = 2 + children.values().filter(is_dir).count() as u64;
+                libc::S_IFDIR
+            }
+            Kind::File { size, .. } => {
+                stat.st_nlink = 1;
+                stat.st_size = *size as i64;
+                stat.st_blocks = size.div_ceil(512) as i64;
+                libc::S_IFREG
+            }
+        };
+        stat.st_ino = nodeid;
+        stat.st_mode = kind | attr.access.mode;
+        stat.st_uid = attr.access.uid;
+        stat.st_gid = attr.access.gid;
+        stat.st_blksize = BLOCK as i64;
+        (stat.st_atime, stat.st_atime_nsec) = attr.atime;
+        (stat.st_mtime, stat.st_mtime_nsec) = attr.mtime;
+        (stat.st_ctime, stat.st_ctime_nsec) = attr.ctime;
+        Ok(stat)
+    }
+
+    fn entry(&self, nodeid: u64) -> io::Result<Entry> {
+        Ok(Entry {
+            inode: nodeid,
+            attr: self.stat(nodeid)?,
+            attr_timeout: FOREVER,
+            entry_timeout: FOREVER,
+            ..Entry::default()
+        })
+    }
+
+    /// Lists a directory from the position `offset` on, until `add` has no room.
+    fn list(
+        &self,
+        nodeid: u64,
+        offset: u64,
+        add: &mut dyn FnMut(DirEntry<'_>, bool) -> io::Result<usize>,
+    ) -> io::Result<()> {
+        let parent = self.node(nodeid)?.parent;
+        let dots = [(".", nodeid), ("..", parent)].into_iter();
+        let children = self.children(nodeid)?.iter();
+        let names = dots
+            .map(|(name, ino)| (name, ino, true))
+            .chain(children.map(|(name, &ino)| (name.as_str(), ino, false)));
+
+        for (at, (name, ino, dot)) in (1..).zip(names).skip(offset as usize) {
+            let kind = match self.node(ino)?.kind {
+                Kind::Dir(_) => libc::DT_DIR,
+                Kind::File { .. } => libc::DT_REG,
+            };
+            let entry = DirEntry {
+                ino,
+                offset: at,
+                type_: u32::from(kind),
+                name: name.as_bytes(),
+            };
+            if add(entry, dot)? == 0 {
+                break;
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Node {
+    fn dir(parent: u64) -> Self {
+        let access = Access {
+            mode: 0o755,
+            uid: 0,
+            gid: 0,
+        };
+        Self {
+            parent,
+            line: None,
+            kind: Kind::Dir(BTreeMap::new()),
+            attr: Mutex::new(Attr::new(access)),
+        }
+    }
+
+    fn attr(&self) -> MutexGuard<'_, Attr> {
+        // Plain values: a panic elsewhere leaves none of them half written.
+        self.attr.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl FileMaps for Tree {
+    fn map(&self, nodeid: u64) -> Result<Vec<u8>, i32> {
+        match &self.node(nodeid).map_err(|_| errno::ENOENT)?.kind {
+            Kind::File { map, .. } => Ok(map.clone()),
+            Kind::Dir(_) => Err(errno::ENODATA),
+        }
+    }
+
+    fn device(&self, index: u32) -> Result<&Path, i32> {
+        let path = self.devices.get(index as usize);
+        path.map(PathBuf::as_path).ok_or(errno::ENODEV)
+    }
+}
+
+impl FileSystem for Tree {
+    type Inode = u64;
+    type Handle = u64;
+
+    fn init(&self, _capable: FsOptions) -> io::Result<FsOptions> {
+        Ok(FsOptions::ASYNC_READ
+            | FsOptions::BIG_WRITES
+            | FsOptions::MAX_PAGES
+            | FsOptions::PARALLEL_DIROPS
+            | FsOptions::DO_READDIRPLUS
+            | FsOptions::READDIRPLUS_AUTO)
+    }
+
+    fn lookup(&self, _: &Context, parent: u64, name: &CStr) -> io::Result<Entry> {
+        let children = self.children(parent)?;
+        match name.to_str().ok().and_then(|name| children.get(name)) {
+            Some(&child) => self.entry(child),
+            // No inode: there is no such name, and there will be none.
+            None => Ok(Entry {
+                entry_timeout: FOREVER,
+                ..Entry::default()
+            }),
+        }
+    }
+
+    fn getattr(&self, _: &Context, nodeid: u64, _: Option<u64>) -> io::Result<(stat64, Duration)> {
+        Ok((self.stat(nodeid)?, FOREVER))
+    }
+
+    fn setattr(
+        &self,
+        _: &Context,
+        nodeid: u64,
+        new: stat64,
+        _: Option<u64>,
+        valid: SetattrValid,
+    ) -> io::Result<(stat64, Duration)> {
+        if valid.contains(SetattrValid::SIZE) {
+            return Err(io::Error::from_raw_os_error(libc::EOPNOTSUPP));
+        }
+        let mut attr = self.node(nodeid)?.attr();
+        let now = now();
+        attr.ctime = now;
+        if valid.contains(SetattrValid::MODE) {
+            attr.access.mode = new.st_mode & 0o7777;
+        }
+        if valid.contains(SetattrValid::UID) {
+            attr.access.uid = new.st_uid;
+        }
+        if valid.contains(SetattrValid::GID) {
+            attr.access.gid = new.st_gid;
+        }
+        if valid.contains(SetattrValid::ATIME) {
+            attr.atime = (new.st_atime, new.st_atime_nsec);
+        }
+        if valid.contains(SetattrValid::ATIME_NOW) {
+            attr.atime = now;
+        }
+        if valid.contains(SetattrValid::MTIME) {
+            attr.mtime = (new.st_mtime, new.st_mtime_nsec);
+        }
+        if valid.contains(SetattrValid::MTIME_NOW) {
+            attr.mtime = now;
+        }
+        drop(attr);
+        Ok((self.stat(nodeid)?, FOREVER))
+    }
+
+    fn open(
+        &self,
+        _: &Context,
+        nodeid: u64,
+        _flags: u32,
+        _fuse_flags: u32,
+    ) -> io::Result<(Option<u64>, OpenOptions, Option<u32>)> {
+        self.node(nodeid)?;
+        // Without it each open would throw away what earlier faults have mapped.
+        Ok((None, OpenOptions::KEEP_CACHE, None))
+    }
+
+    fn release(
+        &self,
+        _: &Context,
+        _: u64,
+        _flags: u32,
+        _: u64,
+        _flush: bool,
+        _flock_release: bool,
+        _lock_owner: Option<u64>,
+    ) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn read(
+        &self,
+        _: &Context,
+        _: u64,
+        _: u64,
+        _: &mut dyn ZeroCopyWriter,
+        _size: u32,
+        _offset: u64,
+        _lock_owner: Option<u64>,
+        _flags: u32,
+    ) -> io::Result<usize> {
+        Err(io::Error::from_raw_os_error(libc::EIO))
+    }
+
+    fn write(
+        &self,
+        _: &Context,
+        _: u64,
+        _: u64,
+        _: &mut dyn ZeroCopyReader,
+        _size: u32,
+        _offset: u64,
+        _lock_owner: Option<u64>,
+        _delayed_write: bool,
+        _flags: u32,
+        _fuse_flags: u32,
+    ) -> io::Result<usize> {
+        Err(io::Error::from_raw_os_error(libc::EIO))
+    }
+
+    fn readdir(
+        &self,
+        _: &Context,
+        nodeid: u64,
+        _: u64,
+        _size: u32,
+        offset: u64,
+        add: &mut dyn FnMut(DirEntry<'_>) -> io::Result<usize>,
+    ) -> io::Result<()> {
+        self.list(nodeid, offset, &mut |entry, _| add(entry))
+    }
+
+    fn readdirplus(
+        &self,
+        _: &Context,
+        nodeid: u64,
+        _: u64,
+        _size: u32,
+        offset: u64,
+        add: &mut dyn FnMut(DirEntry<'_>, Entry) -> io::Result<usize>,
+    ) -> io::Result<()> {
+        self.list(nodeid, offset, &mut |entry, dot| {
+            // The kernel looks "." and ".." up by itself: they come without a node.
+            let node = match dot {
+                true => Entry::default(),
+                false => self.entry(entry.ino)?,
+            };
+            add(entry, node)
+        })
+    }
+
+    fn releasedir(&self, _: &Context, _: u64, _flags: u32, _: u64) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn statfs(&self, _: &Context, _: u64) -> io::Result<statvfs64> {
+        // SAFETY: A structure of integers; all of them may be 0.
+        let mut stat: statvfs64 = unsafe { std::mem::zeroed() };
+        stat.f_bsize = BLOCK;
+        stat.f_frsize = BLOCK;
+        stat.f_blocks = self.capacity.max(self.used) / BLOCK;
+        stat.f_bfree = self.capacity.saturating_sub(self.used) / BLOCK;
+        stat.f_bavail = stat.f_bfree;
+        stat.f_files = self.nodes.len() as u64;
+        stat.f_namemax = 255;
+        Ok(stat)
+    }
+}
+
+fn exists(name: &str, node: &Node, line: usize) -> Error {
+    let kind = match node.kind {
+        Kind::Dir(_) => "directory",
+        Kind::File { .. } => "file",
+    };
+    let place = match node.line {
+        Some(line) => format!(" (line {line})"),
+        None => String::new(),
+    };
+    Error::new(line, format!("{name:?} is already a {kind}{place}"))
+}
+
+fn now() -> (i64, i64) {
+    let now = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or_default();
+    (now.as_secs() as i64, i64::from(now.subsec_nanos()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::layout::place;
+    use crate::manifest::parse;
+
+    fn tree(files: &str) -> Result<Tree, Error> {
+        let device = "[[device]]\nname = \"d\"\npath = \"/dev/dax0.0\"\nsize = \"1G\"\n";
+        let manifest = parse(&format!("{device}{files}")).unwrap();
+        let layout = place(&manifest, &[Some(1 << 30)]).unwrap();
+        Tree::new(manifest, layout)
+    }
+
+    fn file(path: &str) -> String {
+        format!("[[file]]\npath = \"{path}\"\nsize = 10\ndevices = [\"d\"]\n")
+    }
+
+    fn lookup(tree: &Tree, parent: u64, name: &str) -> Entry {
+        let name = std::ffi::CString::new(name).unwrap();
+        tree.lookup(&Context::default(), parent, &name).unwrap()
+    }
+
+    fn names(tree: &Tree, nodeid: u64, offset: u64, room: usize) -> Vec<(String, u64)> {
+        let mut names = Vec::new();
+        let mut add = |entry: DirEntry<'_>| {
+            if names.len() == room {
+                return Ok(0);
+            }
+            names.push((String::from_utf8_lossy(entry.name).into(), entry.offset));
+            Ok(1)
+        };
+        let context = Context::default();
+        tree.readdir(&context, nodeid, 0, 0, offset, &mut add)
+            .unwrap();
+        names
+    }
+
+    #[test]
+    fn lookup_and_attributes() {
+        let dir = "[[dir]]\npath = \"a\"\nmode = \"0700\"\nuid = 5\n";
+        let tree = tree(&format!("{dir}{}{}", file("a/b/c"), file("a/d"))).unwrap();
+        let a = lookup(&tree, ROOT, "a");
+        assert_eq!(a.attr.st_mode, libc::S_IFDIR | 0o700);
+        assert_eq!((a.attr.st_uid, a.attr.st_nlink), (5, 3));
+        let b = lookup(&tree, a.inode, "b");
+        assert_eq!(b.attr.st_mode, libc::S_IFDIR | 0o755);
+        let c = lookup(&tree, b.inode, "c");
+        assert_eq!(c.attr.st_mode, libc::S_IFREG | 0o644);
+        assert_eq!(c.attr.st_size, 10);
+        assert_eq!(lookup(&tree, b.inode, "x").inode, 0);
+        assert!(tree.lookup(&Context::default(), c.inode, c"x").is_err());
+        assert!(tree.getattr(&Context::default(), 0, None).is_err());
+        assert!(tree.getattr(&Context::default(), 6, None).is_err());
+        assert_eq!(tree.nr_files(), 2);
+    }
+
+    #[test]
+    fn every_name_once_whatever_the_room() {
+        let files: String = (0..7).map(|at| file(&format!("f{at}"))).collect();
+        let tree = tree(&files).unwrap();
+        let all = names(&tree, ROOT, 0, 100);
+        assert_eq!(
+            (all.len(), all[0].0.as_str(), all[1].0.as_str()),
+            (9, ".", "..")
+        );
+        for room in 1..9 {
+            let mut seen = Vec::new();
+            loop {
+                let offset = seen.last().map_or(0, |&(_, offset)| offset);
+                let more = names(&tree, ROOT, offset, room);
+                if more.is_empty() {
+                    break;
+                }
+                seen.extend(more);
+            }
+            assert_eq!(seen, all);
+        }
+    }
+
+    #[test]
+    fn setattr_keeps_all_but_the_size() {
+        let tree = tree(&file("f")).unwrap();
+        let context = Context::default();
+        let f = lookup(&tree, ROOT, "f");
+        let mut new = f.attr;
+        new.st_mode = 0o600;
+        new.st_mtime = 77;
+        let valid = SetattrValid::MODE | SetattrValid::MTIME;
+        let (stat, _) = tree.setattr(&context, f.inode, new, None, valid).unwrap();
+        assert_eq!(stat.st_mode, libc::S_IFREG | 0o600);
+        assert_eq!((stat.st_mtime, stat.st_size), (77, 10));
+        let error = tree
+            .setattr(&context, f.inode, new, None, SetattrValid::SIZE)
+            .unwrap_err();
+        assert_eq!(error.raw_os_error(), Some(libc::EOPNOTSUPP));
+    }
+
+    #[test]
+    fn maps_and_devices() {
+        let tree = tree(&file("f")).unwrap();
+        let f = lookup(&tree, ROOT, "f").inode;
+        assert!(tree.map(f).unwrap().starts_with(b"STRP"));
+        assert_eq!(tree.map(ROOT), Err(errno::ENODATA));
+        assert_eq!(tree.map(99), Err(errno::ENOENT));
+        assert_eq!(tree.device(0), Ok(Path::new("/dev/dax0.0")));
+        assert_eq!(tree.device(1), Err(errno::ENODEV));
+    }
+
+    #[test]
+    fn one_name_one_thing() {
+        let twice = tree(&(file("f") + &file("f"))).unwrap_err();
+        assert_eq!(twice, Error::new(10, "\"f\" is already a file (line 6)"));
+        let below = tree(&(file("f") + &file("f/g"))).unwrap_err();
+        assert_eq!(below, Error::new(10, "\"f\" is already a file (line 6)"));
+        let above = tree(&(file("f/g") + &file("f"))).unwrap_err();
+        assert_eq!(above, Error::new(10, "\"f\" is already a directory"));
+        let dirs = tree("[[dir]]\npath = \"a\"\n[[dir]]\npath = \"/a\"\n").unwrap_err();
+        assert_eq!(dirs.line, 8);
+    }
+}
