@@ -3,8 +3,8 @@
  * striped: any number of extents over any devices. striped.h is the format and
  * its rules; extent_map.bpf.h is what remains of it after open, and the lookup.
  *
- * Nothing here allocates, sorts or recurses: the table of strips is read twice,
- * once as the extents use it and once in device order, which the blob links.
+ * Nothing is sorted here: the table of strips is read twice, once as the extents use
+ * it and once in device order, which the blob links.
  */
 #include "striped.h"
 #include "extent_map.bpf.h"

@@ -164,13 +164,23 @@ static void test_shapes(void)
 
 	/* 6 strips are the most that fit into the head of the metadata. */
 	for (__u32 n = 1; same && n <= 8; n++) {
+		struct file file;
+		struct map m;
+
 		l = layout_new(50 * MiB - 1);
 		e = layout_extent(l, 50 * MiB, 2 * MiB);
 		for (__u32 j = 0; j < n; j++)
 			extent_strip(e, j, (10 - j) * GiB);
-		same = matches(l);
+		m = encode(l);
+		same = !file_open(&file, &striped, m.blob, m.size);
+		if (same) {
+			same = (file.meta_size == 64) == (n <= 6);
+			file_close(&file);
+		}
+		free(m.blob);
+		same = matches(l) && same;
 	}
-	ok(same, "interleaved over 1 to 8 devices");
+	ok(same, "interleaved over 1 to 8 devices; up to 6 in 64 bytes of metadata");
 
 	l = layout_new(60 * KiB);
 	e = layout_extent(l, 60 * KiB, 12 * KiB);
@@ -357,8 +367,10 @@ static void test_refused(void)
 	CHANGED(EBADMSG, "one extent more than there are", h->nr_extents++);
 	CHANGED(EBADMSG, "one strip less than there are", h->nr_strips--);
 	CHANGED(EBADMSG, "as many extents as 32 bits hold", h->nr_extents = ~0);
-	CHANGED(EBADMSG, "counts whose sizes wrap around 32 bits",
-		h->nr_extents += 0x80000000; h->nr_strips += 0x80000000);
+	CHANGED(EBADMSG, "extents whose size wraps around 32 bits",
+		h->nr_extents += 0x80000000);
+	CHANGED(EBADMSG, "strips whose size wraps around 32 bits",
+		h->nr_strips += 0x80000000);
 
 	CHANGED(EINVAL, "file_size one byte beyond the extents", h->file_size++);
 	CHANGED(EINVAL, "file_size in the last but one extent", h->file_size = 4 * MiB);
@@ -538,6 +550,7 @@ static void damage(struct map *m)
 {
 	static const __u64 values[] = { 0, 1, 2, 63, 64, 4096, 8192, 12288, 2 * MiB,
 					1ULL << 31, 1ULL << 32, 16 * TiB, 1ULL << 63, ~0ULL };
+	static const __u32 steps[] = { 1, -1, 4096, -4096 };
 	__u32 at = random_below(m->size / 4) * 4;
 	__u64 value = values[random_below(sizeof(values) / sizeof(*values))];
 
@@ -548,8 +561,8 @@ static void damage(struct map *m)
 	case 1:		/* a number from elsewhere */
 		memcpy(m->blob + at, m->blob + random_below(m->size / 4) * 4, 4);
 		break;
-	case 2:		/* a page or a unit more or less */
-		*(__u32 *)(m->blob + at) += (__u32[]){ 1, -1, 4096, -4096 }[random_below(4)];
+	case 2:		/* a little more or less */
+		*(__u32 *)(m->blob + at) += steps[random_below(4)];
 		break;
 	case 3:
 		m->blob[random_below(m->size)] = random_number();
@@ -600,7 +613,7 @@ static void test_damaged(void)
 
 int main(void)
 {
-	plan(91);
+	plan(92);
 	test_golden();
 	test_shapes();
 	test_far();
