@@ -51,6 +51,10 @@ tools: | $(BUILD)
 tests: | $(BUILD)
 	@$(MAKE) -C tests OUT=$(BUILD)/tests KSRC=/kernel/source CC=gcc-14 CLANG=clang-19
 
+# The demo's own helper.
+$(BUILD)/fmap-map: demo/map.c | $(BUILD)
+	gcc-14 -O2 -Wall -Wextra -Werror -o $@ $<
+
 lint: | $(BUILD)
 	@scripts/lint
 
@@ -61,12 +65,12 @@ else
 
 INSIDE_ROOT := scripts/enter make --no-print-directory -C $(CURDIR) INSIDE=1
 
-all module bpf tools tests lint:
+all module bpf tools tests lint $(BUILD)/fmap-map:
 	@$(INSIDE_ROOT) -j$$(nproc) $@
 
 endif
 
-demo: all
+demo: all $(BUILD)/fmap-map
 	@demo/run $(DEVICE)
 
 # DEVICE restricts it only if it was asked for.

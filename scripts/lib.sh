@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0
-# shellcheck shell=bash
+# shellcheck shell=bash disable=SC2034 # variables for those who source this
 #
 # Sourced by the scripts: where things are, and how they talk.
 #
@@ -20,7 +20,6 @@ CACHE=${FMAP_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/fuse-dax-fmap}
 # The uid and gid that own what is made, when sudo is in between.
 OWNER=${FMAP_OWNER:-$(id -u):$(id -g)}
 
-# shellcheck disable=SC2034 # used by those who source this
 SUITE=trixie KERNEL_SERIES=7.3
 
 hash_of() {
