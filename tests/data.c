@@ -1,0 +1,813 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * Where the bytes of a file are: the `striped` format, end to end.
+ *
+ * The model deals pages out: it walks through a file chunk by chunk and gives
+ * each one to the next strip in turn, like cards, and remembers where every page
+ * went. There is no division in it, and nothing of the arithmetic of the program
+ * under test.
+ *
+ * The devices are read behind everybody's back, through the kernel's direct map
+ * (peek.bpf.c), so a mistake that reads and writes make alike is found, too. For
+ * the other direction they are filled by write(2) to files that map a whole device
+ * each, and checked by peeking once more.
+ *
+ * A byte's value says where it belongs, so a page in the wrong place, or two
+ * pages exchanged, cannot look right.
+ */
+#define _GNU_SOURCE
+#include <errno.h>
+#include <fcntl.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "kselftest_harness.h"
+#include "fmap_test.h"
+#include "striped.h"
+
+#define MAX_EXTENTS	2048
+#define MAX_STRIPS	4096
+#define AREA		(64 * MIB)	/* of each device that files may use */
+
+/* ---- a layout, its blob, and the model ---- */
+
+struct strip {
+	uint32_t dev;
+	uint64_t offset, length;
+	unsigned int nr;	/* its place in the table */
+};
+
+struct layout {
+	uint64_t size;
+	unsigned int nr_extents, nr_strips;
+	struct {
+		uint64_t length, chunk;
+		unsigned int nr, first;
+	} extent[MAX_EXTENTS];
+	struct strip strip[MAX_STRIPS];
+	uint64_t used[2];	/* of each device */
+
+	struct page {
+		uint32_t dev;
+		uint64_t addr;
+	} *page;
+	size_t nr_pages;
+
+	unsigned char *blob;
+	size_t blob_len;
+};
+
+static void add_strip(struct layout *l, uint32_t dev, uint64_t offset,
+		      uint64_t length)
+{
+	l->strip[l->nr_strips] = (struct strip){
+		.dev = dev, .offset = offset, .length = length, .nr = l->nr_strips,
+	};
+	l->nr_strips++;
+	if (l->used[dev] < offset + length)
+		l->used[dev] = offset + length;
+}
+
+static void add_extent(struct layout *l, uint64_t length, uint64_t chunk,
+		       unsigned int nr)
+{
+	unsigned int e = l->nr_extents++;
+
+	l->extent[e].length = length;
+	l->extent[e].chunk = chunk;
+	l->extent[e].nr = nr;
+	l->extent[e].first = l->nr_strips;
+}
+
+static void add_linear(struct layout *l, uint32_t dev, uint64_t offset,
+		       uint64_t length)
+{
+	add_extent(l, length, 0, 1);
+	add_strip(l, dev, offset, length);
+}
+
+/* Over devices 0, 1, 0, 1, ..., each strip where its device has room next. */
+static void add_interleaved(struct layout *l, uint64_t length, uint64_t chunk,
+			    unsigned int nr)
+{
+	uint64_t rows = 0;
+
+	for (uint64_t at = 0; at < length; at += chunk * nr)
+		rows++;
+	add_extent(l, length, chunk, nr);
+	for (unsigned int i = 0; i < nr; i++)
+		add_strip(l, i % 2, l->used[i % 2], rows * chunk);
+}
+
+static void deal(struct layout *l)
+{
+	uint64_t total = 0;
+	size_t n = 0;
+
+	for (unsigned int e = 0; e < l->nr_extents; e++)
+		total += l->extent[e].length;
+	l->page = calloc(total / PAGE + 1, sizeof(*l->page));
+	for (unsigned int e = 0; e < l->nr_extents; e++) {
+		uint64_t left = l->extent[e].length;
+		uint64_t chunk = l->extent[e].chunk ?: left;
+		struct strip *s = &l->strip[l->extent[e].first];
+		uint64_t given[64] = { 0 };
+		unsigned int turn = 0;
+
+		while (left) {
+			uint64_t piece = left < chunk ? left : chunk;
+
+			for (uint64_t x = 0; x < piece; x += PAGE) {
+				l->page[n].dev = s[turn].dev;
+				l->page[n].addr = s[turn].offset + given[turn] + x;
+				n++;
+			}
+			given[turn] += piece;
+			left -= piece;
+			if (++turn == l->extent[e].nr)
+				turn = 0;
+		}
+	}
+	l->nr_pages = n;
+}
+
+static int by_place(const void *a, const void *b)
+{
+	const struct strip *const *x = a, *const *y = b;
+
+	if ((*x)->dev != (*y)->dev)
+		return (*x)->dev < (*y)->dev ? -1 : 1;
+	return (*x)->offset < (*y)->offset ? -1 : 1;
+}
+
+static void encode(struct layout *l)
+{
+	struct striped_header *h;
+	struct striped_extent *e;
+	struct striped_strip *s;
+	struct strip **order;
+
+	l->blob_len = sizeof(*h) + l->nr_extents * sizeof(*e) +
+		      l->nr_strips * sizeof(*s);
+	l->blob = calloc(1, l->blob_len);
+	h = (void *)l->blob;
+	e = (void *)(h + 1);
+	s = (void *)(e + l->nr_extents);
+	for (unsigned int i = 0; i < l->nr_extents; i++) {
+		e[i].length = l->extent[i].length;
+		e[i].chunk_size = l->extent[i].chunk;
+		e[i].nr_strips = l->extent[i].nr;
+	}
+	order = calloc(l->nr_strips + 1, sizeof(*order));
+	for (unsigned int i = 0; i < l->nr_strips; i++) {
+		s[i].offset = l->strip[i].offset;
+		s[i].length = l->strip[i].length;
+		s[i].dev_index = l->strip[i].dev;
+		order[i] = &l->strip[i];
+	}
+	qsort(order, l->nr_strips, sizeof(*order), by_place);
+	*h = (struct striped_header){
+		.magic = STRIPED_MAGIC,
+		.version = STRIPED_VERSION,
+		.file_size = l->size,
+		.nr_extents = l->nr_extents,
+		.nr_strips = l->nr_strips,
+		.first_strip = l->nr_strips ? order[0]->nr : STRIPED_END,
+	};
+	for (unsigned int i = 0; i < l->nr_strips; i++)
+		s[order[i]->nr].next = i + 1 < l->nr_strips ?
+				       order[i + 1]->nr : STRIPED_END;
+	free(order);
+}
+
+/* ---- the layouts that are tested ---- */
+
+static void linear(struct layout *l)
+{
+	add_linear(l, 0, 6 * MIB, 8 * MIB);
+	l->size = 8 * MIB;
+}
+
+static void linear_eof_in_page(struct layout *l)
+{
+	add_linear(l, 1, 2 * MIB, 6 * MIB);
+	l->size = 4 * MIB + 12345;
+}
+
+static void linear_4k(struct layout *l)
+{
+	add_linear(l, 0, 3 * PAGE, 1001 * PAGE);
+	l->size = 1001 * PAGE - 1;
+}
+
+/* Aligned on the device but not in the file, so nothing of 2 MiB fits. */
+static void linear_shifted(struct layout *l)
+{
+	add_linear(l, 0, 0, PAGE);
+	add_linear(l, 0, 2 * MIB, 4 * MIB);
+	l->size = 4 * MIB + PAGE;
+}
+
+static void two_devices(struct layout *l)
+{
+	add_linear(l, 0, 8 * MIB, 4 * MIB);
+	add_linear(l, 1, 4 * MIB, 4 * MIB);
+	l->size = 8 * MIB;
+}
+
+static void interleaved_2m(struct layout *l)
+{
+	add_interleaved(l, 12 * MIB, 2 * MIB, 3);
+	l->size = 12 * MIB;
+}
+
+/* The last row is not full, nor is its last chunk. */
+static void interleaved_short_row(struct layout *l)
+{
+	add_interleaved(l, 10 * MIB - 4 * PAGE, 2 * MIB, 2);
+	l->size = 10 * MIB - 5 * PAGE + 1;
+}
+
+static void interleaved_4k(struct layout *l)
+{
+	add_interleaved(l, 2 * MIB, 4 * KIB, 2);
+	l->size = 2 * MIB - 100;
+}
+
+/* Chunks and numbers of strips that are not powers of two. */
+static void interleaved_odd(struct layout *l)
+{
+	add_interleaved(l, 3 * MIB, 12 * KIB, 5);
+	add_interleaved(l, MIB + 28 * KIB, 28 * KIB, 3);
+	l->size = 4 * MIB + 28 * KIB;
+}
+
+static void mixed(struct layout *l)
+{
+	add_linear(l, 1, 0, 2 * MIB);
+	add_interleaved(l, 8 * MIB, 2 * MIB, 2);
+	add_linear(l, 0, 40 * MIB, 20 * KIB);
+	add_interleaved(l, 512 * KIB, 64 * KIB, 4);
+	add_linear(l, 1, 50 * MIB, 3 * MIB);
+	l->size = 2 * MIB + 8 * MIB + 20 * KIB + 512 * KIB + 3 * MIB - 77;
+}
+
+/* A page here, a page there, backwards. */
+static void scattered(struct layout *l)
+{
+	for (unsigned int i = 0; i < 301; i++)
+		add_linear(l, i % 2, (1000 - 3 * i) * PAGE, PAGE * (1 + i % 3));
+	for (unsigned int i = 0; i < 301; i++)
+		l->size += PAGE * (1 + i % 3);
+}
+
+/* As much as the metadata of a file can hold. */
+static void full(struct layout *l)
+{
+	for (unsigned int i = 0; i < 2048; i++) {
+		add_extent(l, 8 * KIB, 4 * KIB, 2);
+		add_strip(l, i % 2, i * 2 * PAGE, PAGE);
+		add_strip(l, 1 - i % 2, (i * 2 + 1) * PAGE, PAGE);
+	}
+	l->size = 2048 * 8 * KIB;
+}
+
+/* ---- bytes that say where they belong ---- */
+
+static uint64_t mix(uint64_t x)
+{
+	x = (x ^ (x >> 30)) * 0xbf58476d1ce4e5b9ULL;
+	x = (x ^ (x >> 27)) * 0x94d049bb133111ebULL;
+	return x ^ (x >> 31);
+}
+
+/* @seed tells files, devices and rounds apart; @at is a multiple of 8. */
+static void fill(void *buf, size_t len, uint64_t seed, uint64_t at)
+{
+	uint64_t *p = buf;
+
+	for (size_t i = 0; i < len / 8; i++)
+		p[i] = mix(seed << 48 ^ (at + i * 8));
+}
+
+#define SEED_FILE	1
+#define SEED_DEV(n)	(16 + (n))
+
+/* What is on the devices, piece by piece as the file has it: into @buf. */
+static int peek_file(const struct layout *l, void *buf)
+{
+	unsigned char *to = buf;
+	int err;
+
+	for (size_t i = 0; i < l->nr_pages; ) {
+		size_t n = 1;
+
+		while (i + n < l->nr_pages &&
+		       l->page[i + n].dev == l->page[i].dev &&
+		       l->page[i + n].addr == l->page[i].addr + n * PAGE)
+			n++;
+		err = dax_peek(&daxdev[l->page[i].dev], l->page[i].addr,
+			       to + i * PAGE, n * PAGE);
+		if (err)
+			return err;
+		i += n;
+	}
+	return 0;
+}
+
+/* The first difference, or -1. */
+static ssize_t differ(const unsigned char *a, const unsigned char *b, size_t len)
+{
+	if (!memcmp(a, b, len))
+		return -1;
+	for (size_t i = 0; i < len; i++)
+		if (a[i] != b[i])
+			return i;
+	return -1;
+}
+
+/* ---- the tests ---- */
+
+FIXTURE(data) {
+	struct fuse_server *s;
+	struct layout *l;
+	struct layout *raw[2];
+	unsigned char *want, *got, *p;
+	size_t room;		/* of the layout, @size and what lies beyond */
+	size_t len;		/* of a mapping: @size in pages */
+	int fd;
+};
+
+FIXTURE_VARIANT(data) {
+	void (*make)(struct layout *l);
+	unsigned int huge;	/* faults of 2 MiB it takes to touch all of it */
+};
+
+#define LAYOUT(name, n) \
+	FIXTURE_VARIANT_ADD(data, name) { .make = name, .huge = n }
+
+LAYOUT(linear, 4);
+LAYOUT(linear_eof_in_page, 2);
+LAYOUT(linear_4k, 0);
+LAYOUT(linear_shifted, 0);
+LAYOUT(two_devices, 4);
+LAYOUT(interleaved_2m, 6);
+LAYOUT(interleaved_short_row, 4);
+LAYOUT(interleaved_4k, 0);
+LAYOUT(interleaved_odd, 0);
+LAYOUT(mixed, 5);
+LAYOUT(scattered, 0);
+LAYOUT(full, 0);
+
+static struct layout *new_layout(void (*make)(struct layout *l))
+{
+	struct layout *l = calloc(1, sizeof(*l));
+
+	if (!l)
+		return NULL;
+	make(l);
+	deal(l);
+	encode(l);
+	return l;
+}
+
+static void whole_0(struct layout *l)
+{
+	add_linear(l, 0, 0, AREA);
+	l->size = AREA;
+}
+
+static void whole_1(struct layout *l)
+{
+	add_linear(l, 1, 0, AREA);
+	l->size = AREA;
+}
+
+FIXTURE_SETUP(data)
+{
+	if (fmap_missing())
+		SKIP(return, "%s", fmap_missing());
+	if (!daxdev[0].phys || !daxdev[1].phys)
+		SKIP(return, "the devices do not tell their physical addresses");
+	self->l = new_layout(variant->make);
+	self->raw[0] = new_layout(whole_0);
+	self->raw[1] = new_layout(whole_1);
+	ASSERT_TRUE(self->l && self->raw[0] && self->raw[1]);
+	ASSERT_GE(AREA, self->l->used[0]);
+	ASSERT_GE(AREA, self->l->used[1]);
+	self->room = self->l->nr_pages * PAGE;
+	self->len = (self->l->size + PAGE - 1) & ~(PAGE - 1);
+	self->want = calloc(1, self->room + PAGE);
+	self->got = calloc(1, self->room + PAGE);
+	ASSERT_TRUE(self->want && self->got);
+
+	self->s = fmap_server(STRIPED_OPS_NAME);
+	ASSERT_NE(NULL, self->s);
+	fs_add(self->s, "file", self->l->size, self->l->blob, self->l->blob_len);
+	fs_add(self->s, "raw0", AREA, self->raw[0]->blob, self->raw[0]->blob_len);
+	fs_add(self->s, "raw1", AREA, self->raw[1]->blob, self->raw[1]->blob_len);
+	ASSERT_EQ(0, fs_mount(self->s));
+	self->fd = fs_open(self->s, "file", O_RDWR);
+	ASSERT_LE(0, self->fd);
+	/*
+	 * Aligned to 2 MiB, or there can be no faults of that size. Not only the
+	 * kernel's choice of address has to be trusted for that.
+	 */
+	self->p = mmap(NULL, self->len + HUGE, PROT_NONE,
+		       MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	ASSERT_NE(MAP_FAILED, self->p);
+	self->p = (void *)(((uintptr_t)self->p + HUGE - 1) & ~(HUGE - 1));
+	self->p = mmap(self->p, self->len, PROT_READ | PROT_WRITE,
+		       MAP_SHARED | MAP_FIXED, self->fd, 0);
+	ASSERT_NE(MAP_FAILED, self->p);
+}
+
+FIXTURE_TEARDOWN(data)
+{
+	munmap(self->p, self->len);
+	close(self->fd);
+	/* Whatever was done, the server had no part in it. */
+	EXPECT_EQ(0, self->s->count[FUSE_READ]);
+	EXPECT_EQ(0, self->s->count[FUSE_WRITE]);
+	EXPECT_EQ(0, fs_stop(self->s));
+}
+
+#define expect_on_device() do {						\
+	ASSERT_EQ(0, peek_file(self->l, self->got));			\
+	EXPECT_EQ(-1, differ(self->want, self->got, self->l->size));	\
+} while (0)
+
+/* Fill what @l uses of each device, and see that it is there. */
+static int fill_devices(struct fuse_server *s, const struct layout *l)
+{
+	static unsigned char buf[MIB], back[MIB];
+
+	for (int dev = 0; dev < 2; dev++) {
+		int fd = fs_open(s, dev ? "raw1" : "raw0", O_RDWR);
+
+		if (fd < 0)
+			return fd;
+		for (uint64_t at = 0; at < l->used[dev]; at += MIB) {
+			fill(buf, MIB, SEED_DEV(dev), at);
+			if (pwrite(fd, buf, MIB, at) != (ssize_t)MIB)
+				return -EIO;
+			if (dax_peek(&daxdev[dev], at, back, MIB) ||
+			    differ(buf, back, MIB) >= 0)
+				return -EBADMSG;
+		}
+		close(fd);
+	}
+	return 0;
+}
+
+/* What a file then consists of. */
+static void expect_of_devices(const struct layout *l, unsigned char *want)
+{
+	for (size_t i = 0; i < l->nr_pages; i++)
+		fill(want + i * PAGE, PAGE, SEED_DEV(l->page[i].dev),
+		     l->page[i].addr);
+}
+
+TEST_F(data, store_reaches_the_device)
+{
+	fill(self->want, self->room, SEED_FILE, 0);
+	memcpy(self->p, self->want, self->l->size);
+	expect_on_device();
+}
+
+/* In pieces that match nothing. */
+TEST_F(data, write_reaches_the_device)
+{
+	fill(self->want, self->room, SEED_FILE + 1, 0);
+	for (uint64_t at = 0; at < self->l->size; at += 100003) {
+		size_t n = self->l->size - at < 100003 ? self->l->size - at : 100003;
+
+		ASSERT_EQ(n, pwrite(self->fd, self->want + at, n, at));
+	}
+	expect_on_device();
+	EXPECT_EQ(-1, differ(self->want, self->p, self->l->size));
+}
+
+/* One write, one read: the kernel goes through all extents by itself. */
+TEST_F(data, all_at_once)
+{
+	fill(self->want, self->room, SEED_FILE + 2, 0);
+	ASSERT_EQ(self->l->size, pwrite(self->fd, self->want, self->room, 0));
+	expect_on_device();
+	memset(self->got, 0, self->room);
+	ASSERT_EQ(self->l->size, pread(self->fd, self->got, self->room, 0));
+	EXPECT_EQ(-1, differ(self->want, self->got, self->l->size));
+}
+
+TEST_F(data, load_and_read_see_the_device)
+{
+	ASSERT_EQ(0, fill_devices(self->s, self->l));
+	expect_of_devices(self->l, self->want);
+	EXPECT_EQ(-1, differ(self->want, self->p, self->l->size));
+	for (uint64_t at = 0; at < self->l->size; at += 65537) {
+		size_t n = self->l->size - at < 65537 ? self->l->size - at : 65537;
+
+		ASSERT_EQ(n, pread(self->fd, self->got + at, n, at));
+	}
+	EXPECT_EQ(-1, differ(self->want, self->got, self->l->size));
+}
+
+/* The byte before, at, and after each place where something changes. */
+TEST_F(data, boundaries)
+{
+	unsigned int tried = 0;
+	unsigned char b[3];
+
+	fill(self->want, self->room, SEED_FILE + 3, 0);
+	ASSERT_EQ(self->l->size, pwrite(self->fd, self->want, self->l->size, 0));
+	for (size_t i = 1; i < self->l->nr_pages && tried < 100; i++) {
+		const struct page *page = &self->l->page[i];
+		uint64_t at = i * PAGE;
+
+		if (page->dev == page[-1].dev && page->addr == page[-1].addr + PAGE &&
+		    at % HUGE)
+			continue;
+		if (at + 2 > self->l->size)
+			break;
+		tried++;
+		/* Across it, by read, by load. */
+		ASSERT_EQ(3, pread(self->fd, b, 3, at - 1));
+		EXPECT_EQ(0, memcmp(b, self->want + at - 1, 3));
+		EXPECT_EQ(0, memcmp(self->p + at - 1, self->want + at - 1, 3));
+		/* Across it, by write and by store. */
+		for (int j = -1; j < 2; j++)
+			b[j + 1] = ~self->want[at + j];
+		ASSERT_EQ(3, pwrite(self->fd, b, 3, at - 1));
+		EXPECT_EQ(0, memcmp(self->p + at - 1, b, 3));
+		memcpy(self->p + at - 1, b, 3);
+		ASSERT_EQ(0, dax_peek(&daxdev[page->dev], page->addr, b, 2));
+		EXPECT_EQ((unsigned char)~self->want[at], b[0]);
+		EXPECT_EQ((unsigned char)~self->want[at + 1], b[1]);
+		ASSERT_EQ(0, dax_peek(&daxdev[page[-1].dev],
+				      page[-1].addr + PAGE - 1, b, 1));
+		EXPECT_EQ((unsigned char)~self->want[at - 1], b[0]);
+		for (int j = -1; j < 2; j++)
+			self->want[at + j] = ~self->want[at + j];
+	}
+	/* Nothing beside them changed. */
+	expect_on_device();
+}
+
+TEST_F(data, end_of_file)
+{
+	uint64_t size = self->l->size;
+	unsigned char b[4];
+
+	fill(self->want, self->room, SEED_FILE + 4, 0);
+	ASSERT_EQ(size, pwrite(self->fd, self->want, size, 0));
+	EXPECT_EQ(1, pread(self->fd, b, 4, size - 1));
+	EXPECT_EQ(self->want[size - 1], b[0]);
+	EXPECT_EQ(2, pread(self->fd, b, 4, size - 2));
+	EXPECT_EQ(0, pread(self->fd, b, 4, size));
+	EXPECT_EQ(0, pread(self->fd, b, 4, size + 1));
+	EXPECT_EQ(0, pread(self->fd, b, 4, size + PAGE));
+	EXPECT_EQ(1, pwrite(self->fd, self->want + size - 1, 4, size - 1));
+	EXPECT_GE(0, pwrite(self->fd, b, 4, size));
+	EXPECT_EQ(size, lseek(self->fd, 0, SEEK_END));
+	EXPECT_EQ(0, read(self->fd, b, 4));
+	expect_on_device();
+}
+
+TEST_F(data, size_of_faults)
+{
+	int pmd = trace_count_open("fs_dax/dax_pmd_fault_done", "result == 0x100");
+	int pte = trace_count_open("fs_dax/dax_pte_fault_done", "result == 0x100");
+	size_t pages;
+
+	if (pmd < 0 || pte < 0)
+		SKIP(return, "the tracepoints of fs_dax cannot be counted");
+	for (size_t at = 0; at < self->len; at += PAGE)
+		EXPECT_EQ(0, touch(self->p + at, 1));
+	pages = self->len / PAGE - variant->huge * (HUGE / PAGE);
+	EXPECT_EQ(variant->huge, trace_count(pmd));
+	EXPECT_EQ(pages, trace_count(pte));
+	/* No second fault where there was a first one. */
+	for (size_t at = 0; at < self->len; at += PAGE)
+		EXPECT_EQ(0, touch(self->p + at, 2));
+	EXPECT_EQ(variant->huge, trace_count(pmd));
+	EXPECT_EQ(pages, trace_count(pte));
+	close(pmd);
+	close(pte);
+}
+
+/* Read first, then write: the page becomes writable where it is. */
+TEST_F(data, write_after_read)
+{
+	for (size_t at = 0; at < self->l->size; at += 61 * PAGE)
+		EXPECT_EQ(0, touch(self->p + at, -1));
+	fill(self->want, self->room, SEED_FILE + 5, 0);
+	memcpy(self->p, self->want, self->l->size);
+	EXPECT_EQ(0, msync(self->p, self->len, MS_SYNC));
+	expect_on_device();
+}
+
+/* A private mapping sees the file, and keeps what it writes to itself. */
+TEST_F(data, private)
+{
+	unsigned char *q;
+
+	fill(self->want, self->room, SEED_FILE + 6, 0);
+	ASSERT_EQ(self->l->size, pwrite(self->fd, self->want, self->l->size, 0));
+	q = mmap(NULL, self->len, PROT_READ | PROT_WRITE, MAP_PRIVATE, self->fd, 0);
+	ASSERT_NE(MAP_FAILED, q);
+	EXPECT_EQ(-1, differ(self->want, q, self->l->size));
+	for (size_t at = 0; at < self->l->size; at += 3 * PAGE)
+		q[at] = ~q[at];
+	expect_on_device();
+	EXPECT_EQ(-1, differ(self->want, self->p, self->l->size));
+	for (size_t at = 0; at < self->l->size; at += 3 * PAGE)
+		EXPECT_EQ((unsigned char)~self->want[at], q[at]);
+	/* Where it did not write, it goes on seeing the file. */
+	if (self->l->size > PAGE) {
+		self->p[PAGE] = ~self->p[PAGE];
+		EXPECT_EQ(self->p[PAGE], q[PAGE]);
+	}
+	munmap(q, self->len);
+}
+
+/* Written by one process through a mapping, read by another with read(2). */
+TEST_F(data, two_processes)
+{
+	int status;
+	pid_t pid;
+
+	fill(self->want, self->room, SEED_FILE + 7, 0);
+	pid = fork();
+	ASSERT_LE(0, pid);
+	if (!pid) {
+		memcpy(self->p, self->want, self->l->size);
+		_exit(0);
+	}
+	ASSERT_EQ(pid, waitpid(pid, &status, 0));
+	ASSERT_EQ(0, status);
+	ASSERT_EQ(self->l->size, pread(self->fd, self->got, self->room, 0));
+	EXPECT_EQ(-1, differ(self->want, self->got, self->l->size));
+}
+
+/* Everything is still there for the next mount. */
+TEST_F(data, survives_unmount)
+{
+	fill(self->want, self->room, SEED_FILE + 8, 0);
+	memcpy(self->p, self->want, self->l->size);
+	munmap(self->p, self->len);
+	close(self->fd);
+	ASSERT_EQ(0, fs_umount(self->s));
+	expect_on_device();
+	fs_stop(self->s);
+
+	self->s = fmap_server(STRIPED_OPS_NAME);
+	ASSERT_NE(NULL, self->s);
+	fs_add(self->s, "file", self->l->size, self->l->blob, self->l->blob_len);
+	ASSERT_EQ(0, fs_mount(self->s));
+	self->fd = fs_open(self->s, "file", O_RDWR);
+	ASSERT_LE(0, self->fd);
+	self->p = mmap(NULL, self->len, PROT_READ, MAP_SHARED, self->fd, 0);
+	ASSERT_NE(MAP_FAILED, self->p);
+	EXPECT_EQ(-1, differ(self->want, self->p, self->l->size));
+}
+
+/* ---- what one layout is enough for ---- */
+
+FIXTURE(use) {
+	struct fuse_server *s;
+	struct layout *l;
+	unsigned char *p;
+	int fd;
+};
+
+FIXTURE_SETUP(use)
+{
+	if (fmap_missing())
+		SKIP(return, "%s", fmap_missing());
+	self->l = new_layout(interleaved_2m);
+	ASSERT_NE(NULL, self->l);
+	self->s = fmap_server(STRIPED_OPS_NAME);
+	ASSERT_NE(NULL, self->s);
+	fs_add(self->s, "file", self->l->size, self->l->blob, self->l->blob_len);
+	fs_add(self->s, "plain", 5000, NULL, 0);
+	ASSERT_EQ(0, fs_mount(self->s));
+	self->fd = fs_open(self->s, "file", O_RDWR);
+	ASSERT_LE(0, self->fd);
+	self->p = mmap(NULL, self->l->size, PROT_READ | PROT_WRITE, MAP_SHARED,
+		       self->fd, 0);
+	ASSERT_NE(MAP_FAILED, self->p);
+}
+
+FIXTURE_TEARDOWN(use)
+{
+	munmap(self->p, self->l->size);
+	close(self->fd);
+	EXPECT_EQ(0, fs_stop(self->s));
+}
+
+/* System calls whose buffers are the mapping, faulted in or not. */
+TEST_F(use, as_a_buffer)
+{
+	char name[] = "/tmp/fmap.XXXXXX";
+	int fd = mkstemp(name);
+	int pair[2];
+
+	ASSERT_LE(0, fd);
+	unlink(name);
+	memset(self->p + HUGE, 'z', PAGE);
+	EXPECT_EQ(3 * PAGE, write(fd, self->p + HUGE - PAGE, 3 * PAGE));
+	EXPECT_EQ(3 * PAGE, pread(fd, self->p + 2 * HUGE, 3 * PAGE, 0));
+	EXPECT_EQ('z', self->p[2 * HUGE + PAGE]);
+	/* From the file to itself, one range mapped and one not. */
+	EXPECT_EQ(100, pwrite(self->fd, self->p + HUGE, 100, 4 * HUGE));
+	EXPECT_EQ('z', self->p[4 * HUGE + 99]);
+	/* Pages that a pipe holds on to. */
+	ASSERT_EQ(0, pipe(pair));
+	EXPECT_EQ(10, write(pair[1], self->p + HUGE, 10));
+	EXPECT_EQ(10, read(pair[0], self->p + HUGE + 100, 10));
+	close(pair[0]);
+	close(pair[1]);
+	close(fd);
+}
+
+TEST_F(use, memory_calls)
+{
+	unsigned char *q;
+
+	self->p[0] = 1;
+	EXPECT_EQ(0, madvise(self->p, HUGE, MADV_DONTNEED));
+	EXPECT_EQ(1, self->p[0]);
+	EXPECT_EQ(0, mprotect(self->p, HUGE, PROT_READ));
+	EXPECT_EQ(SIGSEGV, touch(self->p, 2));
+	EXPECT_EQ(0, mprotect(self->p, PAGE, PROT_READ | PROT_WRITE));
+	EXPECT_EQ(0, touch(self->p, 3));
+	EXPECT_EQ(0, mprotect(self->p, HUGE, PROT_READ | PROT_WRITE));
+	EXPECT_EQ(0, mlock(self->p, HUGE));
+	EXPECT_EQ(0, munlock(self->p, HUGE));
+	q = mremap(self->p, HUGE, HUGE, MREMAP_MAYMOVE | MREMAP_FIXED,
+		   mmap(NULL, HUGE, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0));
+	ASSERT_NE(MAP_FAILED, q);
+	EXPECT_EQ(3, q[0]);
+	munmap(q, HUGE);
+}
+
+/* Opened for reading, nobody can write through it. */
+TEST_F(use, read_only)
+{
+	unsigned char *q;
+	char c;
+	int fd = fs_open(self->s, "file", O_RDONLY);
+
+	ASSERT_LE(0, fd);
+	EXPECT_EQ(-1, pwrite(fd, "x", 1, 0));
+	EXPECT_EQ(EBADF, errno);
+	EXPECT_EQ(1, pread(fd, &c, 1, 0));
+	EXPECT_EQ(MAP_FAILED, mmap(NULL, PAGE, PROT_WRITE, MAP_SHARED, fd, 0));
+	q = mmap(NULL, PAGE, PROT_READ, MAP_SHARED, fd, 0);
+	ASSERT_NE(MAP_FAILED, q);
+	EXPECT_EQ(SIGSEGV, touch(q, 1));
+	munmap(q, PAGE);
+	close(fd);
+}
+
+/* Reading and writing at a position, and the times of the file. */
+TEST_F(use, position)
+{
+	char b[8];
+
+	EXPECT_EQ(100, lseek(self->fd, 100, SEEK_SET));
+	EXPECT_EQ(4, write(self->fd, "abcd", 4));
+	EXPECT_EQ(104, lseek(self->fd, 0, SEEK_CUR));
+	EXPECT_EQ(100, lseek(self->fd, 100, SEEK_SET));
+	EXPECT_EQ(4, read(self->fd, b, 4));
+	EXPECT_EQ(0, memcmp(b, "abcd", 4));
+	EXPECT_EQ(0, fsync(self->fd));
+	EXPECT_EQ(0, fdatasync(self->fd));
+}
+
+/* A file with a map and one without, side by side. */
+TEST_F(use, beside_a_plain_file)
+{
+	char b[4];
+	int fd = fs_open(self->s, "plain", O_RDWR);
+
+	ASSERT_LE(0, fd);
+	EXPECT_EQ(4, pread(fd, b, 4, 0));
+	EXPECT_EQ('b', b[0]);
+	EXPECT_EQ(1, pwrite(fd, "X", 1, 0));
+	EXPECT_EQ(1, self->s->count[FUSE_WRITE]);
+	close(fd);
+}
+
+int main(int argc, char **argv)
+{
+	fmap_register("striped.bpf.o");
+	dax_peek_init();
+	return test_harness_run(argc, argv);
+}

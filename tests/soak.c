@@ -1,0 +1,250 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * Load, register, mount, open, fault, read, unmount, unregister, unload: again and
+ * again. Then everything is where it was: no slab cache, nor what is not in slabs,
+ * has grown by something for each round; no module is in use more than before; the
+ * devices can be had.
+ *
+ * A cache is noisy, but noise does not add up: a leak is what grows by an object
+ * per round in the first half of the rounds and in the second half, too.
+ *
+ * ROUNDS=1000 for the long run; 20 unless told.
+ */
+#define _GNU_SOURCE
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <limits.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "kselftest_harness.h"
+#include "fmap_test.h"
+
+#define SIZE	(4 * MIB)
+#define WARM_UP	4		/* rounds that fill caches for good */
+
+static int rounds(void)
+{
+	const char *env = getenv("ROUNDS");
+	int n = env ? atoi(env) : 20;
+
+	return n < 4 ? 4 : n & ~1;
+}
+
+#define MAX_CACHES	512
+
+struct usage {
+	struct {
+		char name[40];
+		long objects;
+	} cache[MAX_CACHES];
+	unsigned int nr;
+	long vmalloc, percpu;	/* KiB */
+	long modules, users;	/* of all modules together */
+};
+
+static void shrink_slabs(void)
+{
+	DIR *dir = opendir("/sys/kernel/slab");
+	struct dirent *e;
+	char path[PATH_MAX];
+
+	while (dir && (e = readdir(dir))) {
+		snprintf(path, sizeof(path), "/sys/kernel/slab/%s/shrink",
+			 e->d_name);
+		write_file(path, "1");
+	}
+	if (dir)
+		closedir(dir);
+}
+
+static long meminfo(const char *key)
+{
+	FILE *f = fopen("/proc/meminfo", "r");
+	char line[128];
+	long value = 0;
+
+	while (f && fgets(line, sizeof(line), f))
+		if (!strncmp(line, key, strlen(key)))
+			value = strtol(line + strlen(key), NULL, 10);
+	if (f)
+		fclose(f);
+	return value;
+}
+
+static void take(struct usage *u)
+{
+	char line[512], name[64];
+	FILE *f;
+	long n;
+
+	/* Grace periods and workers first, then what caches keep for later. */
+	usleep(500 * 1000);
+	write_file("/proc/sys/vm/drop_caches", "3");
+	shrink_slabs();
+	usleep(100 * 1000);
+
+	memset(u, 0, sizeof(*u));
+	f = fopen("/proc/slabinfo", "r");
+	while (f && fgets(line, sizeof(line), f) && u->nr < MAX_CACHES) {
+		if (sscanf(line, "%63s %ld", name, &n) != 2 || *name == '#')
+			continue;
+		snprintf(u->cache[u->nr].name, sizeof(u->cache[0].name), "%.39s",
+			 name);
+		u->cache[u->nr++].objects = n;
+	}
+	if (f)
+		fclose(f);
+	u->vmalloc = meminfo("VmallocUsed:");
+	u->percpu = meminfo("Percpu:");
+	f = fopen("/proc/modules", "r");
+	while (f && fgets(line, sizeof(line), f)) {
+		if (sscanf(line, "%63s %*d %ld", name, &n) != 2)
+			continue;
+		u->modules++;
+		u->users += n;
+	}
+	if (f)
+		fclose(f);
+}
+
+static long objects(const struct usage *u, const char *name)
+{
+	for (unsigned int i = 0; i < u->nr; i++)
+		if (!strcmp(u->cache[i].name, name))
+			return u->cache[i].objects;
+	return 0;
+}
+
+FIXTURE(soak) {
+	struct usage start, middle, end;
+	struct scripted map[2];
+	bool unloaded;
+};
+
+FIXTURE_SETUP(soak)
+{
+	if (fmap_missing())
+		SKIP(return, "%s", fmap_missing());
+	if (access("/proc/slabinfo", R_OK))
+		SKIP(return, "there is no /proc/slabinfo");
+	if (module_refs() || module_unload())
+		SKIP(return, "the module is in use");
+	self->unloaded = true;
+	self->map[0] = fmap_linear(0, 0, SIZE);
+	self->map[1] = fmap_linear(1, PAGE, SIZE);
+}
+
+/* In the parent: the other tests need the module. */
+FIXTURE_TEARDOWN_PARENT(soak)
+{
+	if (self->unloaded && module_refs() < 0) {
+		EXPECT_EQ(0, module_load(""));
+	}
+}
+
+/* 0, or the line that failed. */
+static int one_round(const struct scripted *map)
+{
+	struct bpf_object *obj;
+	struct bpf_link *link;
+	struct fuse_server *s;
+	unsigned char *p;
+	char c;
+	int fd;
+
+#define MUST(cond) do { if (!(cond)) return __LINE__; } while (0)
+	MUST(!module_load(""));
+	obj = fmap_load("scripted.bpf.o");
+	MUST(obj);
+	link = bpf_map__attach_struct_ops(
+			bpf_object__find_map_by_name(obj, "scripted"));
+	MUST(link);
+	s = fmap_server(SCRIPTED_OPS_NAME);
+	MUST(s);
+	fs_add(s, "a", SIZE, &map[0], sizeof(map[0]));
+	fs_add(s, "b", SIZE, &map[1], sizeof(map[1]));
+	fs_add(s, "plain", SIZE, NULL, 0);
+	MUST(!fs_mount(s));
+	for (int i = 0; i < 3; i++) {
+		fd = fs_open(s, i == 0 ? "a" : i == 1 ? "b" : "plain", O_RDWR);
+		MUST(fd >= 0);
+		p = mmap(NULL, SIZE, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+		MUST(p != MAP_FAILED);
+		MUST(!touch(p, -1));
+		MUST(i == 2 || !touch(p + HUGE, 1));
+		MUST(pread(fd, &c, 1, 0) == 1);
+		MUST(pwrite(fd, "x", 1, 0) == 1);
+		munmap(p, SIZE);
+		close(fd);
+	}
+	MUST(!fs_stop(s));
+	bpf_link__destroy(link);
+	bpf_object__close(obj);
+	MUST(!module_unload_wait());
+#undef MUST
+	return 0;
+}
+
+/* In a child, so that nothing of user space is left to be counted. */
+static int some_rounds(const struct scripted *map, int n)
+{
+	int status;
+	pid_t pid = fork();
+
+	if (!pid) {
+		for (int i = 0; i < n; i++) {
+			int line = one_round(map);
+
+			if (line) {
+				fprintf(stderr, "# round %d failed in line %d: %s\n",
+					i, line, strerror(errno));
+				_exit(1);
+			}
+		}
+		_exit(0);
+	}
+	if (pid < 0 || waitpid(pid, &status, 0) != pid)
+		return -1;
+	return status;
+}
+
+TEST_F_TIMEOUT(soak, rounds, 60 + 6 * rounds())
+{
+	int half = rounds() / 2;
+
+	ASSERT_EQ(0, some_rounds(self->map, WARM_UP));
+	take(&self->start);
+	ASSERT_EQ(0, some_rounds(self->map, half));
+	take(&self->middle);
+	ASSERT_EQ(0, some_rounds(self->map, half));
+	take(&self->end);
+
+	for (unsigned int i = 0; i < self->end.nr; i++) {
+		const char *name = self->end.cache[i].name;
+		long a = objects(&self->start, name);
+		long b = objects(&self->middle, name);
+		long c = objects(&self->end, name);
+
+		EXPECT_FALSE(b - a >= half && c - b >= half) {
+			TH_LOG("%s: %ld, after %d rounds %ld, after %d %ld",
+			       name, a, half, b, 2 * half, c);
+		}
+	}
+	EXPECT_FALSE(self->middle.vmalloc - self->start.vmalloc >= 4 * half &&
+		     self->end.vmalloc - self->middle.vmalloc >= 4 * half);
+	EXPECT_FALSE(self->middle.percpu - self->start.percpu >= 4 * half &&
+		     self->end.percpu - self->middle.percpu >= 4 * half);
+	EXPECT_EQ(self->start.modules, self->end.modules);
+	EXPECT_EQ(self->start.users, self->end.users);
+}
+
+int main(int argc, char **argv)
+{
+	return test_harness_run(argc, argv);
+}
