@@ -122,19 +122,24 @@ fn main() -> ExitCode {
 }
 
 fn run(args: Args) -> Result<ExitCode, String> {
-    let (manifest, layout) = read(&args.manifest)?;
-    let in_file = |error| format!("{}:{error}", args.manifest.display());
+    let shown = args.manifest.display();
+    let in_file = |error: manifest::Error| format!("{shown}:{error}");
+    let text = fs::read_to_string(&args.manifest).map_err(|error| format!("{shown}: {error}"))?;
+    let manifest = manifest::parse(&text).map_err(in_file)?;
+    if !args.check {
+        for device in &manifest.devices {
+            device::usable(&device.path)
+                .map_err(|message| in_file(manifest::Error::new(device.line, message)))?;
+        }
+    }
+    let sizes = sizes(&manifest).map_err(in_file)?;
+    let layout = layout::place(&manifest, &sizes).map_err(in_file)?;
+    let listing = list(&manifest, &layout);
+    let tree = Tree::new(manifest, layout).map_err(in_file)?;
     if args.check {
-        let listing = list(&manifest, &layout);
-        Tree::new(manifest, layout).map_err(in_file)?;
         print!("{listing}");
         return Ok(ExitCode::SUCCESS);
     }
-    for device in &manifest.devices {
-        device::usable(&device.path)
-            .map_err(|message| in_file(manifest::Error::new(device.line, message)))?;
-    }
-    let tree = Tree::new(manifest, layout).map_err(in_file)?;
 
     let mountpoint = args.mountpoint.as_deref().unwrap_or(Path::new(""));
     let mountpoint = fs::canonicalize(mountpoint)
@@ -155,7 +160,7 @@ fn run(args: Args) -> Result<ExitCode, String> {
     }
 
     let nr_files = tree.nr_files();
-    let shown = mountpoint.display().to_string();
+    let place = mountpoint.display().to_string();
     let session = Session {
         tree: Arc::new(tree),
         ops: args.ops,
@@ -172,7 +177,7 @@ fn run(args: Args) -> Result<ExitCode, String> {
         if args.child {
             let_go();
         } else {
-            eprintln!("fmapfs: {nr_files} files on {shown}");
+            eprintln!("fmapfs: {nr_files} files on {place}");
         }
     });
     if let Some(path) = cleanup {
@@ -182,23 +187,20 @@ fn run(args: Args) -> Result<ExitCode, String> {
     served.map(|()| ExitCode::SUCCESS)
 }
 
-fn read(path: &Path) -> Result<(Manifest, Layout), String> {
-    let shown = path.display();
-    let text = fs::read_to_string(path).map_err(|error| format!("{shown}: {error}"))?;
-    let manifest = manifest::parse(&text).map_err(|error| format!("{shown}:{error}"))?;
+/// Bytes of each device that files may use, where the manifest or the system tells.
+fn sizes(manifest: &Manifest) -> Result<Vec<Option<u64>>, manifest::Error> {
     let mut sizes = Vec::new();
     for device in &manifest.devices {
         let real = device::size(&device.path);
         if let (Some(real), Some(wanted)) = (real, device.size) {
             if wanted > real {
-                let (line, path) = (device.line, device.path.display());
-                return Err(format!("{shown}:{line}: {path} has only {real} bytes"));
+                let message = format!("{} has only {real} bytes", device.path.display());
+                return Err(manifest::Error::new(device.line, message));
             }
         }
         sizes.push(device.size.or(real));
     }
-    let layout = layout::place(&manifest, &sizes).map_err(|error| format!("{shown}:{error}"))?;
-    Ok((manifest, layout))
+    Ok(sizes)
 }
 
 /// Where each file is, for a person.

@@ -57,12 +57,15 @@ impl Session {
 
         let (verdict, verdicts) = mpsc::channel();
         let served = self.serve(&device, &stats, verdict, ready);
-        if let Err(message) = stats.report(self.report.as_deref()) {
-            eprintln!("fmapfs: cannot write the statistics: {message}");
-        }
         // Whoever looked at the mount knows best why it ended.
         let verdict: Result<(), String> = verdicts.try_iter().collect();
-        verdict.and(served)
+        let ended = verdict.and(served);
+        if ended.is_ok() || self.report.is_some() {
+            if let Err(error) = stats.report(self.report.as_deref()) {
+                eprintln!("fmapfs: cannot write the statistics: {error}");
+            }
+        }
+        ended
     }
 
     /// Answers requests until the mount is gone.
@@ -97,6 +100,9 @@ impl Session {
 
             match intercept(message, &*self.tree) {
                 Intercepted::Answer(reply) => send(device, &reply),
+                Intercepted::Other if opcode(message).is_some_and(changes_names) => {
+                    send(device, &error_reply(unique(message), libc::EPERM));
+                }
                 Intercepted::Other => handle(&server, device, message, &mut scratch),
                 Intercepted::Init(offer) => {
                     let unique = unique(message);
@@ -218,6 +224,19 @@ fn send(mut device: &File, reply: &[u8]) {
     }
 }
 
+/// Requests that no manifest foresees; the crate would say ENOSYS, which users see
+/// as a defect.
+fn changes_names(opcode: u32) -> bool {
+    const SYMLINK: u32 = 6;
+    const MKNOD: u32 = 8;
+    const LINK: u32 = 13;
+    const CREATE: u32 = 35;
+    const RENAME2: u32 = 45;
+    const TMPFILE: u32 = 51;
+    // MKDIR, UNLINK, RMDIR and RENAME are between MKNOD and LINK.
+    matches!(opcode, SYMLINK | MKNOD..=LINK | CREATE | RENAME2 | TMPFILE)
+}
+
 /// Lets the FUSE crate answer.
 fn handle(server: &Server<Arc<Tree>>, device: &File, message: &mut [u8], scratch: &mut [u8]) {
     let unique = unique(message);
@@ -269,6 +288,7 @@ mod tests {
     const OPEN: u32 = 14;
     const READ: u32 = 15;
     const INIT: u32 = 26;
+    const CREATE: u32 = 35;
     const READDIRPLUS: u32 = 44;
     const STATX: u32 = 52;
 
@@ -375,6 +395,8 @@ mod tests {
         assert_eq!((error, device.len()), (0, 280));
         assert!(device[24..].starts_with(b"/dev/dax0.0\0"));
         assert_eq!(kernel.ask(GET_DAXDEV, 1, &bytes(&[1, 0])).0, libc::ENODEV);
+
+        assert_eq!(kernel.ask(CREATE, 1, b"new\0").0, libc::EPERM);
 
         // fh, offset, size and more.
         let read = bytes(&[0, 0, 0, 0, 4096, 0, 0, 0, 0, 0]);
