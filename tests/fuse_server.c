@@ -414,14 +414,16 @@ struct fs_file *fs_add(struct fuse_server *s, const char *name, uint64_t size,
 
 static int start(struct fuse_server *s)
 {
+	pid_t pid;
+
 	if (!s->forked) {
 		s->running = !pthread_create(&s->thread, NULL, serve_thread, s);
 		return s->running ? 0 : -EAGAIN;
 	}
-	s->pid = fork();
-	if (s->pid < 0)
+	pid = fork();
+	if (pid < 0)
 		return -errno;
-	if (!s->pid) {
+	if (!pid) {
 		prctl(PR_SET_PDEATHSIG, SIGKILL);
 		/* Until the mount exists, there is nothing to read. */
 		while (!s->mounted && !s->sync_init)
@@ -429,6 +431,7 @@ static int start(struct fuse_server *s)
 		serve(s);
 		_exit(0);
 	}
+	s->pid = pid;
 	return 0;
 }
 

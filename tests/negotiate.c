@@ -284,12 +284,19 @@ TEST_F(negotiate, garbage_names)
 	}
 }
 
-/* A failed INIT is the server's affair, with or without a name. */
+/* INIT fails for reasons of FUSE: nothing may be bound to what is left. */
+#define expect_dead(s) do {						\
+	fs_mount(s);							\
+	EXPECT_GT(0, fs_try(s, "file"));				\
+	EXPECT_EQ(0, (s)->count[FUSE_GET_FMAP]);			\
+	EXPECT_TRUE(module_refs_wait(self->refs));			\
+} while (0)
+
 TEST_F(negotiate, init_fails)
 {
 	strcpy(self->s->ops_name, SCRIPTED_OPS_NAME);
 	self->s->error[FUSE_INIT] = -EIO;
-	expect_failed(self->s);
+	expect_dead(self->s);
 }
 
 static void reply_wrong_major(struct fuse_server *s,
@@ -306,7 +313,7 @@ static void reply_wrong_major(struct fuse_server *s,
 TEST_F(negotiate, wrong_major)
 {
 	self->s->hook[FUSE_INIT] = reply_wrong_major;
-	expect_failed(self->s);
+	expect_dead(self->s);
 }
 
 /* Two mounts at a time; each gets what it asked for. */
