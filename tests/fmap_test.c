@@ -179,11 +179,13 @@ const char *fmap_bpf_log(void)
 
 struct bpf_object *fmap_open(const char *name)
 {
+	struct bpf_object_open_opts opts = {
+		.sz = sizeof(opts),
+		.kernel_log_buf = bpf_log,
+		.kernel_log_size = sizeof(bpf_log),
+		.kernel_log_level = 1,
+	};
 	const char *dir = getenv("FMAP_BPF_DIR") ?: "/lib/fuse-dax-fmap/bpf";
-	LIBBPF_OPTS(bpf_object_open_opts, opts,
-		    .kernel_log_buf = bpf_log,
-		    .kernel_log_size = sizeof(bpf_log),
-		    .kernel_log_level = 1);
 	const char *path = fmap_beside(name);
 	char other[PATH_MAX];
 
@@ -215,8 +217,8 @@ struct bpf_object *fmap_load(const char *name)
 
 struct bpf_object *fmap_register(const char *name)
 {
-	struct bpf_object *obj;
 	struct bpf_map *map, *ops = NULL;
+	struct bpf_object *obj;
 
 	if (fmap_missing())
 		return NULL;
@@ -304,8 +306,11 @@ int dax_peek(const struct daxdev *d, uint64_t offset, void *buf, size_t len)
 	while (len) {
 		size_t n = len < PEEK_CHUNK ? len : PEEK_CHUNK;
 		struct peek arg = { .phys = d->phys + offset, .len = n };
-		LIBBPF_OPTS(bpf_test_run_opts, opts,
-			    .ctx_in = &arg, .ctx_size_in = sizeof(arg));
+		struct bpf_test_run_opts opts = {
+			.sz = sizeof(opts),
+			.ctx_in = &arg,
+			.ctx_size_in = sizeof(arg),
+		};
 		int err = bpf_prog_test_run_opts(peek_prog, &opts);
 
 		if (err || opts.retval)

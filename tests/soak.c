@@ -143,9 +143,8 @@ FIXTURE_SETUP(soak)
 /* In the parent: the other tests need the module. */
 FIXTURE_TEARDOWN_PARENT(soak)
 {
-	if (self->unloaded && module_refs() < 0) {
+	if (self->unloaded && module_refs() < 0)
 		EXPECT_EQ(0, module_load(""));
-	}
 }
 
 /* 0, or the line that failed. */
@@ -154,6 +153,7 @@ static int one_round(const struct scripted *map)
 	struct bpf_object *obj;
 	struct bpf_link *link;
 	struct fuse_server *s;
+	struct bpf_map *ops;
 	unsigned char *p;
 	char c;
 	int fd;
@@ -162,8 +162,8 @@ static int one_round(const struct scripted *map)
 	MUST(!module_load(""));
 	obj = fmap_load("scripted.bpf.o");
 	MUST(obj);
-	link = bpf_map__attach_struct_ops(
-			bpf_object__find_map_by_name(obj, "scripted"));
+	ops = bpf_object__find_map_by_name(obj, "scripted");
+	link = bpf_map__attach_struct_ops(ops);
 	MUST(link);
 	s = fmap_server(SCRIPTED_OPS_NAME);
 	MUST(s);

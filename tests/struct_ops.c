@@ -32,10 +32,11 @@ static struct bpf_object *open_policy(const char *a, const char *b)
 		bpf_object__for_each_map(map, obj) {
 			const char *name = bpf_map__name(map);
 
+			bool wanted = !strncmp(name, a, strlen(a)) ||
+				      (b && !strcmp(name, b));
+
 			if (bpf_map__type(map) == BPF_MAP_TYPE_STRUCT_OPS)
-				bpf_map__set_autocreate(map,
-					!strncmp(name, a, strlen(a)) ||
-					(b && !strcmp(name, b)));
+				bpf_map__set_autocreate(map, wanted);
 		}
 	return obj;
 }
@@ -161,9 +162,8 @@ TEST_F(reg, names)
 		EXPECT_EQ(names[i].good, !!link) {
 			TH_LOG("%s: %s", names[i].map, strerror(errno));
 		}
-		if (!names[i].good) {
+		if (!names[i].good)
 			EXPECT_EQ(EINVAL, errno);
-		}
 		bpf_link__destroy(link);
 	}
 }
@@ -213,13 +213,15 @@ TEST_F(reg, link_is_required)
 /* Mounts hold their ops; a link cannot exchange them underneath. */
 TEST_F(reg, no_update)
 {
+	struct bpf_map *other;
+
 	self->obj = open_policy("name_1", "accepted");
 	ASSERT_NE(NULL, self->obj);
 	ASSERT_EQ(0, bpf_object__load(self->obj)) TH_LOG("%s", fmap_bpf_log());
 	self->link = attach(self->obj, "accepted");
 	ASSERT_NE(NULL, self->link);
-	EXPECT_GT(0, bpf_link__update_map(self->link,
-			bpf_object__find_map_by_name(self->obj, "name_1")));
+	other = bpf_object__find_map_by_name(self->obj, "name_1");
+	EXPECT_GT(0, bpf_link__update_map(self->link, other));
 }
 
 TEST_F(reg, holds_the_module)
