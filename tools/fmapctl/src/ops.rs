@@ -10,6 +10,8 @@ use std::io;
 use std::mem;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
+use std::thread;
+use std::time::{Duration, Instant};
 
 use libbpf_rs::query::{LinkInfo, LinkTypeInfo};
 use libbpf_rs::{ErrorKind, Link, MapCore, MapType, ObjectBuilder, PrintLevel, set_print};
@@ -54,7 +56,7 @@ pub fn load(object: &Path) -> Result<(), String> {
     fs::metadata(object).map_err(|error| format!("{shown}: {error}"))?;
     let open = ObjectBuilder::default()
         .open_file(object)
-        .map_err(|error| with_log(format!("{shown} is no BPF object: {error}")))?;
+        .map_err(|error| with_log(format!("{shown} is no BPF object: {error:#}")))?;
 
     let mut names = Vec::new();
     for map in open.maps() {
@@ -81,7 +83,7 @@ pub fn load(object: &Path) -> Result<(), String> {
 
     let mut loaded = open
         .load()
-        .map_err(|error| with_log(format!("the kernel refused {shown}: {error}")))?;
+        .map_err(|error| with_log(format!("the kernel refused {shown}: {error:#}")))?;
 
     let mut links = Vec::new();
     let maps = loaded
@@ -92,7 +94,7 @@ pub fn load(object: &Path) -> Result<(), String> {
             let log = take_log();
             match error.kind() {
                 ErrorKind::AlreadyExists => registered(name),
-                _ => format!("{log}the kernel refused the ops {name}: {error}"),
+                _ => format!("{log}the kernel refused the ops {name}: {error:#}"),
             }
         })?;
         links.push(link);
@@ -168,8 +170,23 @@ pub fn unload(name: &str) -> Result<(), String> {
     let used = status::mounts().map_or(0, |all| all.iter().filter(|m| m.ops == name).count());
     if used > 0 {
         println!("{name}: still in use by {used} mounts, until they are unmounted");
+    } else if pinned()?.is_empty() {
+        wait_for_programs();
     }
     Ok(())
+}
+
+/// Waits until the last programs are gone, so that `rmmod` after `unload` works: the
+/// kernel frees them, and with them their hold on the module, a moment later.
+fn wait_for_programs() {
+    let refcnt = Path::new("/sys/module").join(MODULE).join("refcnt");
+    let deadline = Instant::now() + Duration::from_secs(1);
+    while Instant::now() < deadline {
+        match fs::read_to_string(&refcnt) {
+            Ok(count) if count.trim() != "0" => thread::sleep(Duration::from_millis(10)),
+            _ => return,
+        }
+    }
 }
 
 fn check_bpffs() -> Result<(), String> {
