@@ -14,6 +14,9 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/mount.h>
+#include <sys/stat.h>
+#include <sys/sysmacros.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -443,6 +446,97 @@ TEST_F(requests, created_by_open)
 	close(fd);
 	EXPECT_EQ(0, fs_try(s, "file"));
 	EXPECT_EQ(1, s->count[FUSE_GET_FMAP]);
+}
+
+/*
+ * Where the device path leads is decided by who mounted, not by who happens to
+ * open first: neither that one's rights nor that one's root matter.
+ */
+TEST_F(requests, unprivileged_opener)
+{
+	struct fuse_server *s = self->s;
+	int status;
+	pid_t pid;
+
+	fs_add(s, "file", SIZE, &self->map, sizeof(self->map));
+	ASSERT_EQ(0, fs_mount(s));
+	pid = fork();
+	ASSERT_LE(0, pid);
+	if (!pid) {
+		int fd;
+
+		if (setgid(65534) || setuid(65534))
+			_exit(100);
+		/* Not by this one's rights, for sure. */
+		if (open(daxdev[0].path, O_RDWR) >= 0)
+			_exit(101);
+		fd = fs_open(s, "file", O_RDONLY);
+		_exit(fd < 0 ? -fd : 0);
+	}
+	ASSERT_EQ(pid, waitpid(pid, &status, 0));
+	EXPECT_EQ(0, status);
+	EXPECT_EQ(1, s->count[FUSE_GET_DAXDEV]);
+}
+
+TEST_F(requests, opener_in_chroot)
+{
+	struct fuse_server *s = self->s;
+	char root[] = "/tmp/fmap.XXXXXX";
+	char path[64];
+	int status;
+	pid_t pid;
+
+	fs_add(s, "file", SIZE, &self->map, sizeof(self->map));
+	ASSERT_EQ(0, fs_mount(s));
+	ASSERT_NE(NULL, mkdtemp(root));
+	snprintf(path, sizeof(path), "%s/mnt", root);
+	ASSERT_EQ(0, mkdir(path, 0755));
+	ASSERT_EQ(0, mount(s->dir, path, NULL, MS_BIND, NULL));
+	pid = fork();
+	ASSERT_LE(0, pid);
+	if (!pid) {
+		if (chroot(root) || chdir("/"))
+			_exit(100);
+		_exit(open("/mnt/file", O_RDWR) < 0 ? errno : 0);
+	}
+	ASSERT_EQ(pid, waitpid(pid, &status, 0));
+	EXPECT_EQ(0, status);
+	EXPECT_EQ(1, s->count[FUSE_GET_DAXDEV]);
+	EXPECT_EQ(0, umount(path));
+	rmdir(path);
+	rmdir(root);
+}
+
+/* One line for a mount in debugfs: what fmapctl shows to people. */
+TEST_F(requests, shown_in_debugfs)
+{
+	static const char file[] = "/sys/kernel/debug/" MODULE_NAME "/mounts";
+	struct fuse_server *s = self->s;
+	char want[128], text[1024];
+	struct scripted both = fmap_linear(1, 0, SIZE);
+	struct stat st;
+
+	if (access(file, R_OK))
+		SKIP(return, "debugfs is not mounted");
+	both.dev_bitmap = 3;
+	fs_add(s, "a", SIZE, &self->map, sizeof(self->map));
+	fs_add(s, "b", SIZE, &both, sizeof(both));
+	ASSERT_EQ(0, fs_mount(s));
+	ASSERT_EQ(0, stat(s->dir, &st));
+	snprintf(want, sizeof(want), "%u:%u ops=%s files=0 devices=",
+		 major(st.st_dev), minor(st.st_dev), SCRIPTED_OPS_NAME);
+	ASSERT_EQ(0, read_file(file, text, sizeof(text)));
+	EXPECT_STREQ(want, text);
+	EXPECT_EQ(0, fs_try(s, "a"));
+	EXPECT_EQ(0, fs_try(s, "b"));
+	snprintf(want, sizeof(want), "%u:%u ops=%s files=2 devices=0:%s,1:%s",
+		 major(st.st_dev), minor(st.st_dev), SCRIPTED_OPS_NAME,
+		 daxdev[0].name, daxdev[1].name);
+	ASSERT_EQ(0, read_file(file, text, sizeof(text)));
+	EXPECT_STREQ(want, text);
+	EXPECT_EQ(0, fs_umount(s));
+	ASSERT_EQ(0, read_file(file, text, sizeof(text)));
+	EXPECT_STREQ("", text);
 }
 
 int main(int argc, char **argv)
