@@ -70,7 +70,8 @@ all module bpf tools tests lint $(BUILD)/fmap-map:
 
 endif
 
-demo: all $(BUILD)/fmap-map
+demo:
+	@scripts/build-quietly module bpf tools $(BUILD)/fmap-map
 	@demo/run $(DEVICE)
 
 # DEVICE restricts it only if it was asked for.
