@@ -1,0 +1,35 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Raw bindings, named only by the rooms that wrap them.
+//!
+//! Three sources, none written by hand: the kernel crate's own bindings, the kernel headers it
+//! does not bind (`kernel.rs`), and FUSE's private types from the BTF of the kernel that the
+//! module is built for (`fuse.rs`). bindgen asserts every layout it emits at compile time.
+
+#![allow(
+    clippy::all,
+    dead_code,
+    improper_ctypes,
+    missing_docs,
+    non_camel_case_types,
+    non_snake_case,
+    non_upper_case_globals,
+    unreachable_pub,
+    unsafe_op_in_unsafe_fn
+)]
+
+/// Kernel headers, with what they need from the kernel crate.
+pub(crate) mod kernel {
+    use ::kernel::ffi;
+    use pin_init::MaybeZeroable;
+    pub(crate) use ::kernel::bindings::*;
+    include!(concat!(env!("FUSE_DAX_FMAP_BINDINGS"), "/kernel.rs"));
+}
+
+/// FUSE's private types.
+pub(crate) mod fuse {
+    use super::kernel::*;
+    use ::kernel::ffi;
+    use pin_init::MaybeZeroable;
+    include!(concat!(env!("FUSE_DAX_FMAP_BINDINGS"), "/fuse.rs"));
+}

@@ -1,0 +1,639 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The struct_ops type `fuse_dax_fmap_ops`: what BPF programs may do, and how they are called.
+//!
+//! A user registers a map of this type with a BPF link. The kernel then holds one `kdata`, a
+//! `struct fuse_dax_fmap_ops` whose two function pointers lead through a trampoline into the
+//! programs:
+//!
+//! - [`Ops`] is `kdata` between `reg()` and `unreg()`: enough to look it up, not to call it.
+//! - [`PinnedOps`] holds a reference and may be called. A link that is detached stops new pins and
+//!   leaves the existing ones alone.
+//!
+//! A program sees a context (`include/uapi/linux/fuse_dax_fmap.h`). It is the first member of a
+//! larger structure here, and the kfuncs go from the one to the other. This is sound because the
+//! verifier lets no other pointer through: a context argument is trusted, of exactly this BTF type,
+//! and only [`PinnedOps::parse`] and [`Resolver::resolve`] ever make one.
+//!
+//! The types, the stubs and the kfuncs themselves are in C (`fuse_dax_fmap_btf.c`), because pahole
+//! leaves out what Rust defines.
+
+use crate::bindings::kernel as c;
+use crate::fmap_ops;
+use crate::fmap_ops::OpsName;
+use crate::iomap::Fmap;
+use core::mem::offset_of;
+use core::mem::size_of;
+use core::ptr;
+use core::ptr::NonNull;
+use kernel::error::to_result;
+use kernel::ffi;
+use kernel::prelude::*;
+use kernel::sync::atomic::Atomic;
+use kernel::sync::atomic::Relaxed;
+use kernel::sync::global_lock;
+use kernel::types::Opaque;
+
+/// Registered ops. May go away at any time; see [`Ops::pin`].
+///
+/// # Invariants
+///
+/// The pointer is the `kdata` of a struct_ops map of our type. It is valid from `reg()` until
+/// `unreg()` returns, and an `Ops` is in the registry exactly that long.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Ops(NonNull<c::fuse_dax_fmap_ops>);
+
+// SAFETY: `kdata` belongs to no task and is never written after `reg()`.
+unsafe impl Send for Ops {}
+
+global_lock! {
+    /// What is registered; see `fmap_ops`.
+    // SAFETY: `register()` initializes it before the type is registered.
+    pub(crate) unsafe(uninit) static REGISTERED: SpinLock<KVec<Ops>> = KVec::new();
+}
+
+impl Ops {
+    pub(crate) fn name(&self) -> OpsName {
+        // SAFETY: By the type invariants `kdata` is valid; nobody writes the name after `reg()`.
+        OpsName::from_validated(unsafe { (*self.0.as_ptr()).name }.map(|byte| byte as u8))
+    }
+
+    /// Keeps the programs callable, unless their map is about to be freed.
+    pub(crate) fn pin(&self) -> Option<PinnedOps> {
+        // SAFETY: By the type invariants this is `kdata`, and still valid: the registry, which
+        // calls this under its lock, forgets it in `unreg()`.
+        let pinned = unsafe { c::bpf_struct_ops_get(self.0.as_ptr().cast()) };
+
+        // INVARIANT: The reference was taken just now.
+        pinned.then(|| PinnedOps(self.0))
+    }
+}
+
+/// Ops that may be called.
+///
+/// # Invariants
+///
+/// The pointer is a `kdata` of our type that passed `validate()`, and `self` owns a reference to
+/// its map.
+pub(crate) struct PinnedOps(NonNull<c::fuse_dax_fmap_ops>);
+
+// SAFETY: Programs may be called from any task, and the reference belongs to none.
+unsafe impl Send for PinnedOps {}
+// SAFETY: As above; `kdata` is read only.
+unsafe impl Sync for PinnedOps {}
+
+impl Drop for PinnedOps {
+    fn drop(&mut self) {
+        // SAFETY: By the type invariants `self` owns this reference.
+        unsafe { c::bpf_struct_ops_put(self.0.as_ptr().cast()) }
+    }
+}
+
+/// What `dax_fmap_parse()` made of a server's answer.
+pub(crate) struct Parsed {
+    /// The metadata, ready to be published.
+    pub(crate) fmap: Fmap,
+    /// Mapped size of the file in bytes, at most `i64::MAX`.
+    pub(crate) file_size: u64,
+    /// Bit N: the file uses device N.
+    pub(crate) dev_bitmap: u64,
+}
+
+/// The context of `dax_fmap_parse()`, with what the program reaches through kfuncs alone.
+#[repr(C)]
+struct ParseCtx {
+    ctx: c::fuse_dax_fmap_parse_ctx,
+    blob: *const u8,
+    fmap: Option<Fmap>,
+}
+
+/// The context of `iomap_begin()`.
+#[repr(C)]
+struct ResolveCtx {
+    ctx: c::fuse_dax_fmap_resolve_ctx,
+    meta: *const u8,
+}
+
+// The kfuncs turn a pointer to `ctx` into one to the whole.
+const _: () = assert!(offset_of!(ParseCtx, ctx) == 0);
+const _: () = assert!(offset_of!(ResolveCtx, ctx) == 0);
+
+/// A program's return code: 0, or an errno that user space may see.
+///
+/// Anything else, `ERESTARTSYS` and its kin among them, is a mistake of the program.
+fn program_result(ret: i32) -> Result {
+    const USER_VISIBLE_ERRNO: core::ops::Range<i32> = -511..0;
+
+    match ret {
+        0 => Ok(()),
+        ret if USER_VISIBLE_ERRNO.contains(&ret) => to_result(ret),
+        _ => Err(EIO),
+    }
+}
+
+impl PinnedOps {
+    pub(crate) fn name(&self) -> OpsName {
+        // SAFETY: By the type invariants; nobody writes the name after `reg()`.
+        OpsName::from_validated(unsafe { (*self.0.as_ptr()).name }.map(|byte| byte as u8))
+    }
+
+    /// Calls `dax_fmap_parse()`. May sleep.
+    ///
+    /// # Errors
+    ///
+    /// The program's errno; [`EINVAL`] if what it reports makes no sense; [`ENOMEM`].
+    pub(crate) fn parse(&self, blob: &[u8]) -> Result<Parsed> {
+        let mut parse = ParseCtx {
+            ctx: c::fuse_dax_fmap_parse_ctx {
+                blob_size: blob.len().try_into()?,
+                meta_buf_size: 0,
+                file_size: 0,
+                dev_bitmap: 0,
+            },
+            blob: blob.as_ptr(),
+            fmap: None,
+        };
+
+        // SAFETY: By the type invariants `kdata` is valid, and `validate()` saw both members set.
+        let program = unsafe { (*self.0.as_ptr()).dax_fmap_parse }.ok_or(EINVAL)?;
+        // SAFETY: The program is alive by the type invariants. It reaches `parse` through the
+        // kfuncs alone and keeps no pointer: the verifier sees to that. `blob` outlives the call.
+        program_result(unsafe { program(ptr::addr_of_mut!(parse).cast()) })?;
+
+        let (file_size, dev_bitmap) = (parse.ctx.file_size, parse.ctx.dev_bitmap);
+        if i64::try_from(file_size).is_err() || (dev_bitmap == 0 && file_size != 0) {
+            return Err(EINVAL);
+        }
+        let fmap = match parse.fmap {
+            Some(fmap) => fmap,
+            None => Fmap::new(0)?,
+        };
+        Ok(Parsed {
+            fmap,
+            file_size,
+            dev_bitmap,
+        })
+    }
+
+    /// The way to `iomap_begin()` for a file's header.
+    ///
+    /// # Safety
+    ///
+    /// The caller keeps `self`, or another pin of the same ops, as long as the [`Resolver`] is
+    /// used.
+    pub(crate) unsafe fn resolver(&self) -> Result<Resolver> {
+        // SAFETY: By the type invariants; `validate()` saw both members set.
+        let program = unsafe { (*self.0.as_ptr()).iomap_begin }.ok_or(EINVAL)?;
+        // INVARIANT: The caller keeps the ops pinned.
+        Ok(Resolver(program))
+    }
+}
+
+/// `iomap_begin()` of pinned ops: one pointer, to be called from the fault path.
+///
+/// # Invariants
+///
+/// The program stays callable as long as this is used ([`PinnedOps::resolver`]).
+#[derive(Clone, Copy)]
+pub(crate) struct Resolver(
+    unsafe extern "C" fn(
+        *mut c::fuse_dax_fmap_resolve_ctx,
+        *mut c::fuse_iomap_io,
+    ) -> ffi::c_int,
+);
+
+/// What a program claims. Nothing of it is checked yet.
+pub(crate) struct Claim {
+    pub(crate) addr: u64,
+    pub(crate) length: u64,
+    pub(crate) dev_index: u32,
+}
+
+impl Resolver {
+    /// Calls `iomap_begin()`. Does not sleep.
+    ///
+    /// # Errors
+    ///
+    /// The program's errno, [`EIO`] for a return code that is none.
+    #[inline]
+    pub(crate) fn resolve(&self, meta: &[u8], offset: u64, length: u64, size: u64) -> Result<Claim> {
+        let mut resolve = ResolveCtx {
+            ctx: c::fuse_dax_fmap_resolve_ctx {
+                // Metadata is at most FUSE_DAX_FMAP_META_MAX bytes.
+                meta_buf_size: meta.len() as u32,
+                reserved: 0,
+                file_offset: offset,
+                length,
+                file_size: size,
+            },
+            meta: meta.as_ptr(),
+        };
+        // A program that fills nothing in returns a mapping of length 0, which is refused.
+        let mut io = c::fuse_iomap_io {
+            offset,
+            length: 0,
+            addr: 0,
+            type_: 0,
+            flags: 0,
+            dev_index: 0,
+        };
+
+        // SAFETY: The program is callable by the type invariants. It reads `resolve` and its
+        // metadata, writes `io`, and keeps no pointer: the verifier sees to that.
+        let ret = unsafe { (self.0)(ptr::addr_of_mut!(resolve).cast(), &mut io) };
+        program_result(ret)?;
+        Ok(Claim {
+            addr: io.addr,
+            length: io.length,
+            dev_index: io.dev_index,
+        })
+    }
+}
+
+// --- Bodies of the kfuncs -----------------------------------------------------------------------
+
+/// The bounds rule of all getters: `offset + size`, as 64 bits, must not exceed the buffer.
+fn in_bounds(offset: u32, size: u32, buf_size: u32) -> bool {
+    u64::from(offset) + u64::from(size) <= u64::from(buf_size)
+}
+
+/// Body of `bpf_fuse_dax_parse_get_blob()`.
+///
+/// # Safety
+///
+/// Called by a program that got `ctx` from [`PinnedOps::parse`].
+#[no_mangle]
+unsafe extern "C" fn fuse_dax_fmap_parse_get_blob(
+    ctx: *mut c::fuse_dax_fmap_parse_ctx,
+    offset: u32,
+    size: u32,
+) -> *const u8 {
+    // SAFETY: `ctx` is the first member of a `ParseCtx`, by the safety requirements.
+    let parse = unsafe { &*ctx.cast::<ParseCtx>() };
+
+    if !in_bounds(offset, size, parse.ctx.blob_size) {
+        return ptr::null();
+    }
+    // SAFETY: Inside the blob, as just checked.
+    unsafe { parse.blob.add(offset as usize) }
+}
+
+/// Body of `bpf_fuse_dax_parse_alloc_meta()`.
+///
+/// # Safety
+///
+/// Called by a program that got `ctx` from [`PinnedOps::parse`], and that may sleep.
+#[no_mangle]
+unsafe extern "C" fn fuse_dax_fmap_parse_alloc_meta(
+    ctx: *mut c::fuse_dax_fmap_parse_ctx,
+    size: u32,
+) -> ffi::c_int {
+    // SAFETY: `ctx` is the first member of a `ParseCtx`, by the safety requirements, and a program
+    // runs on one CPU at a time.
+    let parse = unsafe { &mut *ctx.cast::<ParseCtx>() };
+
+    if size == 0 || size > c::FUSE_DAX_FMAP_META_MAX {
+        return EINVAL.to_errno();
+    }
+    if parse.fmap.is_some() {
+        return EBUSY.to_errno();
+    }
+    match Fmap::new(size) {
+        Ok(fmap) => {
+            parse.fmap = Some(fmap);
+            parse.ctx.meta_buf_size = size;
+            0
+        }
+        Err(err) => err.to_errno(),
+    }
+}
+
+/// Body of `bpf_fuse_dax_parse_get_meta()`.
+///
+/// # Safety
+///
+/// Called by a program that got `ctx` from [`PinnedOps::parse`].
+#[no_mangle]
+unsafe extern "C" fn fuse_dax_fmap_parse_get_meta(
+    ctx: *mut c::fuse_dax_fmap_parse_ctx,
+    offset: u32,
+    size: u32,
+) -> *mut u8 {
+    // SAFETY: `ctx` is the first member of a `ParseCtx`, by the safety requirements, and a program
+    // runs on one CPU at a time.
+    let parse = unsafe { &mut *ctx.cast::<ParseCtx>() };
+
+    match &mut parse.fmap {
+        Some(fmap) if in_bounds(offset, size, parse.ctx.meta_buf_size) => {
+            // SAFETY: Inside the metadata, as just checked.
+            unsafe { fmap.meta_mut().as_mut_ptr().add(offset as usize) }
+        }
+        _ => ptr::null_mut(),
+    }
+}
+
+/// Body of `bpf_fuse_dax_resolve_get_meta()`.
+///
+/// # Safety
+///
+/// Called by a program that got `ctx` from [`Resolver::resolve`].
+#[no_mangle]
+unsafe extern "C" fn fuse_dax_fmap_resolve_get_meta(
+    ctx: *mut c::fuse_dax_fmap_resolve_ctx,
+    offset: u32,
+    size: u32,
+) -> *const u8 {
+    // SAFETY: `ctx` is the first member of a `ResolveCtx`, by the safety requirements.
+    let resolve = unsafe { &*ctx.cast::<ResolveCtx>() };
+
+    if !in_bounds(offset, size, resolve.ctx.meta_buf_size) {
+        return ptr::null();
+    }
+    // SAFETY: Inside the metadata, as just checked.
+    unsafe { resolve.meta.add(offset as usize) }
+}
+
+// What C calls has the signature C declares.
+const _: () = {
+    let _ = [
+        fuse_dax_fmap_parse_get_blob,
+        c::fuse_dax_fmap_parse_get_blob,
+    ];
+    let _ = [
+        fuse_dax_fmap_parse_alloc_meta,
+        c::fuse_dax_fmap_parse_alloc_meta,
+    ];
+    let _ = [
+        fuse_dax_fmap_parse_get_meta,
+        c::fuse_dax_fmap_parse_get_meta,
+    ];
+    let _ = [
+        fuse_dax_fmap_resolve_get_meta,
+        c::fuse_dax_fmap_resolve_get_meta,
+    ];
+};
+
+// --- Verifier policy ----------------------------------------------------------------------------
+
+/// The module's BTF, and in it the types whose OUT fields a program may write.
+///
+/// Written while the type is registered and at each load of a program, with the same values.
+struct Types {
+    btf: Atomic<usize>,
+    parse_ctx: Atomic<u32>,
+    iomap_io: Atomic<u32>,
+}
+
+static TYPES: Types = Types {
+    btf: Atomic::new(0),
+    parse_ctx: Atomic::new(0),
+    iomap_io: Atomic::new(0),
+};
+
+/// Offset and size of each OUT field.
+const PARSE_CTX_OUT: [(usize, usize); 2] = [
+    (
+        offset_of!(c::fuse_dax_fmap_parse_ctx, file_size),
+        size_of::<u64>(),
+    ),
+    (
+        offset_of!(c::fuse_dax_fmap_parse_ctx, dev_bitmap),
+        size_of::<u64>(),
+    ),
+];
+const IOMAP_IO_OUT: [(usize, usize); 3] = [
+    (offset_of!(c::fuse_iomap_io, length), size_of::<u64>()),
+    (offset_of!(c::fuse_iomap_io, addr), size_of::<u64>()),
+    (offset_of!(c::fuse_iomap_io, dev_index), size_of::<u32>()),
+];
+
+/// Members of `struct fuse_dax_fmap_ops`, by their offset in bytes.
+const NAME: usize = offset_of!(c::fuse_dax_fmap_ops, name);
+const DAX_FMAP_PARSE: usize = offset_of!(c::fuse_dax_fmap_ops, dax_fmap_parse);
+const IOMAP_BEGIN: usize = offset_of!(c::fuse_dax_fmap_ops, iomap_begin);
+
+/// Offset in bytes of a member that is no bitfield, as `__btf_member_bit_offset()` has it.
+///
+/// # Safety
+///
+/// `t` is a struct type and `member` one of its members.
+unsafe fn member_offset(t: *const c::btf_type, member: *const c::btf_member) -> usize {
+    const KIND_FLAG: u32 = 1 << 31;
+
+    // SAFETY: Both are valid by the safety requirements.
+    let (info, offset) = unsafe { ((*t).info, (*member).offset) };
+    let bits = if info & KIND_FLAG != 0 {
+        offset & 0xff_ffff
+    } else {
+        offset
+    };
+    (bits / 8) as usize
+}
+
+/// The type that argument `arg` of a function member points to:
+/// member, pointer, prototype, parameter, pointer, struct.
+///
+/// # Safety
+///
+/// `member` is a member of the ops that is a pointer to a function with more than `arg` pointer
+/// arguments, and `btf` is the module's.
+unsafe fn argument_type(btf: *const c::btf, member: *const c::btf_member, arg: usize) -> u32 {
+    // SAFETY: Each id comes from the type before it in the same BTF, so `btf_type_by_id()` returns
+    // a valid type; the kind of each follows from the prototype in the header, by the safety
+    // requirements; parameters follow their prototype (include/uapi/linux/btf.h).
+    unsafe {
+        let pointer = c::btf_type_by_id(btf, (*member).type_);
+        let prototype = c::btf_type_by_id(btf, (*pointer).__bindgen_anon_1.type_);
+        let parameter = prototype.add(1).cast::<c::btf_param>().add(arg);
+        let pointer = c::btf_type_by_id(btf, (*parameter).type_);
+        (*pointer).__bindgen_anon_1.type_
+    }
+}
+
+/// Remembers the BTF. That it is called is the proof that the module has any.
+unsafe extern "C" fn init(btf: *mut c::btf) -> ffi::c_int {
+    TYPES.btf.store(btf as usize, Relaxed);
+    0
+}
+
+/// `dax_fmap_parse()` may sleep, `iomap_begin()` runs in page faults and may not.
+unsafe extern "C" fn check_member(
+    t: *const c::btf_type,
+    member: *const c::btf_member,
+    prog: *const c::bpf_prog,
+) -> ffi::c_int {
+    let btf = TYPES.btf.load(Relaxed) as *const c::btf;
+
+    // SAFETY: The verifier passes our type, one of its members and the program for it; `init()` ran
+    // before with the BTF that they are from. The prototypes are those of the header.
+    unsafe {
+        match member_offset(t, member) {
+            DAX_FMAP_PARSE => TYPES.parse_ctx.store(argument_type(btf, member, 0), Relaxed),
+            IOMAP_BEGIN if (*prog).sleepable() != 0 => return EINVAL.to_errno(),
+            IOMAP_BEGIN => TYPES.iomap_io.store(argument_type(btf, member, 1), Relaxed),
+            _ => return EINVAL.to_errno(),
+        }
+    }
+    0
+}
+
+/// Takes the name, and leaves the programs to the BPF core.
+unsafe extern "C" fn init_member(
+    t: *const c::btf_type,
+    member: *const c::btf_member,
+    kdata: *mut ffi::c_void,
+    udata: *const ffi::c_void,
+) -> ffi::c_int {
+    const HANDLED: ffi::c_int = 1;
+    const DEFAULT: ffi::c_int = 0;
+
+    // SAFETY: The BPF core passes our type and one of its members.
+    if unsafe { member_offset(t, member) } != NAME {
+        return DEFAULT;
+    }
+    // SAFETY: `udata` is the kernel's copy of the ops that user space wrote.
+    let name = unsafe { (*udata.cast::<c::fuse_dax_fmap_ops>()).name };
+    if let Err(err) = OpsName::new(&name.map(|byte| byte as u8)) {
+        return err.to_errno();
+    }
+    // SAFETY: `kdata` is being made and ours to write.
+    unsafe { (*kdata.cast::<c::fuse_dax_fmap_ops>()).name = name };
+    HANDLED
+}
+
+/// Both programs, or none at all.
+unsafe extern "C" fn validate(kdata: *mut ffi::c_void) -> ffi::c_int {
+    // SAFETY: The BPF core passes ops whose members are all initialized.
+    let ops = unsafe { &*kdata.cast::<c::fuse_dax_fmap_ops>() };
+
+    if ops.dax_fmap_parse.is_none() || ops.iomap_begin.is_none() {
+        return EINVAL.to_errno();
+    }
+    0
+}
+
+/// Makes the ops known by their name.
+///
+/// Without a link nothing would tell whose ops these are or take them away when their owner is
+/// gone, so one is required.
+unsafe extern "C" fn reg(kdata: *mut ffi::c_void, link: *mut c::bpf_link) -> ffi::c_int {
+    if link.is_null() {
+        return EOPNOTSUPP.to_errno();
+    }
+    let Some(kdata) = NonNull::new(kdata.cast()) else {
+        return EINVAL.to_errno();
+    };
+    // INVARIANT: This is `kdata`, in `reg()`.
+    match fmap_ops::register(Ops(kdata)) {
+        Ok(()) => 0,
+        Err(err) => err.to_errno(),
+    }
+}
+
+/// Stops new mounts from finding the ops; those that pinned them keep them.
+unsafe extern "C" fn unreg(kdata: *mut ffi::c_void, _link: *mut c::bpf_link) {
+    if let Some(kdata) = NonNull::new(kdata.cast()) {
+        // INVARIANT: `kdata` stays valid until this function returns.
+        fmap_ops::unregister(Ops(kdata));
+    }
+}
+
+unsafe extern "C" fn is_valid_access(
+    off: ffi::c_int,
+    size: ffi::c_int,
+    access: c::bpf_access_type,
+    prog: *const c::bpf_prog,
+    info: *mut c::bpf_insn_access_aux,
+) -> bool {
+    // SAFETY: The verifier's arguments, passed on.
+    unsafe { c::bpf_tracing_btf_ctx_access(off, size, access, prog, info) }
+}
+
+/// Whether a program may write `size` bytes at `off` of what `reg` points to: OUT fields only.
+unsafe extern "C" fn btf_struct_access(
+    log: *mut c::bpf_verifier_log,
+    reg: *const c::bpf_reg_state,
+    off: ffi::c_int,
+    size: ffi::c_int,
+) -> ffi::c_int {
+    // SAFETY: The verifier calls this for a register of type PTR_TO_BTF_ID, which has these two.
+    let (btf, id) = unsafe {
+        let pointee = &(*reg).__bindgen_anon_1.__bindgen_anon_1;
+        (pointee.btf as usize, pointee.btf_id)
+    };
+    let fields: &[(usize, usize)] = if btf != TYPES.btf.load(Relaxed) {
+        &[]
+    } else if id == TYPES.parse_ctx.load(Relaxed) {
+        &PARSE_CTX_OUT
+    } else if id == TYPES.iomap_io.load(Relaxed) {
+        &IOMAP_IO_OUT
+    } else {
+        &[]
+    };
+    let access = (usize::try_from(off), usize::try_from(size));
+
+    for &(start, len) in fields {
+        if let (Ok(off), Ok(size)) = access {
+            if off >= start && off + size <= start + len {
+                return c::bpf_reg_type_SCALAR_VALUE as ffi::c_int;
+            }
+        }
+    }
+    // SAFETY: `log` is the verifier's; the format takes two integers.
+    unsafe {
+        c::bpf_log(
+            log,
+            c"fuse_dax_fmap: only OUT fields may be written, not %d bytes at %d\n".as_char_ptr(),
+            size,
+            off,
+        )
+    };
+    EACCES.to_errno()
+}
+
+/// A table that the kernel fills in or reads, and that never moves.
+#[repr(transparent)]
+struct Table<T>(Opaque<T>);
+
+// SAFETY: Written only while the module is loaded, by the BPF core; read only afterwards.
+unsafe impl<T> Sync for Table<T> {}
+
+static VERIFIER_OPS: Table<c::bpf_verifier_ops> = Table(Opaque::new(c::bpf_verifier_ops {
+    get_func_proto: Some(c::bpf_base_func_proto),
+    is_valid_access: Some(is_valid_access),
+    btf_struct_access: Some(btf_struct_access),
+    ..pin_init::zeroed()
+}));
+
+static STRUCT_OPS: Table<c::bpf_struct_ops> = Table(Opaque::new(c::bpf_struct_ops {
+    verifier_ops: VERIFIER_OPS.0.get(),
+    init: Some(init),
+    check_member: Some(check_member),
+    init_member: Some(init_member),
+    reg: Some(reg),
+    unreg: Some(unreg),
+    validate: Some(validate),
+    // Without `update` a link cannot be pointed at other ops: a name keeps its meaning.
+    owner: kernel::module::this_module::<crate::LocalModule>().as_ptr(),
+    name: c"fuse_dax_fmap_ops".as_char_ptr(),
+    ..pin_init::zeroed()
+}));
+
+/// Registers the type and its kfuncs. There is no way back: both go with the module's BTF.
+///
+/// # Errors
+///
+/// [`ENOEXEC`] if the module has no BTF that this kernel accepts; then nothing could ever be
+/// registered.
+pub(crate) fn register() -> Result {
+    // SAFETY: Called once, before the first use of the lock.
+    unsafe { REGISTERED.init() };
+    // SAFETY: The table is static, complete but for `cfi_stubs`, which C fills in, and owned by
+    // this module. Called once, while the module is loaded.
+    to_result(unsafe { c::fuse_dax_fmap_register_bpf(STRUCT_OPS.0.get()) })?;
+    if TYPES.btf.load(Relaxed) == 0 {
+        pr_err!("no BTF of this module: was it built without pahole, or for another kernel?\n");
+        return Err(ENOEXEC);
+    }
+    Ok(())
+}

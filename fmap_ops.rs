@@ -1,0 +1,309 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Opening a file of a bound mount, and the registry of named ops.
+//!
+//! A file is in one of three states ([`iomap::State`]), and changes it once, at its first open:
+//!
+//! ```text
+//!             GET_FMAP, dax_fmap_parse(), GET_DAXDEV for new devices
+//!   Unknown ----------------------------------------------------------> Mapped
+//!      |
+//!      +----- "no map": ENODATA, ENOENT, ENOSYS -----------------------> Plain
+//! ```
+//!
+//! until it is evicted. A failure leaves it `Unknown` and fails the open. The map is fetched before
+//! OPEN is sent: what OPEN does to a file depends on whether it is mapped (O_TRUNC, the page
+//! cache), and it has to be the same for all who open it at once.
+//!
+//! One task fetches the map of one file, or acquires one device; others that want the same wait for
+//! it ([`InFlight`]). No lock is held across a request.
+
+use crate::bpf_struct_ops::Ops;
+use crate::bpf_struct_ops::PinnedOps;
+use crate::bpf_struct_ops::REGISTERED;
+use crate::daxdev::Devices;
+use crate::fuse::Connection;
+use crate::fuse::Inode;
+use crate::iomap;
+use crate::iomap::State;
+use crate::ratelimit::pr_warn_limited;
+use crate::ratelimit::RateLimit;
+use kernel::fmt;
+use kernel::new_condvar;
+use kernel::new_mutex;
+use kernel::prelude::*;
+use kernel::sync::atomic::Atomic;
+use kernel::sync::atomic::Relaxed;
+use kernel::sync::CondVar;
+use kernel::sync::Mutex;
+
+/// The name of ops: 1 to 15 characters of `[A-Za-z0-9_.-]` and a NUL.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) struct OpsName([u8; OpsName::LEN]);
+
+impl OpsName {
+    /// `FUSE_DAX_FMAP_OPS_NAME_LEN`, with the NUL.
+    pub(crate) const LEN: usize = 16;
+
+    /// # Errors
+    ///
+    /// [`EINVAL`] if the name is empty, has no NUL or another character.
+    pub(crate) fn new(bytes: &[u8; Self::LEN]) -> Result<Self> {
+        let len = bytes.iter().position(|&byte| byte == 0).ok_or(EINVAL)?;
+        let allowed = |byte: &u8| byte.is_ascii_alphanumeric() || b"_.-".contains(byte);
+
+        if len == 0 || !bytes[..len].iter().all(allowed) {
+            return Err(EINVAL);
+        }
+        let mut name = [0; Self::LEN];
+        name[..len].copy_from_slice(&bytes[..len]);
+        Ok(Self(name))
+    }
+
+    /// A name that went through [`OpsName::new`] before.
+    pub(crate) fn from_validated(bytes: [u8; Self::LEN]) -> Self {
+        Self(bytes)
+    }
+}
+
+impl fmt::Display for OpsName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for &byte in self.0.iter().take_while(|&&byte| byte != 0) {
+            write!(f, "{}", char::from(byte))?;
+        }
+        Ok(())
+    }
+}
+
+// --- The registry -------------------------------------------------------------------------------
+
+/// Makes ops known.
+///
+/// # Errors
+///
+/// [`EEXIST`] if ops of that name are registered; [`ENOMEM`].
+pub(crate) fn register(ops: Ops) -> Result {
+    let mut registered = REGISTERED.lock();
+
+    if registered.iter().any(|other| other.name() == ops.name()) {
+        return Err(EEXIST);
+    }
+    // Rare and small, so simply done under the lock.
+    Ok(registered.push(ops, GFP_ATOMIC)?)
+}
+
+/// Forgets ops, and gives the memory of the list back with the last of them.
+pub(crate) fn unregister(ops: Ops) {
+    let mut registered = REGISTERED.lock();
+
+    registered.retain(|other| *other != ops);
+    if registered.is_empty() {
+        *registered = KVec::new();
+    }
+}
+
+/// Finds ops and pins them. Does not sleep.
+///
+/// # Errors
+///
+/// [`ENOENT`] if there are none of that name.
+pub(crate) fn lookup(name: OpsName) -> Result<PinnedOps> {
+    let registered = REGISTERED.lock();
+
+    registered
+        .iter()
+        .find(|ops| ops.name() == name)
+        .and_then(Ops::pin)
+        .ok_or(ENOENT)
+}
+
+// --- A bound mount ------------------------------------------------------------------------------
+
+/// What a bound mount has besides its FUSE connection. Every mapped file points here.
+#[pin_data]
+pub(crate) struct Mount {
+    /// The ops that parse and resolve its files' maps.
+    pub(crate) ops: PinnedOps,
+    /// The devices its files have used so far.
+    #[pin]
+    pub(crate) devices: Devices,
+    /// Mapped files.
+    pub(crate) files: Atomic<i64>,
+    /// Limits what is logged about opens.
+    #[pin]
+    opens: RateLimit,
+    /// Limits what is logged about mappings.
+    #[pin]
+    pub(crate) mappings: RateLimit,
+    /// Files whose map is being fetched.
+    #[pin]
+    opening: InFlight,
+    /// The server has no maps at all (ENOSYS).
+    no_maps: Atomic<bool>,
+}
+
+impl Mount {
+    pub(crate) fn new(ops: PinnedOps) -> impl PinInit<Self> {
+        pin_init!(Self {
+            ops,
+            devices <- Devices::new(),
+            files: Atomic::new(0),
+            opens <- RateLimit::new(),
+            mappings <- RateLimit::new(),
+            opening <- InFlight::new(),
+            no_maps: Atomic::new(false),
+        })
+    }
+}
+
+/// Why an open fails: the errno for the opener and the cause for the log.
+pub(crate) struct Failure {
+    pub(crate) errno: Error,
+    pub(crate) cause: &'static str,
+}
+
+impl Failure {
+    /// For `map_err()`: the errno stays, the cause says where it came from.
+    pub(crate) fn because(cause: &'static str) -> impl FnOnce(Error) -> Self {
+        move |errno| Self { errno, cause }
+    }
+}
+
+/// Things that one task at a time does while others wait for the outcome.
+#[pin_data]
+pub(crate) struct InFlight {
+    #[pin]
+    keys: Mutex<KVec<usize>>,
+    #[pin]
+    left: CondVar,
+}
+
+/// The right to do the thing named by `key`, given up on drop.
+pub(crate) struct Turn<'a> {
+    in_flight: &'a InFlight,
+    key: usize,
+}
+
+impl InFlight {
+    pub(crate) fn new() -> impl PinInit<Self> {
+        pin_init!(Self {
+            keys <- new_mutex!(KVec::new(), "fuse_dax_fmap::in_flight"),
+            left <- new_condvar!("fuse_dax_fmap::in_flight_left"),
+        })
+    }
+
+    /// Waits until nobody else is at `key`. The caller then looks whether the thing is done.
+    ///
+    /// # Errors
+    ///
+    /// [`ERESTARTSYS`] if a signal came first; [`ENOMEM`].
+    pub(crate) fn turn(&self, key: usize) -> Result<Turn<'_>> {
+        let mut keys = self.keys.lock();
+
+        while keys.contains(&key) {
+            if self.left.wait_interruptible(&mut keys) {
+                return Err(ERESTARTSYS);
+            }
+        }
+        keys.push(key, GFP_KERNEL)?;
+        Ok(Turn {
+            in_flight: self,
+            key,
+        })
+    }
+}
+
+impl Drop for Turn<'_> {
+    fn drop(&mut self) {
+        self.in_flight.keys.lock().retain(|key| *key != self.key);
+        self.in_flight.left.notify_all();
+    }
+}
+
+// --- Opening a file -----------------------------------------------------------------------------
+
+/// Sizes of the room offered for a map: 4 KiB first, 1 MiB last.
+const ROOMS: [u32; 5] = [4 << 10, 16 << 10, 64 << 10, 256 << 10, 1 << 20];
+const _: () = assert!(ROOMS[0] == crate::fuse::BLOB_MIN);
+const _: () = assert!(ROOMS[ROOMS.len() - 1] == crate::fuse::BLOB_MAX);
+
+/// Settles whether a file is mapped, fetching its map if this is its first open. May sleep.
+///
+/// # Errors
+///
+/// Whatever the open fails with; the cause has been logged.
+pub(crate) fn settle(conn: &Connection, inode: &Inode) -> Result<State> {
+    let mount = conn.mount();
+
+    let settled = || match iomap::state(inode) {
+        State::Unknown => None,
+        state => Some(state),
+    };
+    if let Some(state) = settled() {
+        return Ok(state);
+    }
+    if mount.no_maps.load(Relaxed) {
+        return Ok(State::Plain);
+    }
+    let _turn = mount.opening.turn(inode.key())?;
+    if let Some(state) = settled() {
+        return Ok(state);
+    }
+    fetch(conn, inode).map_err(|Failure { errno, cause }| {
+        // An opener that was killed is nobody's mistake.
+        if errno != EINTR && errno != ERESTARTSYS {
+            pr_warn_limited!(
+                mount.opens,
+                "{}: open of inode {} fails with {}: {}\n",
+                conn,
+                inode.number(),
+                errno.to_errno(),
+                cause
+            );
+        }
+        errno
+    })
+}
+
+/// Fetches and publishes the map of a file that nobody else is at.
+fn fetch(conn: &Connection, inode: &Inode) -> Result<State, Failure> {
+    let mount = conn.mount();
+
+    let Some(blob) = get_fmap(conn, inode)? else {
+        return Ok(State::Plain);
+    };
+    let parsed = mount
+        .ops
+        .parse(&blob)
+        .map_err(Failure::because("dax_fmap_parse() refuses the map"))?;
+
+    let mounter = conn.mounter().map_err(Failure::because("no mounter"))?;
+    for index in (0..u64::BITS).filter(|index| parsed.dev_bitmap & (1 << index) != 0) {
+        let get_daxdev = || conn.get_daxdev(inode, index);
+        mount.devices.acquire(index, get_daxdev, mounter)?;
+    }
+    Ok(iomap::publish(inode, parsed, conn))
+}
+
+/// Asks the server for the map of a file; `None` if it has none.
+fn get_fmap(conn: &Connection, inode: &Inode) -> Result<Option<KVVec<u8>>, Failure> {
+    for room in ROOMS {
+        match conn.get_fmap(inode, room) {
+            Ok(blob) => return Ok(Some(blob)),
+            Err(ERANGE) => continue,
+            Err(ENOSYS) => {
+                conn.mount().no_maps.store(true, Relaxed);
+                return Ok(None);
+            }
+            Err(ENODATA | ENOENT) => {
+                iomap::remember_plain(inode);
+                return Ok(None);
+            }
+            Err(errno) => return Err(Failure::because("GET_FMAP")(errno)),
+        }
+    }
+    Err(Failure {
+        errno: E2BIG,
+        cause: "GET_FMAP: the map does not fit in 1 MiB",
+    })
+}

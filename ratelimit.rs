@@ -1,0 +1,54 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Rate limits for the kernel log.
+//!
+//! Whoever opens a file decides how often it fails, so a line about that is limited. The limit
+//! belongs to a mount, not to a line of code: a noisy mount does not silence the others.
+
+use crate::bindings::kernel as c;
+use kernel::prelude::*;
+use kernel::types::Opaque;
+
+/// At most ten lines in five seconds, as the kernel's own `pr_*_ratelimited`.
+#[pin_data]
+pub(crate) struct RateLimit {
+    #[pin]
+    state: Opaque<c::ratelimit_state>,
+}
+
+// SAFETY: `struct ratelimit_state` belongs to no task, and its own lock protects it.
+unsafe impl Send for RateLimit {}
+// SAFETY: As above.
+unsafe impl Sync for RateLimit {}
+
+impl RateLimit {
+    const INTERVAL_SECONDS: u32 = 5;
+    const BURST: i32 = 10;
+
+    pub(crate) fn new() -> impl PinInit<Self> {
+        let interval = (Self::INTERVAL_SECONDS * c::HZ) as i32;
+
+        pin_init!(Self {
+            state <- Opaque::ffi_init(move |slot| {
+                // SAFETY: `slot` is valid for writes and stays where it is: it is pinned.
+                unsafe { c::ratelimit_state_init(slot, interval, Self::BURST) }
+            }),
+        })
+    }
+
+    /// Whether a line may be printed now.
+    pub(crate) fn allow(&self) -> bool {
+        // SAFETY: `new()` initialized the state; the name is only printed.
+        unsafe { c::___ratelimit(self.state.get(), c"fuse_dax_fmap".as_char_ptr()) != 0 }
+    }
+}
+
+/// `pr_warn!`, if the [`RateLimit`] allows it.
+macro_rules! pr_warn_limited {
+    ($limit:expr, $($arg:tt)*) => {
+        if $limit.allow() {
+            ::kernel::pr_warn!($($arg)*);
+        }
+    };
+}
+pub(crate) use pr_warn_limited;
