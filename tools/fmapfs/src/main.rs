@@ -63,7 +63,7 @@ Numbers of bytes are integers or strings with K, M, G or T (powers of 1024).
 Names and sizes are fixed while it is mounted; mode, owner and times can be
 changed and are forgotten at the unmount.
 
-Signals: SIGTERM and SIGINT unmount, SIGUSR1 reports how many requests of which
+Signals: SIGTERM, SIGINT and SIGHUP unmount, SIGUSR1 reports how many requests of which
 kind came in. Status: 0 unmounted, 1 failed, 2 wrong use."#;
 
 /// Mounts a tree of files in DAX memory that a manifest describes.
@@ -89,7 +89,7 @@ struct Args {
     #[arg(short, long, conflicts_with = "check")]
     daemon: bool,
 
-    /// The default; accepted for scripts that say so
+    /// Serve in the foreground, which is the default
     #[arg(short, long, conflicts_with = "daemon")]
     foreground: bool,
 
@@ -268,5 +268,38 @@ fn let_go() {
         let _ = rustix::stdio::dup2_stdin(&null);
         let _ = rustix::stdio::dup2_stdout(&null);
         let _ = rustix::stdio::dup2_stderr(&null);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_sound() {
+        use clap::CommandFactory;
+        Args::command().debug_assert();
+    }
+
+    #[test]
+    fn the_manifest_in_the_help_is_one() {
+        let example: String = MANIFEST_HELP
+            .lines()
+            .filter_map(|line| line.strip_prefix("  "))
+            .map(|line| format!("{line}\n"))
+            .collect();
+        let device_b = "[[device]]\nname = \"b\"\npath = \"/dev/dax1.0\"\nsize = \"1G\"\n";
+        let manifest = manifest::parse(&(example + device_b)).unwrap();
+        let sizes = sizes(&manifest).unwrap();
+        let layout = layout::place(&manifest, &sizes).unwrap();
+        assert_eq!(
+            list(&manifest, &layout),
+            "logs/today 67108864 bytes\n  \
+             0x0 + 0x4000000 in chunks of 0x200000 on a@0x400000 b@0x400000\n\
+             table 5000000 bytes\n  \
+             0x0 + 0x200000 on a@0x40000000\n  \
+             0x200000 + 0x800000 in chunks of 0x10000 on a@0x0 b@0x0\n"
+        );
+        assert_eq!(Tree::new(manifest, layout).unwrap().nr_files(), 2);
     }
 }

@@ -1,16 +1,16 @@
 // SPDX-License-Identifier: GPL-2.0
 //! One mount: from mount(2) until it is gone.
 //!
-//! The main thread reads `/dev/fuse` and answers. Three events come from
-//! elsewhere, each on a thread of its own that ends by itself:
+//! The main thread reads `/dev/fuse` and answers. Two threads beside it do what
+//! would make it wait for itself:
 //!
 //! * After INIT somebody has to look at the mount to learn whether the kernel
 //!   accepted it (ops that are not registered fail the connection behind the
-//!   server's back). That look is answered by the main thread.
-//! * SIGTERM and SIGINT unmount; the main thread notices and ends. While files are
-//!   in use the mount is only detached, and served on until the last one is closed.
-//!   A second signal ends the server at once; what is mapped stays mapped.
-//! * SIGUSR1 reports the statistics.
+//!   server's back). That look is a request like any other.
+//! * SIGTERM, SIGINT and SIGHUP unmount; the main thread notices and ends. While
+//!   files are in use the mount is only detached, and served on until the last one
+//!   is closed. A second signal ends the server at once; what is mapped stays
+//!   mapped. SIGUSR1 reports the statistics.
 
 use std::ffi::CString;
 use std::fs::{File, OpenOptions};
@@ -24,11 +24,11 @@ use std::thread;
 use fuse_backend_rs::api::server::Server;
 use fuse_backend_rs::transport::{FuseBuf, FuseDevWriter, Reader};
 use fuse_dax_fmap::{
-    Intercepted, OpsName, Refusal, accept, error_reply, intercept, opcode, unique,
+    Intercepted, Offer, OpsName, Refusal, accept, error_reply, intercept, opcode, unique,
 };
 use rustix::io::Errno;
 use rustix::mount::{MountFlags, UnmountFlags};
-use signal_hook::consts::{SIGINT, SIGTERM, SIGUSR1};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1};
 use signal_hook::iterator::Signals;
 
 use crate::stats::Stats;
@@ -49,7 +49,7 @@ pub struct Session {
 impl Session {
     /// Mounts and serves; `ready` is called once, when the files can be used.
     pub fn run(self, ready: impl FnOnce() + Send + 'static) -> Result<(), String> {
-        let signals = Signals::new([SIGTERM, SIGINT, SIGUSR1])
+        let signals = Signals::new([SIGTERM, SIGINT, SIGHUP, SIGUSR1])
             .map_err(|error| format!("cannot handle signals: {error}"))?;
         let device = mount(&self.mountpoint)?;
         let stats = Arc::new(Stats::new());
@@ -100,34 +100,40 @@ impl Session {
 
             match intercept(message, &*self.tree) {
                 Intercepted::Answer(reply) => send(device, &reply),
-                Intercepted::Other if opcode(message).is_some_and(changes_names) => {
+                Intercepted::Other if changes_names(message) => {
                     send(device, &error_reply(unique(message), libc::EPERM));
                 }
                 Intercepted::Other => handle(&server, device, message, &mut scratch),
                 Intercepted::Init(offer) => {
                     let unique = unique(message);
-                    let reply = offer.check().and_then(|()| {
-                        let mut reply = reply_to_init(&server, message, &mut scratch)
-                            .map_err(|_| Refusal::NoReply)?;
-                        accept(&mut reply, &self.ops)?;
-                        Ok(reply)
-                    });
-                    match reply {
-                        Ok(reply) => {
-                            send(device, &reply);
-                            if let Some((verdict, ready)) = look.take() {
-                                self.look_at_mount(verdict, ready);
-                            }
-                        }
+                    match self.answer_init(&server, offer, message, &mut scratch) {
+                        Ok(reply) => send(device, &reply),
                         Err(refusal) => {
                             send(device, &error_reply(unique, libc::EPROTO));
                             detach(&self.mountpoint);
                             return Err(refusal.to_string());
                         }
                     }
+                    if let Some((verdict, ready)) = look.take() {
+                        self.look_at_mount(verdict, ready);
+                    }
                 }
             }
         }
+    }
+
+    /// What the FUSE crate answers to INIT, with the name of our ops.
+    fn answer_init(
+        &self,
+        server: &Server<Arc<Tree>>,
+        offer: Offer,
+        message: &mut [u8],
+        scratch: &mut [u8],
+    ) -> Result<Vec<u8>, Refusal> {
+        offer.check()?;
+        let mut reply = reply_of(server, message, scratch).map_err(|_| Refusal::NoReply)?;
+        accept(&mut reply, &self.ops)?;
+        Ok(reply)
     }
 
     /// Asks the new mount for its attributes, on a thread.
@@ -226,7 +232,7 @@ fn send(mut device: &File, reply: &[u8]) {
 
 /// Requests that no manifest foresees; the crate would say ENOSYS, which users see
 /// as a defect.
-fn changes_names(opcode: u32) -> bool {
+fn changes_names(message: &[u8]) -> bool {
     const SYMLINK: u32 = 6;
     const MKNOD: u32 = 8;
     const LINK: u32 = 13;
@@ -234,7 +240,10 @@ fn changes_names(opcode: u32) -> bool {
     const RENAME2: u32 = 45;
     const TMPFILE: u32 = 51;
     // MKDIR, UNLINK, RMDIR and RENAME are between MKNOD and LINK.
-    matches!(opcode, SYMLINK | MKNOD..=LINK | CREATE | RENAME2 | TMPFILE)
+    matches!(
+        opcode(message),
+        Some(SYMLINK | MKNOD..=LINK | CREATE | RENAME2 | TMPFILE)
+    )
 }
 
 /// Lets the FUSE crate answer.
@@ -247,8 +256,8 @@ fn handle(server: &Server<Arc<Tree>>, device: &File, message: &mut [u8], scratch
     }
 }
 
-/// What the FUSE crate would have answered to INIT.
-fn reply_to_init(
+/// What the FUSE crate would have sent.
+fn reply_of(
     server: &Server<Arc<Tree>>,
     message: &mut [u8],
     scratch: &mut [u8],
