@@ -615,7 +615,7 @@ static STRUCT_OPS: Table<c::bpf_struct_ops> = Table(Opaque::new(c::bpf_struct_op
     validate: Some(validate),
     // Without `update` a link cannot be pointed at other ops: a name keeps its meaning.
     owner: kernel::module::this_module::<crate::LocalModule>().as_ptr(),
-    name: c"fuse_dax_fmap_ops".as_char_ptr(),
+    name: c"fuse_dax_fmap_ops".as_ptr().cast(),
     ..pin_init::zeroed()
 }));
 

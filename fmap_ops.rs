@@ -24,6 +24,8 @@ use crate::bpf_struct_ops::REGISTERED;
 use crate::daxdev::Devices;
 use crate::fuse::Connection;
 use crate::fuse::Inode;
+use crate::fuse::BLOB_MAX;
+use crate::fuse::BLOB_MIN;
 use crate::iomap;
 use crate::iomap::State;
 use crate::ratelimit::pr_warn_limited;
@@ -224,8 +226,8 @@ impl Drop for Turn<'_> {
 
 /// Sizes of the room offered for a map: 4 KiB first, 1 MiB last.
 const ROOMS: [u32; 5] = [4 << 10, 16 << 10, 64 << 10, 256 << 10, 1 << 20];
-const _: () = assert!(ROOMS[0] == crate::fuse::BLOB_MIN);
-const _: () = assert!(ROOMS[ROOMS.len() - 1] == crate::fuse::BLOB_MAX);
+const _: () = assert!(ROOMS[0] == BLOB_MIN);
+const _: () = assert!(ROOMS[ROOMS.len() - 1] == BLOB_MAX);
 
 /// Settles whether a file is mapped, fetching its map if this is its first open. May sleep.
 ///

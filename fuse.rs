@@ -426,7 +426,7 @@ unsafe fn conclude(
     mount: *mut f::fuse_mount,
     mounter: Pin<KBox<Mounter>>,
 ) -> Option<Pin<KBox<Mounter>>> {
-    if answer.major != f::FUSE_KERNEL_VERSION_MAJOR {
+    if answer.major != c::FUSE_KERNEL_VERSION {
         return Some(mounter);
     }
     let mut name = [0; OpsName::LEN];
@@ -483,7 +483,7 @@ unsafe fn bind(
     };
     // SAFETY: As above. FUSE sets the root before it sends INIT.
     let is_directory = unsafe {
-        let root = (*(*sb).s_root).__bindgen_anon_1.d_inode;
+        let root = (*(*sb).s_root).d_inode;
         u32::from((*root).i_mode) & c::S_IFMT == c::S_IFDIR
     };
     if !is_directory {
@@ -577,6 +577,8 @@ pub(crate) struct Connection {
     mounter: SetOnce<Pin<KBox<Mounter>>>,
 }
 
+type PutSuper = unsafe extern "C" fn(*mut c::super_block);
+
 /// A bound mount in the list.
 ///
 /// # Invariants
@@ -599,7 +601,7 @@ impl Connection {
         // SAFETY: By the safety requirements.
         let plain_s_op = unsafe { (*sb).s_op };
         // SAFETY: As above.
-        let root = unsafe { (*(*sb).s_root).__bindgen_anon_1.d_inode };
+        let root = unsafe { (*(*sb).s_root).d_inode };
         let s_op = c::super_operations {
             alloc_inode: Some(alloc_inode),
             evict_inode: Some(evict_inode),
@@ -638,7 +640,8 @@ impl Connection {
         // SAFETY: By the safety requirements.
         let s_op = unsafe { ptr::addr_of!((*sb).s_op).read_volatile() };
         // SAFETY: A superblock's operations are valid.
-        let ours = unsafe { (*s_op).put_super } == Some(put_super);
+        let theirs = unsafe { (*s_op).put_super };
+        let ours = theirs.is_some_and(|theirs| core::ptr::fn_addr_eq(theirs, put_super as PutSuper));
 
         // SAFETY: Only `bind()` hands out tables with this function, each the first member of a
         // connection that lives until the superblock is put.
@@ -675,7 +678,7 @@ impl Connection {
 impl fmt::Display for Connection {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         // SAFETY: By the type invariants.
-        write!(f, "{}", Device(unsafe { (*self.sb).s_dev }))
+        f.write_fmt(fmt!("{}", Device(unsafe { (*self.sb).s_dev })))
     }
 }
 
@@ -741,21 +744,21 @@ unsafe extern "C" fn put_super(sb: *mut c::super_block) {
 /// The list of bound mounts that users can read.
 pub(crate) struct Mounts;
 
-impl fmt::Display for Mounts {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+impl Mounts {
+    /// A line for each mount: `major:minor ops=name files=number devices=index:path,...`
+    pub(crate) fn show(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for conn in MOUNTS.lock().iter() {
             // SAFETY: By the type invariants of `ConnectionPtr`.
             let conn = unsafe { &*conn.0 };
             let mount = &conn.mount;
 
-            write!(
-                f,
+            f.write_fmt(fmt!(
                 "{} ops={} files={} devices={}\n",
-                kernel::prelude::fmt!("{}", conn),
-                kernel::prelude::fmt!("{}", mount.ops.name()),
+                conn,
+                mount.ops.name(),
                 mount.files.load(Relaxed),
-                kernel::prelude::fmt!("{}", mount.devices),
-            )?;
+                mount.devices
+            ))?;
         }
         Ok(())
     }
@@ -951,7 +954,7 @@ unsafe fn add_mark(sb: *mut c::super_block) -> Result {
         let ret = c::fsnotify_add_mark(
             mark,
             sb.cast(),
-            c::fsnotify_obj_type_FSNOTIFY_OBJ_TYPE_SB,
+            c::fsnotify_obj_type_FSNOTIFY_OBJ_TYPE_SB as ffi::c_uint,
             0,
         );
         c::fsnotify_put_mark(mark);
@@ -1068,7 +1071,7 @@ impl PinnedDrop for Request {
 /// Called by FUSE, once, with the `args` of a [`Request`] to which it owns a reference.
 unsafe extern "C" fn request_done(args: *mut f::fuse_args, error: ffi::c_int) {
     // SAFETY: By the safety requirements.
-    let request = unsafe { Arc::from_raw(container_of!(args.cast(), Request, args)) };
+    let request = unsafe { Arc::from_raw(container_of!(args.cast::<Opaque<f::fuse_args>>(), Request, args)) };
 
     request.error.store(error, Relaxed);
     // SAFETY: The completion was initialized with the request.
@@ -1096,7 +1099,10 @@ impl Request {
         let reply = KVVec::from_elem(0u8, question.room, GFP_KERNEL)?;
         let request = Arc::pin_init(
             pin_init!(Self {
-                args: Opaque::new(pin_init::zeroed()),
+                args <- Opaque::ffi_init(|slot: *mut f::fuse_args| {
+                    // SAFETY: `slot` is valid for writes; zeros are a request without arguments.
+                    unsafe { slot.write_bytes(0, 1) }
+                }),
                 done <- Opaque::ffi_init(|slot| {
                     // SAFETY: `slot` is valid for writes and does not move: it is pinned.
                     unsafe { c::init_completion(slot) }

@@ -480,13 +480,13 @@ unsafe extern "C" fn page_fault(vmf: *mut c::vm_fault) -> c::vm_fault_t {
     unsafe { fault(vmf, 0) }
 }
 
-static VM_OPS: c::vm_operations_struct = c::vm_operations_struct {
+static VM_OPS: Table<c::vm_operations_struct> = Table(c::vm_operations_struct {
     fault: Some(page_fault),
     huge_fault: Some(huge_fault),
     page_mkwrite: Some(page_fault),
     pfn_mkwrite: Some(page_fault),
     ..pin_init::zeroed()
-};
+});
 
 unsafe extern "C" fn mmap_prepare(desc: *mut c::vm_area_desc) -> ffi::c_int {
     const BITS: usize = usize::BITS as usize;
@@ -494,7 +494,7 @@ unsafe extern "C" fn mmap_prepare(desc: *mut c::vm_area_desc) -> ffi::c_int {
 
     // SAFETY: The descriptor of a mapping that is being made is the caller's, to be filled in.
     unsafe {
-        (*desc).vm_ops = &VM_OPS;
+        (*desc).vm_ops = &VM_OPS.0;
         (*desc).vma_flags.__vma_flags[HUGEPAGE / BITS] |= 1 << (HUGEPAGE % BITS);
     }
     0
@@ -516,7 +516,7 @@ impl IoLock {
         // SAFETY: The iocb and its file are valid.
         unsafe {
             let sem = ptr::addr_of_mut!((*(*(*iocb).ki_filp).f_inode).i_rwsem);
-            let nowait = (*iocb).ki_flags & c::IOCB_NOWAIT as ffi::c_int != 0;
+            let nowait = (*iocb).ki_flags & c::IOCB_NOWAIT != 0;
 
             let locked = match (nowait, exclusive) {
                 (true, true) => c::down_write_trylock(sem) != 0,

@@ -18,9 +18,15 @@
 #include <linux/pagemap.h>
 #include <linux/ratelimit.h>
 #include <linux/tracepoint.h>
+#include <uapi/linux/fuse.h>
 #include <uapi/linux/fuse_dax_fmap.h>
 
 /* Exported, but declared in a private header only (drivers/dax). */
 struct dax_device *inode_dax(struct inode *inode);
+
+/* Macros with casts, which bindgen does not evaluate. Kbuild takes the prefix off. */
+const fmode_t RUST_CONST_HELPER_FMODE_CAN_ODIRECT = FMODE_CAN_ODIRECT;
+const fmode_t RUST_CONST_HELPER_FMODE_NOWAIT = FMODE_NOWAIT;
+const int RUST_CONST_HELPER_IOCB_NOWAIT = IOCB_NOWAIT;
 
 #include "../fuse_dax_fmap_btf.h"
