@@ -283,13 +283,12 @@ mod tests {
 
     #[test]
     fn the_manifest_in_the_help_is_one() {
-        let example: String = MANIFEST_HELP
+        let example: Vec<&str> = MANIFEST_HELP
             .lines()
             .filter_map(|line| line.strip_prefix("  "))
-            .map(|line| format!("{line}\n"))
             .collect();
-        let device_b = "[[device]]\nname = \"b\"\npath = \"/dev/dax1.0\"\nsize = \"1G\"\n";
-        let manifest = manifest::parse(&(example + device_b)).unwrap();
+        let device_b = "\n[[device]]\nname = \"b\"\npath = \"/dev/dax1.0\"\nsize = \"1G\"\n";
+        let manifest = manifest::parse(&(example.join("\n") + device_b)).unwrap();
         let sizes = sizes(&manifest).unwrap();
         let layout = layout::place(&manifest, &sizes).unwrap();
         assert_eq!(
