@@ -169,7 +169,7 @@ pub fn unload(name: &str) -> Result<(), String> {
 
     let used = status::mounts().map_or(0, |all| all.iter().filter(|m| m.ops == name).count());
     if used > 0 {
-        println!("{name}: still in use by {used} mounts, until they are unmounted");
+        println!("{name}: {used} mount(s) keep using it until they are unmounted");
     } else if pinned()?.is_empty() {
         wait_for_programs();
     }

@@ -49,7 +49,8 @@ const MANIFEST_HELP: &str = r#"The manifest is TOML:
   [[file]]                    # exactly here
   path = "table"
   size = 5000000              # default: all of its extents
-  shared = true               # other shared files may have the same bytes
+  shared = true               # other shared files may have the same bytes, but
+                              # a page can be mapped through one of them only
   [[file.extent]]
   length = "2M"
   device = "a"

@@ -230,42 +230,42 @@ impl<'de> Deserialize<'de> for Mode {
     }
 }
 
-/// The text, to turn what the parser knows (a byte) into what a person needs (a
-/// line).
-struct Source<'a>(&'a str);
+/// Where lines end, to turn what the parser knows (a byte) into what a person needs
+/// (a line).
+struct Lines(Vec<usize>);
 
-impl Source<'_> {
-    fn line(&self, span: Range<usize>) -> usize {
-        let start = span.start.min(self.0.len());
-        1 + self.0.as_bytes()[..start]
-            .iter()
-            .filter(|&&c| c == b'\n')
-            .count()
+impl Lines {
+    fn new(text: &str) -> Self {
+        Self(text.match_indices('\n').map(|(at, _)| at).collect())
     }
 
-    fn line_of<T>(&self, value: &Spanned<T>) -> usize {
-        self.line(value.span())
+    fn at(&self, span: Range<usize>) -> usize {
+        1 + self.0.partition_point(|&end| end < span.start)
+    }
+
+    fn of<T>(&self, value: &Spanned<T>) -> usize {
+        self.at(value.span())
     }
 }
 
 /// Reads a manifest.
 pub fn parse(text: &str) -> Result<Manifest, Error> {
-    let source = Source(text);
+    let lines = Lines::new(text);
     let raw: RawManifest = toml::from_str(text).map_err(|error| {
-        let line = error.span().map_or(1, |span| source.line(span));
+        let line = error.span().map_or(1, |span| lines.at(span));
         Error::new(line, error.message().replace('\n', ", "))
     })?;
 
-    let devices = devices(&source, raw.device)?;
+    let devices = devices(&lines, raw.device)?;
     let dirs = raw
         .dir
         .into_iter()
-        .map(|raw| dir(&source, raw))
+        .map(|raw| dir(&lines, raw))
         .collect::<Result<_, _>>()?;
     let files = raw
         .file
         .into_iter()
-        .map(|raw| file(&source, &devices, raw))
+        .map(|raw| file(&lines, &devices, raw))
         .collect::<Result<_, _>>()?;
 
     Ok(Manifest {
@@ -275,11 +275,11 @@ pub fn parse(text: &str) -> Result<Manifest, Error> {
     })
 }
 
-fn devices(source: &Source<'_>, raw: Vec<Spanned<RawDevice>>) -> Result<Vec<Device>, Error> {
+fn devices(lines: &Lines, raw: Vec<Spanned<RawDevice>>) -> Result<Vec<Device>, Error> {
     let mut devices: Vec<Device> = Vec::new();
 
     for spanned in raw {
-        let line = source.line_of(&spanned);
+        let line = lines.of(&spanned);
         let raw = spanned.into_inner();
         if devices.len() == DEVICES_MAX as usize {
             return Err(Error::new(
@@ -290,20 +290,20 @@ fn devices(source: &Source<'_>, raw: Vec<Spanned<RawDevice>>) -> Result<Vec<Devi
         let path = raw.path.get_ref();
         if !path.is_absolute() || path.as_os_str().len() > 255 {
             return Err(Error::new(
-                source.line_of(&raw.path),
+                lines.of(&raw.path),
                 "the path of a device is absolute and has at most 255 bytes",
             ));
         }
         for other in &devices {
             if other.name == *raw.name.get_ref() {
                 return Err(Error::new(
-                    source.line_of(&raw.name),
+                    lines.of(&raw.name),
                     format!("device {:?} is already in line {}", other.name, other.line),
                 ));
             }
             if other.path == *path {
                 return Err(Error::new(
-                    source.line_of(&raw.path),
+                    lines.of(&raw.path),
                     format!("{} is already device {:?}", path.display(), other.name),
                 ));
             }
@@ -318,11 +318,11 @@ fn devices(source: &Source<'_>, raw: Vec<Spanned<RawDevice>>) -> Result<Vec<Devi
     Ok(devices)
 }
 
-fn dir(source: &Source<'_>, raw: Spanned<RawDir>) -> Result<Dir, Error> {
+fn dir(lines: &Lines, raw: Spanned<RawDir>) -> Result<Dir, Error> {
     let raw = raw.into_inner();
     Ok(Dir {
-        line: source.line_of(&raw.path),
-        path: components(source, &raw.path)?,
+        line: lines.of(&raw.path),
+        path: components(lines, &raw.path)?,
         access: Access {
             mode: raw.mode.map_or(0o755, |mode| mode.0),
             uid: raw.uid,
@@ -331,10 +331,10 @@ fn dir(source: &Source<'_>, raw: Spanned<RawDir>) -> Result<Dir, Error> {
     })
 }
 
-fn file(source: &Source<'_>, devices: &[Device], raw: Spanned<RawFile>) -> Result<File, Error> {
+fn file(lines: &Lines, devices: &[Device], raw: Spanned<RawFile>) -> Result<File, Error> {
     let raw = raw.into_inner();
-    let line = source.line_of(&raw.path);
-    let path = components(source, &raw.path)?;
+    let line = lines.of(&raw.path);
+    let path = components(lines, &raw.path)?;
     if path.is_empty() {
         return Err(Error::new(line, "the top of the tree is a directory"));
     }
@@ -346,26 +346,26 @@ fn file(source: &Source<'_>, devices: &[Device], raw: Spanned<RawFile>) -> Resul
             })?;
             if let Some(shared) = raw.shared {
                 return Err(Error::new(
-                    source.line_of(&shared),
+                    lines.of(&shared),
                     "`shared` is for a file with [[file.extent]]: a file with `devices` \
                      gets space of its own",
                 ));
             }
             (
                 size.into_inner().0,
-                striped_over(source, devices, over, raw.chunk)?,
+                striped_over(lines, devices, over, raw.chunk)?,
             )
         }
         (None, Some(raw_extents)) => {
             if let Some(chunk) = raw.chunk {
                 return Err(Error::new(
-                    source.line_of(&chunk),
+                    lines.of(&chunk),
                     "`chunk` belongs to `devices`, or into an extent",
                 ));
             }
             let extents = raw_extents
                 .into_iter()
-                .map(|raw| extent(source, devices, raw))
+                .map(|raw| extent(lines, devices, raw))
                 .collect::<Result<Vec<_>, _>>()?;
             let whole = extents
                 .iter()
@@ -381,7 +381,7 @@ fn file(source: &Source<'_>, devices: &[Device], raw: Spanned<RawFile>) -> Resul
         }
         (Some(over), Some(_)) => {
             return Err(Error::new(
-                source.line_of(&over),
+                lines.of(&over),
                 "a file has `devices` or [[file.extent]], not both",
             ));
         }
@@ -407,18 +407,18 @@ fn file(source: &Source<'_>, devices: &[Device], raw: Spanned<RawFile>) -> Resul
 }
 
 fn striped_over(
-    source: &Source<'_>,
+    lines: &Lines,
     devices: &[Device],
     over: Spanned<Vec<Spanned<String>>>,
     chunk: Option<Spanned<Bytes>>,
 ) -> Result<Content, Error> {
-    let line = source.line_of(&over);
+    let line = lines.of(&over);
     let mut indices = Vec::new();
     for name in over.into_inner() {
-        let index = device_index(source, devices, &name)?;
+        let index = device_index(lines, devices, &name)?;
         if indices.contains(&index) {
             return Err(Error::new(
-                source.line_of(&name),
+                lines.of(&name),
                 format!("device {:?} is named twice", name.get_ref()),
             ));
         }
@@ -429,7 +429,7 @@ fn striped_over(
     }
 
     let chunk = match chunk {
-        Some(chunk) => multiple(source, &chunk, "chunk")?,
+        Some(chunk) => multiple(lines, &chunk, "chunk")?,
         None => UNIT,
     };
     if chunk == 0 {
@@ -442,13 +442,13 @@ fn striped_over(
 }
 
 fn extent(
-    source: &Source<'_>,
+    lines: &Lines,
     devices: &[Device],
     raw: Spanned<RawExtent>,
 ) -> Result<(Extent, usize), Error> {
     let raw = raw.into_inner();
-    let line = source.line_of(&raw.length);
-    let length = multiple(source, &raw.length, "length")?;
+    let line = lines.of(&raw.length);
+    let length = multiple(lines, &raw.length, "length")?;
     if length == 0 {
         return Err(Error::new(line, "an extent has at least one byte"));
     }
@@ -456,22 +456,22 @@ fn extent(
     let extent = match (raw.device, raw.offset, raw.chunk, raw.strips) {
         (Some(device), Some(offset), None, None) => Extent::linear(
             length,
-            device_index(source, devices, &device)? as u32,
-            multiple(source, &offset, "offset")?,
+            device_index(lines, devices, &device)? as u32,
+            multiple(lines, &offset, "offset")?,
         ),
         (None, None, Some(chunk), Some(raw_strips)) => {
-            let size = multiple(source, &chunk, "chunk")?;
+            let size = multiple(lines, &chunk, "chunk")?;
             if size == 0 || raw_strips.get_ref().is_empty() {
                 return Err(Error::new(
-                    source.line_of(&chunk),
+                    lines.of(&chunk),
                     "an interleaved extent has a chunk of at least one page, and strips",
                 ));
             }
             let mut strips = Vec::new();
             for raw in raw_strips.get_ref() {
                 strips.push(Strip {
-                    device: device_index(source, devices, &raw.device)? as u32,
-                    offset: multiple(source, &raw.offset, "offset")?,
+                    device: device_index(lines, devices, &raw.device)? as u32,
+                    offset: multiple(lines, &raw.offset, "offset")?,
                 });
             }
             Extent::interleaved(length, size, strips)
@@ -486,27 +486,23 @@ fn extent(
     Ok((extent, line))
 }
 
-fn device_index(
-    source: &Source<'_>,
-    devices: &[Device],
-    name: &Spanned<String>,
-) -> Result<usize, Error> {
+fn device_index(lines: &Lines, devices: &[Device], name: &Spanned<String>) -> Result<usize, Error> {
     devices
         .iter()
         .position(|device| device.name == *name.get_ref())
         .ok_or_else(|| {
             Error::new(
-                source.line_of(name),
+                lines.of(name),
                 format!("there is no [[device]] named {:?}", name.get_ref()),
             )
         })
 }
 
-fn multiple(source: &Source<'_>, bytes: &Spanned<Bytes>, what: &str) -> Result<u64, Error> {
+fn multiple(lines: &Lines, bytes: &Spanned<Bytes>, what: &str) -> Result<u64, Error> {
     let value = bytes.get_ref().0;
     if value % striped::ALIGN != 0 {
         return Err(Error::new(
-            source.line_of(bytes),
+            lines.of(bytes),
             format!("`{what}` has to be a multiple of {}", striped::ALIGN),
         ));
     }
@@ -514,7 +510,7 @@ fn multiple(source: &Source<'_>, bytes: &Spanned<Bytes>, what: &str) -> Result<u
 }
 
 /// `a/b` and `/a/b` are the same place; the top has no components.
-fn components(source: &Source<'_>, path: &Spanned<String>) -> Result<Vec<String>, Error> {
+fn components(lines: &Lines, path: &Spanned<String>) -> Result<Vec<String>, Error> {
     let text = path.get_ref();
     let inside = text.strip_prefix('/').unwrap_or(text);
     if inside.is_empty() {
@@ -529,7 +525,7 @@ fn components(source: &Source<'_>, path: &Spanned<String>) -> Result<Vec<String>
             _ => Ok(name.to_owned()),
         })
         .collect::<Result<_, _>>()
-        .map_err(|message| Error::new(source.line_of(path), message))
+        .map_err(|message| Error::new(lines.of(path), message))
 }
 
 #[cfg(test)]

@@ -148,10 +148,12 @@ impl Session {
             Ok(_) => ready(),
             Err(error) => {
                 let message = match error {
-                    Errno::NOTCONN | Errno::CONNREFUSED => format!(
-                        "the kernel refused the mount: probably no ops named {ops} are \
+                    Errno::NOTCONN | Errno::CONNREFUSED | Errno::CONNABORTED | Errno::IO => {
+                        format!(
+                            "the kernel refused the mount: probably no ops named {ops} are \
                          registered (`fmapctl load` does that), the kernel log says more"
-                    ),
+                        )
+                    }
                     error => format!("{} cannot be used: {error}", mountpoint.display()),
                 };
                 // Before the unmount: it ends the thread that waits for this.
