@@ -107,15 +107,43 @@ TEST_F(errors, get_daxdev_fails)
 	expect_recovered();
 }
 
-/* Errors that the FUSE protocol does not know never arrive. */
+/* FUSE refuses a reply with an error that is none, and goes on waiting. */
+static void reply_impossible(struct fuse_server *s,
+			     const struct fuse_in_header *in, const void *arg)
+{
+	fs_reply(s, in, -512, NULL, 0);
+	fs_reply(s, in, INT_MIN, NULL, 0);
+	fs_reply(s, in, 5, NULL, 0);
+	fs_default(s, in, arg);
+}
+
 TEST_F(errors, impossible_errno)
 {
-	self->s->error[FUSE_GET_FMAP] = -513;
-	EXPECT_GT(0, fs_try(self->s, "file"));
-	self->s->error[FUSE_GET_FMAP] = 5;
-	EXPECT_GT(0, fs_try(self->s, "file"));
-	EXPECT_EQ(2, self->s->refused);
-	expect_recovered();
+	self->s->hook[FUSE_GET_FMAP] = reply_impossible;
+	self->s->hook[FUSE_GET_DAXDEV] = reply_impossible;
+	EXPECT_EQ(0, fs_try(self->s, "file"));
+	EXPECT_EQ(6, self->s->refused);
+}
+
+/* Nor does it know answers to what was not asked. */
+static void reply_twice(struct fuse_server *s, const struct fuse_in_header *in,
+			const void *arg)
+{
+	struct fuse_in_header other = *in;
+
+	other.unique += 1000;
+	fs_default(s, &other, arg);
+	fs_default(s, in, arg);
+	fs_default(s, in, arg);
+}
+
+TEST_F(errors, answered_twice)
+{
+	self->s->hook[FUSE_GET_FMAP] = reply_twice;
+	self->s->hook[FUSE_GET_DAXDEV] = reply_twice;
+	EXPECT_EQ(0, fs_try(self->s, "file"));
+	EXPECT_EQ(4, self->s->refused);
+	EXPECT_EQ(1, self->s->count[FUSE_GET_FMAP]);
 }
 
 /* A map that is too short, down to none at all, is the parser's to refuse. */

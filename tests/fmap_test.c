@@ -219,6 +219,7 @@ struct bpf_object *fmap_register(const char *name)
 {
 	struct bpf_map *map, *ops = NULL;
 	struct bpf_object *obj;
+	size_t size;
 
 	if (fmap_missing())
 		return NULL;
@@ -239,7 +240,7 @@ struct bpf_object *fmap_register(const char *name)
 	}
 	map = bpf_object__find_map_by_name(obj, ".bss");
 	if (map)
-		seen = bpf_map__initial_value(map, NULL);
+		seen = bpf_map__initial_value(map, &size);
 	return obj;
 }
 
@@ -282,6 +283,7 @@ int dax_peek_init(void)
 {
 	struct bpf_object *obj;
 	struct bpf_map *bss;
+	size_t size;
 
 	if (fmap_missing())
 		return -ENODEV;
@@ -292,7 +294,7 @@ int dax_peek_init(void)
 		return -errno;
 	}
 	bss = bpf_object__find_map_by_name(obj, ".bss");
-	peek_chunk = bpf_map__initial_value(bss, NULL);
+	peek_chunk = bpf_map__initial_value(bss, &size);
 	peek_prog = bpf_program__fd(bpf_object__find_program_by_name(obj, "peek"));
 	return 0;
 }

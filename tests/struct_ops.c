@@ -246,7 +246,10 @@ TEST_F(reg, holds_the_module)
 
 /* ---- lifetime ---- */
 
-/* Load the scripted ops under another name. */
+/*
+ * Load the scripted ops under another, shorter name. What is left of the old one
+ * behind the NUL is not part of it.
+ */
 static struct bpf_object *load_scripted(const char *name)
 {
 	struct bpf_object *obj = fmap_open("scripted.bpf.o");
