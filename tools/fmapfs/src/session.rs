@@ -399,6 +399,8 @@ mod tests {
 
         let (error, open) = kernel.ask(OPEN, nodeid, &[0; 8]);
         assert_eq!((error, open.len()), (0, 16));
+        // FOPEN_KEEP_CACHE.
+        assert_eq!(open[8..12], [2, 0, 0, 0]);
         let (error, map) = kernel.ask(GET_FMAP, nodeid, &bytes(&[4096, 0]));
         assert_eq!((error, map.len()), (0, 32 + 24 + 24));
         assert!(map.starts_with(b"STRP"));

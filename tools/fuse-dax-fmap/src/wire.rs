@@ -284,8 +284,8 @@ fn u64_at(bytes: &[u8], at: usize) -> Option<u64> {
 mod tests {
     use super::*;
 
-    /// Node 7 has a map of 5,000 bytes, device 3 is /dev/dax0.0, device 4 has a
-    /// path that is one byte too long.
+    /// Node 7 has a map of 5,000 bytes, devices 3 and 64 are /dev/dax0.0, device 4
+    /// has a path that is one byte too long.
     struct Files(String);
 
     impl Files {
@@ -304,7 +304,7 @@ mod tests {
 
         fn device(&self, index: u32) -> Result<&Path, i32> {
             match index {
-                3 => Ok(Path::new("/dev/dax0.0")),
+                3 | 64 => Ok(Path::new("/dev/dax0.0")),
                 4 => Ok(Path::new(&self.0)),
                 5 => Ok(Path::new(&self.0[..255])),
                 _ => Err(errno::ENODEV),
