@@ -68,7 +68,6 @@
 //! * **fuser** keeps its loop to itself and answers opcodes that it does not know
 //!   with ENOSYS. It works behind a socket pair that a server puts between
 //!   `/dev/fuse` and the crate, which costs two copies of each message.
-//!
 
 pub mod striped;
 mod wire;
