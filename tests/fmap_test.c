@@ -90,7 +90,7 @@ const char *fmap_beside(const char *name)
 
 /* ---- what has to be there ---- */
 
-void fmap_set_missing(const char *fmt, ...)
+static void __attribute__((format(printf, 1, 2))) set_missing(const char *fmt, ...)
 {
 	va_list ap;
 
@@ -138,7 +138,7 @@ static void find_devices(void)
 			closedir(dir);
 	}
 	if (n < 2)
-		fmap_set_missing("two DAX devices bound to fsdev_dax are needed, %u found", n);
+		set_missing("two DAX devices bound to fsdev_dax are needed, %u found", n);
 }
 
 const char *fmap_missing(void)
@@ -148,11 +148,11 @@ const char *fmap_missing(void)
 	if (!looked) {
 		looked = true;
 		if (geteuid())
-			fmap_set_missing("root is needed");
+			set_missing("root is needed");
 		if (access("/dev/fuse", R_OK))
-			fmap_set_missing("there is no /dev/fuse");
+			set_missing("there is no /dev/fuse");
 		if (access("/sys/module/" MODULE_NAME, R_OK))
-			fmap_set_missing("module " MODULE_NAME " is not loaded");
+			set_missing("module " MODULE_NAME " is not loaded");
 		find_devices();
 	}
 	return missing[0] ? missing : NULL;
@@ -183,7 +183,6 @@ struct bpf_object *fmap_open(const char *name)
 		.sz = sizeof(opts),
 		.kernel_log_buf = bpf_log,
 		.kernel_log_size = sizeof(bpf_log),
-		.kernel_log_level = 1,
 	};
 	const char *dir = getenv("FMAP_BPF_DIR") ?: "/lib/fuse-dax-fmap/bpf";
 	const char *path = fmap_beside(name);
@@ -215,6 +214,14 @@ struct bpf_object *fmap_load(const char *name)
 	return obj;
 }
 
+/* The objects are what is under test: one that does not work is no reason to skip. */
+static void __attribute__((noreturn)) bail_out(const char *name, const char *what)
+{
+	printf("TAP version 13\nBail out! %s %s: %s\n%s", name, what,
+	       strerror(errno), fmap_bpf_log());
+	exit(1);
+}
+
 struct bpf_object *fmap_register(const char *name)
 {
 	struct bpf_map *map, *ops = NULL;
@@ -224,20 +231,14 @@ struct bpf_object *fmap_register(const char *name)
 	if (fmap_missing())
 		return NULL;
 	obj = fmap_load(name);
-	if (!obj) {
-		fmap_set_missing("%s cannot be loaded: %s", name, strerror(errno));
-		fprintf(stderr, "%s", fmap_bpf_log());
-		return NULL;
-	}
+	if (!obj)
+		bail_out(name, "cannot be loaded");
 	bpf_object__for_each_map(map, obj)
 		if (bpf_map__type(map) == BPF_MAP_TYPE_STRUCT_OPS)
 			ops = map;
 	fmap_link = ops ? bpf_map__attach_struct_ops(ops) : NULL;
-	if (!fmap_link) {
-		fmap_set_missing("ops of %s cannot be registered: %s", name,
-				 strerror(errno));
-		return NULL;
-	}
+	if (!fmap_link)
+		bail_out(name, "cannot be registered");
 	map = bpf_object__find_map_by_name(obj, ".bss");
 	if (map)
 		seen = bpf_map__initial_value(map, &size);
@@ -279,24 +280,20 @@ struct fuse_server *fmap_server(const char *ops)
 static int peek_prog = -1;
 static unsigned char *peek_chunk;
 
-int dax_peek_init(void)
+void dax_peek_init(void)
 {
 	struct bpf_object *obj;
 	struct bpf_map *bss;
 	size_t size;
 
 	if (fmap_missing())
-		return -ENODEV;
+		return;
 	obj = fmap_load("peek.bpf.o");
-	if (!obj) {
-		fmap_set_missing("peek.bpf.o cannot be loaded: %s", strerror(errno));
-		fprintf(stderr, "%s", fmap_bpf_log());
-		return -errno;
-	}
+	if (!obj)
+		bail_out("peek.bpf.o", "cannot be loaded");
 	bss = bpf_object__find_map_by_name(obj, ".bss");
 	peek_chunk = bpf_map__initial_value(bss, &size);
 	peek_prog = bpf_program__fd(bpf_object__find_program_by_name(obj, "peek"));
-	return 0;
 }
 
 int dax_peek(const struct daxdev *d, uint64_t offset, void *buf, size_t len)

@@ -4,8 +4,8 @@
  * and ways to look at the kernel from outside.
  *
  * A test program registers its ops once, in main(), and holds their links as
- * long as it runs; the tests, which are its children, find them registered. What
- * is missing is remembered and skips the tests with a sentence:
+ * long as it runs; the tests, which are its children, find them registered. Where
+ * something is missing, tests are skipped with a sentence:
  *
  *	int main(int argc, char **argv)
  *	{
@@ -54,16 +54,13 @@ extern struct daxdev daxdev[2];
 /* Why tests cannot run here, or NULL. Looks for root, module, devices. */
 const char *fmap_missing(void);
 
-/* Say so: the first reason wins. */
-void fmap_set_missing(const char *fmt, ...) __attribute__((format(printf, 1, 2)));
-
 /* Open @object (beside the test, else in FMAP_BPF_DIR); NULL and errno. */
 struct bpf_object *fmap_open(const char *object);
 
 /* Open and load it. */
 struct bpf_object *fmap_load(const char *object);
 
-/* The same, and register its only ops. Fills what fmap_missing() says. */
+/* The same, and register its only ops. Ends the program if that fails. */
 struct bpf_object *fmap_register(const char *object);
 
 /* The link of the last fmap_register(). */
@@ -85,7 +82,7 @@ struct scripted fmap_linear(uint32_t dev, uint64_t addr, uint64_t length);
 struct fuse_server *fmap_server(const char *ops);
 
 /* Bytes of a device, read behind everybody's back. 0 or -errno. */
-int dax_peek_init(void);
+void dax_peek_init(void);
 int dax_peek(const struct daxdev *d, uint64_t offset, void *buf, size_t len);
 
 /* The kernel log from here on; -errno where there is none. */
