@@ -493,12 +493,15 @@ unsafe extern "C" fn init_member(
     }
     // SAFETY: `udata` is the kernel's copy of the ops that user space wrote.
     let name = unsafe { (*udata.cast::<c::fuse_dax_fmap_ops>()).name };
-    if let Err(err) = OpsName::new(&name.map(|byte| byte as u8)) {
-        return err.to_errno();
+    match OpsName::new(&name.map(|byte| byte as u8)) {
+        Ok(name) => {
+            let name = name.to_bytes().map(|byte| byte as ffi::c_char);
+            // SAFETY: `kdata` is being made and ours to write.
+            unsafe { (*kdata.cast::<c::fuse_dax_fmap_ops>()).name = name };
+            HANDLED
+        }
+        Err(err) => err.to_errno(),
     }
-    // SAFETY: `kdata` is being made and ours to write.
-    unsafe { (*kdata.cast::<c::fuse_dax_fmap_ops>()).name = name };
-    HANDLED
 }
 
 /// Both programs, or none at all.

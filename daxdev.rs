@@ -17,24 +17,28 @@
 //! away is marked failed, and every later mapping of it is refused. A poisoned page is left to the
 //! generic code, which kills exactly the tasks that map it.
 //!
-//! Lock order: [`Devices::acquiring`] (a wait, no lock), `HOLDERS`.
+//! Lock order: [`Devices::acquiring`] (a wait, no lock), `HOLDERS`. [`Devices::moving_in`] is a leaf but
+//! for what DAX takes inside a fault.
 
 use crate::bindings::fuse as f;
 use crate::bindings::kernel as c;
 use crate::fmap_ops::Failure;
 use crate::fmap_ops::InFlight;
+use crate::fuse::DeviceFile;
 use crate::fuse::Mounter;
 use core::ptr;
 use core::ptr::NonNull;
 use kernel::error::to_result;
 use kernel::ffi;
 use kernel::fmt;
+use kernel::new_mutex;
 use kernel::page::PAGE_SIZE;
 use kernel::prelude::*;
 use kernel::str::CString;
 use kernel::sync::atomic::Atomic;
 use kernel::sync::atomic::Relaxed;
 use kernel::sync::global_lock;
+use kernel::sync::Mutex;
 use kernel::sync::SetOnce;
 
 /// `FUSE_DAX_FMAP_DEVICES_MAX`: the width of a device bitmap.
@@ -46,7 +50,13 @@ pub(crate) struct Devices {
     slots: [Slot; DEVICES_MAX],
     #[pin]
     acquiring: InFlight,
+    /// See [`Devices::moving_in`].
+    #[pin]
+    moving_in: [Mutex<()>; MOVING_IN],
 }
+
+/// Locks for first touches, each for every sixteenth 2 MiB of a device.
+const MOVING_IN: usize = 16;
 
 /// One index. The address of a slot is what the device knows its holder by.
 struct Slot {
@@ -66,7 +76,8 @@ pub(crate) struct Device {
     size: u64,
     holder: *const Slot,
     driver: *mut c::module,
-    path: CString,
+    /// Its own name, as in /sys/bus/dax/devices.
+    name: CString,
 }
 
 // SAFETY: A held device belongs to no task.
@@ -113,6 +124,94 @@ impl Device {
     }
 }
 
+/// Who has a piece of a device's memory mapped.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Tenant {
+    /// The file that asks, at this very place.
+    Ours,
+    /// Nobody.
+    Nobody,
+    /// Another file, or the same at another place.
+    Other,
+}
+
+/// A piece of a file's page cache, as what it may be the tenant of memory.
+#[derive(Clone, Copy)]
+pub(crate) struct Tenancy {
+    /// Only compared.
+    pub(crate) mapping: *const c::address_space,
+    /// First page in the file.
+    pub(crate) index: u64,
+    /// Number of pages.
+    pub(crate) pages: u64,
+}
+
+impl Device {
+    /// Who has the memory from `addr` on mapped, as far as `wanted` reaches.
+    ///
+    /// DAX notes in a folio which page of which file it is. It takes for granted that a file system
+    /// gives every page of a device to one file at a time, and corrupts its folios otherwise.
+    pub(crate) fn tenant(&self, addr: u64, wanted: Tenancy) -> Tenant {
+        let page_shift = PAGE_SIZE.trailing_zeros();
+        let mut tenant = Tenant::Ours;
+
+        // SAFETY: The device is held. While the lock is taken and the device is alive its driver
+        // stays bound, and with it the folios of its memory stay.
+        unsafe {
+            let srcu = c::dax_read_lock();
+            if c::dax_alive(self.as_raw()) {
+                let phys = c::dax_pgoff_to_phys(
+                    c::dax_get_private(self.as_raw()).cast(),
+                    (addr >> page_shift) as ffi::c_ulong,
+                    (wanted.pages << page_shift) as ffi::c_ulong,
+                );
+                // Memory in several pieces is never mapped as one.
+                if phys != c::phys_addr_t::MAX {
+                    tenant = Self::folios_tenant((phys >> page_shift) as ffi::c_ulong, wanted);
+                }
+            }
+            c::dax_read_unlock(srcu);
+        }
+        tenant
+    }
+
+    /// # Safety
+    ///
+    /// `pfn` and the `wanted.pages` that follow are memory of a DAX device whose driver is bound.
+    unsafe fn folios_tenant(pfn: ffi::c_ulong, wanted: Tenancy) -> Tenant {
+        let mut tenant = Tenant::Ours;
+        let mut page = 0;
+
+        while page < wanted.pages {
+            // SAFETY: By the safety requirements. What is read may change at once, but not into
+            // `wanted.mapping` or from it: that is the caller's, who holds its entry locked.
+            let (mapping, index, start, end) = unsafe {
+                let folio = c::pfn_folio(pfn + page as ffi::c_ulong);
+                let fields = ptr::addr_of!((*folio).__bindgen_anon_1.__bindgen_anon_1);
+                let start = c::folio_pfn(folio);
+                (
+                    ptr::addr_of!((*fields).mapping).read_volatile(),
+                    ptr::addr_of!((*fields).__bindgen_anon_2.index).read_volatile() as u64,
+                    start,
+                    start + (1 << c::folio_order(folio)),
+                )
+            };
+            let here = pfn + page as ffi::c_ulong;
+            if mapping.is_null() {
+                tenant = Tenant::Nobody;
+                page += 1;
+            } else if ptr::eq(mapping, wanted.mapping)
+                && index + (here - start) as u64 == wanted.index + page
+            {
+                page += (end - here) as u64;
+            } else {
+                return Tenant::Other;
+            }
+        }
+        tenant
+    }
+}
+
 impl Drop for Device {
     fn drop(&mut self) {
         let mut holders = HOLDERS.lock();
@@ -139,7 +238,16 @@ impl Devices {
                 }
             }; DEVICES_MAX],
             acquiring <- InFlight::new(),
+            moving_in <- pin_init::pin_init_array_from_fn(
+                |_| new_mutex!((), "fuse_dax_fmap::Devices::moving_in")
+            ),
         })
+    }
+
+    /// The lock that is held from seeing that memory has no tenant until DAX has made the file its
+    /// tenant. Only the first touch of a piece of memory takes it.
+    pub(crate) fn moving_in(&self, addr: u64) -> &Mutex<()> {
+        &self.moving_in[(addr >> 21) as usize % MOVING_IN]
     }
 
     /// The device of an index, if it is held and has not failed.
@@ -188,7 +296,7 @@ impl Devices {
     }
 }
 
-/// For the list of mounts: `index:path`, separated by commas, `!` behind a failed one.
+/// For the list of mounts: `index:name`, separated by commas, `!` behind a failed one.
 impl fmt::Display for Devices {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut separator = "";
@@ -198,12 +306,7 @@ impl fmt::Display for Devices {
                 continue;
             };
             let failed = if slot.failed.load(Relaxed) { "!" } else { "" };
-            write!(f, "{separator}{index}:")?;
-            for &byte in device.path.to_bytes() {
-                let printable = byte.is_ascii_graphic() && byte != b',';
-                write!(f, "{}", if printable { char::from(byte) } else { '?' })?;
-            }
-            write!(f, "{failed}")?;
+            f.write_fmt(fmt!("{separator}{index}:{}{failed}", &*device.name))?;
             separator = ",";
         }
         Ok(())
@@ -229,8 +332,15 @@ fn path_of(reply: &[u8]) -> Result<CString, Failure> {
         .map_err(Failure::because("GET_DAXDEV"))
 }
 
+/// A device of the dax bus, kept by an open file.
+struct DaxBusDevice {
+    dax_dev: NonNull<c::dax_device>,
+    device: *mut c::device,
+    driver: *mut c::module,
+}
+
 /// The DAX device behind an open character device, if that sits on the dax bus.
-fn dax_dev_of(file: &crate::fuse::DeviceFile) -> Option<(NonNull<c::dax_device>, *mut c::module)> {
+fn dax_bus_device(file: &DeviceFile) -> Option<DaxBusDevice> {
     let inode = file.inode();
 
     // SAFETY: The inode of an open file is valid. Being a character device, its `i_cdev` was set by
@@ -253,8 +363,11 @@ fn dax_dev_of(file: &crate::fuse::DeviceFile) -> Option<(NonNull<c::dax_device>,
         if bus.is_null() || CStr::from_char_ptr((*bus).name).to_bytes() != b"dax" {
             return None;
         }
-        let dax_dev = NonNull::new(c::inode_dax(inode))?;
-        Some((dax_dev, (*cdev).owner))
+        Some(DaxBusDevice {
+            dax_dev: NonNull::new(c::inode_dax(inode))?,
+            device,
+            driver: (*cdev).owner,
+        })
     }
 }
 
@@ -264,12 +377,20 @@ fn hold(slot: &Slot, reply: &[u8], mounter: &Mounter) -> Result<Device, Failure>
     let file = mounter
         .open(&path)
         .map_err(Failure::because("the DAX device cannot be opened"))?;
-    let Some((dax_dev, driver)) = dax_dev_of(&file) else {
+    let Some(DaxBusDevice {
+        dax_dev,
+        device,
+        driver,
+    }) = dax_bus_device(&file)
+    else {
         return Err(Failure {
             errno: ENODEV,
-            cause: "this is no device of the dax bus",
+            cause: "GET_DAXDEV: this is no device of the dax bus",
         });
     };
+    // SAFETY: The device is kept by `file`, and its name does not change while it is in use.
+    let name = unsafe { CStr::from_char_ptr(c::dev_name(device)) };
+    let name = CString::try_from(name).map_err(|_| Failure::because("no memory")(ENOMEM))?;
     let holder = ptr::from_ref(slot);
 
     // In the list first: a failure may be reported as soon as the device is held.
@@ -313,7 +434,7 @@ fn hold(slot: &Slot, reply: &[u8], mounter: &Mounter) -> Result<Device, Failure>
         size: size - size % PAGE_SIZE as u64,
         holder,
         driver,
-        path,
+        name,
     })
 }
 

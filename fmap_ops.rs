@@ -62,6 +62,11 @@ impl OpsName {
         Ok(Self(name))
     }
 
+    /// With zeros behind the name.
+    pub(crate) fn to_bytes(self) -> [u8; Self::LEN] {
+        self.0
+    }
+
     /// A name that went through [`OpsName::new`] before.
     pub(crate) fn from_validated(bytes: [u8; Self::LEN]) -> Self {
         Self(bytes)
@@ -224,10 +229,8 @@ impl Drop for Turn<'_> {
 
 // --- Opening a file -----------------------------------------------------------------------------
 
-/// Sizes of the room offered for a map: 4 KiB first, 1 MiB last.
-const ROOMS: [u32; 5] = [4 << 10, 16 << 10, 64 << 10, 256 << 10, 1 << 20];
-const _: () = assert!(ROOMS[0] == BLOB_MIN);
-const _: () = assert!(ROOMS[ROOMS.len() - 1] == BLOB_MAX);
+/// Sizes of the room offered for a map, in bytes.
+const ROOMS: [u32; 5] = [BLOB_MIN, BLOB_MIN * 4, BLOB_MIN * 16, BLOB_MIN * 64, BLOB_MAX];
 
 /// Settles whether a file is mapped, fetching its map if this is its first open. May sleep.
 ///

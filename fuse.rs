@@ -213,7 +213,7 @@ impl Mounter {
 
     /// Lets go of a mounter where it is not possible to sleep.
     fn put_later(mounter: Pin<KBox<Self>>) {
-        workqueue::system().enqueue(mounter);
+        workqueue::system_long().enqueue(mounter);
     }
 
     /// Opens a device as the task that mounted would. May sleep.
@@ -385,9 +385,19 @@ unsafe extern "C" fn request_end(_data: *mut ffi::c_void, req: *const f::fuse_re
         None => {
             // SAFETY: An asynchronous INIT: its arguments are freed by `end`, which runs after
             // this; and so does, for the same reason, everything that could unmount.
-            let answer = unsafe { &mut *(*(*req).args).out_args[0].value.cast() };
+            let answer = unsafe { &*(*(*req).args).out_args[0].value.cast() };
             // SAFETY: As above.
-            unsafe { conclude(answer, mount, mounter) }
+            match unsafe { conclude(answer, mount, mounter) } {
+                Outcome::Bound => None,
+                Outcome::Plain(mounter) => Some(mounter),
+                Outcome::Refused(mounter) => {
+                    // The mount is there already, so all that is left is to cut the connection.
+                    // Nothing but INIT can have been sent on it.
+                    // SAFETY: A request that ends keeps its channel; no lock is held here.
+                    unsafe { f::fuse_chan_abort((*req).chan, false) };
+                    Some(mounter)
+                }
+            }
         }
         Some(Redirected { answer, original }) => {
             // SAFETY: `req` is valid, and so is its wait queue.
@@ -402,7 +412,15 @@ unsafe extern "C" fn request_end(_data: *mut ffi::c_void, req: *const f::fuse_re
                 } else {
                     // The task that mounts cannot leave, see `Redirected`.
                     let answer = &mut *answer.get();
-                    let unused = conclude(answer, mount, mounter);
+                    let unused = match conclude(answer, mount, mounter) {
+                        Outcome::Bound => None,
+                        Outcome::Plain(mounter) => Some(mounter),
+                        Outcome::Refused(mounter) => {
+                            // With another major number mount(2) fails.
+                            answer.major = 0;
+                            Some(mounter)
+                        }
+                    };
                     ptr::copy_nonoverlapping(answer, original, 1);
                     unused
                 };
@@ -416,18 +434,27 @@ unsafe extern "C" fn request_end(_data: *mut ffi::c_void, req: *const f::fuse_re
     }
 }
 
-/// Acts on the server's answer. Returns the mounter if the mount is not bound.
+/// What becomes of a mount that got an offer.
+enum Outcome {
+    Bound,
+    /// FUSE as ever.
+    Plain(Pin<KBox<Mounter>>),
+    /// It has to fail: a server must not believe in maps that it does not have.
+    Refused(Pin<KBox<Mounter>>),
+}
+
+/// Acts on the server's answer.
 ///
 /// # Safety
 ///
 /// `mount` is being mounted, and stays so until this returns.
 unsafe fn conclude(
-    answer: &mut f::fuse_init_out,
+    answer: &f::fuse_init_out,
     mount: *mut f::fuse_mount,
     mounter: Pin<KBox<Mounter>>,
-) -> Option<Pin<KBox<Mounter>>> {
+) -> Outcome {
     if answer.major != c::FUSE_KERNEL_VERSION {
-        return Some(mounter);
+        return Outcome::Plain(mounter);
     }
     let mut name = [0; OpsName::LEN];
     // SAFETY: The answer is 64 bytes of plain integers, of which the name is the last 16.
@@ -439,28 +466,27 @@ unsafe fn conclude(
     if !named {
         // SAFETY: A parameter may change meanwhile; what is read then is some name, or none.
         name = unsafe { ptr::addr_of!(c::fuse_dax_fmap_default_ops).read_volatile() }
-            .map(|byte| byte as u8);
+            // What was written with echo ends in a newline.
+            .map(|byte| if byte as u8 == b'\n' { 0 } else { byte as u8 });
         if name[0] == 0 {
-            return Some(mounter);
+            return Outcome::Plain(mounter);
         }
     }
 
     // SAFETY: By the safety requirements.
     match unsafe { bind(&name, mount, mounter) } {
-        Ok(()) => None,
+        Ok(()) => Outcome::Bound,
         Err((mounter, cause)) => {
             // SAFETY: By the safety requirements; the superblock of a mount under way has a name.
             let sb = unsafe { Device((*(*mount).sb).s_dev) };
             let name = Printable(&name);
             if named {
-                // With another major number FUSE takes the connection for failed. A server must
-                // not believe in maps that it does not have.
-                answer.major = 0;
                 pr_err!("{sb}: mount refused: ops '{name}': {cause}\n");
+                Outcome::Refused(mounter)
             } else {
                 pr_warn!("{sb}: plain FUSE: default_ops '{name}': {cause}\n");
+                Outcome::Plain(mounter)
             }
-            Some(mounter)
         }
     }
 }

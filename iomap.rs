@@ -20,17 +20,22 @@
 //! # Locks
 //!
 //! In this order: `inode->i_rwsem` (writes exclusively, reads shared, publishing exclusively),
-//! `mmap_lock`, `i_data.invalidate_lock` (faults, shared). The fault path takes no lock of ours.
+//! `mmap_lock`, `i_data.invalidate_lock` (faults, shared), a DAX entry, `Devices::moving_in`. The last
+//! is the only one of ours in the fault path, and only the first touch of a piece of memory takes it.
 //!
 //! # Who judges
 //!
 //! The program says where a byte is; [`Header::judge`] says whether it may be there. What is not
-//! inside a held device that the file declared is refused with EIO.
+//! inside a held device that the file declared is refused with EIO; so is, in a fault, memory that is
+//! mapped at another place already ([`Header::move_in`]).
 
 use crate::bindings::kernel as c;
 use crate::bpf_struct_ops::Claim;
 use crate::bpf_struct_ops::Parsed;
 use crate::bpf_struct_ops::Resolver;
+use crate::daxdev::Device;
+use crate::daxdev::Tenancy;
+use crate::daxdev::Tenant;
 use crate::fmap_ops::Mount;
 use crate::fuse::Connection;
 use crate::fuse::Inode;
@@ -47,6 +52,9 @@ use kernel::ffi;
 use kernel::page::PAGE_SIZE;
 use kernel::prelude::*;
 use kernel::sync::atomic::Relaxed;
+use kernel::sync::lock::mutex::MutexBackend;
+use kernel::sync::lock::Guard;
+use kernel::sync::Mutex;
 use kernel::sync::SetOnce;
 
 const PAGE: u64 = PAGE_SIZE as u64;
@@ -149,6 +157,7 @@ enum Refusal {
     UndeclaredDevice,
     FailedDevice,
     BeyondDevice,
+    SharedMemory,
 }
 
 impl Refusal {
@@ -161,13 +170,14 @@ impl Refusal {
             Self::UndeclaredDevice => "a device that the file has not declared",
             Self::FailedDevice => "the device has failed",
             Self::BeyondDevice => "beyond the end of the device",
+            Self::SharedMemory => "memory that is mapped at another place of a file",
         }
     }
 }
 
 /// A mapping that may be used.
-struct Mapping {
-    dax_dev: *mut c::dax_device,
+struct Mapping<'a> {
+    device: &'a Device,
     addr: u64,
     offset: u64,
     length: u64,
@@ -193,7 +203,7 @@ impl Header {
 
     /// Asks the program where `pos` is, and judges the answer.
     #[inline]
-    fn resolve(&self, pos: u64, length: u64, i_size: u64) -> Result<Mapping, Refusal> {
+    fn resolve(&self, pos: u64, length: u64, i_size: u64) -> Result<Mapping<'_>, Refusal> {
         if pos >= i_size.min(self.mapped_size) {
             return Err(Refusal::BeyondFile);
         }
@@ -211,7 +221,7 @@ impl Header {
 
     /// The kernel's own opinion of a claim about `offset`, in a file that ends at `end`.
     #[inline]
-    fn judge(&self, claim: Claim, offset: u64, end: u64) -> Result<Mapping, Refusal> {
+    fn judge(&self, claim: Claim, offset: u64, end: u64) -> Result<Mapping<'_>, Refusal> {
         let Claim {
             addr,
             length,
@@ -235,11 +245,36 @@ impl Header {
             _ => return Err(Refusal::BeyondDevice),
         }
         Ok(Mapping {
-            dax_dev: device.as_raw(),
+            device,
             addr,
             offset,
             length: length.min(end - offset),
         })
+    }
+
+    /// Makes sure that a fault at `pos` maps memory that no other file has mapped.
+    ///
+    /// If nobody has it yet, the result is a lock to be held until DAX has noted the new tenant.
+    #[inline]
+    fn move_in(
+        &self,
+        mapping: &Mapping<'_>,
+        pos: u64,
+        wanted: Tenancy,
+    ) -> Result<Option<Guard<'_, (), MutexBackend>>, Refusal> {
+        let addr = mapping.addr + (pos - mapping.offset);
+
+        match mapping.device.tenant(addr, Tenancy { pages: 1, ..wanted }) {
+            // One folio, or a page of a range that DAX will not map as a whole.
+            Tenant::Ours => return Ok(None),
+            Tenant::Nobody => (),
+            Tenant::Other => return Err(Refusal::SharedMemory),
+        }
+        let guard = self.mount().devices.moving_in(addr).lock();
+        match mapping.device.tenant(addr, wanted) {
+            Tenant::Other => Err(Refusal::SharedMemory),
+            _ => Ok(Some(guard)),
+        }
     }
 }
 
@@ -372,6 +407,7 @@ pub(crate) unsafe fn evict(inode: *mut c::inode) {
 
 static IOMAP_OPS: c::iomap_ops = c::iomap_ops {
     iomap_begin: Some(iomap_begin),
+    iomap_end: Some(iomap_end),
     ..pin_init::zeroed()
 };
 
@@ -390,22 +426,67 @@ unsafe extern "C" fn iomap_begin(
 ) -> ffi::c_int {
     // SAFETY: By the safety requirements.
     let (header, i_size) = unsafe { (header(inode), i_size(inode)) };
+    let (pos, length) = (pos as u64, length as u64);
 
-    match header.resolve(pos as u64, length as u64, i_size) {
-        Ok(mapping) => {
+    let resolved = header.resolve(pos, length, i_size).and_then(|mapping| {
+        let moving_in = if flags & c::IOMAP_FAULT != 0 {
+            let wanted = Tenancy {
+                // SAFETY: As above; the address is all that is asked for.
+                mapping: unsafe { ptr::addr_of!((*inode).i_data) },
+                index: pos / PAGE,
+                pages: length.min(mapping.length - (pos - mapping.offset)) / PAGE,
+            };
+            header.move_in(&mapping, pos, wanted)?
+        } else {
+            None
+        };
+        Ok((mapping, moving_in))
+    });
+    match resolved {
+        Ok((mapping, moving_in)) => {
             // SAFETY: `iomap` is the caller's, zeroed, to be filled in.
             unsafe {
                 (*iomap).addr = mapping.addr;
                 (*iomap).offset = mapping.offset as c::loff_t;
                 (*iomap).length = mapping.length;
                 (*iomap).type_ = c::IOMAP_MAPPED as u16;
-                (*iomap).dax_dev = mapping.dax_dev;
+                (*iomap).dax_dev = mapping.device.as_raw();
+                (*iomap).private = moving_in
+                    .map_or(ptr::null(), |guard| {
+                        let lock = ptr::from_ref(guard.lock_ref());
+                        core::mem::forget(guard);
+                        lock
+                    })
+                    .cast_mut()
+                    .cast();
             }
             0
         }
         // SAFETY: By the safety requirements.
         Err(refusal) => unsafe { refused(inode, header, pos, flags, refusal) }.to_errno(),
     }
+}
+
+/// `iomap_end()`: a first touch is over.
+///
+/// # Safety
+///
+/// Called by the DAX core after [`iomap_begin`], by the same task.
+unsafe extern "C" fn iomap_end(
+    _inode: *mut c::inode,
+    _pos: c::loff_t,
+    _length: c::loff_t,
+    _written: isize,
+    _flags: ffi::c_uint,
+    iomap: *mut c::iomap,
+) -> ffi::c_int {
+    // SAFETY: `iomap_begin()` left null there, or a lock that this task holds.
+    unsafe {
+        if let Some(lock) = (*iomap).private.cast::<Mutex<()>>().as_ref() {
+            drop(Guard::new(lock, ()));
+        }
+    }
+    0
 }
 
 /// Logs a refusal, and turns it into the errno of the operation.
@@ -417,7 +498,7 @@ unsafe extern "C" fn iomap_begin(
 unsafe fn refused(
     inode: *const c::inode,
     header: &Header,
-    pos: c::loff_t,
+    pos: u64,
     flags: ffi::c_uint,
     refusal: Refusal,
 ) -> Error {

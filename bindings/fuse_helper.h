@@ -10,3 +10,4 @@ extern int fuse_simple_background(struct fuse_mount *fm, struct fuse_args *args,
 				  gfp_t gfp_flags);
 extern int fuse_do_open(struct fuse_mount *fm, u64 nodeid, struct file *file,
 			bool isdir);
+extern void fuse_chan_abort(struct fuse_chan *fch, bool abort_with_err);

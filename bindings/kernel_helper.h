@@ -21,8 +21,10 @@
 #include <uapi/linux/fuse.h>
 #include <uapi/linux/fuse_dax_fmap.h>
 
-/* Exported, but declared in a private header only (drivers/dax). */
+/* Exported, but declared in private headers only (drivers/dax). */
+struct dev_dax;
 struct dax_device *inode_dax(struct inode *inode);
+phys_addr_t dax_pgoff_to_phys(struct dev_dax *dev_dax, pgoff_t pgoff, unsigned long size);
 
 /* Macros with casts, which bindgen does not evaluate. Kbuild takes the prefix off. */
 const fmode_t RUST_CONST_HELPER_FMODE_CAN_ODIRECT = FMODE_CAN_ODIRECT;
