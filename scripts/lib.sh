@@ -19,6 +19,7 @@ TOP=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd -P)
 CACHE=${FMAP_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/fuse-dax-fmap}
 # The uid and gid that own what is made, when sudo is in between.
 OWNER=${FMAP_OWNER:-$(id -u):$(id -g)}
+mkdir -p "$CACHE/log" "$CACHE/cargo"
 
 SUITE=trixie KERNEL_SERIES=7.3
 
@@ -41,7 +42,8 @@ as_root() {
 	[ "$(id -u)" = 0 ] && return
 	command -v sudo >/dev/null ||
 		die "making and entering the build root takes root, and there is no sudo"
-	exec sudo env FMAP_CACHE="$CACHE" FMAP_OWNER="$OWNER" "$0" "$@"
+	exec sudo env FMAP_CACHE="$CACHE" FMAP_OWNER="$OWNER" FMAP_MIRROR="${FMAP_MIRROR-}" \
+		"$0" "$@"
 }
 
 # step WHAT COMMAND...: one line on the terminal, all output in $LOG.
@@ -68,7 +70,6 @@ step() {
 # directory that the next run removes; anything less removes it at once.
 make_once() {
 	local dir=$1 lock
-	mkdir -p "$CACHE/log"
 	exec {lock}>"$CACHE/${dir##*/}.lock"
 	if ! flock -n "$lock"; then
 		echo "  waiting for another run that makes ${dir##*/}" >&2
