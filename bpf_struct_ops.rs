@@ -18,21 +18,39 @@
 //! The types, the stubs and the kfuncs themselves are in C (`fuse_dax_fmap_btf.c`), because pahole
 //! leaves out what Rust defines.
 
-use crate::bindings::kernel as c;
-use crate::fmap_ops;
-use crate::fmap_ops::OpsName;
-use crate::iomap::Fmap;
-use core::mem::offset_of;
-use core::mem::size_of;
-use core::ptr;
-use core::ptr::NonNull;
-use kernel::error::to_result;
-use kernel::ffi;
-use kernel::prelude::*;
-use kernel::sync::atomic::Atomic;
-use kernel::sync::atomic::Relaxed;
-use kernel::sync::global_lock;
-use kernel::types::Opaque;
+use core::{
+    mem::{
+        offset_of,
+        size_of, //
+    },
+    ptr::{
+        self,
+        NonNull, //
+    }, //
+};
+
+use kernel::{
+    error::to_result,
+    ffi,
+    prelude::*,
+    sync::{
+        atomic::{
+            Atomic,
+            Relaxed, //
+        },
+        global_lock, //
+    },
+    types::Opaque, //
+};
+
+use crate::{
+    bindings::kernel as c,
+    fmap_ops::{
+        self,
+        OpsName, //
+    },
+    iomap::Fmap, //
+};
 
 /// Registered ops. May go away at any time; see [`Ops::pin`].
 ///
@@ -55,7 +73,7 @@ global_lock! {
 impl Ops {
     pub(crate) fn name(&self) -> OpsName {
         // SAFETY: By the type invariants `kdata` is valid; nobody writes the name after `reg()`.
-        OpsName::from_validated(unsafe { (*self.0.as_ptr()).name }.map(|byte| byte as u8))
+        OpsName::from_validated(unsafe { (*self.0.as_ptr()).name })
     }
 
     /// Keeps the programs callable, unless their map is about to be freed.
@@ -133,8 +151,8 @@ fn program_result(ret: i32) -> Result {
 
 impl PinnedOps {
     pub(crate) fn name(&self) -> OpsName {
-        // SAFETY: By the type invariants; nobody writes the name after `reg()`.
-        OpsName::from_validated(unsafe { (*self.0.as_ptr()).name }.map(|byte| byte as u8))
+        // INVARIANT: A pinned `kdata` is as valid as a registered one.
+        Ops(self.0).name()
     }
 
     /// Calls `dax_fmap_parse()`. May sleep.
@@ -196,10 +214,7 @@ impl PinnedOps {
 /// The program stays callable as long as this is used ([`PinnedOps::resolver`]).
 #[derive(Clone, Copy)]
 pub(crate) struct Resolver(
-    unsafe extern "C" fn(
-        *mut c::fuse_dax_fmap_resolve_ctx,
-        *mut c::fuse_iomap_io,
-    ) -> ffi::c_int,
+    unsafe extern "C" fn(*mut c::fuse_dax_fmap_resolve_ctx, *mut c::fuse_iomap_io) -> ffi::c_int,
 );
 
 /// What a program claims. Nothing of it is checked yet.
@@ -216,7 +231,13 @@ impl Resolver {
     ///
     /// The program's errno, [`EIO`] for a return code that is none.
     #[inline]
-    pub(crate) fn resolve(&self, meta: &[u8], offset: u64, length: u64, size: u64) -> Result<Claim> {
+    pub(crate) fn resolve(
+        &self,
+        meta: &[u8],
+        offset: u64,
+        length: u64,
+        size: u64,
+    ) -> Result<Claim> {
         let mut resolve = ResolveCtx {
             ctx: c::fuse_dax_fmap_resolve_ctx {
                 // Metadata is at most FUSE_DAX_FMAP_META_MAX bytes.
@@ -451,12 +472,20 @@ unsafe fn argument_type(btf: *const c::btf, member: *const c::btf_member, arg: u
 }
 
 /// Remembers the BTF. That it is called is the proof that the module has any.
+///
+/// # Safety
+///
+/// Called by the BPF core, with the BTF of this module.
 unsafe extern "C" fn init(btf: *mut c::btf) -> ffi::c_int {
     TYPES.btf.store(btf as usize, Relaxed);
     0
 }
 
 /// `dax_fmap_parse()` may sleep, `iomap_begin()` runs in page faults and may not.
+///
+/// # Safety
+///
+/// Called by the verifier, with our type, one of its members and a program for it.
 unsafe extern "C" fn check_member(
     t: *const c::btf_type,
     member: *const c::btf_member,
@@ -468,7 +497,9 @@ unsafe extern "C" fn check_member(
     // before with the BTF that they are from. The prototypes are those of the header.
     unsafe {
         match member_offset(t, member) {
-            DAX_FMAP_PARSE => TYPES.parse_ctx.store(argument_type(btf, member, 0), Relaxed),
+            DAX_FMAP_PARSE => TYPES
+                .parse_ctx
+                .store(argument_type(btf, member, 0), Relaxed),
             IOMAP_BEGIN if (*prog).sleepable() != 0 => return EINVAL.to_errno(),
             IOMAP_BEGIN => TYPES.iomap_io.store(argument_type(btf, member, 1), Relaxed),
             _ => return EINVAL.to_errno(),
@@ -478,6 +509,10 @@ unsafe extern "C" fn check_member(
 }
 
 /// Takes the name, and leaves the programs to the BPF core.
+///
+/// # Safety
+///
+/// Called by the BPF core, with our type, one of its members, and ops being made from user space's.
 unsafe extern "C" fn init_member(
     t: *const c::btf_type,
     member: *const c::btf_member,
@@ -493,11 +528,10 @@ unsafe extern "C" fn init_member(
     }
     // SAFETY: `udata` is the kernel's copy of the ops that user space wrote.
     let name = unsafe { (*udata.cast::<c::fuse_dax_fmap_ops>()).name };
-    match OpsName::new(&name.map(|byte| byte as u8)) {
+    match OpsName::new(&name) {
         Ok(name) => {
-            let name = name.to_bytes().map(|byte| byte as ffi::c_char);
             // SAFETY: `kdata` is being made and ours to write.
-            unsafe { (*kdata.cast::<c::fuse_dax_fmap_ops>()).name = name };
+            unsafe { (*kdata.cast::<c::fuse_dax_fmap_ops>()).name = name.to_bytes() };
             HANDLED
         }
         Err(err) => err.to_errno(),
@@ -505,6 +539,10 @@ unsafe extern "C" fn init_member(
 }
 
 /// Both programs, or none at all.
+///
+/// # Safety
+///
+/// Called by the BPF core, with ops that are complete.
 unsafe extern "C" fn validate(kdata: *mut ffi::c_void) -> ffi::c_int {
     // SAFETY: The BPF core passes ops whose members are all initialized.
     let ops = unsafe { &*kdata.cast::<c::fuse_dax_fmap_ops>() };
@@ -519,6 +557,10 @@ unsafe extern "C" fn validate(kdata: *mut ffi::c_void) -> ffi::c_int {
 ///
 /// Without a link nothing would tell whose ops these are or take them away when their owner is
 /// gone, so one is required.
+///
+/// # Safety
+///
+/// Called by the BPF core, with ops that passed `validate()`.
 unsafe extern "C" fn reg(kdata: *mut ffi::c_void, link: *mut c::bpf_link) -> ffi::c_int {
     if link.is_null() {
         return EOPNOTSUPP.to_errno();
@@ -534,6 +576,10 @@ unsafe extern "C" fn reg(kdata: *mut ffi::c_void, link: *mut c::bpf_link) -> ffi
 }
 
 /// Stops new mounts from finding the ops; those that pinned them keep them.
+///
+/// # Safety
+///
+/// Called by the BPF core, with ops that `reg()` took.
 unsafe extern "C" fn unreg(kdata: *mut ffi::c_void, _link: *mut c::bpf_link) {
     if let Some(kdata) = NonNull::new(kdata.cast()) {
         // INVARIANT: `kdata` stays valid until this function returns.
@@ -541,6 +587,11 @@ unsafe extern "C" fn unreg(kdata: *mut ffi::c_void, _link: *mut c::bpf_link) {
     }
 }
 
+/// What a program may read of its arguments: what BTF says they are.
+///
+/// # Safety
+///
+/// Called by the verifier.
 unsafe extern "C" fn is_valid_access(
     off: ffi::c_int,
     size: ffi::c_int,
@@ -553,6 +604,10 @@ unsafe extern "C" fn is_valid_access(
 }
 
 /// Whether a program may write `size` bytes at `off` of what `reg` points to: OUT fields only.
+///
+/// # Safety
+///
+/// Called by the verifier, for a register that points to a BTF type.
 unsafe extern "C" fn btf_struct_access(
     log: *mut c::bpf_verifier_log,
     reg: *const c::bpf_reg_state,
@@ -618,7 +673,7 @@ static STRUCT_OPS: Table<c::bpf_struct_ops> = Table(Opaque::new(c::bpf_struct_op
     validate: Some(validate),
     // Without `update` a link cannot be pointed at other ops: a name keeps its meaning.
     owner: kernel::module::this_module::<crate::LocalModule>().as_ptr(),
-    name: c"fuse_dax_fmap_ops".as_ptr().cast(),
+    name: b"fuse_dax_fmap_ops\0".as_ptr(),
     ..pin_init::zeroed()
 }));
 

@@ -20,26 +20,46 @@
 //! Lock order: [`Devices::acquiring`] (a wait, no lock), `HOLDERS`. [`Devices::moving_in`] is a leaf but
 //! for what DAX takes inside a fault.
 
-use crate::bindings::fuse as f;
-use crate::bindings::kernel as c;
-use crate::fmap_ops::Failure;
-use crate::fmap_ops::InFlight;
-use crate::fuse::DeviceFile;
-use crate::fuse::Mounter;
-use core::ptr;
-use core::ptr::NonNull;
-use kernel::error::to_result;
-use kernel::ffi;
-use kernel::fmt;
-use kernel::new_mutex;
-use kernel::page::PAGE_SIZE;
-use kernel::prelude::*;
-use kernel::str::CString;
-use kernel::sync::atomic::Atomic;
-use kernel::sync::atomic::Relaxed;
-use kernel::sync::global_lock;
-use kernel::sync::Mutex;
-use kernel::sync::SetOnce;
+use core::{
+    ptr::{
+        self,
+        NonNull, //
+    }, //
+};
+
+use kernel::{
+    error::to_result,
+    ffi,
+    fmt,
+    new_mutex,
+    page::PAGE_SIZE,
+    prelude::*,
+    str::CString,
+    sync::{
+        atomic::{
+            Atomic,
+            Relaxed, //
+        },
+        global_lock,
+        Mutex,
+        SetOnce, //
+    }, //
+};
+
+use crate::{
+    bindings::{
+        fuse as f,
+        kernel as c, //
+    },
+    fmap_ops::{
+        Failure,
+        InFlight, //
+    },
+    fuse::{
+        DeviceFile,
+        Mounter, //
+    }, //
+};
 
 /// `FUSE_DAX_FMAP_DEVICES_MAX`: the width of a device bitmap.
 pub(crate) const DEVICES_MAX: usize = c::FUSE_DAX_FMAP_DEVICES_MAX as usize;
@@ -411,7 +431,9 @@ fn hold(slot: &Slot, reply: &[u8], mounter: &Mounter) -> Result<Device, Failure>
         c::fs_dax_get(dax_dev.as_ptr(), holder.cast_mut().cast(), &HOLDER_OPS)
     });
     if let Err(errno) = held {
-        HOLDERS.lock().retain(|other| !ptr::eq(other.slot.as_ptr(), holder));
+        HOLDERS
+            .lock()
+            .retain(|other| !ptr::eq(other.slot.as_ptr(), holder));
         return Err(Failure {
             errno,
             cause: match errno {
@@ -459,7 +481,10 @@ unsafe extern "C" fn notify_failure(
     if flags & c::mf_flags_MF_MEM_PRE_REMOVE as ffi::c_int != 0 {
         let holders = HOLDERS.lock();
 
-        for holder in holders.iter().filter(|holder| ptr::eq(holder.dax_dev.as_ptr(), dax_dev)) {
+        for holder in holders
+            .iter()
+            .filter(|holder| ptr::eq(holder.dax_dev.as_ptr(), dax_dev))
+        {
             // SAFETY: By the type invariants of `Holder`, a listed slot is valid.
             unsafe { holder.slot.as_ref() }.failed.store(true, Relaxed);
             pr_err!("a DAX device goes away under a mount; its files fail from now on\n");

@@ -18,26 +18,43 @@
 //! One task fetches the map of one file, or acquires one device; others that want the same wait for
 //! it ([`InFlight`]). No lock is held across a request.
 
-use crate::bpf_struct_ops::Ops;
-use crate::bpf_struct_ops::PinnedOps;
-use crate::bpf_struct_ops::REGISTERED;
-use crate::daxdev::Devices;
-use crate::fuse::Connection;
-use crate::fuse::Inode;
-use crate::fuse::BLOB_MAX;
-use crate::fuse::BLOB_MIN;
-use crate::iomap;
-use crate::iomap::State;
-use crate::ratelimit::pr_warn_limited;
-use crate::ratelimit::RateLimit;
-use kernel::fmt;
-use kernel::new_condvar;
-use kernel::new_mutex;
-use kernel::prelude::*;
-use kernel::sync::atomic::Atomic;
-use kernel::sync::atomic::Relaxed;
-use kernel::sync::CondVar;
-use kernel::sync::Mutex;
+use kernel::{
+    fmt,
+    new_condvar,
+    new_mutex,
+    prelude::*,
+    sync::{
+        atomic::{
+            Atomic,
+            Relaxed, //
+        },
+        CondVar,
+        Mutex, //
+    }, //
+};
+
+use crate::{
+    bpf_struct_ops::{
+        Ops,
+        PinnedOps,
+        REGISTERED, //
+    },
+    daxdev::Devices,
+    fuse::{
+        Connection,
+        Inode,
+        BLOB_MAX,
+        BLOB_MIN, //
+    },
+    iomap::{
+        self,
+        State, //
+    },
+    ratelimit::{
+        pr_warn_limited,
+        RateLimit, //
+    }, //
+};
 
 /// The name of ops: 1 to 15 characters of `[A-Za-z0-9_.-]` and a NUL.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -230,7 +247,13 @@ impl Drop for Turn<'_> {
 // --- Opening a file -----------------------------------------------------------------------------
 
 /// Sizes of the room offered for a map, in bytes.
-const ROOMS: [u32; 5] = [BLOB_MIN, BLOB_MIN * 4, BLOB_MIN * 16, BLOB_MIN * 64, BLOB_MAX];
+const ROOMS: [u32; 5] = [
+    BLOB_MIN,
+    BLOB_MIN * 4,
+    BLOB_MIN * 16,
+    BLOB_MIN * 64,
+    BLOB_MAX,
+];
 
 /// Settles whether a file is mapped, fetching its map if this is its first open. May sleep.
 ///

@@ -29,38 +29,64 @@
 //! `OFFERS` and `MOUNTS` are leaves. In this order: FUSE's `fiq->lock`, `OFFERS`; a request's
 //! `waitq.lock`, the ops' registry, `MOUNTS`.
 
-use crate::bindings::fuse as f;
-use crate::bindings::kernel as c;
-use crate::fmap_ops;
-use crate::fmap_ops::Mount;
-use crate::fmap_ops::OpsName;
-use crate::iomap;
-use crate::iomap::State;
-use crate::iomap::Table;
-use core::cell::UnsafeCell;
-use core::mem::offset_of;
-use core::mem::size_of;
-use core::ptr;
-use core::ptr::NonNull;
-use kernel::container_of;
-use kernel::error::from_err_ptr;
-use kernel::error::to_result;
-use kernel::ffi;
-use kernel::fmt;
-use kernel::new_mutex;
-use kernel::new_work;
-use kernel::prelude::*;
-use kernel::str::CString;
-use kernel::sync::atomic::Atomic;
-use kernel::sync::atomic::Relaxed;
-use kernel::sync::global_lock;
-use kernel::sync::Arc;
-use kernel::sync::Mutex;
-use kernel::sync::SetOnce;
-use kernel::types::Opaque;
-use kernel::workqueue;
-use kernel::workqueue::Work;
-use kernel::workqueue::WorkItem;
+use core::{
+    cell::UnsafeCell,
+    mem::{
+        offset_of,
+        size_of, //
+    },
+    ptr::{
+        self,
+        NonNull, //
+    }, //
+};
+
+use kernel::{
+    container_of,
+    error::{
+        from_err_ptr,
+        to_result, //
+    },
+    ffi,
+    fmt,
+    new_mutex,
+    new_work,
+    prelude::*,
+    str::CString,
+    sync::{
+        atomic::{
+            Atomic,
+            Relaxed, //
+        },
+        global_lock,
+        Arc,
+        Mutex,
+        SetOnce, //
+    },
+    types::Opaque,
+    workqueue::{
+        self,
+        Work,
+        WorkItem, //
+    }, //
+};
+
+use crate::{
+    bindings::{
+        fuse as f,
+        kernel as c, //
+    },
+    fmap_ops::{
+        self,
+        Mount,
+        OpsName, //
+    },
+    iomap::{
+        self,
+        State,
+        Table, //
+    }, //
+};
 
 pub(crate) const BLOB_MIN: u32 = c::FUSE_DAX_FMAP_BLOB_MIN;
 pub(crate) const BLOB_MAX: u32 = c::FUSE_DAX_FMAP_BLOB_MAX;
@@ -286,7 +312,9 @@ unsafe fn offer(req: *const f::fuse_req) -> Option<()> {
     let offer = KBox::<Offer>::new_uninit(FLAGS | __GFP_NOWARN).ok()?;
     let redirected = if flags & (1 << f::fuse_req_flag_FR_ASYNC) == 0 {
         // SAFETY: As above.
-        Some(Redirected::new(unsafe { (*args).out_args[0].value.cast() })?)
+        Some(Redirected::new(unsafe {
+            (*args).out_args[0].value.cast()
+        })?)
     } else {
         None
     };
@@ -467,7 +495,7 @@ unsafe fn conclude(
         // SAFETY: A parameter may change meanwhile; what is read then is some name, or none.
         name = unsafe { ptr::addr_of!(c::fuse_dax_fmap_default_ops).read_volatile() }
             // What was written with echo ends in a newline.
-            .map(|byte| if byte as u8 == b'\n' { 0 } else { byte as u8 });
+            .map(|byte| if byte == b'\n' { 0 } else { byte });
         if name[0] == 0 {
             return Outcome::Plain(mounter);
         }
@@ -532,7 +560,11 @@ unsafe fn bind(
         Ok(conn) => conn,
         Err(_) => return Err((mounter, "no memory")),
     };
-    if MOUNTS.lock().push(ConnectionPtr(ptr::from_ref(&*conn)), GFP_ATOMIC).is_err() {
+    if MOUNTS
+        .lock()
+        .push(ConnectionPtr(ptr::from_ref(&*conn)), GFP_ATOMIC)
+        .is_err()
+    {
         // Nobody has seen the connection yet. It has nothing whose end would sleep but the mounter.
         return Err((mounter, "no memory"));
     }
@@ -570,7 +602,15 @@ struct Printable<'a>(&'a [u8]);
 impl fmt::Display for Printable<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for &byte in self.0.iter().take_while(|&&byte| byte != 0) {
-            write!(f, "{}", if byte.is_ascii_graphic() { char::from(byte) } else { '?' })?;
+            write!(
+                f,
+                "{}",
+                if byte.is_ascii_graphic() {
+                    char::from(byte)
+                } else {
+                    '?'
+                }
+            )?;
         }
         Ok(())
     }
@@ -620,10 +660,7 @@ impl Connection {
     /// # Safety
     ///
     /// `sb` is being mounted, and has a root.
-    unsafe fn new(
-        sb: *mut c::super_block,
-        mount: impl PinInit<Mount>,
-    ) -> Result<Pin<KBox<Self>>> {
+    unsafe fn new(sb: *mut c::super_block, mount: impl PinInit<Mount>) -> Result<Pin<KBox<Self>>> {
         // SAFETY: By the safety requirements.
         let plain_s_op = unsafe { (*sb).s_op };
         // SAFETY: As above.
@@ -654,7 +691,7 @@ impl Connection {
             mount <- mount,
             mounter: SetOnce::new(),
         });
-        Ok(KBox::pin_init(conn, GFP_ATOMIC | __GFP_NOWARN)?)
+        KBox::pin_init(conn, GFP_ATOMIC | __GFP_NOWARN)
     }
 
     /// The connection of a superblock, if it is bound.
@@ -667,7 +704,8 @@ impl Connection {
         let s_op = unsafe { ptr::addr_of!((*sb).s_op).read_volatile() };
         // SAFETY: A superblock's operations are valid.
         let theirs = unsafe { (*s_op).put_super };
-        let ours = theirs.is_some_and(|theirs| core::ptr::fn_addr_eq(theirs, put_super as PutSuper));
+        let ours =
+            theirs.is_some_and(|theirs| core::ptr::fn_addr_eq(theirs, put_super as PutSuper));
 
         // SAFETY: Only `bind()` hands out tables with this function, each the first member of a
         // connection that lives until the superblock is put.
@@ -710,6 +748,10 @@ impl fmt::Display for Connection {
 
 /// `->alloc_inode()`: FUSE's, once opens are reported. No file but the root directory can have been
 /// opened before.
+///
+/// # Safety
+///
+/// Called by the VFS, for a bound superblock.
 unsafe extern "C" fn alloc_inode(sb: *mut c::super_block) -> *mut c::inode {
     // SAFETY: Called by the VFS for a bound superblock.
     let Some(conn) = (unsafe { Connection::of(sb) }) else {
@@ -727,6 +769,10 @@ unsafe extern "C" fn alloc_inode(sb: *mut c::super_block) -> *mut c::inode {
 }
 
 /// `->evict_inode()`: ours first, then FUSE's.
+///
+/// # Safety
+///
+/// Called by the VFS, for an inode of a bound superblock that nobody has any more.
 unsafe extern "C" fn evict_inode(inode: *mut c::inode) {
     // SAFETY: Called by the VFS for an inode of a bound superblock that nobody has any more.
     let conn = unsafe {
@@ -741,6 +787,10 @@ unsafe extern "C" fn evict_inode(inode: *mut c::inode) {
 }
 
 /// `->put_super()`: the last inode is gone, and so is the mark.
+///
+/// # Safety
+///
+/// Called by the VFS, for a bound superblock that is being shut down.
 unsafe extern "C" fn put_super(sb: *mut c::super_block) {
     // SAFETY: Called by the VFS for a bound superblock.
     let Some(conn) = (unsafe { Connection::of(sb) }) else {
@@ -824,7 +874,9 @@ unsafe fn gate_for(plain: *const c::file_operations) -> Option<&'static Gate> {
             mapped: iomap::file_operations(template, ModuleRef::this()),
         }));
     }
-    GATE.as_ref().map(|table| &table.0).filter(|gate| ptr::eq(gate.plain, plain))
+    GATE.as_ref()
+        .map(|table| &table.0)
+        .filter(|gate| ptr::eq(gate.plain, plain))
 }
 
 /// Gives an open file other operations, and with them another module to keep.
@@ -884,6 +936,10 @@ unsafe extern "C" fn handle_event(
 }
 
 /// `->open()` of the gate.
+///
+/// # Safety
+///
+/// Called by the VFS, for a file that has the gate's table.
 unsafe extern "C" fn open(inode: *mut c::inode, file: *mut c::file) -> ffi::c_int {
     // SAFETY: Called by the VFS, for a file that got the gate's table.
     match unsafe { try_open(inode, file) } {
@@ -907,15 +963,14 @@ unsafe fn try_open(inode: *mut c::inode, file: *mut c::file) -> Result {
         return Err(EIO);
     }
     if fmap_ops::settle(conn, wrapped)? != State::Mapped {
-        let plain_open = (|| {
-            // SAFETY: The file is being opened, and FUSE's module has it open.
-            unsafe {
-                replace_f_op(file, gate.plain);
-                (*gate.plain).open
-            }
-        })();
-        // SAFETY: FUSE's own, with the VFS's arguments.
-        return plain_open.map_or(Ok(()), |open| to_result(unsafe { open(inode, file) }));
+        // SAFETY: The file is being opened, and FUSE's module has it open.
+        unsafe { replace_f_op(file, gate.plain) };
+        // SAFETY: The table is FUSE's own.
+        return match unsafe { (*gate.plain).open } {
+            // SAFETY: As above, with the VFS's arguments.
+            Some(plain_open) => to_result(unsafe { plain_open(inode, file) }),
+            None => Ok(()),
+        };
     }
 
     // SAFETY: The file is being opened by this task alone.
@@ -970,7 +1025,10 @@ unsafe extern "C" fn free_mark(mark: *mut c::fsnotify_mark) {
 /// `sb` is mounted and bound.
 unsafe fn add_mark(sb: *mut c::super_block) -> Result {
     let group = GROUP.load(Relaxed) as *mut c::fsnotify_group;
-    let mark = KBox::into_raw(KBox::new(pin_init::zeroed::<c::fsnotify_mark>(), GFP_KERNEL)?);
+    let mark = KBox::into_raw(KBox::new(
+        pin_init::zeroed::<c::fsnotify_mark>(),
+        GFP_KERNEL,
+    )?);
 
     // SAFETY: The group lives as long as any mount is bound, for that keeps the module. The mark is
     // ours until it is added, and then fsnotify's; `fsnotify_put_mark()` gives up our reference.
@@ -1042,7 +1100,12 @@ impl Inode {
     pub(crate) fn is_unused_by_fuse(&self) -> bool {
         // SAFETY: The inode is FUSE's, regular and in use; the counter is read once.
         unsafe {
-            let io = ptr::addr_of!((*self.as_fuse()).__bindgen_anon_1.__bindgen_anon_1.iocachectr);
+            let io = ptr::addr_of!(
+                (*self.as_fuse())
+                    .__bindgen_anon_1
+                    .__bindgen_anon_1
+                    .iocachectr
+            );
 
             io.read_volatile() == 0
                 && c::invalidate_inode_pages2(ptr::addr_of_mut!((*self.as_raw()).i_data)) == 0
@@ -1097,7 +1160,13 @@ impl PinnedDrop for Request {
 /// Called by FUSE, once, with the `args` of a [`Request`] to which it owns a reference.
 unsafe extern "C" fn request_done(args: *mut f::fuse_args, error: ffi::c_int) {
     // SAFETY: By the safety requirements.
-    let request = unsafe { Arc::from_raw(container_of!(args.cast::<Opaque<f::fuse_args>>(), Request, args)) };
+    let request = unsafe {
+        Arc::from_raw(container_of!(
+            args.cast::<Opaque<f::fuse_args>>(),
+            Request,
+            args
+        ))
+    };
 
     request.error.store(error, Relaxed);
     // SAFETY: The completion was initialized with the request.
@@ -1386,9 +1455,7 @@ impl Drop for Hooks {
     fn drop(&mut self) {
         for (tracepoint, probe) in self.probes().into_iter().take(self.probes).rev() {
             // SAFETY: Registered in `new()`.
-            unsafe {
-                c::tracepoint_probe_unregister(tracepoint.as_ptr(), probe, ptr::null_mut())
-            };
+            unsafe { c::tracepoint_probe_unregister(tracepoint.as_ptr(), probe, ptr::null_mut()) };
         }
         // SAFETY: No probe is called any more after this. No mount is bound, so there are no marks
         // but those that fsnotify is about to free, and the group is ours alone.

@@ -15,9 +15,11 @@
 //!
 //! Only the rooms that wrap raw bindings contain `unsafe`.
 
-use kernel::c_str;
-use kernel::debugfs;
-use kernel::prelude::*;
+use kernel::{
+    c_str,
+    debugfs,
+    prelude::*, //
+};
 
 mod bindings;
 mod bpf_struct_ops;

@@ -29,33 +29,55 @@
 //! inside a held device that the file declared is refused with EIO; so is, in a fault, memory that is
 //! mapped at another place already ([`Header::move_in`]).
 
-use crate::bindings::kernel as c;
-use crate::bpf_struct_ops::Claim;
-use crate::bpf_struct_ops::Parsed;
-use crate::bpf_struct_ops::Resolver;
-use crate::daxdev::Device;
-use crate::daxdev::Tenancy;
-use crate::daxdev::Tenant;
-use crate::fmap_ops::Mount;
-use crate::fuse::Connection;
-use crate::fuse::Inode;
-use crate::ratelimit::pr_warn_limited;
-use core::alloc::Layout;
-use core::mem::size_of;
-use core::ptr;
-use core::ptr::NonNull;
-use kernel::alloc::allocator::KVmalloc;
-use kernel::alloc::Allocator;
-use kernel::alloc::NumaNode;
-use kernel::error::to_result;
-use kernel::ffi;
-use kernel::page::PAGE_SIZE;
-use kernel::prelude::*;
-use kernel::sync::atomic::Relaxed;
-use kernel::sync::lock::mutex::MutexBackend;
-use kernel::sync::lock::Guard;
-use kernel::sync::Mutex;
-use kernel::sync::SetOnce;
+use core::{
+    alloc::Layout,
+    mem::size_of,
+    ptr::{
+        self,
+        NonNull, //
+    }, //
+};
+
+use kernel::{
+    alloc::{
+        allocator::KVmalloc,
+        Allocator,
+        NumaNode, //
+    },
+    error::to_result,
+    ffi,
+    page::PAGE_SIZE,
+    prelude::*,
+    sync::{
+        atomic::Relaxed,
+        lock::{
+            mutex::MutexBackend,
+            Guard, //
+        },
+        Mutex,
+        SetOnce, //
+    }, //
+};
+
+use crate::{
+    bindings::kernel as c,
+    bpf_struct_ops::{
+        Claim,
+        Parsed,
+        Resolver, //
+    },
+    daxdev::{
+        Device,
+        Tenancy,
+        Tenant, //
+    },
+    fmap_ops::Mount,
+    fuse::{
+        Connection,
+        Inode, //
+    },
+    ratelimit::pr_warn_limited, //
+};
 
 const PAGE: u64 = PAGE_SIZE as u64;
 
@@ -103,7 +125,7 @@ pub(crate) struct Fmap {
 impl Fmap {
     fn layout(meta_len: u32) -> Result<Layout> {
         let size = size_of::<Header>() + meta_len as usize;
-        Ok(Layout::from_size_align(size, align_of::<Header>()).map_err(|_| EINVAL)?)
+        Layout::from_size_align(size, align_of::<Header>()).map_err(|_| EINVAL)
     }
 
     /// Room for a header and `meta_len` zeroed bytes of metadata, accounted to the opener. May sleep.
@@ -188,10 +210,7 @@ impl Header {
     fn meta(&self) -> &[u8] {
         // SAFETY: By the type invariants this many bytes follow, and nobody writes them any more.
         unsafe {
-            core::slice::from_raw_parts(
-                ptr::from_ref(self).add(1).cast(),
-                self.meta_len as usize,
-            )
+            core::slice::from_raw_parts(ptr::from_ref(self).add(1).cast(), self.meta_len as usize)
         }
     }
 
@@ -207,10 +226,11 @@ impl Header {
         if pos >= i_size.min(self.mapped_size) {
             return Err(Refusal::BeyondFile);
         }
-        // Sizes are at most i64::MAX, so this does not overflow; `pos` is inside.
-        let end = (self.mapped_size + (PAGE - 1)) & !(PAGE - 1);
+        // Sizes and lengths are at most i64::MAX, so nothing overflows; `pos` is inside.
+        let page_end = |byte: u64| (byte + (PAGE - 1)) & !(PAGE - 1);
+        let end = page_end(self.mapped_size);
         let offset = pos & !(PAGE - 1);
-        let wanted = length.saturating_add(pos - offset).min(end - offset);
+        let wanted = page_end(pos - offset + length).min(end - offset);
 
         let claim = self
             .resolver
@@ -289,7 +309,11 @@ impl Header {
 unsafe fn header<'a>(inode: *const c::inode) -> &'a Header {
     // SAFETY: The inode is valid by the safety requirements, its header was published before anybody
     // got here, and it stays until eviction.
-    unsafe { &*ptr::addr_of!((*inode).i_private).read_volatile().cast::<Header>() }
+    unsafe {
+        &*ptr::addr_of!((*inode).i_private)
+            .read_volatile()
+            .cast::<Header>()
+    }
 }
 
 /// `i_size_read()` on a 64-bit machine; negative sizes do not occur.
@@ -551,11 +575,21 @@ unsafe fn fault(vmf: *mut c::vm_fault, order: ffi::c_uint) -> c::vm_fault_t {
     }
 }
 
+/// A fault of 2^`order` pages.
+///
+/// # Safety
+///
+/// Called by the memory manager, for a mapping of a mapped file.
 unsafe extern "C" fn huge_fault(vmf: *mut c::vm_fault, order: ffi::c_uint) -> c::vm_fault_t {
     // SAFETY: Called by the memory manager.
     unsafe { fault(vmf, order) }
 }
 
+/// A fault of one page.
+///
+/// # Safety
+///
+/// Called by the memory manager, for a mapping of a mapped file.
 unsafe extern "C" fn page_fault(vmf: *mut c::vm_fault) -> c::vm_fault_t {
     // SAFETY: Called by the memory manager.
     unsafe { fault(vmf, 0) }
@@ -569,6 +603,11 @@ static VM_OPS: Table<c::vm_operations_struct> = Table(c::vm_operations_struct {
     ..pin_init::zeroed()
 });
 
+/// Maps in 2 MiB pieces where memory and addresses allow it.
+///
+/// # Safety
+///
+/// Called by the VFS, for an open mapped file.
 unsafe extern "C" fn mmap_prepare(desc: *mut c::vm_area_desc) -> ffi::c_int {
     const BITS: usize = usize::BITS as usize;
     const HUGEPAGE: usize = c::VMA_HUGEPAGE_BIT as usize;
@@ -655,6 +694,11 @@ unsafe fn dax_rw(iocb: *mut c::kiocb, iter: *mut c::iov_iter) -> Option<isize> {
     }
 }
 
+/// read(2) and its kin.
+///
+/// # Safety
+///
+/// Called by the VFS, for an open mapped file.
 unsafe extern "C" fn read_iter(iocb: *mut c::kiocb, to: *mut c::iov_iter) -> isize {
     // SAFETY: The VFS passes valid arguments, and keeps the file open meanwhile.
     let _locked = match unsafe { IoLock::new(iocb, false) } {
@@ -665,6 +709,11 @@ unsafe extern "C" fn read_iter(iocb: *mut c::kiocb, to: *mut c::iov_iter) -> isi
     unsafe { dax_rw(iocb, to) }.unwrap_or(0)
 }
 
+/// write(2) and its kin.
+///
+/// # Safety
+///
+/// Called by the VFS, for an open mapped file.
 unsafe extern "C" fn write_iter(iocb: *mut c::kiocb, from: *mut c::iov_iter) -> isize {
     // SAFETY: The VFS passes valid arguments, and keeps the file open meanwhile.
     let locked = match unsafe { IoLock::new(iocb, true) } {
@@ -741,6 +790,10 @@ static AOPS: Table<c::address_space_operations> = Table(c::address_space_operati
 ///
 /// Entries do not know their device, and flushing does not depend on it: any device of the file will
 /// do.
+///
+/// # Safety
+///
+/// Called by writeback, for the page cache of a mapped inode.
 unsafe extern "C" fn writepages(
     mapping: *mut c::address_space,
     wbc: *mut c::writeback_control,
@@ -786,8 +839,7 @@ pub(crate) fn file_operations(
 /// FUSE's operations of a regular file's inode, with `setattr` ours.
 static INODE_OPERATIONS: SetOnce<(Table<c::inode_operations>, SetAttr)> = SetOnce::new();
 
-type SetAttr =
-    unsafe extern "C" fn(*mut c::mnt_idmap, *mut c::dentry, *mut c::iattr) -> ffi::c_int;
+type SetAttr = unsafe extern "C" fn(*mut c::mnt_idmap, *mut c::dentry, *mut c::iattr) -> ffi::c_int;
 
 fn inode_operations(inode: &Inode) -> Result<*const c::inode_operations> {
     // SAFETY: An inode in use has operations.
@@ -806,6 +858,10 @@ fn inode_operations(inode: &Inode) -> Result<*const c::inode_operations> {
 }
 
 /// Refuses to change the size of a mapped file, before FUSE sees it; the rest is FUSE's.
+///
+/// # Safety
+///
+/// Called by the VFS, for a mapped inode.
 unsafe extern "C" fn setattr(
     idmap: *mut c::mnt_idmap,
     dentry: *mut c::dentry,

@@ -5,9 +5,12 @@
 //! Whoever opens a file decides how often it fails, so a line about that is limited. The limit
 //! belongs to a mount, not to a line of code: a noisy mount does not silence the others.
 
+use kernel::{
+    prelude::*,
+    types::Opaque, //
+};
+
 use crate::bindings::kernel as c;
-use kernel::prelude::*;
-use kernel::types::Opaque;
 
 /// At most ten lines in five seconds, as the kernel's own `pr_*_ratelimited`.
 #[pin_data]

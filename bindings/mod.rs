@@ -8,6 +8,10 @@
 
 #![allow(
     clippy::all,
+    clippy::cast_lossless,
+    clippy::ptr_as_ptr,
+    clippy::ref_as_ptr,
+    clippy::undocumented_unsafe_blocks,
     dead_code,
     improper_ctypes,
     missing_docs,
@@ -20,9 +24,9 @@
 
 /// Kernel headers, with what they need from the kernel crate.
 pub(crate) mod kernel {
+    pub(crate) use ::kernel::bindings::*;
     use ::kernel::ffi;
     use pin_init::MaybeZeroable;
-    pub(crate) use ::kernel::bindings::*;
     include!(concat!(env!("FUSE_DAX_FMAP_BINDINGS"), "/kernel.rs"));
 }
 

@@ -116,8 +116,8 @@ struct fuse_dax_fmap_parse_ctx {
  * struct fuse_dax_fmap_resolve_ctx - one lookup in a mapped file
  * @meta_buf_size: bytes of metadata
  * @file_offset: first byte wanted, a multiple of the page size
- * @length: bytes wanted, more than 0; never reaches more than a page beyond
- *	@file_size
+ * @length: bytes wanted, a multiple of the page size, more than 0; does not
+ *	reach beyond the page that @file_size ends in
  * @file_size: what dax_fmap_parse() reported
  */
 struct fuse_dax_fmap_resolve_ctx {
