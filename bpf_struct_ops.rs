@@ -673,7 +673,7 @@ static STRUCT_OPS: Table<c::bpf_struct_ops> = Table(Opaque::new(c::bpf_struct_op
     validate: Some(validate),
     // Without `update` a link cannot be pointed at other ops: a name keeps its meaning.
     owner: kernel::module::this_module::<crate::LocalModule>().as_ptr(),
-    name: b"fuse_dax_fmap_ops\0".as_ptr(),
+    name: c"fuse_dax_fmap_ops".to_bytes_with_nul().as_ptr(),
     ..pin_init::zeroed()
 }));
 
