@@ -182,29 +182,37 @@ static void stop(struct __test_metadata *_metadata, struct fuse_server *s)
 	EXPECT_EQ(0, fs_stop(s));
 }
 
-/* Write the whole file in one way, read it in the other. */
+/*
+ * Write the file in one way, read it in the other: 8 KiB across the end of every
+ * 256 KiB, which is where chunks and extents end, and the end of the file.
+ */
 static void use(struct __test_metadata *_metadata, struct fuse_server *s,
 		const char *name, size_t size)
 {
-	unsigned char *want = malloc(size), *got = malloc(size), *p;
+	static unsigned char want[8 * KIB], got[8 * KIB];
 	int fd = fs_open(s, name, O_RDWR);
+	unsigned char *p;
 
 	ASSERT_LE(0, fd);
-	for (size_t i = 0; i < size; i++)
-		want[i] = i ^ i >> 9 ^ i >> 17;
-	ASSERT_EQ(size, pwrite(fd, want, size, 0));
 	p = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
 	ASSERT_NE(MAP_FAILED, p);
-	EXPECT_EQ(0, memcmp(want, p, size));
-	for (size_t i = 0; i < size; i += 4097)
-		p[i] = want[i] = ~want[i];
-	ASSERT_EQ(size, pread(fd, got, size, 0));
-	EXPECT_EQ(0, memcmp(want, got, size));
+	for (size_t step = 0; step <= size; step += 256 * KIB) {
+		size_t at = step ? step - PAGE : 0;
+		size_t n = size - at < sizeof(want) ? size - at : sizeof(want);
+
+		for (size_t i = 0; i < n; i++)
+			want[i] = i ^ i >> 8 ^ step >> 16;
+		ASSERT_EQ(n, pwrite(fd, want, n, at));
+		EXPECT_EQ(0, memcmp(want, p + at, n));
+		for (size_t i = 0; i < n; i += 1001)
+			p[at + i] = want[i] = ~want[i];
+		ASSERT_EQ(n, pread(fd, got, n, at));
+		EXPECT_EQ(0, memcmp(want, got, n));
+	}
+	EXPECT_EQ(1, pread(fd, got, 2, size - 1));
 	EXPECT_EQ(0, pread(fd, got, 1, size));
 	munmap(p, size);
 	close(fd);
-	free(want);
-	free(got);
 }
 
 /* The byte of the device that a file has at @at, behind everybody's back. */

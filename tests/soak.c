@@ -5,10 +5,11 @@
  * has grown by something for each round; no module is in use more than before; the
  * devices can be had.
  *
- * A cache is noisy, but noise does not add up: a leak is what grows by an object
- * per round in the first half of the rounds and in the second half, too.
+ * A cache is noisy (a slab that a CPU keeps counts as used), but noise does not
+ * add up: a leak is what grows by an object per round in every quarter of the
+ * rounds.
  *
- * ROUNDS=1000 for the long run; 20 unless told.
+ * ROUNDS=1000 for the long run; 12 unless told.
  */
 #define _GNU_SOURCE
 #include <dirent.h>
@@ -27,13 +28,15 @@
 
 #define SIZE	(4 * MIB)
 #define WARM_UP	4		/* rounds that fill caches for good */
+#define QUARTERS	4
+#define SAMPLES	3		/* the smallest one counts */
 
 static int rounds(void)
 {
 	const char *env = getenv("ROUNDS");
-	int n = env ? atoi(env) : 20;
+	int n = env ? atoi(env) : 12;
 
-	return n < 4 ? 4 : n & ~1;
+	return n < QUARTERS ? QUARTERS : n / QUARTERS * QUARTERS;
 }
 
 #define MAX_CACHES	512
@@ -77,29 +80,63 @@ static long meminfo(const char *key)
 	return value;
 }
 
+static long objects_of(const struct usage *u, const char *name)
+{
+	for (unsigned int i = 0; i < u->nr; i++)
+		if (!strcmp(u->cache[i].name, name))
+			return u->cache[i].objects;
+	return 0;
+}
+
+/* Note @n objects, if that is less than what is known. */
+static void note(struct usage *u, const char *name, long n)
+{
+	unsigned int i;
+
+	for (i = 0; i < u->nr; i++)
+		if (!strcmp(u->cache[i].name, name))
+			break;
+	if (i == MAX_CACHES)
+		return;
+	if (i == u->nr) {
+		snprintf(u->cache[i].name, sizeof(u->cache[i].name), "%s", name);
+		u->cache[i].objects = n;
+		u->nr++;
+	} else if (n < u->cache[i].objects) {
+		u->cache[i].objects = n;
+	}
+}
+
+static void sample_slabs(struct usage *u)
+{
+	char line[512], name[40];
+	long n;
+	FILE *f;
+
+	write_file("/proc/sys/vm/drop_caches", "3");
+	shrink_slabs();
+	f = fopen("/proc/slabinfo", "r");
+	while (f && fgets(line, sizeof(line), f)) {
+		if (sscanf(line, "%39s %ld", name, &n) != 2 || *name == '#')
+			continue;
+		note(u, name, n);
+	}
+	if (f)
+		fclose(f);
+}
+
 static void take(struct usage *u)
 {
 	char line[512], name[64];
 	FILE *f;
 	long n;
 
-	/* Grace periods and workers first, then what caches keep for later. */
-	usleep(500 * 1000);
-	write_file("/proc/sys/vm/drop_caches", "3");
-	shrink_slabs();
-	usleep(100 * 1000);
-
 	memset(u, 0, sizeof(*u));
-	f = fopen("/proc/slabinfo", "r");
-	while (f && fgets(line, sizeof(line), f) && u->nr < MAX_CACHES) {
-		if (sscanf(line, "%63s %ld", name, &n) != 2 || *name == '#')
-			continue;
-		snprintf(u->cache[u->nr].name, sizeof(u->cache[0].name), "%.39s",
-			 name);
-		u->cache[u->nr++].objects = n;
+	usleep(300 * 1000);		/* grace periods, workers */
+	for (int i = 0; i < SAMPLES; i++) {
+		usleep(100 * 1000);
+		sample_slabs(u);
 	}
-	if (f)
-		fclose(f);
 	u->vmalloc = meminfo("VmallocUsed:");
 	u->percpu = meminfo("Percpu:");
 	f = fopen("/proc/modules", "r");
@@ -113,16 +150,8 @@ static void take(struct usage *u)
 		fclose(f);
 }
 
-static long objects(const struct usage *u, const char *name)
-{
-	for (unsigned int i = 0; i < u->nr; i++)
-		if (!strcmp(u->cache[i].name, name))
-			return u->cache[i].objects;
-	return 0;
-}
-
 FIXTURE(soak) {
-	struct usage start, middle, end;
+	struct usage at[QUARTERS + 1];
 	struct scripted map[2];
 	bool unloaded;
 };
@@ -214,34 +243,46 @@ static int some_rounds(const struct scripted *map, int n)
 	return status;
 }
 
+/* Did it grow by @n or more in each quarter? */
+static bool grew(const long at[QUARTERS + 1], long n)
+{
+	for (int q = 0; q < QUARTERS; q++)
+		if (at[q + 1] - at[q] < n)
+			return false;
+	return true;
+}
+
 TEST_F_TIMEOUT(soak, rounds, 60 + 6 * rounds())
 {
-	int half = rounds() / 2;
+	struct usage *start = &self->at[0], *end = &self->at[QUARTERS];
+	long vmalloc[QUARTERS + 1], percpu[QUARTERS + 1], n[QUARTERS + 1];
+	int quarter = rounds() / QUARTERS;
 
 	ASSERT_EQ(0, some_rounds(self->map, WARM_UP));
-	take(&self->start);
-	ASSERT_EQ(0, some_rounds(self->map, half));
-	take(&self->middle);
-	ASSERT_EQ(0, some_rounds(self->map, half));
-	take(&self->end);
+	take(start);
+	for (int q = 1; q <= QUARTERS; q++) {
+		ASSERT_EQ(0, some_rounds(self->map, quarter));
+		take(&self->at[q]);
+	}
 
-	for (unsigned int i = 0; i < self->end.nr; i++) {
-		const char *name = self->end.cache[i].name;
-		long a = objects(&self->start, name);
-		long b = objects(&self->middle, name);
-		long c = objects(&self->end, name);
+	for (unsigned int i = 0; i < end->nr; i++) {
+		const char *name = end->cache[i].name;
 
-		EXPECT_FALSE(b - a >= half && c - b >= half) {
-			TH_LOG("%s: %ld, after %d rounds %ld, after %d %ld",
-			       name, a, half, b, 2 * half, c);
+		for (int q = 0; q <= QUARTERS; q++)
+			n[q] = objects_of(&self->at[q], name);
+		EXPECT_FALSE(grew(n, quarter)) {
+			TH_LOG("%s: %ld objects, after %d rounds %ld", name,
+			       n[0], rounds(), n[QUARTERS]);
 		}
 	}
-	EXPECT_FALSE(self->middle.vmalloc - self->start.vmalloc >= 4 * half &&
-		     self->end.vmalloc - self->middle.vmalloc >= 4 * half);
-	EXPECT_FALSE(self->middle.percpu - self->start.percpu >= 4 * half &&
-		     self->end.percpu - self->middle.percpu >= 4 * half);
-	EXPECT_EQ(self->start.modules, self->end.modules);
-	EXPECT_EQ(self->start.users, self->end.users);
+	for (int q = 0; q <= QUARTERS; q++) {
+		vmalloc[q] = self->at[q].vmalloc;
+		percpu[q] = self->at[q].percpu;
+	}
+	EXPECT_FALSE(grew(vmalloc, 4 * quarter));	/* a page each, in KiB */
+	EXPECT_FALSE(grew(percpu, 4 * quarter));
+	EXPECT_EQ(start->modules, end->modules);
+	EXPECT_EQ(start->users, end->users);
 }
 
 int main(int argc, char **argv)
