@@ -15,6 +15,7 @@
 #include <stdio.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include "kselftest_harness.h"
@@ -308,6 +309,43 @@ TEST_F(overlap, two_files_4k)
 	EXPECT_EQ(0, touch(self->p + HUGE, 4));
 	EXPECT_EQ(SIGBUS, touch(self->q + HUGE + 100 * PAGE, 5));
 	EXPECT_EQ(0, touch(self->q + 7 * PAGE, 6));
+	unmap_both();
+}
+
+/* Two tasks, two files, one range of pages: nobody gets what the other one has. */
+TEST_F(overlap, race)
+{
+	const size_t pages = 256;
+	unsigned char *got[2];
+	int status;
+	pid_t pid;
+
+	self->b = fmap_linear(0, PAGE, SIZE);
+	map_both();
+	for (int i = 0; i < 2; i++) {
+		got[i] = mmap(NULL, pages + 1, PROT_READ | PROT_WRITE,
+			      MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+		ASSERT_NE(MAP_FAILED, got[i]);
+	}
+	/* One of them has pages of 4 KiB, the other one would rather not. */
+	pid = fork();
+	ASSERT_LE(0, pid);
+	for (size_t n = 0; n < pages; n++) {
+		if (pid)
+			got[0][n] = !touch(self->p + n * PAGE, 1);
+		else
+			got[1][n + 1] = !touch(self->q + n * PAGE, 2);
+	}
+	if (!pid)
+		_exit(0);
+	ASSERT_EQ(pid, waitpid(pid, &status, 0));
+	ASSERT_EQ(0, status);
+	/* Page n of the device; 0 is nobody's but the first file's. */
+	for (size_t n = 1; n < pages; n++) {
+		EXPECT_EQ(1, got[0][n] + got[1][n]) {
+			TH_LOG("page %zu: %d and %d", n, got[0][n], got[1][n]);
+		}
+	}
 	unmap_both();
 }
 

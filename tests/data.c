@@ -381,7 +381,7 @@ static bool is_boundary(const struct layout *l, size_t i)
 	       l->page[i].addr != l->page[i - 1].addr + PAGE;
 }
 
-static void add_piece(FIXTURE_DATA(data) *self, uint64_t at, uint64_t end)
+static void add_piece(FIXTURE_DATA(data) * self, uint64_t at, uint64_t end)
 {
 	if (end > self->l->size)
 		end = self->l->size;
@@ -389,7 +389,7 @@ static void add_piece(FIXTURE_DATA(data) *self, uint64_t at, uint64_t end)
 		self->piece[self->nr_pieces++] = (struct piece){ at, end - at };
 }
 
-static void choose_pieces(FIXTURE_DATA(data) *self)
+static void choose_pieces(FIXTURE_DATA(data) * self)
 {
 	const char *kind = getenv("DAX_KIND");
 	const struct layout *l = self->l;
@@ -413,8 +413,9 @@ static void choose_pieces(FIXTURE_DATA(data) *self)
 	add_piece(self, l->size - 100, l->size);
 }
 
-#define for_each_piece(self, pc) \
-	for (struct piece *pc = (self)->piece; pc < (self)->piece + (self)->nr_pieces; pc++)
+#define for_each_piece(self)						\
+	for (struct piece *pc = (self)->piece;				\
+	     pc < (self)->piece + (self)->nr_pieces; pc++)
 
 /* The part of @pc, from @at on, that is in one page. */
 static size_t in_page(const struct piece *pc, uint64_t at)
@@ -428,11 +429,11 @@ static size_t in_page(const struct piece *pc, uint64_t at)
  * Compare what is wanted with what is on the devices, in the mapping, and in the
  * file. Each returns the offset of the first byte that is wrong, or -1.
  */
-static ssize_t wrong_on_device(FIXTURE_DATA(data) *self)
+static ssize_t wrong_on_device(FIXTURE_DATA(data) * self)
 {
 	unsigned char buf[PAGE];
 
-	for_each_piece(self, pc)
+	for_each_piece(self)
 		for (uint64_t at = pc->at; at < pc->at + pc->len; ) {
 			const struct page *page = &self->l->page[at / PAGE];
 			size_t n = in_page(pc, at);
@@ -448,9 +449,9 @@ static ssize_t wrong_on_device(FIXTURE_DATA(data) *self)
 	return -1;
 }
 
-static ssize_t wrong_in_mapping(FIXTURE_DATA(data) *self)
+static ssize_t wrong_in_mapping(FIXTURE_DATA(data) * self)
 {
-	for_each_piece(self, pc) {
+	for_each_piece(self) {
 		ssize_t bad = differ(self->want + pc->at, self->p + pc->at, pc->len);
 
 		if (bad >= 0)
@@ -459,9 +460,9 @@ static ssize_t wrong_in_mapping(FIXTURE_DATA(data) *self)
 	return -1;
 }
 
-static ssize_t wrong_by_read(FIXTURE_DATA(data) *self)
+static ssize_t wrong_by_read(FIXTURE_DATA(data) * self)
 {
-	for_each_piece(self, pc) {
+	for_each_piece(self) {
 		unsigned char *got = self->got + pc->at;
 		ssize_t bad;
 
@@ -474,15 +475,15 @@ static ssize_t wrong_by_read(FIXTURE_DATA(data) *self)
 	return -1;
 }
 
-static void store(FIXTURE_DATA(data) *self)
+static void store(FIXTURE_DATA(data) * self)
 {
-	for_each_piece(self, pc)
+	for_each_piece(self)
 		memcpy(self->p + pc->at, self->want + pc->at, pc->len);
 }
 
-static bool write_pieces(FIXTURE_DATA(data) *self)
+static bool write_pieces(FIXTURE_DATA(data) * self)
 {
-	for_each_piece(self, pc)
+	for_each_piece(self)
 		if (pwrite(self->fd, self->want + pc->at, pc->len, pc->at) !=
 		    (ssize_t)pc->len)
 			return false;
@@ -490,14 +491,14 @@ static bool write_pieces(FIXTURE_DATA(data) *self)
 }
 
 /* Put onto the devices what the model says is there, and want that. */
-static int fill_devices(FIXTURE_DATA(data) *self)
+static int fill_devices(FIXTURE_DATA(data) * self)
 {
 	unsigned char buf[PAGE], back[PAGE];
 	int fd[2], err = 0;
 
 	fd[0] = fs_open(self->s, "raw0", O_RDWR);
 	fd[1] = fs_open(self->s, "raw1", O_RDWR);
-	for_each_piece(self, pc)
+	for_each_piece(self)
 		for (uint64_t at = pc->at; at < pc->at + pc->len && !err; ) {
 			const struct page *page = &self->l->page[at / PAGE];
 			uint64_t addr = page->addr + at % PAGE;
@@ -693,7 +694,7 @@ TEST_F(data, size_of_faults)
 /* Read first, then write: the page becomes writable where it is. */
 TEST_F(data, write_after_read)
 {
-	for_each_piece(self, pc)
+	for_each_piece(self)
 		EXPECT_EQ(0, touch(self->p + pc->at, -1));
 	fill(self->want, self->room, SEED_FILE + 5, 0);
 	store(self);
@@ -715,13 +716,13 @@ TEST_F(data, private)
 	EXPECT_EQ(42, q[PAGE]);
 	self->p[PAGE] = self->want[PAGE];
 	EXPECT_EQ(self->want[PAGE], q[PAGE]);
-	for_each_piece(self, pc) {
+	for_each_piece(self) {
 		EXPECT_EQ(-1, differ(self->want + pc->at, q + pc->at, pc->len));
 		q[pc->at] = ~q[pc->at];
 	}
 	EXPECT_EQ(-1, wrong_on_device(self));
 	EXPECT_EQ(-1, wrong_in_mapping(self));
-	for_each_piece(self, pc)
+	for_each_piece(self)
 		EXPECT_EQ((unsigned char)~self->want[pc->at], q[pc->at]);
 	munmap(q, self->len);
 }

@@ -153,10 +153,11 @@ TEST_F(errors, short_map)
 
 	s->hook[FUSE_GET_FMAP] = reply_answer;
 	memcpy(answer, &self->map, sizeof(self->map));
-	for (answer_len = 0; answer_len < sizeof(self->map); answer_len++)
+	for (answer_len = 0; answer_len < sizeof(self->map); answer_len++) {
 		EXPECT_GT(0, fs_try(s, "file")) {
 			TH_LOG("a map of %zu bytes", answer_len);
 		}
+	}
 	EXPECT_EQ(0, s->count[FUSE_GET_DAXDEV]);
 	expect_recovered();
 }
@@ -210,10 +211,11 @@ TEST_F(errors, short_daxdev)
 	s->hook[FUSE_GET_DAXDEV] = reply_answer;
 	memset(answer, 0, sizeof(*out));
 	strcpy(out->name, daxdev[0].path);
-	for (answer_len = 0; answer_len < sizeof(*out); answer_len++)
+	for (answer_len = 0; answer_len < sizeof(*out); answer_len++) {
 		EXPECT_GT(0, fs_try(s, "file")) {
 			TH_LOG("a device of %zu bytes", answer_len);
 		}
+	}
 	answer_len = sizeof(*out) + 1;
 	EXPECT_GT(0, fs_try(s, "file"));
 	EXPECT_EQ(EINVAL, answer_refused);

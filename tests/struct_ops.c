@@ -42,8 +42,7 @@ static struct bpf_object *open_policy(const char *a, const char *b)
 			const char *name = bpf_map__name(map);
 
 			if (bpf_map__type(map) == BPF_MAP_TYPE_STRUCT_OPS)
-				bpf_map__set_autocreate(map, wanted(name, a) ||
-							     wanted(name, b));
+				bpf_map__set_autocreate(map, wanted(name, a) || wanted(name, b));
 		}
 	return obj;
 }
@@ -109,11 +108,12 @@ TEST_F(verifier, refuses)
 	int err = bpf_object__load(self->obj);
 
 	EXPECT_GT(0, err);
-	if (variant->message)
+	if (variant->message) {
 		EXPECT_NE(NULL, strstr(fmap_bpf_log(), variant->message)) {
 			TH_LOG("no \"%s\" in:\n%s", variant->message,
 			       fmap_bpf_log());
 		}
+	}
 	/* It is the program, and not something of the object, that is refused. */
 	EXPECT_NE(NULL, strstr(fmap_bpf_log(), "processed ")) {
 		TH_LOG("%s", fmap_bpf_log());
