@@ -30,6 +30,10 @@ use kernel::{
         },
         CondVar,
         Mutex, //
+    },
+    time::{
+        delay::fsleep,
+        Delta, //
     }, //
 };
 
@@ -197,9 +201,16 @@ impl Failure {
 #[pin_data]
 pub(crate) struct InFlight {
     #[pin]
-    keys: Mutex<KVec<usize>>,
+    keys: Mutex<Keys>,
     #[pin]
     left: CondVar,
+}
+
+/// A key for each task.
+#[derive(Default)]
+struct Keys {
+    busy: KVec<usize>,
+    waiting: KVec<usize>,
 }
 
 /// The right to do the thing named by `key`, given up on drop.
@@ -211,7 +222,7 @@ pub(crate) struct Turn<'a> {
 impl InFlight {
     pub(crate) fn new() -> impl PinInit<Self> {
         pin_init!(Self {
-            keys <- new_mutex!(KVec::new(), "fuse_dax_fmap::in_flight"),
+            keys <- new_mutex!(Keys::default(), "fuse_dax_fmap::in_flight"),
             left <- new_condvar!("fuse_dax_fmap::in_flight_left"),
         })
     }
@@ -223,13 +234,19 @@ impl InFlight {
     /// [`ERESTARTSYS`] if a signal came first; [`ENOMEM`].
     pub(crate) fn turn(&self, key: usize) -> Result<Turn<'_>> {
         let mut keys = self.keys.lock();
+        let mut interrupted = false;
 
-        while keys.contains(&key) {
-            if self.left.wait_interruptible(&mut keys) {
-                return Err(ERESTARTSYS);
-            }
+        keys.waiting.push(key, GFP_KERNEL)?;
+        while !interrupted && keys.busy.contains(&key) {
+            interrupted = self.left.wait_interruptible(&mut keys);
         }
-        keys.push(key, GFP_KERNEL)?;
+        let mut mine = true;
+        keys.waiting
+            .retain(|other| *other != key || !core::mem::take(&mut mine));
+        if interrupted {
+            return Err(ERESTARTSYS);
+        }
+        keys.busy.push(key, GFP_KERNEL)?;
         Ok(Turn {
             in_flight: self,
             key,
@@ -237,9 +254,22 @@ impl InFlight {
     }
 }
 
+impl Turn<'_> {
+    /// How many tasks are at the key: this one, and those that wait for it.
+    fn tasks(&self) -> usize {
+        let keys = self.in_flight.keys.lock();
+
+        1 + keys.waiting.iter().filter(|key| **key == self.key).count()
+    }
+}
+
 impl Drop for Turn<'_> {
     fn drop(&mut self) {
-        self.in_flight.keys.lock().retain(|key| *key != self.key);
+        self.in_flight
+            .keys
+            .lock()
+            .busy
+            .retain(|key| *key != self.key);
         self.in_flight.left.notify_all();
     }
 }
@@ -273,11 +303,11 @@ pub(crate) fn settle(conn: &Connection, inode: &Inode) -> Result<State> {
     if mount.no_maps.load(Relaxed) {
         return Ok(State::Plain);
     }
-    let _turn = mount.opening.turn(inode.key())?;
+    let turn = mount.opening.turn(inode.key())?;
     if let Some(state) = settled() {
         return Ok(state);
     }
-    fetch(conn, inode).map_err(|Failure { errno, cause }| {
+    fetch(conn, inode, &turn).map_err(|Failure { errno, cause }| {
         // An opener that was killed is nobody's mistake.
         if errno != EINTR && errno != ERESTARTSYS {
             pr_warn_limited!(
@@ -294,7 +324,7 @@ pub(crate) fn settle(conn: &Connection, inode: &Inode) -> Result<State> {
 }
 
 /// Fetches and publishes the map of a file that nobody else is at.
-fn fetch(conn: &Connection, inode: &Inode) -> Result<State, Failure> {
+fn fetch(conn: &Connection, inode: &Inode, turn: &Turn<'_>) -> Result<State, Failure> {
     let mount = conn.mount();
 
     let Some(blob) = get_fmap(conn, inode)? else {
@@ -310,7 +340,28 @@ fn fetch(conn: &Connection, inode: &Inode) -> Result<State, Failure> {
         let get_daxdev = || conn.get_daxdev(inode, index);
         mount.devices.acquire(index, get_daxdev, mounter)?;
     }
+    if used_by_others(inode, turn) {
+        return Ok(State::Plain);
+    }
     Ok(iomap::publish(inode, parsed, conn))
+}
+
+/// Whether a file of this inode is open that did not come this way: one that FUSE opened while it
+/// created it, or one that was opened unnoticed (by fanotify, or below overlayfs). FUSE serves it,
+/// and must not meet a mapped inode.
+///
+/// Every open counts itself before it comes here and waits for its turn, so openers that have not
+/// come yet look like others for a moment.
+fn used_by_others(inode: &Inode, turn: &Turn<'_>) -> bool {
+    const TRIES: usize = 20;
+
+    for _ in 0..TRIES {
+        if inode.opens() == turn.tasks() {
+            return false;
+        }
+        fsleep(Delta::from_millis(1));
+    }
+    true
 }
 
 /// Asks the server for the map of a file; `None` if it has none.

@@ -846,8 +846,7 @@ impl Mounts {
 struct Gate {
     /// FUSE's own.
     plain: *const c::file_operations,
-    /// FUSE's own, with `->open()` ours. What an inode has from its first open on. A file that is
-    /// opened without `->open()`, being created, keeps these and is plain.
+    /// FUSE's own, with `->open()` ours. What an inode has from its first open on.
     gate: c::file_operations,
     /// Those of an open mapped file.
     mapped: c::file_operations,
@@ -926,10 +925,18 @@ unsafe extern "C" fn handle_event(
         {
             return 0;
         }
+        // Being created by open(2), the file has been opened already, and is FUSE's. A server that
+        // answers CREATE with a file that is mapped makes a mistake.
+        let opened = !(*file).private_data.is_null();
+        if opened && iomap::state(Inode::new(inode)) == State::Mapped {
+            return EIO.to_errno();
+        }
         // The file's table was loaded from the inode, maybe before another task changed it there.
         if let Some(gate) = gate_for((*file).f_op) {
             ptr::addr_of_mut!((*inode).__bindgen_anon_3.i_fop).write_volatile(&gate.gate);
-            replace_f_op(file, &gate.gate);
+            if !opened {
+                replace_f_op(file, &gate.gate);
+            }
         }
     }
     0
@@ -962,7 +969,16 @@ unsafe fn try_open(inode: *mut c::inode, file: *mut c::file) -> Result {
     if unsafe { is_bad(inode) } {
         return Err(EIO);
     }
-    if fmap_ops::settle(conn, wrapped)? != State::Mapped {
+    // A file that is open for neither reading nor writing cannot be used for either, and does not
+    // count as open.
+    // SAFETY: The file is being opened by this task.
+    let useful = unsafe { (*file).f_mode } & (c::FMODE_READ | c::FMODE_WRITE) != 0;
+    let state = if useful {
+        fmap_ops::settle(conn, wrapped)?
+    } else {
+        iomap::state(wrapped)
+    };
+    if state != State::Mapped {
         // SAFETY: The file is being opened, and FUSE's module has it open.
         unsafe { replace_f_op(file, gate.plain) };
         // SAFETY: The table is FUSE's own.
@@ -1095,22 +1111,34 @@ impl Inode {
         InodeLock(self)
     }
 
-    /// Whether no file of this inode does I/O through FUSE, and its page cache is empty. The inode
-    /// lock is held.
-    pub(crate) fn is_unused_by_fuse(&self) -> bool {
-        // SAFETY: The inode is FUSE's, regular and in use; the counter is read once.
-        unsafe {
-            let io = ptr::addr_of!(
-                (*self.as_fuse())
-                    .__bindgen_anon_1
-                    .__bindgen_anon_1
-                    .iocachectr
-            );
+    /// Files of this inode that are open for reading or writing, or being opened.
+    pub(crate) fn opens(&self) -> usize {
+        // Whoever opened unnoticed counted itself first and then took the inode's table. The gate is
+        // in that table: either it is counted here, or it goes through the gate.
+        core::sync::atomic::fence(core::sync::atomic::Ordering::SeqCst);
+        // SAFETY: The inode is in use; each counter is read once.
+        let (readers, writers) = unsafe {
+            (
+                ptr::addr_of!((*self.as_raw()).i_readcount.counter).read_volatile(),
+                ptr::addr_of!((*self.as_raw()).i_writecount.counter).read_volatile(),
+            )
+        };
+        // A negative number of writers is programs that run from the file.
+        (readers.max(0) + writers.max(0)) as usize
+    }
 
-            io.read_volatile() == 0
-                && c::invalidate_inode_pages2(ptr::addr_of_mut!((*self.as_raw()).i_data)) == 0
-                && (*self.as_raw()).i_data.nrpages == 0
+    /// Empties the page cache, which nobody uses any more. The inode lock is held.
+    pub(crate) fn empty_page_cache(&self) -> Result {
+        // SAFETY: The inode is FUSE's, regular and in use.
+        unsafe {
+            to_result(c::invalidate_inode_pages2(ptr::addr_of_mut!(
+                (*self.as_raw()).i_data
+            )))?;
+            if (*self.as_raw()).i_data.nrpages != 0 {
+                return Err(EBUSY);
+            }
         }
+        Ok(())
     }
 }
 

@@ -352,17 +352,17 @@ pub(crate) fn remember_plain(inode: &Inode) {
     i_private(inode).store(PLAIN, core::sync::atomic::Ordering::Release);
 }
 
-/// Makes a file a mapped one, unless somebody already uses it through FUSE.
+/// Makes a file a mapped one, if its page cache can be emptied.
 ///
-/// The caller alone settles this file at the moment. Returns what the file is now; `Plain` then
-/// means for this open, not for ever.
+/// The caller alone settles this file at the moment, and nobody else has it open. Returns what the
+/// file is now; `Plain` then means for this open, not for ever.
 pub(crate) fn publish(inode: &Inode, parsed: Parsed, conn: &Connection) -> State {
     let Ok(file_i_op) = inode_operations(inode) else {
         return State::Plain;
     };
     let _locked = inode.lock();
 
-    if !inode.is_unused_by_fuse() {
+    if inode.empty_page_cache().is_err() {
         return State::Plain;
     }
     // SAFETY: The connection, which owns the pin, is freed after the last inode.
@@ -380,8 +380,8 @@ pub(crate) fn publish(inode: &Inode, parsed: Parsed, conn: &Connection) -> State
         meta_len,
     });
 
-    // SAFETY: The inode is valid and locked, its page cache is empty, and nobody uses it through
-    // FUSE: nobody else looks at these fields in a way that could mind.
+    // SAFETY: The inode is valid and locked, its page cache is empty, and nobody has it open: nobody
+    // else looks at these fields in a way that could mind.
     unsafe {
         (*raw).i_data.a_ops = &AOPS.0;
         (*raw).i_mapping = conn.empty_page_cache();

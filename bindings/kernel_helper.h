@@ -28,6 +28,8 @@ phys_addr_t dax_pgoff_to_phys(struct dev_dax *dev_dax, pgoff_t pgoff, unsigned l
 
 /* Macros with casts, which bindgen does not evaluate. Kbuild takes the prefix off. */
 const fmode_t RUST_CONST_HELPER_FMODE_CAN_ODIRECT = FMODE_CAN_ODIRECT;
+const fmode_t RUST_CONST_HELPER_FMODE_READ = FMODE_READ;
+const fmode_t RUST_CONST_HELPER_FMODE_WRITE = FMODE_WRITE;
 const fmode_t RUST_CONST_HELPER_FMODE_NOWAIT = FMODE_NOWAIT;
 const int RUST_CONST_HELPER_IOCB_NOWAIT = IOCB_NOWAIT;
 
