@@ -30,7 +30,7 @@
 
 FIXTURE(mapping) {
 	struct fuse_server *s;
-	struct scripted map;
+	struct scripted map, other;
 	unsigned char *p;
 	int klog;
 	int fd;
@@ -106,7 +106,11 @@ FIXTURE_SETUP(mapping)
 	self->s = fmap_server(SCRIPTED_OPS_NAME);
 	ASSERT_NE(NULL, self->s);
 	fs_add(self->s, "file", SIZE, &self->map, sizeof(self->map));
+	/* The mount has device 1, too: what counts is what the file declared. */
+	self->other = fmap_linear(1, 0, SIZE);
+	fs_add(self->s, "other", SIZE, &self->other, sizeof(self->other));
 	ASSERT_EQ(0, fs_mount(self->s));
+	ASSERT_EQ(0, fs_try(self->s, "other"));
 	self->fd = fs_open(self->s, "file", O_RDWR);
 	ASSERT_LE(0, self->fd);
 	self->p = mmap(NULL, SIZE, PROT_READ | PROT_WRITE, MAP_SHARED, self->fd, 0);
