@@ -14,10 +14,13 @@
 //!   to resize a bound device, so its size is read once.
 //!
 //! The kernel tells a holder about failing memory through [`notify_failure`]. A device that is going
-//! away is marked failed, and every later mapping of it is refused. A poisoned page is left to the
-//! generic code, which kills exactly the tasks that map it.
+//! away is marked failed, its memory is unmapped, and every later mapping of it is refused. A poisoned
+//! page is left to the generic code, which kills exactly the tasks that map it.
 //!
-//! Lock order: [`Devices::acquiring`] (a wait, no lock), `HOLDERS`. [`Devices::moving_in`] is a leaf but
+//! A page of a device belongs to one place of one file at a time, its tenant: DAX notes that in the
+//! folio, takes for granted that the file system sees to it, and corrupts folios otherwise.
+//!
+//! Lock order: [`Devices::acquiring`] (a wait, no lock), `HOLDERS`. [`Devices::tenancy`] is a leaf but
 //! for what DAX takes inside a fault.
 
 use core::{
@@ -43,6 +46,10 @@ use kernel::{
         global_lock,
         Mutex,
         SetOnce, //
+    },
+    time::{
+        delay::fsleep,
+        Delta, //
     }, //
 };
 
@@ -56,9 +63,12 @@ use crate::{
         InFlight, //
     },
     fuse::{
+        Connection,
         DeviceFile,
+        Inode,
         Mounter, //
-    }, //
+    },
+    iomap, //
 };
 
 /// `FUSE_DAX_FMAP_DEVICES_MAX`: the width of a device bitmap.
@@ -70,13 +80,11 @@ pub(crate) struct Devices {
     slots: [Slot; DEVICES_MAX],
     #[pin]
     acquiring: InFlight,
-    /// See [`Devices::moving_in`].
+    /// Held while memory gets its first tenant, from seeing that it is vacant until DAX has noted
+    /// the tenant, and while a tenant gives it up.
     #[pin]
-    moving_in: [Mutex<()>; MOVING_IN],
+    pub(crate) tenancy: Mutex<()>,
 }
-
-/// Locks for first touches, each for every sixteenth 2 MiB of a device.
-const MOVING_IN: usize = 16;
 
 /// One index. The address of a slot is what the device knows its holder by.
 struct Slot {
@@ -114,6 +122,8 @@ unsafe impl Sync for Device {}
 struct Holder {
     dax_dev: NonNull<c::dax_device>,
     slot: NonNull<Slot>,
+    /// Whose files are in the device. Valid as long as the slot.
+    sb: *mut c::super_block,
 }
 
 // SAFETY: Only used under the lock of `HOLDERS`.
@@ -144,91 +154,84 @@ impl Device {
     }
 }
 
-/// Who has a piece of a device's memory mapped.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Tenant {
-    /// The file that asks, at this very place.
-    Ours,
-    /// Nobody.
-    Nobody,
-    /// Another file, or the same at another place.
-    Other,
-}
-
-/// A piece of a file's page cache, as what it may be the tenant of memory.
+/// Memory of a device, as the page frames it is made of.
 #[derive(Clone, Copy)]
-pub(crate) struct Tenancy {
-    /// Only compared.
-    pub(crate) mapping: *const c::address_space,
-    /// First page in the file.
-    pub(crate) index: u64,
-    /// Number of pages.
+pub(crate) struct Frames {
+    /// The first one, or `None` if they are not all there in one piece: DAX does not map those as
+    /// one.
+    pub(crate) pfn: Option<u64>,
     pub(crate) pages: u64,
 }
 
 impl Device {
-    /// Who has the memory from `addr` on mapped, as far as `wanted` reaches.
-    ///
-    /// DAX notes in a folio which page of which file it is. It takes for granted that a file system
-    /// gives every page of a device to one file at a time, and corrupts its folios otherwise.
-    pub(crate) fn tenant(&self, addr: u64, wanted: Tenancy) -> Tenant {
-        let page_shift = PAGE_SIZE.trailing_zeros();
-        let mut tenant = Tenant::Ours;
-
-        // SAFETY: The device is held. While the lock is taken and the device is alive its driver
-        // stays bound, and with it the folios of its memory stay.
-        unsafe {
-            let srcu = c::dax_read_lock();
-            if c::dax_alive(self.as_raw()) {
-                let phys = c::dax_pgoff_to_phys(
-                    c::dax_get_private(self.as_raw()).cast(),
-                    (addr >> page_shift) as ffi::c_ulong,
-                    (wanted.pages << page_shift) as ffi::c_ulong,
-                );
-                // Memory in several pieces is never mapped as one.
-                if phys != c::phys_addr_t::MAX {
-                    tenant = Self::folios_tenant((phys >> page_shift) as ffi::c_ulong, wanted);
-                }
-            }
-            c::dax_read_unlock(srcu);
+    /// Calls `look` with the frames of `pages` pages from `addr` on, which stay what they are
+    /// meanwhile; `None` if the device is going away.
+    pub(crate) fn with_frames<T>(
+        &self,
+        addr: u64,
+        pages: u64,
+        look: impl FnOnce(Frames) -> T,
+    ) -> Option<T> {
+        let srcu = DaxReadLock::new();
+        // SAFETY: The device is held.
+        if !unsafe { c::dax_alive(self.as_raw()) } {
+            return None;
         }
-        tenant
+        // SAFETY: A device that is alive while the lock is held stays bound to its driver, and keeps
+        // its ranges.
+        let phys = unsafe {
+            c::dax_pgoff_to_phys(
+                c::dax_get_private(self.as_raw()).cast(),
+                (addr / PAGE_SIZE as u64) as ffi::c_ulong,
+                (pages * PAGE_SIZE as u64) as ffi::c_ulong,
+            )
+        };
+        let frames = Frames {
+            pfn: (phys != c::phys_addr_t::MAX).then_some(phys / PAGE_SIZE as u64),
+            pages,
+        };
+        let result = look(frames);
+        drop(srcu);
+        Some(result)
     }
+}
 
+impl Frames {
+    /// Whether no page of them is in the page cache of any file.
+    ///
     /// # Safety
     ///
-    /// `pfn` and the `wanted.pages` that follow are memory of a DAX device whose driver is bound.
-    unsafe fn folios_tenant(pfn: ffi::c_ulong, wanted: Tenancy) -> Tenant {
-        let mut tenant = Tenant::Ours;
-        let mut page = 0;
-
-        while page < wanted.pages {
-            // SAFETY: By the safety requirements. What is read may change at once, but not into
-            // `wanted.mapping` or from it: that is the caller's, who holds its entry locked.
-            let (mapping, index, start, end) = unsafe {
-                let folio = c::pfn_folio(pfn + page as ffi::c_ulong);
-                let fields = ptr::addr_of!((*folio).__bindgen_anon_1.__bindgen_anon_1);
-                let start = c::folio_pfn(folio);
-                (
-                    ptr::addr_of!((*fields).mapping).read_volatile(),
-                    ptr::addr_of!((*fields).__bindgen_anon_2.index).read_volatile() as u64,
-                    start,
-                    start + (1 << c::folio_order(folio)),
-                )
-            };
-            let here = pfn + page as ffi::c_ulong;
-            if mapping.is_null() {
-                tenant = Tenant::Nobody;
-                page += 1;
-            } else if ptr::eq(mapping, wanted.mapping)
-                && index + (here - start) as u64 == wanted.index + page
-            {
-                page += (end - here) as u64;
-            } else {
-                return Tenant::Other;
+    /// Called inside [`Device::with_frames`].
+    pub(crate) unsafe fn are_vacant(&self) -> bool {
+        let Some(pfn) = self.pfn else {
+            return true;
+        };
+        (pfn..pfn + self.pages).all(|pfn| {
+            // SAFETY: By the safety requirements these frames have a memory map.
+            unsafe {
+                let folio = c::pfn_folio(pfn as ffi::c_ulong);
+                ptr::addr_of!((*folio).__bindgen_anon_1.__bindgen_anon_1.mapping)
+                    .read_volatile()
+                    .is_null()
             }
-        }
-        tenant
+        })
+    }
+}
+
+/// `dax_read_lock()`: what is alive stays so.
+struct DaxReadLock(ffi::c_int);
+
+impl DaxReadLock {
+    fn new() -> Self {
+        // SAFETY: May be called anywhere that may sleep.
+        Self(unsafe { c::dax_read_lock() })
+    }
+}
+
+impl Drop for DaxReadLock {
+    fn drop(&mut self) {
+        // SAFETY: `new()` took it.
+        unsafe { c::dax_read_unlock(self.0) }
     }
 }
 
@@ -241,8 +244,13 @@ impl Drop for Device {
             *holders = KVec::new();
         }
         drop(holders);
-        // SAFETY: By the type invariants the device is held with this holder.
-        unsafe { c::fs_put_dax(self.as_raw(), self.holder.cast_mut().cast()) };
+        // SAFETY: By the type invariants the device was held with this holder, and is still valid. One
+        // that went away has lost its holder, and may have got another since.
+        unsafe {
+            let holder: *mut ffi::c_void = self.holder.cast_mut().cast();
+            let held = ptr::eq(c::dax_holder(self.as_raw()), holder);
+            c::fs_put_dax(self.as_raw(), if held { holder } else { ptr::null_mut() });
+        }
         // SAFETY: By the type invariants `self` owns this reference, if there is one.
         unsafe { c::module_put(self.driver) };
     }
@@ -258,16 +266,8 @@ impl Devices {
                 }
             }; DEVICES_MAX],
             acquiring <- InFlight::new(),
-            moving_in <- pin_init::pin_init_array_from_fn(
-                |_| new_mutex!((), "fuse_dax_fmap::Devices::moving_in")
-            ),
+            tenancy <- new_mutex!((), "fuse_dax_fmap::Devices::tenancy"),
         })
-    }
-
-    /// The lock that is held from seeing that memory has no tenant until DAX has made the file its
-    /// tenant. Only the first touch of a piece of memory takes it.
-    pub(crate) fn moving_in(&self, addr: u64) -> &Mutex<()> {
-        &self.moving_in[(addr >> 21) as usize % MOVING_IN]
     }
 
     /// The device of an index, if it is held and has not failed.
@@ -286,8 +286,8 @@ impl Devices {
     pub(crate) fn acquire(
         &self,
         index: u32,
-        get_daxdev: impl FnOnce() -> Result<KVVec<u8>>,
-        mounter: &Mounter,
+        conn: &Connection,
+        inode: &Inode,
     ) -> Result<(), Failure> {
         let slot = self
             .slots
@@ -302,8 +302,11 @@ impl Devices {
                 .map_err(Failure::because("waiting for GET_DAXDEV"))?;
 
             if slot.device.as_ref().is_none() {
-                let reply = get_daxdev().map_err(Failure::because("GET_DAXDEV"))?;
-                slot.device.populate(hold(slot, &reply, mounter)?);
+                let reply = conn
+                    .get_daxdev(inode, index)
+                    .map_err(Failure::because("GET_DAXDEV"))?;
+                slot.device
+                    .populate(hold(slot, conn.superblock(), &reply, conn.mounter())?);
             }
         }
         if slot.failed.load(Relaxed) {
@@ -392,7 +395,12 @@ fn dax_bus_device(file: &DeviceFile) -> Option<DaxBusDevice> {
 }
 
 /// Opens and holds the device that a reply names.
-fn hold(slot: &Slot, reply: &[u8], mounter: &Mounter) -> Result<Device, Failure> {
+fn hold(
+    slot: &Slot,
+    sb: *mut c::super_block,
+    reply: &[u8],
+    mounter: &Mounter,
+) -> Result<Device, Failure> {
     let path = path_of(reply)?;
     let file = mounter
         .open(&path)
@@ -413,6 +421,7 @@ fn hold(slot: &Slot, reply: &[u8], mounter: &Mounter) -> Result<Device, Failure>
     let name = CString::try_from(name).map_err(|_| Failure::because("no memory")(ENOMEM))?;
     let holder = ptr::from_ref(slot);
 
+    slot.failed.store(false, Relaxed);
     // In the list first: a failure may be reported as soon as the device is held.
     HOLDERS
         .lock()
@@ -420,6 +429,7 @@ fn hold(slot: &Slot, reply: &[u8], mounter: &Mounter) -> Result<Device, Failure>
             Holder {
                 dax_dev,
                 slot: NonNull::from(slot),
+                sb,
             },
             GFP_KERNEL,
         )
@@ -446,25 +456,50 @@ fn hold(slot: &Slot, reply: &[u8], mounter: &Mounter) -> Result<Device, Failure>
     // SAFETY: `file` is open, so this module has a user and may get another.
     unsafe { c::__module_get(driver) };
 
-    // SAFETY: `fs_dax_get()` found a `struct dev_dax` bound to fsdev_dax, which sets the size
-    // before it makes the device available and never changes it.
-    let size = unsafe { (*c::dax_get_private(dax_dev.as_ptr()).cast::<f::dev_dax>()).cached_size };
-
     // INVARIANT: Held just now, and the reference to the module taken.
-    Ok(Device {
+    let mut device = Device {
         dax_dev,
-        size: size - size % PAGE_SIZE as u64,
+        size: 0,
         holder,
         driver,
         name,
-    })
+    };
+    let srcu = DaxReadLock::new();
+    // SAFETY: The device sits on the dax bus. Its private data are there as long as it is alive.
+    let dev_dax = unsafe { c::dax_get_private(dax_dev.as_ptr()).cast::<f::dev_dax>() };
+    if let Some(dev_dax) = NonNull::new(dev_dax) {
+        // SAFETY: fsdev_dax sets the size before it makes the device available, and never changes it.
+        let size = unsafe { (*dev_dax.as_ptr()).cached_size };
+        device.size = size - size % PAGE_SIZE as u64;
+    }
+    drop(srcu);
+    if device.size == 0 {
+        return Err(Failure {
+            errno: ENODEV,
+            cause: "the DAX device has no memory, or goes away",
+        });
+    }
+    Ok(device)
 }
 
 static HOLDER_OPS: c::dax_holder_operations = c::dax_holder_operations {
     notify_failure: Some(notify_failure),
 };
 
-/// Marks a device that is going away as failed.
+/// Calls of [`notify_failure`] that are under way. The dax core cannot be waited for.
+static NOTIFYING: Atomic<i64> = Atomic::new(0);
+
+/// Waits until no report of a failure is under way any more. There are no holders left.
+pub(crate) fn drain() {
+    while NOTIFYING.load(Relaxed) != 0 {
+        fsleep(Delta::from_millis(1));
+    }
+}
+
+/// Takes a device that is going away out of use.
+///
+/// Its memory map goes with it, so nothing may be left in page caches or page tables. All later
+/// mappings are refused.
 ///
 /// Returns `EOPNOTSUPP` always: 0 would keep the generic code from killing the tasks that map a
 /// poisoned page.
@@ -478,17 +513,47 @@ unsafe extern "C" fn notify_failure(
     _len: u64,
     flags: ffi::c_int,
 ) -> ffi::c_int {
+    NOTIFYING.add(1, Relaxed);
     if flags & c::mf_flags_MF_MEM_PRE_REMOVE as ffi::c_int != 0 {
-        let holders = HOLDERS.lock();
-
-        for holder in holders
-            .iter()
-            .filter(|holder| ptr::eq(holder.dax_dev.as_ptr(), dax_dev))
-        {
-            // SAFETY: By the type invariants of `Holder`, a listed slot is valid.
-            unsafe { holder.slot.as_ref() }.failed.store(true, Relaxed);
-            pr_err!("a DAX device goes away under a mount; its files fail from now on\n");
+        // A mount that is going away cannot be used, but is soon gone.
+        while take_out_of_use(dax_dev) == Progress::Again {
+            fsleep(Delta::from_millis(1));
         }
     }
+    NOTIFYING.add(-1, Relaxed);
     EOPNOTSUPP.to_errno()
+}
+
+#[derive(PartialEq, Eq)]
+enum Progress {
+    Done,
+    Again,
+}
+
+fn take_out_of_use(dax_dev: *mut c::dax_device) -> Progress {
+    let holders = HOLDERS.lock();
+    let Some(holder) = holders
+        .iter()
+        .find(|holder| ptr::eq(holder.dax_dev.as_ptr(), dax_dev))
+    else {
+        return Progress::Done;
+    };
+    // SAFETY: By the type invariants of `Holder`, a listed slot and its superblock are valid.
+    let active = unsafe {
+        holder.slot.as_ref().failed.store(true, Relaxed);
+        c::atomic_inc_not_zero(ptr::addr_of_mut!((*holder.sb).s_active))
+    };
+    if !active {
+        return Progress::Again;
+    }
+    let sb = holder.sb;
+    drop(holders);
+
+    pr_err!("a DAX device goes away under a mount; what is in it fails from now on\n");
+    // SAFETY: The reference taken just now keeps the superblock mounted.
+    unsafe {
+        iomap::vacate_all(sb);
+        c::deactivate_super(sb);
+    }
+    Progress::Done
 }

@@ -335,15 +335,13 @@ fn fetch(conn: &Connection, inode: &Inode, turn: &Turn<'_>) -> Result<State, Fai
         .parse(&blob)
         .map_err(Failure::because("dax_fmap_parse() refuses the map"))?;
 
-    let mounter = conn.mounter().map_err(Failure::because("no mounter"))?;
     for index in (0..u64::BITS).filter(|index| parsed.dev_bitmap & (1 << index) != 0) {
-        let get_daxdev = || conn.get_daxdev(inode, index);
-        mount.devices.acquire(index, get_daxdev, mounter)?;
+        mount.devices.acquire(index, conn, inode)?;
     }
     if used_by_others(inode, turn) {
         return Ok(State::Plain);
     }
-    Ok(iomap::publish(inode, parsed, conn))
+    iomap::publish(inode, parsed, conn).map_err(Failure::because("publishing the map"))
 }
 
 /// Whether a file of this inode is open that did not come this way: one that FUSE opened while it

@@ -27,17 +27,22 @@
 //! # Locks
 //!
 //! `OFFERS` and `MOUNTS` are leaves. In this order: FUSE's `fiq->lock`, `OFFERS`; a request's
-//! `waitq.lock`, the ops' registry, `MOUNTS`.
+//! `waitq.lock`, the ops' registry, `MOUNTS`; FUSE's `killsb` (only tried), `inode->i_rwsem`.
 
 use core::{
     cell::UnsafeCell,
     mem::{
         offset_of,
-        size_of, //
+        size_of,
+        MaybeUninit, //
     },
     ptr::{
         self,
         NonNull, //
+    },
+    sync::atomic::{
+        AtomicPtr,
+        Ordering, //
     }, //
 };
 
@@ -63,6 +68,10 @@ use kernel::{
         Mutex,
         SetOnce, //
     },
+    time::{
+        delay::fsleep,
+        Delta, //
+    },
     types::Opaque,
     workqueue::{
         self,
@@ -76,6 +85,8 @@ use crate::{
         fuse as f,
         kernel as c, //
     },
+    bpf_struct_ops::PinnedOps,
+    daxdev,
     fmap_ops::{
         self,
         Mount,
@@ -210,31 +221,31 @@ impl Mounter {
         if !capable {
             return None;
         }
+        // What can fail comes first: giving up the references below may sleep.
         let _module = ModuleRef::new()?;
+        let mounter = KBox::<Self>::new_uninit(GFP_ATOMIC | __GFP_NOWARN).ok()?;
         let mut root = c::path {
             mnt: ptr::null_mut(),
             dentry: ptr::null_mut(),
         };
-        // SAFETY: The current task's own credentials and file system information.
+        // SAFETY: The current task's own credentials and file system information; a task that is
+        // exiting may have none of the latter.
         let cred = unsafe {
             let task = c::get_current();
+            if (*task).fs.is_null() {
+                return None;
+            }
             c::get_fs_root((*task).fs, &mut root);
             c::get_cred((*task).cred)
         };
         // INVARIANT: The references were taken just now.
-        let mounter = pin_init!(Self {
+        let mounter = mounter.write_pin_init(pin_init!(Self {
             cred,
             root,
             put <- new_work!("fuse_dax_fmap::Mounter::put"),
             _module,
-        });
-        match KBox::pin_init(mounter, GFP_ATOMIC | __GFP_NOWARN) {
-            Ok(mounter) => Some(mounter),
-            Err(_) => {
-                pr_warn!("no memory for an offer to a FUSE server\n");
-                None
-            }
-        }
+        }));
+        mounter.ok()
     }
 
     /// Lets go of a mounter where it is not possible to sleep.
@@ -242,19 +253,34 @@ impl Mounter {
         workqueue::system_long().enqueue(mounter);
     }
 
-    /// Opens a device as the task that mounted would. May sleep.
+    /// Opens a character device as the task that mounted would. May sleep.
+    ///
+    /// The path is looked up before anything is opened: it comes from the server, and opening another
+    /// kind of file may do anything, down to coming here again.
     ///
     /// # Errors
     ///
-    /// Those of open(2).
+    /// Those of open(2); [`ENODEV`] if this is no character device.
     pub(crate) fn open(&self, path: &CString) -> Result<DeviceFile> {
         const FLAGS: u32 = c::O_RDWR | c::O_NONBLOCK | c::O_NOCTTY | c::O_LARGEFILE;
 
-        // SAFETY: By the type invariants the credentials and the directory are valid; the former
-        // credentials are put back before anything else runs.
+        let place = self.open_at(&self.root, path, c::O_PATH)?;
+        // SAFETY: The file is open.
+        let mode = unsafe { (*place.inode()).i_mode };
+        if u32::from(mode) & c::S_IFMT != c::S_IFCHR {
+            return Err(ENODEV);
+        }
+        // SAFETY: As above; its path does not change.
+        let at = unsafe { &*ptr::addr_of!((*place.0.as_ptr()).__bindgen_anon_1.f_path) };
+        self.open_at(at, c"", FLAGS)
+    }
+
+    fn open_at(&self, at: &c::path, path: &CStr, flags: u32) -> Result<DeviceFile> {
+        // SAFETY: By the type invariants the credentials are valid; the former ones are put back
+        // before anything else runs. `at` is valid, and so is the string.
         let file = unsafe {
             let old = c::override_creds(self.cred);
-            let file = c::file_open_root(&self.root, path.as_char_ptr(), FLAGS as ffi::c_int, 0);
+            let file = c::file_open_root(at, path.as_char_ptr(), flags as ffi::c_int, 0);
             c::revert_creds(old);
             file
         };
@@ -272,27 +298,24 @@ struct Offer {
     req: *const f::fuse_req,
     mount: *mut f::fuse_mount,
     mounter: Pin<KBox<Mounter>>,
-    /// See [`Offer::synchronous`].
-    redirected: Option<Redirected>,
     next: Option<KBox<Offer>>,
 }
 
 // SAFETY: An offer is made by the task that mounts and taken by the one that ends the request.
 unsafe impl Send for Offer {}
 
-/// `fuse_request_send`: INIT is about to become visible to the server, in the context of the task
-/// that mounts, with `fiq->lock` held.
+/// `fuse_request_send`: INIT is about to become visible to the server, normally in the context of the
+/// task that mounts, with `fiq->lock` held.
 ///
 /// # Safety
 ///
 /// Called by the tracepoint.
 unsafe extern "C" fn request_send(_data: *mut ffi::c_void, req: *const f::fuse_req) {
     // SAFETY: A request that is being sent is valid.
-    if unsafe { (*req).in_.h.opcode } != f::fuse_opcode_FUSE_INIT {
-        return;
+    if unsafe { (*req).in_.h.opcode } == f::fuse_opcode_FUSE_INIT {
+        // SAFETY: As above, and it is INIT.
+        let _ = unsafe { offer(req) };
     }
-    // SAFETY: As above, and it is INIT.
-    let _ = unsafe { offer(req) };
 }
 
 /// Makes an offer, unless there is a reason not to.
@@ -301,44 +324,27 @@ unsafe extern "C" fn request_send(_data: *mut ffi::c_void, req: *const f::fuse_r
 ///
 /// `req` is an INIT that is being sent by the current task.
 unsafe fn offer(req: *const f::fuse_req) -> Option<()> {
-    const FLAGS: kernel::alloc::Flags = GFP_ATOMIC;
-
-    // SAFETY: The arguments of a request that is being sent are valid.
-    let (args, flags) = unsafe { ((*req).args, (*req).flags) };
-    // SAFETY: As above. FUSE keeps the arguments of INIT in a `struct fuse_init_args`.
-    let init = unsafe { container_of!(args, f::fuse_init_args, args) };
-
     // What can fail comes first: a mounter must not be dropped here, for that may sleep.
-    let offer = KBox::<Offer>::new_uninit(FLAGS | __GFP_NOWARN).ok()?;
-    let redirected = if flags & (1 << f::fuse_req_flag_FR_ASYNC) == 0 {
-        // SAFETY: As above.
-        Some(Redirected::new(unsafe {
-            (*args).out_args[0].value.cast()
-        })?)
-    } else {
-        None
-    };
+    let offer = KBox::<Offer>::new_uninit(GFP_ATOMIC | __GFP_NOWARN).ok()?;
     let mounter = Mounter::current()?;
 
-    // SAFETY: As above; the server does not see the request yet, so it may still be written.
-    unsafe {
-        if let Some(redirected) = &redirected {
-            (*args).out_args[0].value = redirected.answer.get().cast();
-        }
+    // SAFETY: The arguments of a request that is being sent are valid. FUSE keeps those of INIT in a
+    // `struct fuse_init_args`. The server does not see the request yet, so it may still be written.
+    let mount = unsafe {
+        let init = container_of!((*req).args, f::fuse_init_args, args);
         (*init).in_.unused[c::FUSE_DAX_FMAP_INIT_IN_MAGIC as usize] = c::FUSE_DAX_FMAP_MAGIC;
         (*init).in_.unused[c::FUSE_DAX_FMAP_INIT_IN_VERSION as usize] =
             c::FUSE_DAX_FMAP_ABI_VERSION;
-    }
+        (*init).fm
+    };
     let mut offers = OFFERS.lock();
     let next = offers.take();
     *offers = Some(KBox::write(
         offer,
         Offer {
             req,
-            // SAFETY: As above.
-            mount: unsafe { (*init).fm },
+            mount,
             mounter,
-            redirected,
             next,
         },
     ));
@@ -363,103 +369,112 @@ fn take_offer(req: *const f::fuse_req) -> Option<KBox<Offer>> {
     taken
 }
 
-/// The answer to a synchronous INIT, in memory of ours.
-///
-/// The task that mounts waits for FR_FINISHED, which is set before `fuse_request_end`, and frees the
-/// arguments. It is certainly still there only while it is on the request's wait queue: to leave it,
-/// it needs the queue's lock. So the answer is received here, and passed on under that lock.
-///
-/// A task that never came to wait finds an answer of zeros, and its mount fails. It would have to be
-/// away for the whole round trip of the request between sending it and waiting for it.
-struct Redirected {
-    answer: KBox<UnsafeCell<f::fuse_init_out>>,
-    original: *mut f::fuse_init_out,
-}
-
-impl Redirected {
-    fn new(original: *mut f::fuse_init_out) -> Option<Self> {
-        let answer = UnsafeCell::new(pin_init::zeroed());
-
-        Some(Self {
-            answer: KBox::new(answer, GFP_ATOMIC | __GFP_NOWARN).ok()?,
-            original,
-        })
-    }
-}
-
-/// `fuse_request_end`: a request has been answered, or given up. Preemption may be off.
+/// `fuse_request_end`: a request has been answered, or given up.
 ///
 /// # Safety
 ///
 /// Called by the tracepoint.
 unsafe extern "C" fn request_end(_data: *mut ffi::c_void, req: *const f::fuse_req) {
     // SAFETY: A request that ends is valid until all have put it.
-    let (opcode, errno) = unsafe { ((*req).in_.h.opcode, (*req).out.h.error) };
+    let (opcode, errno, flags) = unsafe { ((*req).in_.h.opcode, (*req).out.h.error, (*req).flags) };
     if opcode != f::fuse_opcode_FUSE_INIT {
         return;
     }
     let Some(offer) = take_offer(req) else {
         return;
     };
-    let Offer {
-        mount,
-        mounter,
-        redirected,
-        ..
-    } = KBox::into_inner(offer);
+    let Offer { mount, mounter, .. } = KBox::into_inner(offer);
 
-    let unused = match redirected {
-        _ if errno != 0 => Some(mounter),
-        None => {
-            // SAFETY: An asynchronous INIT: its arguments are freed by `end`, which runs after
-            // this; and so does, for the same reason, everything that could unmount.
-            let answer = unsafe { &*(*(*req).args).out_args[0].value.cast() };
-            // SAFETY: As above.
-            match unsafe { conclude(answer, mount, mounter) } {
-                Outcome::Bound => None,
-                Outcome::Plain(mounter) => Some(mounter),
-                Outcome::Refused(mounter) => {
-                    // The mount is there already, so all that is left is to cut the connection.
-                    // Nothing but INIT can have been sent on it.
-                    // SAFETY: A request that ends keeps its channel; no lock is held here.
-                    unsafe { f::fuse_chan_abort((*req).chan, false) };
-                    Some(mounter)
-                }
-            }
-        }
-        Some(Redirected { answer, original }) => {
-            // SAFETY: `req` is valid, and so is its wait queue.
-            unsafe {
-                let waitq = ptr::addr_of!((*req).waitq).cast_mut();
-                let lock = ptr::addr_of_mut!((*waitq).lock);
-
-                c::spin_lock(lock);
-                let unused = if ptr::eq((*waitq).head.next, ptr::addr_of!((*waitq).head)) {
-                    pr_err!("a FUSE server answered INIT before the mount waited; mount again\n");
-                    Some(mounter)
-                } else {
-                    // The task that mounts cannot leave, see `Redirected`.
-                    let answer = &mut *answer.get();
-                    let unused = match conclude(answer, mount, mounter) {
-                        Outcome::Bound => None,
-                        Outcome::Plain(mounter) => Some(mounter),
-                        Outcome::Refused(mounter) => {
-                            // With another major number mount(2) fails.
-                            answer.major = 0;
-                            Some(mounter)
-                        }
-                    };
-                    ptr::copy_nonoverlapping(answer, original, 1);
-                    unused
-                };
-                c::spin_unlock(lock);
-                unused
-            }
-        }
+    let outcome = if errno != 0 {
+        Outcome::Plain(mounter)
+    } else if flags & (1 << f::fuse_req_flag_FR_ASYNC) != 0 {
+        // SAFETY: The arguments of an asynchronous INIT are freed by `end`, which runs after this;
+        // the mount stays until the request has been put.
+        unsafe { conclude(&*(*(*req).args).out_args[0].value.cast(), mount, mounter) }
+    } else {
+        // SAFETY: A synchronous INIT that was answered.
+        unsafe { end_synchronous(req, mount, mounter) }
     };
-    if let Some(mounter) = unused {
-        Mounter::put_later(mounter);
+    match outcome {
+        Outcome::Bound => (),
+        Outcome::Plain(mounter) => Mounter::put_later(mounter),
+        Outcome::Refused(mounter) => {
+            // Nothing but INIT can have been sent, so the server sees the end of its connection and
+            // every operation ENOTCONN.
+            // SAFETY: A request that ends keeps its channel; no lock is held here.
+            unsafe { f::fuse_chan_abort((*req).chan, false) };
+            Mounter::put_later(mounter);
+        }
     }
+}
+
+/// Acts on the answer to a synchronous INIT.
+///
+/// The task that mounts waits for FR_FINISHED, which was set before the tracepoint was reached, and
+/// then frees the arguments with the answer. While it is on the request's wait queue it cannot go on:
+/// it needs the queue's lock to leave. Normally it is.
+///
+/// If it is not (it was preempted before it came to wait, or a signal took it off), the answer is
+/// copied, and the copy counts if FUSE had not finished with the answer by then. All that is done
+/// then is to cut off a server that wants maps.
+///
+/// # Safety
+///
+/// `req` is a synchronous INIT that was answered and is ending; `mount` is what it is for.
+unsafe fn end_synchronous(
+    req: *const f::fuse_req,
+    mount: *mut f::fuse_mount,
+    mounter: Pin<KBox<Mounter>>,
+) -> Outcome {
+    let mut copy: f::fuse_init_out = pin_init::zeroed();
+
+    // SAFETY: The request is valid, and so is its wait queue. The mount stays until the request has
+    // been put. The arguments are only used as described.
+    unsafe {
+        let waitq = ptr::addr_of!((*req).waitq).cast_mut();
+        let lock = ptr::addr_of_mut!((*waitq).lock);
+
+        c::spin_lock(lock);
+        if !ptr::eq((*waitq).head.next, ptr::addr_of!((*waitq).head)) {
+            let answer = &mut *(*(*req).args).out_args[0].value.cast::<f::fuse_init_out>();
+            let outcome = match conclude(answer, mount, mounter) {
+                Outcome::Refused(mounter) => {
+                    // With another major number mount(2) fails.
+                    answer.major = 0;
+                    Outcome::Plain(mounter)
+                }
+                outcome => outcome,
+            };
+            c::spin_unlock(lock);
+            return outcome;
+        }
+        c::spin_unlock(lock);
+
+        let answer: *const ffi::c_void = (*(*req).args).out_args[0].value;
+        let size = size_of::<f::fuse_init_out>();
+        let copied = c::copy_from_kernel_nofault((&raw mut copy).cast(), answer, size) == 0;
+        core::sync::atomic::fence(Ordering::SeqCst);
+        let fc = (*mount).fc;
+        let unread = (*fc).conn_init() == 0 && (*fc).conn_error() == 0;
+
+        if copied && unread && name_in(&copy)[0] == 0 {
+            return Outcome::Plain(mounter);
+        }
+    }
+    pr_err!("a FUSE server answered INIT before the mount waited for it; mount again\n");
+    Outcome::Refused(mounter)
+}
+
+/// The name that the server answered.
+fn name_in(answer: &f::fuse_init_out) -> [u8; OpsName::LEN] {
+    let mut name = [0; OpsName::LEN];
+
+    // SAFETY: The answer is 64 bytes of plain integers, of which the name is the last 16.
+    unsafe {
+        let start = ptr::from_ref(answer).cast::<u8>().add(ANSWER_NAME);
+        ptr::copy_nonoverlapping(start, name.as_mut_ptr(), name.len());
+    }
+    name
 }
 
 /// What becomes of a mount that got an offer.
@@ -484,12 +499,7 @@ unsafe fn conclude(
     if answer.major != c::FUSE_KERNEL_VERSION {
         return Outcome::Plain(mounter);
     }
-    let mut name = [0; OpsName::LEN];
-    // SAFETY: The answer is 64 bytes of plain integers, of which the name is the last 16.
-    unsafe {
-        let start = ptr::from_ref(answer).cast::<u8>().add(ANSWER_NAME);
-        ptr::copy_nonoverlapping(start, name.as_mut_ptr(), name.len());
-    }
+    let mut name = name_in(answer);
     let named = name[0] != 0;
     if !named {
         // SAFETY: A parameter may change meanwhile; what is read then is some name, or none.
@@ -555,20 +565,19 @@ unsafe fn bind(
     let Ok(ops) = fmap_ops::lookup(name) else {
         return Err((mounter, "no such ops are registered"));
     };
-    // SAFETY: As above.
-    let conn = match unsafe { Connection::new(sb, Mount::new(ops)) } {
-        Ok(conn) => conn,
-        Err(_) => return Err((mounter, "no memory")),
+    let Ok(memory) = KBox::new_uninit(GFP_ATOMIC | __GFP_NOWARN) else {
+        return Err((mounter, "no memory"));
     };
-    if MOUNTS
-        .lock()
-        .push(ConnectionPtr(ptr::from_ref(&*conn)), GFP_ATOMIC)
-        .is_err()
-    {
-        // Nobody has seen the connection yet. It has nothing whose end would sleep but the mounter.
+    let mut mounts = MOUNTS.lock();
+    if mounts.reserve(1, GFP_ATOMIC | __GFP_NOWARN).is_err() {
         return Err((mounter, "no memory"));
     }
-    conn.mounter.populate(mounter);
+    // SAFETY: As above.
+    let conn = unsafe { Connection::new(memory, sb, ops, mounter) };
+    // INVARIANT: The connection is in the list until `put_super()`. There is room.
+    let _ = mounts.push_within_capacity(ConnectionPtr(conn));
+    drop(mounts);
+
     // The default compares S_DAX with what the server says, finds a difference, and forgets the
     // inode at each close.
     #[cfg(CONFIG_FUSE_DAX)]
@@ -580,9 +589,9 @@ unsafe fn bind(
     // SAFETY: The superblock owns the connection from here on, until `put_super()`. Whoever loads
     // `s_op` meanwhile gets one table or the other, and both do.
     unsafe {
-        let conn = KBox::into_raw(Pin::into_inner_unchecked(conn));
         pr_info!("{}: bound to ops {}\n", &*conn, (*conn).mount.ops.name());
-        ptr::addr_of_mut!((*sb).s_op).write_volatile(ptr::addr_of!((*conn).s_op));
+        AtomicPtr::from_ptr(ptr::addr_of_mut!((*sb).s_op).cast::<*mut c::super_operations>())
+            .store(ptr::addr_of_mut!((*conn).s_op), Ordering::Release);
     }
     Ok(())
 }
@@ -640,7 +649,7 @@ pub(crate) struct Connection {
     #[pin]
     mount: Mount,
     /// Dropped last: it keeps the module.
-    mounter: SetOnce<Pin<KBox<Mounter>>>,
+    mounter: Pin<KBox<Mounter>>,
 }
 
 type PutSuper = unsafe extern "C" fn(*mut c::super_block);
@@ -651,20 +660,25 @@ type PutSuper = unsafe extern "C" fn(*mut c::super_block);
 ///
 /// The connection is valid while it is in `MOUNTS`.
 #[derive(PartialEq, Eq)]
-struct ConnectionPtr(*const Connection);
+struct ConnectionPtr(*mut Connection);
 
 // SAFETY: Only used under the lock of `MOUNTS`.
 unsafe impl Send for ConnectionPtr {}
 
 impl Connection {
+    /// Makes a connection in `memory`, pinned there until it is a box again. Does not sleep.
+    ///
     /// # Safety
     ///
     /// `sb` is being mounted, and has a root.
-    unsafe fn new(sb: *mut c::super_block, mount: impl PinInit<Mount>) -> Result<Pin<KBox<Self>>> {
+    unsafe fn new(
+        memory: KBox<MaybeUninit<Self>>,
+        sb: *mut c::super_block,
+        ops: PinnedOps,
+        mounter: Pin<KBox<Mounter>>,
+    ) -> *mut Self {
         // SAFETY: By the safety requirements.
-        let plain_s_op = unsafe { (*sb).s_op };
-        // SAFETY: As above.
-        let root = unsafe { (*(*sb).s_root).d_inode };
+        let (plain_s_op, root) = unsafe { ((*sb).s_op, (*(*sb).s_root).d_inode) };
         let s_op = c::super_operations {
             alloc_inode: Some(alloc_inode),
             evict_inode: Some(evict_inode),
@@ -673,25 +687,36 @@ impl Connection {
             ..unsafe { *plain_s_op }
         };
 
-        let conn = pin_init!(Self {
+        let conn = memory.write_pin_init(pin_init!(Self {
             s_op,
             plain_s_op,
             sb,
             empty_page_cache <- Opaque::ffi_init(move |slot: *mut c::address_space| {
-                // SAFETY: `slot` is valid for writes. The root inode lives as long as any other.
+                // SAFETY: `slot` is valid for writes. The root inode is evicted last but for the
+                // inodes that nobody uses, and empties it then.
                 unsafe {
                     slot.write_bytes(0, 1);
                     c::address_space_init_once(slot);
+                    c::__init_rwsem(
+                        ptr::addr_of_mut!((*slot).invalidate_lock),
+                        c"fuse_dax_fmap::invalidate_lock".as_char_ptr(),
+                        kernel::static_lock_class!().as_ptr(),
+                    );
                     (*slot).host = root;
+                    (*slot).gfp_mask = c::GFP_KERNEL;
                     (*slot).a_ops = iomap::empty_aops();
                 }
             }),
             marked: Atomic::new(false),
             marking <- new_mutex!((), "fuse_dax_fmap::Connection::marking"),
-            mount <- mount,
-            mounter: SetOnce::new(),
-        });
-        KBox::pin_init(conn, GFP_ATOMIC | __GFP_NOWARN)
+            mount <- Mount::new(ops),
+            mounter,
+        }));
+        // SAFETY: The caller leaves it where it is.
+        match conn {
+            Ok(conn) => KBox::into_raw(unsafe { Pin::into_inner_unchecked(conn) }),
+            Err(never) => match never {},
+        }
     }
 
     /// The connection of a superblock, if it is bound.
@@ -716,8 +741,38 @@ impl Connection {
         &self.mount
     }
 
-    pub(crate) fn mounter(&self) -> Result<&Mounter> {
-        self.mounter.as_ref().map(|mounter| &**mounter).ok_or(EIO)
+    pub(crate) fn superblock(&self) -> *mut c::super_block {
+        self.sb
+    }
+
+    /// Holds off notifications for a moment, in which no request may be sent.
+    ///
+    /// It does not queue for that: it would hold up further notifications, and the server may need
+    /// one of them to end the one that is under way.
+    ///
+    /// # Errors
+    ///
+    /// [`EBUSY`] if one is under way for more than a second.
+    pub(crate) fn hold_off_notifications(&self) -> Result<Silence> {
+        const TRIES: usize = 1000;
+
+        // SAFETY: By the type invariants; FUSE's data lives as long as the superblock is mounted.
+        let killsb = unsafe {
+            let mount = (*self.sb).s_fs_info.cast::<f::fuse_mount>();
+            ptr::addr_of_mut!((*(*mount).fc).killsb)
+        };
+        for _ in 0..TRIES {
+            // SAFETY: As above.
+            if unsafe { c::down_write_trylock(killsb) } != 0 {
+                return Ok(Silence(killsb));
+            }
+            fsleep(Delta::from_millis(1));
+        }
+        Err(EBUSY)
+    }
+
+    pub(crate) fn mounter(&self) -> &Mounter {
+        &self.mounter
     }
 
     pub(crate) fn empty_page_cache(&self) -> *mut c::address_space {
@@ -774,13 +829,24 @@ unsafe extern "C" fn alloc_inode(sb: *mut c::super_block) -> *mut c::inode {
 ///
 /// Called by the VFS, for an inode of a bound superblock that nobody has any more.
 unsafe extern "C" fn evict_inode(inode: *mut c::inode) {
-    // SAFETY: Called by the VFS for an inode of a bound superblock that nobody has any more.
-    let conn = unsafe {
-        iomap::evict(inode);
-        Connection::of((*inode).i_sb)
+    // SAFETY: Called by the VFS for an inode of a bound superblock.
+    let Some(conn) = (unsafe { Connection::of((*inode).i_sb) }) else {
+        return;
     };
+    // SAFETY: As above; nobody has the inode any more.
+    unsafe { iomap::evict(inode) };
+
+    // The server can store pages in what it takes for the page cache of a mapped file. Nobody sees
+    // them there, but they have to go while their host, the root, is there. No more can come: at
+    // unmount FUSE lets no notification through before it gives up the root.
+    let empty = conn.empty_page_cache();
+    // SAFETY: The page cache is ours, and initialized.
+    if ptr::eq(inode, unsafe { (*empty).host }) {
+        // SAFETY: As above.
+        unsafe { c::truncate_inode_pages_final(empty) };
+    }
     // SAFETY: By the type invariants of `Connection`.
-    if let Some(evict_inode) = conn.and_then(|conn| unsafe { (*conn.plain_s_op).evict_inode }) {
+    if let Some(evict_inode) = unsafe { (*conn.plain_s_op).evict_inode } {
         // SAFETY: FUSE's own, with the VFS's argument.
         unsafe { evict_inode(inode) };
     }
@@ -792,15 +858,14 @@ unsafe extern "C" fn evict_inode(inode: *mut c::inode) {
 ///
 /// Called by the VFS, for a bound superblock that is being shut down.
 unsafe extern "C" fn put_super(sb: *mut c::super_block) {
-    // SAFETY: Called by the VFS for a bound superblock.
-    let Some(conn) = (unsafe { Connection::of(sb) }) else {
-        return;
+    // SAFETY: Called by the VFS for a bound superblock, whose operations begin a connection.
+    let (conn, plain_s_op) = unsafe {
+        let conn = (*sb).s_op.cast::<Connection>().cast_mut();
+        (conn, (*conn).plain_s_op)
     };
-    let this = ConnectionPtr(conn);
-    let plain_s_op = conn.plain_s_op;
 
     let mut mounts = MOUNTS.lock();
-    mounts.retain(|other| *other != this);
+    mounts.retain(|other| other.0 != conn);
     if mounts.is_empty() {
         *mounts = KVec::new();
     }
@@ -814,7 +879,7 @@ unsafe extern "C" fn put_super(sb: *mut c::super_block) {
         unsafe { put_super(sb) };
     }
     // SAFETY: `bind()` gave the connection to the superblock, and nothing points to it any more.
-    drop(unsafe { Pin::new_unchecked(KBox::from_raw(this.0.cast_mut())) });
+    drop(unsafe { Pin::new_unchecked(KBox::from_raw(conn)) });
 }
 
 /// The list of bound mounts that users can read.
@@ -854,6 +919,12 @@ struct Gate {
 
 static GATE: SetOnce<Table<Gate>> = SetOnce::new();
 
+global_lock! {
+    /// Held while a table is made from FUSE's.
+    // SAFETY: `Hooks::new()` initializes it before the probes are registered.
+    pub(crate) unsafe(uninit) static MAKING_TABLES: Mutex<()> = ();
+}
+
 /// The gate, if `plain` are the operations it was made from, or it has not been made yet.
 ///
 /// # Safety
@@ -861,6 +932,7 @@ static GATE: SetOnce<Table<Gate>> = SetOnce::new();
 /// `plain` are the operations of an inode of a bound mount.
 unsafe fn gate_for(plain: *const c::file_operations) -> Option<&'static Gate> {
     if GATE.as_ref().is_none() {
+        let _making = MAKING_TABLES.lock();
         // SAFETY: By the safety requirements.
         let template = unsafe { &*plain };
         GATE.populate(Table(Gate {
@@ -873,9 +945,8 @@ unsafe fn gate_for(plain: *const c::file_operations) -> Option<&'static Gate> {
             mapped: iomap::file_operations(template, ModuleRef::this()),
         }));
     }
-    GATE.as_ref()
-        .map(|table| &table.0)
-        .filter(|gate| ptr::eq(gate.plain, plain))
+    let gate = GATE.as_ref().map(|table| &table.0)?;
+    (ptr::eq(gate.plain, plain) || ptr::eq(&gate.gate, plain)).then_some(gate)
 }
 
 /// Gives an open file other operations, and with them another module to keep.
@@ -925,21 +996,39 @@ unsafe extern "C" fn handle_event(
         {
             return 0;
         }
-        // Being created by open(2), the file has been opened already, and is FUSE's. A server that
-        // answers CREATE with a file that is mapped makes a mistake.
-        let opened = !(*file).private_data.is_null();
-        if opened && iomap::state(Inode::new(inode)) == State::Mapped {
-            return EIO.to_errno();
-        }
         // The file's table was loaded from the inode, maybe before another task changed it there.
-        if let Some(gate) = gate_for((*file).f_op) {
-            ptr::addr_of_mut!((*inode).__bindgen_anon_3.i_fop).write_volatile(&gate.gate);
-            if !opened {
-                replace_f_op(file, &gate.gate);
-            }
+        let Some(gate) = gate_for((*file).f_op) else {
+            return 0;
+        };
+        ptr::addr_of_mut!((*inode).__bindgen_anon_3.i_fop).write_volatile(&gate.gate);
+
+        if (*file).private_data.is_null() {
+            replace_f_op(file, &gate.gate);
+        } else if iomap::state(Inode::new(inode)) == State::Mapped {
+            // Opened by CREATE, and mapped since: by another opener, or because the server answered
+            // with a file that was there.
+            become_mapped(file, gate);
+        } else {
+            // Opened by CREATE: plain, and counted as open until it is closed.
+            replace_f_op(file, gate.plain);
         }
     }
     0
+}
+
+/// Makes a file that is being opened, and that FUSE has opened, an open mapped file.
+///
+/// # Safety
+///
+/// As [`replace_f_op`], and the inode is mapped.
+unsafe fn become_mapped(file: *mut c::file, gate: &'static Gate) {
+    // SAFETY: By the safety requirements.
+    unsafe {
+        replace_f_op(file, &gate.mapped);
+        (*file).f_mapping = ptr::addr_of_mut!((*(*file).f_inode).i_data);
+        (*file).f_wb_err = c::filemap_sample_wb_err((*file).f_mapping);
+        (*file).f_mode |= c::FMODE_CAN_ODIRECT | c::FMODE_NOWAIT;
+    }
 }
 
 /// `->open()` of the gate.
@@ -998,11 +1087,7 @@ unsafe fn try_open(inode: *mut c::inode, file: *mut c::file) -> Result {
         // OPEN, and no more: what FUSE then does concerns its page cache and its own I/O.
         let mount = (*(*inode).i_sb).s_fs_info.cast::<f::fuse_mount>();
         to_result(f::fuse_do_open(mount, wrapped.nodeid(), file, false))?;
-
-        replace_f_op(file, &gate.mapped);
-        (*file).f_mapping = ptr::addr_of_mut!((*inode).i_data);
-        (*file).f_wb_err = c::filemap_sample_wb_err((*file).f_mapping);
-        (*file).f_mode |= c::FMODE_CAN_ODIRECT | c::FMODE_NOWAIT;
+        become_mapped(file, gate);
     }
     Ok(())
 }
@@ -1075,7 +1160,7 @@ impl Inode {
     /// # Safety
     ///
     /// `inode` is FUSE's, and stays in use as long as the result.
-    unsafe fn new<'a>(inode: *mut c::inode) -> &'a Self {
+    pub(crate) unsafe fn new<'a>(inode: *mut c::inode) -> &'a Self {
         // SAFETY: By the safety requirements; the types have one layout.
         unsafe { &*inode.cast() }
     }
@@ -1115,7 +1200,7 @@ impl Inode {
     pub(crate) fn opens(&self) -> usize {
         // Whoever opened unnoticed counted itself first and then took the inode's table. The gate is
         // in that table: either it is counted here, or it goes through the gate.
-        core::sync::atomic::fence(core::sync::atomic::Ordering::SeqCst);
+        core::sync::atomic::fence(Ordering::SeqCst);
         // SAFETY: The inode is in use; each counter is read once.
         let (readers, writers) = unsafe {
             (
@@ -1127,18 +1212,40 @@ impl Inode {
         (readers.max(0) + writers.max(0)) as usize
     }
 
-    /// Empties the page cache, which nobody uses any more. The inode lock is held.
+    /// Writes back and drops what FUSE has cached. May sleep, and ask the server.
+    ///
+    /// # Errors
+    ///
+    /// [`EBUSY`] and others if it cannot be done.
     pub(crate) fn empty_page_cache(&self) -> Result {
         // SAFETY: The inode is FUSE's, regular and in use.
+        to_result(unsafe { c::invalidate_inode_pages2(ptr::addr_of_mut!((*self.as_raw()).i_data)) })
+    }
+
+    pub(crate) fn has_empty_page_cache(&self) -> bool {
+        // SAFETY: The inode is in use.
+        unsafe { ptr::addr_of!((*self.as_raw()).i_data.nrpages).read_volatile() == 0 }
+    }
+
+    /// Changes `i_flags`, some of which FUSE changes too, under a lock of its own.
+    pub(crate) fn change_flags(&self, change: impl FnOnce(u32) -> u32) {
+        // SAFETY: The inode is FUSE's and in use.
         unsafe {
-            to_result(c::invalidate_inode_pages2(ptr::addr_of_mut!(
-                (*self.as_raw()).i_data
-            )))?;
-            if (*self.as_raw()).i_data.nrpages != 0 {
-                return Err(EBUSY);
-            }
+            let lock = ptr::addr_of_mut!((*self.as_fuse()).lock);
+            c::spin_lock(lock);
+            (*self.as_raw()).i_flags = change((*self.as_raw()).i_flags);
+            c::spin_unlock(lock);
         }
-        Ok(())
+    }
+}
+
+/// `killsb` of a connection, held exclusively: FUSE takes no notification from the server.
+pub(crate) struct Silence(*mut c::rw_semaphore);
+
+impl Drop for Silence {
+    fn drop(&mut self) {
+        // SAFETY: `Connection::hold_off_notifications()` took it.
+        unsafe { c::up_write(self.0) }
     }
 }
 
@@ -1441,6 +1548,7 @@ impl Hooks {
         unsafe {
             OFFERS.init();
             MOUNTS.init();
+            MAKING_TABLES.init();
         }
         let (send, end) = find_tracepoints().inspect_err(|_| {
             pr_err!("this kernel's FUSE has no tracepoints: CONFIG_FUSE_FS and CONFIG_TRACEPOINTS are needed\n");
@@ -1449,8 +1557,10 @@ impl Hooks {
         // SAFETY: The table is static.
         let group = from_err_ptr(unsafe { c::fsnotify_alloc_group(&FSNOTIFY_OPS, 0) })?;
         let group = NonNull::new(group).ok_or(ENOMEM)?;
-        // SAFETY: The group is ours and has no marks yet. Permission events are what it is for.
-        unsafe { (*group.as_ptr()).priority = c::fsnotify_group_prio_FSNOTIFY_PRIO_CONTENT };
+        // The first of all groups: a listener gets its own file with its event, and that has to find
+        // the gate in the inode.
+        // SAFETY: The group is ours and has no marks yet.
+        unsafe { (*group.as_ptr()).priority = c::fsnotify_group_prio_FSNOTIFY_PRIO_PRE_CONTENT };
         GROUP.store(group.as_ptr() as usize, Relaxed);
 
         // The end first: an offer whose end is not seen would stay for ever.
@@ -1492,8 +1602,9 @@ impl Drop for Hooks {
             c::fsnotify_wait_marks_destroyed();
             c::fsnotify_put_group(self.group.as_ptr());
         }
-        // Somebody may have given up the last reference to the module in code of ours, and still be
-        // on the way out of it.
+        // Somebody may have given up the last reference to the module in code of ours, or reported
+        // a failure to a holder that is gone, and still be on the way out.
+        daxdev::drain();
         // SAFETY: May sleep, as here.
         unsafe { c::synchronize_rcu_tasks() };
     }

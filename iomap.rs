@@ -20,8 +20,8 @@
 //! # Locks
 //!
 //! In this order: `inode->i_rwsem` (writes exclusively, reads shared, publishing exclusively),
-//! `mmap_lock`, `i_data.invalidate_lock` (faults, shared), a DAX entry, `Devices::moving_in`. The last
-//! is the only one of ours in the fault path, and only the first touch of a piece of memory takes it.
+//! `mmap_lock`, `i_data.invalidate_lock` (faults, shared), a DAX entry, `Devices::tenancy`. The last is
+//! the only one of ours in the fault path, and only the first touch of a piece of memory takes it.
 //!
 //! # Who judges
 //!
@@ -44,6 +44,7 @@ use kernel::{
         Allocator,
         NumaNode, //
     },
+    container_of,
     error::to_result,
     ffi,
     page::PAGE_SIZE,
@@ -56,6 +57,10 @@ use kernel::{
         },
         Mutex,
         SetOnce, //
+    },
+    time::{
+        delay::fsleep,
+        Delta, //
     }, //
 };
 
@@ -66,20 +71,18 @@ use crate::{
         Parsed,
         Resolver, //
     },
-    daxdev::{
-        Device,
-        Tenancy,
-        Tenant, //
-    },
+    daxdev::Device,
     fmap_ops::Mount,
     fuse::{
         Connection,
-        Inode, //
+        Inode,
+        MAKING_TABLES, //
     },
     ratelimit::pr_warn_limited, //
 };
 
 const PAGE: u64 = PAGE_SIZE as u64;
+const PMD_SIZE: u64 = 2 << 20;
 
 /// What is known of a file.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -180,6 +183,7 @@ enum Refusal {
     FailedDevice,
     BeyondDevice,
     SharedMemory,
+    Moved,
 }
 
 impl Refusal {
@@ -193,6 +197,7 @@ impl Refusal {
             Self::FailedDevice => "the device has failed",
             Self::BeyondDevice => "beyond the end of the device",
             Self::SharedMemory => "memory that is mapped at another place of a file",
+            Self::Moved => "another place than the one that is mapped",
         }
     }
 }
@@ -272,29 +277,86 @@ impl Header {
         })
     }
 
-    /// Makes sure that a fault at `pos` maps memory that no other file has mapped.
+    /// Makes sure that a fault maps memory that this place of the file has, or may have.
     ///
-    /// If nobody has it yet, the result is a lock to be held until DAX has noted the new tenant.
+    /// `pages` are the pages that the fault may map, from `pos` on. DAX has an entry for the first of
+    /// them, and holds it locked: another fault does not change it meanwhile.
+    ///
+    /// If nobody has the memory yet, the result is a lock to be held until DAX has noted the tenant.
     #[inline]
     fn move_in(
         &self,
+        inode: *const c::inode,
         mapping: &Mapping<'_>,
         pos: u64,
-        wanted: Tenancy,
+        pages: u64,
     ) -> Result<Option<Guard<'_, (), MutexBackend>>, Refusal> {
         let addr = mapping.addr + (pos - mapping.offset);
+        // SAFETY: `inode` is in use, as we are called for it.
+        let entry = unsafe { DaxEntry::at(inode, pos / PAGE) };
 
-        match mapping.device.tenant(addr, Tenancy { pages: 1, ..wanted }) {
-            // One folio, or a page of a range that DAX will not map as a whole.
-            Tenant::Ours => return Ok(None),
-            Tenant::Nobody => (),
-            Tenant::Other => return Err(Refusal::SharedMemory),
+        if let Some(pfn) = entry.and_then(|entry| entry.pfn_of(pos / PAGE)) {
+            return match mapping.device.with_frames(addr, 1, |frames| frames.pfn) {
+                Some(claimed) if claimed == Some(pfn) => Ok(None),
+                Some(_) => Err(Refusal::Moved),
+                None => Err(Refusal::FailedDevice),
+            };
         }
-        let guard = self.mount().devices.moving_in(addr).lock();
-        match mapping.device.tenant(addr, wanted) {
-            Tenant::Other => Err(Refusal::SharedMemory),
-            _ => Ok(Some(guard)),
+        let guard = self.mount().devices.tenancy.lock();
+        let vacant = mapping.device.with_frames(addr, pages, |frames| {
+            // SAFETY: We are inside.
+            unsafe { frames.are_vacant() }
+        });
+        match vacant {
+            Some(true) => Ok(Some(guard)),
+            Some(false) => Err(Refusal::SharedMemory),
+            None => Err(Refusal::FailedDevice),
         }
+    }
+}
+
+/// What DAX has noted for a page of a file: the page frames that back it.
+///
+/// An entry is a value in the page cache. Its bits are DAX's own (fs/dax.c): from bit 4 on the page
+/// frame, and below it whether it is locked (0), 2 MiB (1), a hole (2) or not backed yet (3).
+#[derive(Clone, Copy)]
+struct DaxEntry(usize);
+
+impl DaxEntry {
+    const PMD: usize = 1 << 1;
+    const UNBACKED: usize = 1 << 2 | 1 << 3;
+    const PFN_SHIFT: u32 = 4;
+
+    /// The entry for page `index`, if there is one.
+    ///
+    /// # Safety
+    ///
+    /// `inode` is a mapped one, in use.
+    #[inline]
+    unsafe fn at(inode: *const c::inode, index: u64) -> Option<Self> {
+        // SAFETY: By the safety requirements. The tree may change meanwhile, under RCU.
+        let entry = unsafe {
+            let pages = ptr::addr_of!((*inode).i_data.i_pages).cast_mut();
+            c::xa_load(pages, index as ffi::c_ulong)
+        };
+        // What is not a value is no entry of DAX.
+        let value = entry as usize;
+        (value & 1 != 0).then_some(Self(value >> 1))
+    }
+
+    /// The page frame behind page `index` of the file, if it is backed.
+    #[inline]
+    fn pfn_of(self, index: u64) -> Option<u64> {
+        if self.0 & Self::UNBACKED != 0 {
+            return None;
+        }
+        let first = (self.0 >> Self::PFN_SHIFT) as u64;
+        let within = if self.0 & Self::PMD != 0 {
+            index % (PMD_SIZE / PAGE)
+        } else {
+            0
+        };
+        Some(first + within)
     }
 }
 
@@ -352,23 +414,27 @@ pub(crate) fn remember_plain(inode: &Inode) {
     i_private(inode).store(PLAIN, core::sync::atomic::Ordering::Release);
 }
 
-/// Makes a file a mapped one, if its page cache can be emptied.
+/// Makes a file a mapped one, if its page cache is empty, and returns what it is now: `Plain` means
+/// for this open, not for ever.
 ///
-/// The caller alone settles this file at the moment, and nobody else has it open. Returns what the
-/// file is now; `Plain` then means for this open, not for ever.
-pub(crate) fn publish(inode: &Inode, parsed: Parsed, conn: &Connection) -> State {
-    let Ok(file_i_op) = inode_operations(inode) else {
-        return State::Plain;
-    };
+/// The caller alone settles this file at the moment, and nobody else has it open.
+///
+/// # Errors
+///
+/// [`EBUSY`] if the server is in the middle of a notification for too long.
+pub(crate) fn publish(inode: &Inode, parsed: Parsed, conn: &Connection) -> Result<State> {
+    let file_i_op = inode_operations(inode)?;
+
+    inode.empty_page_cache()?;
+    // Nothing comes into the page cache then: pages that the server stores are a notification.
+    let _silence = conn.hold_off_notifications()?;
     let _locked = inode.lock();
 
-    if inode.empty_page_cache().is_err() {
-        return State::Plain;
+    if !inode.has_empty_page_cache() {
+        return Ok(State::Plain);
     }
     // SAFETY: The connection, which owns the pin, is freed after the last inode.
-    let Ok(resolver) = (unsafe { conn.mount().ops.resolver() }) else {
-        return State::Plain;
-    };
+    let resolver = unsafe { conn.mount().ops.resolver() }?;
     let raw = inode.as_raw();
     let meta_len = parsed.fmap.meta_len;
     // INVARIANT: `meta_len` is that of the allocation; the mount is the inode's.
@@ -386,14 +452,14 @@ pub(crate) fn publish(inode: &Inode, parsed: Parsed, conn: &Connection) -> State
         (*raw).i_data.a_ops = &AOPS.0;
         (*raw).i_mapping = conn.empty_page_cache();
         (*raw).i_op = file_i_op;
-        (*raw).i_flags |= c::S_DAX;
     }
+    inode.change_flags(|flags| flags | c::S_DAX);
     i_private(inode).store(
         header.as_ptr().cast(),
         core::sync::atomic::Ordering::Release,
     );
     conn.mount().files.add(1, Relaxed);
-    State::Mapped
+    Ok(State::Mapped)
 }
 
 /// Takes everything of ours off an inode that is being evicted, so that FUSE finds its own.
@@ -409,21 +475,100 @@ pub(crate) unsafe fn evict(inode: *mut c::inode) {
         return;
     }
     let header = private.cast::<Header>();
+    // SAFETY: `publish()` put it there, and by its type invariants the mount is still there.
+    let (mount, meta_len) = unsafe { ((*header).mount.as_ref(), (*header).meta_len) };
 
     // SAFETY: As above, and the inode is mapped: it has DAX entries in `i_data` and nowhere else.
     // Without S_DAX FUSE does not look for DAX state of its own.
     unsafe {
-        (*inode).i_mapping = ptr::addr_of_mut!((*inode).i_data);
-        c::dax_break_layout_final(inode);
+        vacate(inode, mount);
         c::truncate_inode_pages_final(ptr::addr_of_mut!((*inode).i_data));
+        (*inode).i_mapping = ptr::addr_of_mut!((*inode).i_data);
         (*inode).i_flags &= !c::S_DAX;
     }
-    // SAFETY: `publish()` put it there, and by its type invariants the mount is still there.
-    let (mount, meta_len) = unsafe { ((*header).mount.as_ref(), (*header).meta_len) };
     mount.files.add(-1, Relaxed);
     if let Some(header) = NonNull::new(header) {
         // INVARIANT: Nobody points to the allocation any more.
         drop(Fmap { header, meta_len });
+    }
+}
+
+/// Unmaps a mapped inode and gives up the memory it has, once nobody does I/O to it any more.
+///
+/// # Safety
+///
+/// The inode is mapped, of this mount, and in use or being evicted.
+unsafe fn vacate(inode: *mut c::inode, mount: &Mount) {
+    // SAFETY: By the safety requirements. `dax_layout_busy_page()` unmaps everything first; what is
+    // left then are short references for direct I/O.
+    unsafe {
+        let mapping = ptr::addr_of_mut!((*inode).i_data);
+
+        while !c::dax_layout_busy_page(mapping).is_null() {
+            fsleep(Delta::from_millis(1));
+        }
+        let _tenancy = mount.devices.tenancy.lock();
+        c::dax_delete_mapping_range(mapping, 0, c::loff_t::MAX);
+    }
+}
+
+/// Unmaps all files of a mount and gives up their memory. What they map again is judged again.
+///
+/// # Safety
+///
+/// `sb` is bound, and kept mounted by the caller.
+pub(crate) unsafe fn vacate_all(sb: *mut c::super_block) {
+    // SAFETY: By the safety requirements. An inode that is held stays in the list, so the next one
+    // can be found from it once the lock has been given up.
+    unsafe {
+        let list = ptr::addr_of_mut!((*sb).s_inodes);
+        let lock = ptr::addr_of_mut!((*sb).s_inode_list_lock);
+        let mut held: *mut c::inode = ptr::null_mut();
+
+        c::spin_lock(lock);
+        let mut entry = (*list).next;
+        while entry != list {
+            let inode = container_of!(entry, c::inode, i_sb_list);
+
+            if !c::igrab(inode).is_null() {
+                c::spin_unlock(lock);
+                if !held.is_null() {
+                    c::iput(held);
+                }
+                held = inode;
+                vacate_held(inode);
+                c::spin_lock(lock);
+            }
+            entry = (*entry).next;
+        }
+        c::spin_unlock(lock);
+        if !held.is_null() {
+            c::iput(held);
+        }
+    }
+}
+
+/// # Safety
+///
+/// The inode is of a bound mount, and held by the caller.
+unsafe fn vacate_held(inode: *mut c::inode) {
+    // SAFETY: By the safety requirements; a header that is seen stays until eviction. With the lock
+    // no fault is under way.
+    unsafe {
+        let private = ptr::addr_of!((*inode).i_private).read_volatile();
+
+        if u32::from((*inode).i_mode) & c::S_IFMT != c::S_IFREG
+            || private.is_null()
+            || private == PLAIN
+        {
+            return;
+        }
+        let mount = (*private.cast::<Header>()).mount.as_ref();
+        let invalidate_lock = ptr::addr_of_mut!((*inode).i_data.invalidate_lock);
+
+        c::down_write(invalidate_lock);
+        vacate(inode, mount);
+        c::up_write(invalidate_lock);
     }
 }
 
@@ -454,13 +599,8 @@ unsafe extern "C" fn iomap_begin(
 
     let resolved = header.resolve(pos, length, i_size).and_then(|mapping| {
         let moving_in = if flags & c::IOMAP_FAULT != 0 {
-            let wanted = Tenancy {
-                // SAFETY: As above; the address is all that is asked for.
-                mapping: unsafe { ptr::addr_of!((*inode).i_data) },
-                index: pos / PAGE,
-                pages: length.min(mapping.length - (pos - mapping.offset)) / PAGE,
-            };
-            header.move_in(&mapping, pos, wanted)?
+            let pages = length.min(mapping.length - (pos - mapping.offset)) / PAGE;
+            header.move_in(inode, &mapping, pos, pages)?
         } else {
             None
         };
@@ -487,7 +627,7 @@ unsafe extern "C" fn iomap_begin(
             0
         }
         // SAFETY: By the safety requirements.
-        Err(refusal) => unsafe { refused(inode, header, pos, flags, refusal) }.to_errno(),
+        Err(refusal) => unsafe { refused(inode, header, pos, length, flags, refusal) }.to_errno(),
     }
 }
 
@@ -523,20 +663,24 @@ unsafe fn refused(
     inode: *const c::inode,
     header: &Header,
     pos: u64,
+    length: u64,
     flags: ffi::c_uint,
     refusal: Refusal,
 ) -> Error {
     let mount = header.mount();
 
-    pr_warn_limited!(
-        mount.mappings,
-        "ops {}: inode {} at {:#x}: {}\n",
-        mount.ops.name(),
-        // SAFETY: By the safety requirements.
-        unsafe { (*inode).i_ino },
-        pos,
-        refusal.cause()
-    );
+    // A 2 MiB fault that is refused is tried again as one of 4 KiB.
+    if flags & c::IOMAP_FAULT == 0 || length <= PAGE {
+        pr_warn_limited!(
+            mount.mappings,
+            "ops {}: inode {} at {:#x}: {}\n",
+            mount.ops.name(),
+            // SAFETY: By the safety requirements.
+            unsafe { (*inode).i_ino },
+            pos,
+            refusal.cause()
+        );
+    }
     match refusal {
         // A fault knows no errno but these: ENOMEM would be retried for ever, EHWPOISON believed.
         Refusal::Program(errno) if flags & c::IOMAP_FAULT == 0 => errno,
@@ -561,15 +705,13 @@ unsafe fn fault(vmf: *mut c::vm_fault, order: ffi::c_uint) -> c::vm_fault_t {
         let mut pfn = 0;
 
         if (*vmf).flags & c::fault_flag_FAULT_FLAG_WRITE != 0
+            && (*vma).__bindgen_anon_2.vm_flags & c::VM_SHARED as ffi::c_ulong != 0
             && (*(*file).f_inode).i_flags & c::S_NOCMTIME == 0
         {
             c::file_update_time(file);
         }
         c::down_read(invalidate_lock);
-        let mut ret = c::dax_iomap_fault(vmf, order, &mut pfn, ptr::null_mut(), &IOMAP_OPS);
-        if ret & c::vm_fault_reason_VM_FAULT_NEEDDSYNC != 0 {
-            ret = c::dax_finish_sync_fault(vmf, order, pfn);
-        }
+        let ret = c::dax_iomap_fault(vmf, order, &mut pfn, ptr::null_mut(), &IOMAP_OPS);
         c::up_read(invalidate_lock);
         ret
     }
@@ -743,7 +885,8 @@ unsafe extern "C" fn write_iter(iocb: *mut c::kiocb, from: *mut c::iov_iter) -> 
 /// Takes privileges off and updates times before a write.
 ///
 /// FUSE asks its server for file capabilities before every write, unless the inode is known to have
-/// none. Once asked, it is known: whoever sets them through this mount clears S_NOSEC again.
+/// none. Once asked, it is known, until somebody sets them through this mount or the server's
+/// attributes change: both clear S_NOSEC again.
 ///
 /// # Safety
 ///
@@ -755,7 +898,7 @@ unsafe fn modified(iocb: *mut c::kiocb) -> ffi::c_int {
         let ret = c::kiocb_modified(iocb);
 
         if ret == 0 && u32::from((*inode).i_mode) & (c::S_ISUID | c::S_ISGID) == 0 {
-            (*inode).i_flags |= c::S_NOSEC;
+            Inode::new(inode).change_flags(|flags| flags | c::S_NOSEC);
         }
         ret
     }
@@ -773,7 +916,7 @@ unsafe impl<T> Send for Table<T> {}
 // SAFETY: As above.
 unsafe impl<T> Sync for Table<T> {}
 
-/// Operations of a page cache that nobody ever puts anything in.
+/// Operations of a page cache that nobody reads or writes.
 pub(crate) fn empty_aops() -> *const c::address_space_operations {
     static EMPTY: Table<c::address_space_operations> = Table(pin_init::zeroed());
 
@@ -786,7 +929,7 @@ static AOPS: Table<c::address_space_operations> = Table(c::address_space_operati
     ..pin_init::zeroed()
 });
 
-/// Flushes dirty DAX entries to the device, if it has a write cache.
+/// Flushes dirty DAX entries, if the device says that it has a write cache; fsdev_dax does not.
 ///
 /// Entries do not know their device, and flushing does not depend on it: any device of the file will
 /// do.
@@ -846,6 +989,7 @@ fn inode_operations(inode: &Inode) -> Result<*const c::inode_operations> {
     let plain = unsafe { &*(*inode.as_raw()).i_op };
     let plain_setattr = plain.setattr.ok_or(EIO)?;
 
+    let _making = MAKING_TABLES.lock();
     INODE_OPERATIONS.populate((
         Table(c::inode_operations {
             setattr: Some(setattr),
