@@ -327,6 +327,31 @@ TEST_F(errors, symlink)
 	unlink(link);
 }
 
+/* A path into the very mount, to the very file: no answer, and no waiting for one. */
+TEST_F(errors, path_into_itself)
+{
+	char path[128];
+
+	strcpy(path, fs_path(self->s, "file"));
+	self->s->devices[0] = path;
+	EXPECT_GT(0, fs_try(self->s, "file"));
+	expect_recovered();
+}
+
+/* What blocks when it is opened must not be opened. */
+TEST_F(errors, path_to_a_fifo)
+{
+	char fifo[] = "/tmp/fmap.XXXXXX";
+
+	close(mkstemp(fifo));
+	unlink(fifo);
+	ASSERT_EQ(0, mkfifo(fifo, 0600));
+	self->s->devices[0] = fifo;
+	EXPECT_GT(0, fs_try(self->s, "file"));
+	unlink(fifo);
+	expect_recovered();
+}
+
 /* A device has one mount: the second one is told, and gets it afterwards. */
 TEST_F(errors, busy)
 {

@@ -333,7 +333,7 @@ void fs_release(struct fuse_server *s, int opcode)
 
 static void serve(struct fuse_server *s)
 {
-	static char buf[BUFFER] __attribute__((aligned(8)));
+	static __thread char buf[BUFFER] __attribute__((aligned(8)));
 	const struct fuse_in_header *in = (void *)buf;
 	bool held;
 	ssize_t n;
