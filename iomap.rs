@@ -414,8 +414,8 @@ pub(crate) fn remember_plain(inode: &Inode) {
     i_private(inode).store(PLAIN, core::sync::atomic::Ordering::Release);
 }
 
-/// Makes a file a mapped one, if its page cache is empty, and returns what it is now: `Plain` means
-/// for this open, not for ever.
+/// Makes a file a mapped one, if its page cache can be emptied, and returns what it is now: `Plain`
+/// means for this open, not for ever.
 ///
 /// The caller alone settles this file at the moment, and nobody else has it open.
 ///
@@ -425,7 +425,9 @@ pub(crate) fn remember_plain(inode: &Inode) {
 pub(crate) fn publish(inode: &Inode, parsed: Parsed, conn: &Connection) -> Result<State> {
     let file_i_op = inode_operations(inode)?;
 
-    inode.empty_page_cache()?;
+    if inode.empty_page_cache().is_err() {
+        return Ok(State::Plain);
+    }
     // Nothing comes into the page cache then: pages that the server stores are a notification.
     let _silence = conn.hold_off_notifications()?;
     let _locked = inode.lock();
