@@ -712,8 +712,8 @@ impl Connection {
             mount <- Mount::new(ops),
             mounter,
         }));
-        // SAFETY: The caller leaves it where it is.
         match conn {
+            // SAFETY: The caller leaves it where it is.
             Ok(conn) => KBox::into_raw(unsafe { Pin::into_inner_unchecked(conn) }),
             Err(never) => match never {},
         }
