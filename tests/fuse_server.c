@@ -85,6 +85,9 @@ static void reply_init(struct fuse_server *s, const struct fuse_in_header *in,
 
 	memcpy((char *)&out + FUSE_DAX_FMAP_INIT_OUT_NAME, s->ops_name,
 	       sizeof(s->ops_name));
+	/* As any server whose INIT has something to do. */
+	if (s->sync_init && !s->eager)
+		usleep(2000);
 	fs_reply(s, in, 0, &out, s->init_len);
 }
 

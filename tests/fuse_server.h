@@ -72,6 +72,7 @@ struct fuse_server {
 	/* The script. Up to fs_mount(), or whenever the server is idle. */
 	bool		forked;
 	bool		sync_init;
+	bool		eager;		/* answers INIT before mount(2) can wait */
 	char		ops_name[FUSE_DAX_FMAP_OPS_NAME_LEN];
 	uint32_t	init_len;	/* of the INIT reply, 64 unless told */
 	uint32_t	init_minor;

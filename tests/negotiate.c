@@ -130,7 +130,10 @@ static int enter_userns(void)
 	EXPECT_EQ(self->refs, module_refs());				\
 } while (0)
 
-/* Failed: mount(2) says so if INIT is synchronous, the first use otherwise. */
+/*
+ * Failed: mount(2) says so if INIT is synchronous, the first use otherwise.
+ * (The former takes a server that is not "eager", see sync_race.)
+ */
 #define expect_failed(s) do {						\
 	struct stat st;							\
 	int err = fs_mount(s);						\
@@ -334,6 +337,39 @@ TEST_F(negotiate, bound_beside_plain)
 	EXPECT_EQ(0, plain->count[FUSE_GET_FMAP]);
 	EXPECT_EQ(0, fs_stop(plain));
 	EXPECT_EQ(self->refs + 1, module_refs());
+}
+
+/*
+ * A server that answers a synchronous INIT at once may be done before mount(2) has
+ * come to wait for it. Such a mount is bound, or dead; but a server must not go on
+ * to believe in maps on a plain mount.
+ */
+TEST(sync_race)
+{
+	struct scripted map = fmap_linear(0, 0, SIZE);
+	unsigned int dead = 0;
+	int err;
+
+	if (fmap_missing())
+		SKIP(return, "%s", fmap_missing());
+	for (int i = 0; i < 40; i++) {
+		struct fuse_server *s = fmap_server(SCRIPTED_OPS_NAME);
+
+		ASSERT_NE(NULL, s);
+		s->sync_init = true;
+		s->eager = true;
+		fs_add(s, "file", SIZE, &map, sizeof(map));
+		err = fs_mount(s) ?: fs_try(s, "file");
+		if (err) {
+			EXPECT_EQ(-ENOTCONN, err);
+			dead++;
+		} else {
+			EXPECT_EQ(1, s->count[FUSE_GET_FMAP]);
+		}
+		fs_stop(s);
+	}
+	/* Rare enough not to matter. */
+	EXPECT_GE(4, dead);
 }
 
 /*
