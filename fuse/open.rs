@@ -1,0 +1,282 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Opening a file of a bound mount: the mark that reports it, the gate, and the operations an open
+//! file ends up with.
+
+use core::{
+    mem::offset_of,
+    ptr, //
+};
+
+use kernel::{
+    error::to_result,
+    ffi,
+    prelude::*,
+    sync::{
+        atomic::{
+            Atomic,
+            Relaxed, //
+        },
+        global_lock,
+        SetOnce, //
+    }, //
+};
+
+use crate::{
+    bindings::{
+        fuse as f,
+        kernel as c, //
+    },
+    fmap_ops,
+    iomap::{
+        self,
+        State,
+        Table, //
+    }, //
+};
+
+use super::{
+    mounter::ModuleRef,
+    Connection,
+    Inode, //
+};
+
+/// The tables of open files, made from FUSE's when the first one is seen.
+struct Gate {
+    /// FUSE's own.
+    plain: *const c::file_operations,
+    /// FUSE's own, with `->open()` ours. What an inode has from its first open on.
+    gate: c::file_operations,
+    /// Those of an open mapped file.
+    mapped: c::file_operations,
+}
+
+static GATE: SetOnce<Table<Gate>> = SetOnce::new();
+
+global_lock! {
+    /// Held while a table is made from FUSE's.
+    // SAFETY: `Hooks::new()` initializes it before the probes are registered.
+    pub(crate) unsafe(uninit) static MAKING_TABLES: Mutex<()> = ();
+}
+
+/// The gate, if `plain` are the operations it was made from, or it has not been made yet.
+///
+/// # Safety
+///
+/// `plain` are the operations of an inode of a bound mount.
+unsafe fn gate_for(plain: *const c::file_operations) -> Option<&'static Gate> {
+    if GATE.as_ref().is_none() {
+        let _making = MAKING_TABLES.lock();
+        // SAFETY: By the safety requirements.
+        let template = unsafe { &*plain };
+        GATE.populate(Table(Gate {
+            plain,
+            gate: c::file_operations {
+                owner: ModuleRef::this(),
+                open: Some(open),
+                ..*template
+            },
+            mapped: iomap::file_operations(template, ModuleRef::this()),
+        }));
+    }
+    let gate = GATE.as_ref().map(|table| &table.0)?;
+    (ptr::eq(gate.plain, plain) || ptr::eq(&gate.gate, plain)).then_some(gate)
+}
+
+/// Gives an open file other operations, and with them another module to keep.
+///
+/// # Safety
+///
+/// `file` is being opened by the current task; the module of `new` is loaded and stays so.
+unsafe fn replace_f_op(file: *mut c::file, new: *const c::file_operations) {
+    // SAFETY: By the safety requirements; the file owns a reference to the module of its old table.
+    unsafe {
+        let old = (*file).f_op;
+        c::__module_get((*new).owner);
+        (*file).f_op = new;
+        c::module_put((*old).owner);
+    }
+}
+
+/// FS_OPEN_PERM on a bound superblock: the file has its `f_op` but has not been opened.
+///
+/// # Safety
+///
+/// Called by fsnotify.
+unsafe extern "C" fn handle_event(
+    _group: *mut c::fsnotify_group,
+    mask: u32,
+    data: *const ffi::c_void,
+    data_type: ffi::c_int,
+    _dir: *mut c::inode,
+    _file_name: *const c::qstr,
+    _cookie: u32,
+    _iter_info: *mut c::fsnotify_iter_info,
+) -> ffi::c_int {
+    if mask & c::FS_OPEN_PERM == 0
+        || data_type != c::fsnotify_data_type_FSNOTIFY_EVENT_PATH as ffi::c_int
+    {
+        return 0;
+    }
+    const F_PATH: usize = offset_of!(c::file, __bindgen_anon_1);
+
+    // SAFETY: FS_OPEN_PERM is reported with `&file->f_path`, by the task that opens.
+    unsafe {
+        let file = data.byte_sub(F_PATH).cast::<c::file>().cast_mut();
+        let inode = (*file).f_inode;
+
+        if u32::from((*inode).i_mode) & c::S_IFMT != c::S_IFREG
+            || Connection::of((*inode).i_sb).is_none()
+        {
+            return 0;
+        }
+        // The file's table was loaded from the inode, maybe before another task changed it there.
+        let Some(gate) = gate_for((*file).f_op) else {
+            return 0;
+        };
+        ptr::addr_of_mut!((*inode).__bindgen_anon_3.i_fop).write_volatile(&gate.gate);
+
+        if (*file).private_data.is_null() {
+            replace_f_op(file, &gate.gate);
+        } else if iomap::state(Inode::new(inode)) == State::Mapped {
+            // Opened by CREATE, and mapped since: by another opener, or because the server answered
+            // with a file that was there.
+            become_mapped(file, gate);
+        } else {
+            // Opened by CREATE: plain, and counted as open until it is closed.
+            replace_f_op(file, gate.plain);
+        }
+    }
+    0
+}
+
+/// Makes a file that is being opened, and that FUSE has opened, an open mapped file.
+///
+/// # Safety
+///
+/// As [`replace_f_op`], and the inode is mapped.
+unsafe fn become_mapped(file: *mut c::file, gate: &'static Gate) {
+    // SAFETY: By the safety requirements.
+    unsafe {
+        replace_f_op(file, &gate.mapped);
+        (*file).f_mapping = ptr::addr_of_mut!((*(*file).f_inode).i_data);
+        (*file).f_wb_err = c::filemap_sample_wb_err((*file).f_mapping);
+        (*file).f_mode |= c::FMODE_CAN_ODIRECT | c::FMODE_NOWAIT;
+    }
+}
+
+/// `->open()` of the gate.
+///
+/// # Safety
+///
+/// Called by the VFS, for a file that has the gate's table.
+unsafe extern "C" fn open(inode: *mut c::inode, file: *mut c::file) -> ffi::c_int {
+    // SAFETY: Called by the VFS, for a file that got the gate's table.
+    match unsafe { try_open(inode, file) } {
+        Ok(()) => 0,
+        Err(errno) => errno.to_errno(),
+    }
+}
+
+/// # Safety
+///
+/// As `->open()`, for a file that has the gate's table.
+unsafe fn try_open(inode: *mut c::inode, file: *mut c::file) -> Result {
+    let gate = &GATE.as_ref().ok_or(EIO)?.0;
+    // SAFETY: Only files of bound superblocks get here, and an open file keeps its mount.
+    let conn = unsafe { Connection::of((*inode).i_sb) }.ok_or(EIO)?;
+    // SAFETY: The inode is in use by the open.
+    let wrapped = unsafe { Inode::new(inode) };
+
+    // SAFETY: As above.
+    if unsafe { is_bad(inode) } {
+        return Err(EIO);
+    }
+    // A file that is open for neither reading nor writing cannot be used for either, and does not
+    // count as open.
+    // SAFETY: The file is being opened by this task.
+    let useful = unsafe { (*file).f_mode } & (c::FMODE_READ | c::FMODE_WRITE) != 0;
+    let state = if useful {
+        fmap_ops::settle(conn, wrapped)?
+    } else {
+        iomap::state(wrapped)
+    };
+    if state != State::Mapped {
+        // SAFETY: The file is being opened, and FUSE's module has it open.
+        unsafe { replace_f_op(file, gate.plain) };
+        // SAFETY: The table is FUSE's own.
+        return match unsafe { (*gate.plain).open } {
+            // SAFETY: As above, with the VFS's arguments.
+            Some(plain_open) => to_result(unsafe { plain_open(inode, file) }),
+            None => Ok(()),
+        };
+    }
+
+    // SAFETY: The file is being opened by this task alone.
+    unsafe {
+        if (*file).f_flags & c::O_TRUNC != 0 {
+            return Err(EOPNOTSUPP);
+        }
+        to_result(c::generic_file_open(inode, file))?;
+        // OPEN, and no more: what FUSE then does concerns its page cache and its own I/O.
+        let mount = (*(*inode).i_sb).s_fs_info.cast::<f::fuse_mount>();
+        to_result(f::fuse_do_open(mount, wrapped.nodeid(), file, false))?;
+        become_mapped(file, gate);
+    }
+    Ok(())
+}
+
+/// # Safety
+///
+/// `inode` is FUSE's and in use.
+unsafe fn is_bad(inode: *const c::inode) -> bool {
+    // SAFETY: By the safety requirements; other bits change meanwhile, this one is only set.
+    let state = unsafe { ptr::addr_of!((*inode.cast::<f::fuse_inode>()).state).read_volatile() };
+
+    state & (1 << f::FUSE_I_BAD) != 0
+}
+
+/// The group of all marks. It only ever sees opens.
+pub(super) static FSNOTIFY_OPS: c::fsnotify_ops = c::fsnotify_ops {
+    handle_event: Some(handle_event),
+    free_mark: Some(free_mark),
+    ..pin_init::zeroed()
+};
+
+pub(super) static GROUP: Atomic<usize> = Atomic::new(0);
+
+/// # Safety
+///
+/// Called by fsnotify, when nobody has the mark any more.
+unsafe extern "C" fn free_mark(mark: *mut c::fsnotify_mark) {
+    // SAFETY: `add_mark()` allocated it.
+    drop(unsafe { KBox::from_raw(mark) });
+}
+
+/// Has opens on a superblock reported, until it is shut down. May sleep.
+///
+/// # Safety
+///
+/// `sb` is mounted and bound.
+pub(super) unsafe fn add_mark(sb: *mut c::super_block) -> Result {
+    let group = GROUP.load(Relaxed) as *mut c::fsnotify_group;
+    let mark = KBox::into_raw(KBox::new(
+        pin_init::zeroed::<c::fsnotify_mark>(),
+        GFP_KERNEL,
+    )?);
+
+    // SAFETY: The group lives as long as any mount is bound, for that keeps the module. The mark is
+    // ours until it is added, and then fsnotify's; `fsnotify_put_mark()` gives up our reference.
+    unsafe {
+        c::fsnotify_init_mark(mark, group);
+        (*mark).mask = c::FS_OPEN_PERM;
+        let ret = c::fsnotify_add_mark(
+            mark,
+            sb.cast(),
+            c::fsnotify_obj_type_FSNOTIFY_OBJ_TYPE_SB as ffi::c_uint,
+            0,
+        );
+        c::fsnotify_put_mark(mark);
+        to_result(ret)
+    }
+}

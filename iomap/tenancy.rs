@@ -1,0 +1,199 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Who has which memory: a page of a device belongs to one place of one file at a time.
+//!
+//! A file becomes the tenant of memory at the first fault that maps it, and gives it up when it is
+//! evicted or the device goes away. DAX notes the tenant in its entry and in the folio.
+
+use core::ptr;
+
+use kernel::{
+    container_of,
+    ffi,
+    prelude::*,
+    sync::lock::{
+        mutex::MutexBackend,
+        Guard, //
+    },
+    time::{
+        delay::fsleep,
+        Delta, //
+    }, //
+};
+
+use crate::{
+    bindings::kernel as c,
+    fmap_ops::Mount, //
+};
+
+use super::{
+    Header,
+    Mapping,
+    Refusal,
+    PAGE,
+    PLAIN,
+    PMD_SIZE, //
+};
+
+impl Header {
+    /// Makes sure that a fault maps memory that this place of the file has, or may have.
+    ///
+    /// `pages` are the pages that the fault may map, from `pos` on. DAX has an entry for the first of
+    /// them, and holds it locked: another fault does not change it meanwhile.
+    ///
+    /// If nobody has the memory yet, the result is a lock to be held until DAX has noted the tenant.
+    #[inline]
+    pub(super) fn move_in(
+        &self,
+        inode: *const c::inode,
+        mapping: &Mapping<'_>,
+        pos: u64,
+        pages: u64,
+    ) -> Result<Option<Guard<'_, (), MutexBackend>>, Refusal> {
+        let addr = mapping.addr + (pos - mapping.offset);
+        // SAFETY: `inode` is in use, as we are called for it.
+        let entry = unsafe { DaxEntry::at(inode, pos / PAGE) };
+
+        if let Some(pfn) = entry.and_then(|entry| entry.pfn_of(pos / PAGE)) {
+            return match mapping.device.with_frames(addr, 1, |frames| frames.pfn) {
+                Some(claimed) if claimed == Some(pfn) => Ok(None),
+                Some(_) => Err(Refusal::Moved),
+                None => Err(Refusal::FailedDevice),
+            };
+        }
+        let guard = self.mount().devices.tenancy.lock();
+        let vacant = mapping.device.with_frames(addr, pages, |frames| {
+            // SAFETY: We are inside.
+            unsafe { frames.are_vacant() }
+        });
+        match vacant {
+            Some(true) => Ok(Some(guard)),
+            Some(false) => Err(Refusal::SharedMemory),
+            None => Err(Refusal::FailedDevice),
+        }
+    }
+}
+
+/// What DAX has noted for a page of a file: the page frames that back it.
+///
+/// An entry is a value in the page cache. Its bits are DAX's own (fs/dax.c): from bit 4 on the page
+/// frame, and below it whether it is locked (0), 2 MiB (1), a hole (2) or not backed yet (3).
+#[derive(Clone, Copy)]
+struct DaxEntry(usize);
+
+impl DaxEntry {
+    const PMD: usize = 1 << 1;
+    const UNBACKED: usize = 1 << 2 | 1 << 3;
+    const PFN_SHIFT: u32 = 4;
+
+    /// The entry for page `index`, if there is one.
+    ///
+    /// # Safety
+    ///
+    /// `inode` is a mapped one, in use.
+    #[inline]
+    unsafe fn at(inode: *const c::inode, index: u64) -> Option<Self> {
+        // SAFETY: By the safety requirements. The tree may change meanwhile, under RCU.
+        let entry = unsafe {
+            let pages = ptr::addr_of!((*inode).i_data.i_pages).cast_mut();
+            c::xa_load(pages, index as ffi::c_ulong)
+        };
+        // What is not a value is no entry of DAX.
+        let value = entry as usize;
+        (value & 1 != 0).then_some(Self(value >> 1))
+    }
+
+    /// The page frame behind page `index` of the file, if it is backed.
+    #[inline]
+    fn pfn_of(self, index: u64) -> Option<u64> {
+        if self.0 & Self::UNBACKED != 0 {
+            return None;
+        }
+        let first = (self.0 >> Self::PFN_SHIFT) as u64;
+        let within = if self.0 & Self::PMD != 0 {
+            index % (PMD_SIZE / PAGE)
+        } else {
+            0
+        };
+        Some(first + within)
+    }
+}
+
+/// Unmaps a mapped inode and gives up the memory it has, once nobody does I/O to it any more.
+///
+/// # Safety
+///
+/// The inode is mapped, of this mount, and in use or being evicted.
+pub(super) unsafe fn vacate(inode: *mut c::inode, mount: &Mount) {
+    // SAFETY: By the safety requirements. `dax_layout_busy_page()` unmaps everything first; what is
+    // left then are short references for direct I/O.
+    unsafe {
+        let mapping = ptr::addr_of_mut!((*inode).i_data);
+
+        while !c::dax_layout_busy_page(mapping).is_null() {
+            fsleep(Delta::from_millis(1));
+        }
+        let _tenancy = mount.devices.tenancy.lock();
+        c::dax_delete_mapping_range(mapping, 0, c::loff_t::MAX);
+    }
+}
+
+/// Unmaps all files of a mount and gives up their memory. What they map again is judged again.
+///
+/// # Safety
+///
+/// `sb` is bound, and kept mounted by the caller.
+pub(crate) unsafe fn vacate_all(sb: *mut c::super_block) {
+    // SAFETY: By the safety requirements. An inode that is held stays in the list, so the next one
+    // can be found from it once the lock has been given up.
+    unsafe {
+        let list = ptr::addr_of_mut!((*sb).s_inodes);
+        let lock = ptr::addr_of_mut!((*sb).s_inode_list_lock);
+        let mut held: *mut c::inode = ptr::null_mut();
+
+        c::spin_lock(lock);
+        let mut entry = (*list).next;
+        while entry != list {
+            let inode = container_of!(entry, c::inode, i_sb_list);
+
+            if !c::igrab(inode).is_null() {
+                c::spin_unlock(lock);
+                if !held.is_null() {
+                    c::iput(held);
+                }
+                held = inode;
+                vacate_held(inode);
+                c::spin_lock(lock);
+            }
+            entry = (*entry).next;
+        }
+        c::spin_unlock(lock);
+        if !held.is_null() {
+            c::iput(held);
+        }
+    }
+}
+
+/// # Safety
+///
+/// The inode is of a bound mount, and held by the caller.
+unsafe fn vacate_held(inode: *mut c::inode) {
+    // SAFETY: By the safety requirements; a header that is seen stays until eviction. With the lock
+    // no fault is under way.
+    unsafe {
+        let private = ptr::addr_of!((*inode).i_private).read_volatile();
+
+        if u32::from((*inode).i_mode) & c::S_IFMT != c::S_IFREG
+            || private.is_null()
+            || private == PLAIN
+        {
+            return;
+        }
+        let mount = (*private.cast::<Header>()).mount.as_ref();
+        let invalidate_lock = ptr::addr_of_mut!((*inode).i_data.invalidate_lock);
+
+        c::down_write(invalidate_lock);
+        vacate(inode, mount);
+        c::up_write(invalidate_lock);
+    }
+}
