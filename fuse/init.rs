@@ -65,6 +65,8 @@ pub(super) struct Offer {
     /// The request, as what it is recognized by.
     req: *const f::fuse_req,
     mount: *mut f::fuse_mount,
+    /// Where FUSE puts the server's answer, among the arguments of the request.
+    answer: *mut f::fuse_init_out,
     mounter: Pin<KBox<Mounter>>,
     next: Option<KBox<Offer>>,
 }
@@ -98,12 +100,12 @@ unsafe fn offer(req: *const f::fuse_req) -> Option<()> {
 
     // SAFETY: The arguments of a request that is being sent are valid. FUSE keeps those of INIT in a
     // `struct fuse_init_args`. The server does not see the request yet, so it may still be written.
-    let mount = unsafe {
+    let (mount, answer) = unsafe {
         let init = container_of!((*req).args, f::fuse_init_args, args);
         (*init).in_.unused[c::FUSE_DAX_FMAP_INIT_IN_MAGIC as usize] = c::FUSE_DAX_FMAP_MAGIC;
         (*init).in_.unused[c::FUSE_DAX_FMAP_INIT_IN_VERSION as usize] =
             c::FUSE_DAX_FMAP_ABI_VERSION;
-        (*init).fm
+        ((*init).fm, ptr::addr_of_mut!((*init).out))
     };
     let mut offers = OFFERS.lock();
     let next = offers.take();
@@ -112,6 +114,7 @@ unsafe fn offer(req: *const f::fuse_req) -> Option<()> {
         Offer {
             req,
             mount,
+            answer,
             mounter,
             next,
         },
@@ -151,17 +154,22 @@ pub(super) unsafe extern "C" fn request_end(_data: *mut ffi::c_void, req: *const
     let Some(offer) = take_offer(req) else {
         return;
     };
-    let Offer { mount, mounter, .. } = KBox::into_inner(offer);
+    let Offer {
+        mount,
+        answer,
+        mounter,
+        ..
+    } = KBox::into_inner(offer);
 
     let outcome = if errno != 0 {
         Outcome::Plain(mounter)
     } else if flags & (1 << f::fuse_req_flag_FR_ASYNC) != 0 {
         // SAFETY: The arguments of an asynchronous INIT are freed by `end`, which runs after this;
         // the mount stays until the request has been put.
-        unsafe { conclude(&*(*(*req).args).out_args[0].value.cast(), mount, mounter) }
+        unsafe { conclude(&*answer, mount, mounter) }
     } else {
         // SAFETY: A synchronous INIT that was answered.
-        unsafe { end_synchronous(req, mount, mounter) }
+        unsafe { end_synchronous(req, answer, mount, mounter) }
     };
     match outcome {
         Outcome::Bound => (),
@@ -183,14 +191,17 @@ pub(super) unsafe extern "C" fn request_end(_data: *mut ffi::c_void, req: *const
 /// it needs the queue's lock to leave. Normally it is.
 ///
 /// If it is not (it was preempted before it came to wait, or a signal took it off), the answer is
-/// copied, and the copy counts if FUSE had not finished with the answer by then. All that is done
-/// then is to cut off a server that wants maps.
+/// copied, and the copy counts if FUSE had not finished with the answer by then: it says so, in
+/// `conn_init`, before it frees the answer. Otherwise nobody knows what the server wanted, and it is
+/// cut off.
 ///
 /// # Safety
 ///
-/// `req` is a synchronous INIT that was answered and is ending; `mount` is what it is for.
+/// `req` is a synchronous INIT that was answered, at `answer`, and is ending; `mount` is what it is
+/// for.
 unsafe fn end_synchronous(
     req: *const f::fuse_req,
+    answer: *mut f::fuse_init_out,
     mount: *mut f::fuse_mount,
     mounter: Pin<KBox<Mounter>>,
 ) -> Outcome {
@@ -204,11 +215,10 @@ unsafe fn end_synchronous(
 
         c::spin_lock(lock);
         if !ptr::eq((*waitq).head.next, ptr::addr_of!((*waitq).head)) {
-            let answer = &mut *(*(*req).args).out_args[0].value.cast::<f::fuse_init_out>();
-            let outcome = match conclude(answer, mount, mounter) {
+            let outcome = match conclude(&*answer, mount, mounter) {
                 Outcome::Refused(mounter) => {
                     // With another major number mount(2) fails.
-                    answer.major = 0;
+                    (*answer).major = 0;
                     Outcome::Plain(mounter)
                 }
                 outcome => outcome,
@@ -218,15 +228,21 @@ unsafe fn end_synchronous(
         }
         c::spin_unlock(lock);
 
-        let answer: *const ffi::c_void = (*(*req).args).out_args[0].value;
         let size = size_of::<f::fuse_init_out>();
-        let copied = c::copy_from_kernel_nofault((&raw mut copy).cast(), answer, size) == 0;
+        let copied = c::copy_from_kernel_nofault((&raw mut copy).cast(), answer.cast(), size) == 0;
         fence(Ordering::SeqCst);
         let fc = (*mount).fc;
         let unread = (*fc).conn_init() == 0 && (*fc).conn_error() == 0;
 
-        if copied && unread && name_in(&copy)[0] == 0 {
-            return Outcome::Plain(mounter);
+        if copied && unread {
+            let outcome = conclude(&copy, mount, mounter);
+
+            // Files may be there already that no inode will be allocated for. It is possible to
+            // sleep here; and if this fails, the next inode tries again.
+            if let (Outcome::Bound, Some(conn)) = (&outcome, Connection::of((*mount).sb)) {
+                let _ = conn.mark();
+            }
+            return outcome;
         }
     }
     pr_err!("a FUSE server answered INIT before the mount waited for it; mount again\n");
