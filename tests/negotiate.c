@@ -368,8 +368,8 @@ TEST(sync_race)
 		}
 		fs_stop(s);
 	}
-	/* Rare enough not to matter. */
-	EXPECT_GE(4, dead);
+	/* None was seen in 320 mounts; the module cannot rule it out. */
+	EXPECT_GE(1, dead);
 }
 
 /*
