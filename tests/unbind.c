@@ -1,0 +1,401 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * A device goes away while a mount holds it.
+ *
+ * Its driver lets it go as soon as the kernel has told the holder, and frees the
+ * memory map. So by the time the unbinding returns, nothing of the device may be
+ * mapped anywhere: who touches it gets SIGBUS, read and write get EIO. What is on
+ * other devices works as before. The mount can be unmounted at any time, and a
+ * new one can have the device once it is back.
+ *
+ * A test that finds a mistake here may well be the last one that this kernel
+ * runs. All of them bind the device again.
+ */
+#define _GNU_SOURCE
+#include <errno.h>
+#include <fcntl.h>
+#include <limits.h>
+#include <signal.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/mount.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "kselftest_harness.h"
+#include "fmap_test.h"
+
+#define SIZE	(4 * MIB)
+#define DRIVER	"/sys/bus/dax/drivers/fsdev_dax"
+#define MOUNTS	"/sys/kernel/debug/" MODULE_NAME "/mounts"
+
+/* How @pid ended: its status, or -1 if it does not. */
+static int ended(pid_t pid)
+{
+	int status;
+
+	for (int ms = 0; ms < FS_PATIENCE; ms++) {
+		if (waitpid(pid, &status, WNOHANG) == pid)
+			return status;
+		usleep(1000);
+	}
+	return -1;
+}
+
+/* In a task of its own, which can be given up if it does not come back. */
+static pid_t unbind_begin(const struct daxdev *d)
+{
+	pid_t pid = fork();
+
+	if (!pid)
+		_exit(-write_file(DRIVER "/unbind", d->name));
+	return pid;
+}
+
+static int unbind(const struct daxdev *d)
+{
+	return ended(unbind_begin(d));
+}
+
+static bool is_bound(const struct daxdev *d)
+{
+	char path[PATH_MAX];
+
+	snprintf(path, sizeof(path), DRIVER "/%s", d->name);
+	return !access(path, F_OK) && !access(d->path, F_OK);
+}
+
+/* 0 if the device is bound, or -errno. */
+static int rebind(const struct daxdev *d)
+{
+	int err = is_bound(d) ? 0 : write_file(DRIVER "/bind", d->name);
+
+	for (int ms = 0; ms < FS_PATIENCE && !err && !is_bound(d); ms++)
+		usleep(1000);
+	return err ?: is_bound(d) ? 0 : -ENODEV;
+}
+
+/* A new server: "gone" and "late" are on device 0, "stays" is on device 1. */
+static struct fuse_server *new_mount(const struct scripted map[3])
+{
+	struct fuse_server *s = fmap_server(SCRIPTED_OPS_NAME);
+
+	if (!s)
+		return NULL;
+	fs_add(s, "gone", SIZE, &map[0], sizeof(map[0]));
+	fs_add(s, "stays", SIZE, &map[1], sizeof(map[1]));
+	fs_add(s, "late", SIZE, &map[2], sizeof(map[2]));
+	if (fs_mount(s)) {
+		fs_stop(s);
+		return NULL;
+	}
+	return s;
+}
+
+FIXTURE(unbind) {
+	struct fuse_server *s, *next;
+	struct scripted map[3];
+	unsigned char *gone, *stays;
+	int gone_fd, stays_fd;
+	long refs;
+};
+
+FIXTURE_VARIANT(unbind) {
+	uint64_t addr;
+};
+
+FIXTURE_VARIANT_ADD(unbind, huge_pages) {
+	.addr = 0,
+};
+
+FIXTURE_VARIANT_ADD(unbind, small_pages) {
+	.addr = PAGE,
+};
+
+FIXTURE_SETUP(unbind)
+{
+	if (fmap_missing())
+		SKIP(return, "%s", fmap_missing());
+	self->refs = module_refs();
+	for (int i = 0; i < 2; i++) {
+		ASSERT_EQ(0, rebind(&daxdev[i]));
+		self->map[i] = fmap_linear(i, variant->addr, SIZE);
+	}
+	self->map[2] = fmap_linear(0, variant->addr + SIZE, SIZE);
+	self->s = new_mount(self->map);
+	ASSERT_NE(NULL, self->s);
+	self->gone_fd = fs_open(self->s, "gone", O_RDWR);
+	self->stays_fd = fs_open(self->s, "stays", O_RDWR);
+	ASSERT_LE(0, self->gone_fd);
+	ASSERT_LE(0, self->stays_fd);
+	self->gone = mmap(NULL, SIZE, PROT_READ | PROT_WRITE, MAP_SHARED,
+			  self->gone_fd, 0);
+	self->stays = mmap(NULL, SIZE, PROT_READ | PROT_WRITE, MAP_SHARED,
+			   self->stays_fd, 0);
+	ASSERT_NE(MAP_FAILED, self->gone);
+	ASSERT_NE(MAP_FAILED, self->stays);
+	for (size_t at = 0; at < SIZE; at += 256 * KIB) {
+		ASSERT_EQ(0, touch(self->gone + at, 1));
+		ASSERT_EQ(0, touch(self->stays + at, 2));
+	}
+}
+
+/* In the parent: the devices have to come back even if the test died. */
+FIXTURE_TEARDOWN_PARENT(unbind)
+{
+	if (fmap_missing())
+		return;
+	EXPECT_EQ(0, rebind(&daxdev[0]));
+	EXPECT_EQ(0, rebind(&daxdev[1]));
+}
+
+#define expect_gone() do {						\
+	char _buf[64];							\
+	EXPECT_EQ(SIGBUS, touch(self->gone, -1));			\
+	EXPECT_EQ(SIGBUS, touch(self->gone + PAGE, 3));			\
+	EXPECT_EQ(SIGBUS, touch(self->gone + HUGE, -1));		\
+	EXPECT_EQ(SIGBUS, touch(self->gone + SIZE - 1, 3));		\
+	EXPECT_EQ(-1, pread(self->gone_fd, _buf, sizeof(_buf), 0));	\
+	EXPECT_EQ(EIO, errno);						\
+	EXPECT_EQ(-1, pwrite(self->gone_fd, _buf, sizeof(_buf), HUGE));	\
+	EXPECT_EQ(EIO, errno);						\
+} while (0)
+
+#define expect_stays() do {						\
+	char _c;							\
+	for (size_t at = 0; at < SIZE; at += 256 * KIB)			\
+		EXPECT_EQ(2, self->stays[at]);				\
+	EXPECT_EQ(0, touch(self->stays + 5 * PAGE, 4));			\
+	EXPECT_EQ(1, pread(self->stays_fd, &_c, 1, 5 * PAGE));		\
+	EXPECT_EQ(4, _c);						\
+	EXPECT_EQ(1, pwrite(self->stays_fd, "\5", 1, 5 * PAGE));	\
+	EXPECT_EQ(5, self->stays[5 * PAGE]);				\
+} while (0)
+
+#define let_go() do {							\
+	munmap(self->gone, SIZE);					\
+	munmap(self->stays, SIZE);					\
+	close(self->gone_fd);						\
+	close(self->stays_fd);						\
+} while (0)
+
+#define finish() do {							\
+	EXPECT_EQ(0, fs_stop(self->next));				\
+	EXPECT_EQ(0, fs_stop(self->s));					\
+	EXPECT_TRUE(module_refs_wait(self->refs));			\
+} while (0)
+
+/* A mount that has the device all to itself. */
+#define expect_usable() do {						\
+	unsigned char *p;						\
+	ASSERT_EQ(0, rebind(&daxdev[0]));				\
+	self->next = new_mount(self->map);				\
+	ASSERT_NE(NULL, self->next);					\
+	p = fs_map(self->next, "gone", SIZE, PROT_READ | PROT_WRITE);	\
+	ASSERT_NE(MAP_FAILED, p) TH_LOG("%s", strerror(errno));		\
+	EXPECT_EQ(0, touch(p, 6));					\
+	EXPECT_EQ(0, touch(p + HUGE + PAGE, 7));			\
+	EXPECT_EQ(6, p[0]);						\
+	munmap(p, SIZE);						\
+} while (0)
+
+TEST_F(unbind, while_mapped)
+{
+	char mounts[4096], failed[32];
+
+	ASSERT_EQ(0, unbind(&daxdev[0]));
+	expect_gone();
+	expect_stays();
+	/* Neither a new mapping nor a new file gets at it. */
+	EXPECT_EQ(-EIO, fs_try(self->s, "late"));
+	munmap(self->gone, SIZE);
+	self->gone = mmap(NULL, SIZE, PROT_READ | PROT_WRITE, MAP_SHARED,
+			  self->gone_fd, 0);
+	ASSERT_NE(MAP_FAILED, self->gone);
+	expect_gone();
+	fsync(self->gone_fd);
+	EXPECT_EQ(0, fsync(self->stays_fd));
+	/* The list of mounts says so. */
+	if (!read_file(MOUNTS, mounts, sizeof(mounts))) {
+		snprintf(failed, sizeof(failed), "0:%s!", daxdev[0].name);
+		EXPECT_NE(NULL, strstr(mounts, failed)) TH_LOG("%s", mounts);
+	}
+	let_go();
+	EXPECT_EQ(0, fs_umount(self->s));
+	expect_usable();
+	finish();
+}
+
+/* Where files, but no page is in use. */
+TEST_F(unbind, while_open)
+{
+	munmap(self->gone, SIZE);
+	ASSERT_EQ(0, unbind(&daxdev[0]));
+	self->gone = mmap(NULL, SIZE, PROT_READ | PROT_WRITE, MAP_SHARED,
+			  self->gone_fd, 0);
+	ASSERT_NE(MAP_FAILED, self->gone);
+	expect_gone();
+	expect_stays();
+	let_go();
+	EXPECT_EQ(0, fs_umount(self->s));
+	expect_usable();
+	finish();
+}
+
+TEST_F(unbind, both_devices)
+{
+	ASSERT_EQ(0, unbind(&daxdev[1]));
+	EXPECT_EQ(SIGBUS, touch(self->stays, -1));
+	EXPECT_EQ(0, touch(self->gone + 5 * PAGE, 1));
+	ASSERT_EQ(0, unbind(&daxdev[0]));
+	expect_gone();
+	let_go();
+	EXPECT_EQ(0, fs_umount(self->s));
+	ASSERT_EQ(0, rebind(&daxdev[1]));
+	expect_usable();
+	finish();
+}
+
+TEST_F(unbind, lazily_unmounted)
+{
+	ASSERT_EQ(0, umount2(self->s->dir, MNT_DETACH));
+	self->s->mounted = false;
+	ASSERT_EQ(0, unbind(&daxdev[0]));
+	expect_gone();
+	expect_stays();
+	let_go();
+	EXPECT_TRUE(module_refs_wait(self->refs));
+	expect_usable();
+	finish();
+}
+
+/* The server died: nobody is left to answer anything. */
+TEST_F(unbind, connection_aborted)
+{
+	umount2(self->s->dir, MNT_FORCE);
+	ASSERT_EQ(0, unbind(&daxdev[0]));
+	expect_gone();
+	expect_stays();
+	let_go();
+	EXPECT_EQ(0, fs_umount(self->s));
+	expect_usable();
+	finish();
+}
+
+/*
+ * The device is back before the mount that had it has gone. That one does not
+ * have it any more; another one may, and hears about it when it goes again.
+ */
+TEST_F(unbind, back_before_unmount)
+{
+	unsigned char *p;
+
+	ASSERT_EQ(0, unbind(&daxdev[0]));
+	ASSERT_EQ(0, rebind(&daxdev[0]));
+	expect_gone();
+	EXPECT_EQ(-EIO, fs_try(self->s, "late"));
+
+	self->next = new_mount(self->map);
+	ASSERT_NE(NULL, self->next);
+	p = fs_map(self->next, "gone", SIZE, PROT_READ | PROT_WRITE);
+	ASSERT_NE(MAP_FAILED, p) TH_LOG("%s", strerror(errno));
+	EXPECT_EQ(0, touch(p, 6));
+	expect_gone();
+	let_go();
+	EXPECT_EQ(0, fs_umount(self->s));
+	EXPECT_EQ(0, touch(p + HUGE, 7));
+	ASSERT_EQ(0, unbind(&daxdev[0]));
+	EXPECT_EQ(SIGBUS, touch(p, -1));
+	EXPECT_EQ(SIGBUS, touch(p + HUGE, -1));
+	munmap(p, SIZE);
+	finish();
+}
+
+/* Tasks that fault, read and write without a pause. */
+TEST_F(unbind, while_busy)
+{
+	pid_t pid[3];
+
+	for (unsigned int i = 0; i < ARRAY_SIZE(pid); i++) {
+		pid[i] = fork();
+		ASSERT_LE(0, pid[i]);
+		if (pid[i])
+			continue;
+		for (size_t n = 0; ; n++) {
+			size_t at = n * 17 * PAGE % SIZE;
+			char c;
+
+			if (i == 0 && touch(self->gone + at, 1) == SIGBUS)
+				_exit(0);
+			if (i == 1 && pwrite(self->gone_fd, "x", 1, at) != 1)
+				_exit(errno == EIO ? 0 : 1);
+			if (i == 2) {
+				/* Always anew: opens, first faults, evictions. */
+				unsigned char *p = fs_map(self->s, "late", SIZE,
+							  PROT_READ);
+
+				if (p == MAP_FAILED)
+					_exit(errno == EIO ? 0 : 1);
+				touch(p + at, -1);
+				munmap(p, SIZE);
+				if (pread(self->gone_fd, &c, 1, at) != 1)
+					_exit(errno == EIO ? 0 : 1);
+			}
+		}
+	}
+	usleep(50 * 1000);
+	ASSERT_EQ(0, unbind(&daxdev[0]));
+	for (unsigned int i = 0; i < ARRAY_SIZE(pid); i++)
+		EXPECT_EQ(0, ended(pid[i]));
+	expect_gone();
+	expect_stays();
+	let_go();
+	EXPECT_EQ(0, fs_umount(self->s));
+	expect_usable();
+	finish();
+}
+
+/* Unbinding and unmounting at once, each first at times. */
+TEST_F_TIMEOUT(unbind, while_unmounting, 60)
+{
+	let_go();
+	for (int round = 0; round < 10; round++) {
+		struct fuse_server *s = self->s;
+		unsigned char *p;
+		pid_t pid;
+
+		if (round) {
+			self->s = s = new_mount(self->map);
+			ASSERT_NE(NULL, s);
+		}
+		p = fs_map(s, "gone", SIZE, PROT_READ | PROT_WRITE);
+		ASSERT_NE(MAP_FAILED, p) TH_LOG("%s", strerror(errno));
+		EXPECT_EQ(0, touch(p, 1));
+		EXPECT_EQ(0, touch(p + HUGE, 1));
+		if (round % 2) {
+			ASSERT_EQ(0, umount2(s->dir, MNT_DETACH));
+			s->mounted = false;
+		} else {
+			munmap(p, SIZE);
+		}
+		pid = unbind_begin(&daxdev[0]);
+		ASSERT_LE(0, pid);
+		usleep(round / 2 * 400);
+		if (round % 2)
+			munmap(p, SIZE);
+		EXPECT_EQ(0, fs_stop(s));
+		self->s = NULL;
+		ASSERT_EQ(0, ended(pid));
+		ASSERT_TRUE(module_refs_wait(self->refs));
+		ASSERT_EQ(0, rebind(&daxdev[0]));
+	}
+	expect_usable();
+	finish();
+}
+
+int main(int argc, char **argv)
+{
+	fmap_register("scripted.bpf.o");
+	return test_harness_run(argc, argv);
+}
