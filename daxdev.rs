@@ -546,10 +546,16 @@ fn take_out_of_use(dax_dev: *mut c::dax_device) -> Progress {
     if !active {
         return Progress::Again;
     }
+    // SAFETY: As above.
+    if let Some(device) = unsafe { holder.slot.as_ref() }.device.as_ref() {
+        pr_err!(
+            "{} goes away under a mount; what is in it fails from now on\n",
+            &*device.name
+        );
+    }
     let sb = holder.sb;
     drop(holders);
 
-    pr_err!("a DAX device goes away under a mount; what is in it fails from now on\n");
     // SAFETY: The reference taken just now keeps the superblock mounted.
     unsafe {
         iomap::vacate_all(sb);

@@ -301,7 +301,10 @@ pub(crate) fn settle(conn: &Connection, inode: &Inode) -> Result<State> {
         return Ok(state);
     }
     if mount.no_maps.load(Relaxed) {
-        return Ok(State::Plain);
+        return Ok(match iomap::state_for_good(inode) {
+            State::Unknown => State::Plain,
+            state => state,
+        });
     }
     let turn = mount.opening.turn(inode.key())?;
     if let Some(state) = settled() {
@@ -341,7 +344,8 @@ fn fetch(conn: &Connection, inode: &Inode, turn: &Turn<'_>) -> Result<State, Fai
     if used_by_others(inode, turn) {
         return Ok(State::Plain);
     }
-    iomap::publish(inode, parsed, conn).map_err(Failure::because("publishing the map"))
+    let unused = || inode.opens() == turn.tasks();
+    iomap::publish(inode, parsed, conn, unused).map_err(Failure::because("publishing the map"))
 }
 
 /// Whether a file of this inode is open that did not come this way: one that FUSE opened while it

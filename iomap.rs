@@ -341,6 +341,14 @@ pub(crate) fn state(inode: &Inode) -> State {
     }
 }
 
+/// As [`state`], for a file that is counted as open already and does not wait for its turn: if this
+/// says `Unknown`, [`publish`] finds the file in use.
+pub(crate) fn state_for_good(inode: &Inode) -> State {
+    let _locked = inode.lock();
+
+    state(inode)
+}
+
 /// Remembers that a file has no map, until it is evicted.
 pub(crate) fn remember_plain(inode: &Inode) {
     let _locked = inode.lock();
@@ -351,12 +359,17 @@ pub(crate) fn remember_plain(inode: &Inode) {
 /// Makes a file a mapped one, if its page cache can be emptied, and returns what it is now: `Plain`
 /// means for this open, not for ever.
 ///
-/// The caller alone settles this file at the moment, and nobody else has it open.
+/// The caller alone settles this file at the moment; `unused` tells whether nobody else has it open.
 ///
 /// # Errors
 ///
 /// [`EBUSY`] if the server is in the middle of a notification for too long.
-pub(crate) fn publish(inode: &Inode, parsed: Parsed, conn: &Connection) -> Result<State> {
+pub(crate) fn publish(
+    inode: &Inode,
+    parsed: Parsed,
+    conn: &Connection,
+    unused: impl FnOnce() -> bool,
+) -> Result<State> {
     let file_i_op = inode_operations(inode)?;
 
     if inode.empty_page_cache().is_err() {
@@ -366,7 +379,7 @@ pub(crate) fn publish(inode: &Inode, parsed: Parsed, conn: &Connection) -> Resul
     let _silence = conn.hold_off_notifications()?;
     let _locked = inode.lock();
 
-    if !inode.has_empty_page_cache() {
+    if !unused() || !inode.has_empty_page_cache() {
         return Ok(State::Plain);
     }
     // SAFETY: The connection, which owns the pin, is freed after the last inode.

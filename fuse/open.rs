@@ -138,7 +138,7 @@ unsafe extern "C" fn handle_event(
 
         if (*file).private_data.is_null() {
             replace_f_op(file, &gate.gate);
-        } else if iomap::state(Inode::new(inode)) == State::Mapped {
+        } else if iomap::state_for_good(Inode::new(inode)) == State::Mapped {
             // Opened by CREATE, and mapped since: by another opener, or because the server answered
             // with a file that was there.
             become_mapped(file, gate);
