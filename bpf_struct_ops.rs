@@ -649,12 +649,14 @@ unsafe extern "C" fn btf_struct_access(
     EACCES.to_errno()
 }
 
-/// A table that the kernel fills in or reads, and that never moves.
+/// A table that the BPF core reads, or fills in while the module is loaded, and that never moves.
 #[repr(transparent)]
 struct Table<T>(Opaque<T>);
 
-// SAFETY: Written only while the module is loaded, by the BPF core; read only afterwards.
-unsafe impl<T> Sync for Table<T> {}
+// SAFETY: Function pointers; only read.
+unsafe impl Sync for Table<c::bpf_verifier_ops> {}
+// SAFETY: Written by the BPF core while the type is registered, under its own lock.
+unsafe impl Sync for Table<c::bpf_struct_ops> {}
 
 static VERIFIER_OPS: Table<c::bpf_verifier_ops> = Table(Opaque::new(c::bpf_verifier_ops {
     get_func_proto: Some(c::bpf_base_func_proto),

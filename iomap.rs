@@ -288,13 +288,26 @@ impl Header {
 
 /// A table of C operations.
 #[repr(transparent)]
-pub(crate) struct Table<T>(pub(crate) T);
+pub(crate) struct Table<T: COperations>(pub(crate) T);
 
-// SAFETY: Function pointers and plain pointers to static tables: nothing belongs to a task, and
-// nothing is written once the table is made.
-unsafe impl<T> Send for Table<T> {}
+/// Tables of function pointers and plain pointers to other such tables.
+///
+/// # Safety
+///
+/// The type has nothing that belongs to a task, and nothing that is written once the table is made.
+pub(crate) unsafe trait COperations {}
+
+// SAFETY: Function pointers, and pointers to static tables.
+unsafe impl COperations for c::address_space_operations {}
 // SAFETY: As above.
-unsafe impl<T> Sync for Table<T> {}
+unsafe impl COperations for c::inode_operations {}
+// SAFETY: As above.
+unsafe impl COperations for c::vm_operations_struct {}
+
+// SAFETY: By the safety requirements of the trait.
+unsafe impl<T: COperations> Send for Table<T> {}
+// SAFETY: As above.
+unsafe impl<T: COperations> Sync for Table<T> {}
 
 // --- State of an inode --------------------------------------------------------------------------
 

@@ -30,6 +30,7 @@ use crate::{
     fmap_ops,
     iomap::{
         self,
+        COperations,
         State,
         Table, //
     }, //
@@ -50,6 +51,9 @@ struct Gate {
     /// Those of an open mapped file.
     mapped: c::file_operations,
 }
+
+// SAFETY: Tables of function pointers, and a pointer to one of FUSE's that is static.
+unsafe impl COperations for Gate {}
 
 static GATE: SetOnce<Table<Gate>> = SetOnce::new();
 
