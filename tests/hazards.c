@@ -1030,7 +1030,7 @@ TEST_F(device_path, looked_at_and_not_opened)
 FIXTURE(moved) {
 	struct fuse_server *s;
 	struct moving map[2];
-	int klog;
+	int klog, complaints;
 };
 
 FIXTURE_VARIANT(moved) {
@@ -1084,11 +1084,14 @@ FIXTURE_SETUP(moved)
 	ASSERT_EQ(0, fill(self->s, "a", 'a', SIZE));
 	ASSERT_EQ(0, fill(self->s, "b", 'b', SIZE));
 	self->klog = klog_open();
+	self->complaints = klog_open();
 }
 
 FIXTURE_TEARDOWN(moved)
 {
 	EXPECT_EQ(0, fs_stop(self->s));
+	/* fs-dax refuses some of it, too, but it complains. */
+	EXPECT_EQ(0, klog_count(self->complaints, "WARNING:"));
 }
 
 /* What touching byte @at of a new mapping causes, and -ENXIO if it is another. */
