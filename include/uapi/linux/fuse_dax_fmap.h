@@ -140,8 +140,12 @@ struct fuse_dax_fmap_resolve_ctx {
  *	&fuse_dax_fmap_parse_ctx.dev_bitmap
  *
  * @addr and @length have to be multiples of the page size and inside the
- * device. For a 2 MiB fault both @addr and the mapping have to cover an aligned
- * 2 MiB of the device.
+ * device. For a 2 MiB fault @addr has to be where an aligned 2 MiB of memory
+ * begins, and @length to cover it.
+ *
+ * A page of a device can be mapped at one place of one file at a time, and a
+ * place that has been mapped has to stay where it is until the inode is evicted.
+ * Anything else is SIGBUS; reads and writes do not mind.
  */
 struct fuse_iomap_io {
 	__u64	offset;
