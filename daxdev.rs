@@ -20,8 +20,7 @@
 //! A page of a device belongs to one place of one file at a time, its tenant: DAX notes that in the
 //! folio, takes for granted that the file system sees to it, and corrupts folios otherwise.
 //!
-//! Lock order: [`Devices::acquiring`] (a wait, no lock), `HOLDERS`. [`Devices::tenancy`] is a leaf but
-//! for what DAX takes inside a fault.
+//! Lock order: [`Devices::acquiring`] (a wait, no lock), `HOLDERS`.
 
 use core::{
     ptr::{
@@ -34,7 +33,6 @@ use kernel::{
     error::to_result,
     ffi,
     fmt,
-    new_mutex,
     page::PAGE_SIZE,
     prelude::*,
     str::CString,
@@ -44,7 +42,6 @@ use kernel::{
             Relaxed, //
         },
         global_lock,
-        Mutex,
         SetOnce, //
     },
     time::{
@@ -80,10 +77,6 @@ pub(crate) struct Devices {
     slots: [Slot; DEVICES_MAX],
     #[pin]
     acquiring: InFlight,
-    /// Held while memory gets its first tenant, from seeing that it is vacant until DAX has noted
-    /// the tenant, and while a tenant gives it up.
-    #[pin]
-    pub(crate) tenancy: Mutex<()>,
 }
 
 /// One index. The address of a slot is what the device knows its holder by.
@@ -266,7 +259,6 @@ impl Devices {
                 }
             }; DEVICES_MAX],
             acquiring <- InFlight::new(),
-            tenancy <- new_mutex!((), "fuse_dax_fmap::Devices::tenancy"),
         })
     }
 

@@ -20,8 +20,8 @@
 //! # Locks
 //!
 //! In this order: `inode->i_rwsem` (writes exclusively, reads shared, publishing exclusively),
-//! `mmap_lock`, `i_data.invalidate_lock` (faults, shared), a DAX entry, `Devices::tenancy`. The last is
-//! the only one of ours in the fault path, and only the first touch of a piece of memory takes it.
+//! `mmap_lock`, `i_data.invalidate_lock` (faults, shared), a DAX entry, `i_mapping->invalidate_lock`
+//! (the first touch of a piece of memory; see `tenancy`). The fault path takes no lock of ours.
 //!
 //! # Who judges
 //!
@@ -51,11 +51,7 @@ use kernel::{
     ffi,
     page::PAGE_SIZE,
     prelude::*,
-    sync::{
-        atomic::Relaxed,
-        lock::Guard,
-        Mutex, //
-    }, //
+    sync::atomic::Relaxed, //
 };
 
 use crate::{
@@ -87,7 +83,10 @@ use file::{
     inode_operations,
     AOPS, //
 };
-use tenancy::vacate;
+use tenancy::{
+    vacate,
+    MovingIn, //
+};
 
 const PAGE: u64 = PAGE_SIZE as u64;
 const PMD_SIZE: u64 = 2 << 20;
@@ -440,7 +439,7 @@ pub(crate) unsafe fn evict(inode: *mut c::inode) {
     // SAFETY: As above, and the inode is mapped: it has DAX entries in `i_data` and nowhere else.
     // Without S_DAX FUSE does not look for DAX state of its own.
     unsafe {
-        vacate(inode, mount);
+        vacate(inode);
         c::truncate_inode_pages_final(ptr::addr_of_mut!((*inode).i_data));
         (*inode).i_mapping = ptr::addr_of_mut!((*inode).i_data);
         (*inode).i_flags &= !c::S_DAX;
@@ -495,14 +494,7 @@ unsafe extern "C" fn iomap_begin(
                 (*iomap).length = mapping.length;
                 (*iomap).type_ = c::IOMAP_MAPPED as u16;
                 (*iomap).dax_dev = mapping.device.as_raw();
-                (*iomap).private = moving_in
-                    .map_or(ptr::null(), |guard| {
-                        let lock = ptr::from_ref(guard.lock_ref());
-                        core::mem::forget(guard);
-                        lock
-                    })
-                    .cast_mut()
-                    .cast();
+                (*iomap).private = MovingIn::into_raw(moving_in);
             }
             0
         }
@@ -524,12 +516,8 @@ unsafe extern "C" fn iomap_end(
     _flags: ffi::c_uint,
     iomap: *mut c::iomap,
 ) -> ffi::c_int {
-    // SAFETY: `iomap_begin()` left null there, or a lock that this task holds.
-    unsafe {
-        if let Some(lock) = (*iomap).private.cast::<Mutex<()>>().as_ref() {
-            drop(Guard::new(lock, ()));
-        }
-    }
+    // SAFETY: `iomap_begin()` left this there, and it is called once.
+    drop(unsafe { MovingIn::from_raw((*iomap).private) });
     0
 }
 

@@ -4,6 +4,10 @@
 //!
 //! A file becomes the tenant of memory at the first fault that maps it, and gives it up when it is
 //! evicted or the device goes away. DAX notes the tenant in its entry and in the folio.
+//!
+//! What comes and goes in all page caches of a mount is guarded by one lock: the `invalidate_lock` of
+//! the page cache that its mapped files share as `i_mapping` ([`MovingIn`]). Only the first touch of a
+//! piece of memory takes it, and who gives memory up.
 
 use core::ptr;
 
@@ -11,20 +15,13 @@ use kernel::{
     container_of,
     ffi,
     prelude::*,
-    sync::lock::{
-        mutex::MutexBackend,
-        Guard, //
-    },
     time::{
         delay::fsleep,
         Delta, //
     }, //
 };
 
-use crate::{
-    bindings::kernel as c,
-    fmap_ops::Mount, //
-};
+use crate::bindings::kernel as c;
 
 use super::{
     Header,
@@ -45,11 +42,11 @@ impl Header {
     #[inline]
     pub(super) fn move_in(
         &self,
-        inode: *const c::inode,
+        inode: *mut c::inode,
         mapping: &Mapping<'_>,
         pos: u64,
         pages: u64,
-    ) -> Result<Option<Guard<'_, (), MutexBackend>>, Refusal> {
+    ) -> Result<Option<MovingIn>, Refusal> {
         let addr = mapping.addr + (pos - mapping.offset);
         // SAFETY: `inode` is in use, as we are called for it.
         let entry = unsafe { DaxEntry::at(inode, pos / PAGE) };
@@ -61,16 +58,59 @@ impl Header {
                 None => Err(Refusal::FailedDevice),
             };
         }
-        let guard = self.mount().devices.tenancy.lock();
+        // SAFETY: As above, and it is mapped.
+        let moving_in = unsafe { MovingIn::new(inode) };
         let vacant = mapping.device.with_frames(addr, pages, |frames| {
             // SAFETY: We are inside.
             unsafe { frames.are_vacant() }
         });
         match vacant {
-            Some(true) => Ok(Some(guard)),
+            Some(true) => Ok(Some(moving_in)),
             Some(false) => Err(Refusal::SharedMemory),
             None => Err(Refusal::FailedDevice),
         }
+    }
+}
+
+/// The right to change who has memory of a mount.
+pub(super) struct MovingIn(*mut c::rw_semaphore);
+
+impl MovingIn {
+    /// Waits until nobody else has it.
+    ///
+    /// # Safety
+    ///
+    /// `inode` is a mapped one, and stays so as long as the result.
+    unsafe fn new(inode: *mut c::inode) -> Self {
+        // SAFETY: By the safety requirements.
+        unsafe {
+            let lock = ptr::addr_of_mut!((*(*inode).i_mapping).invalidate_lock);
+            c::down_write(lock);
+            Self(lock)
+        }
+    }
+
+    /// For `iomap->private`: null for nothing.
+    pub(super) fn into_raw(moving_in: Option<Self>) -> *mut ffi::c_void {
+        moving_in.map_or(ptr::null_mut(), |moving_in| {
+            let lock = moving_in.0.cast();
+            core::mem::forget(moving_in);
+            lock
+        })
+    }
+
+    /// # Safety
+    ///
+    /// `raw` comes from [`MovingIn::into_raw`], by the same task, and is used only once.
+    pub(super) unsafe fn from_raw(raw: *mut ffi::c_void) -> Option<Self> {
+        (!raw.is_null()).then(|| Self(raw.cast()))
+    }
+}
+
+impl Drop for MovingIn {
+    fn drop(&mut self) {
+        // SAFETY: `new()` took it, and its inode is still mapped.
+        unsafe { c::up_write(self.0) }
     }
 }
 
@@ -123,8 +163,8 @@ impl DaxEntry {
 ///
 /// # Safety
 ///
-/// The inode is mapped, of this mount, and in use or being evicted.
-pub(super) unsafe fn vacate(inode: *mut c::inode, mount: &Mount) {
+/// The inode is mapped, and in use or being evicted.
+pub(super) unsafe fn vacate(inode: *mut c::inode) {
     // SAFETY: By the safety requirements. `dax_layout_busy_page()` unmaps everything first; what is
     // left then are short references for direct I/O.
     unsafe {
@@ -133,7 +173,7 @@ pub(super) unsafe fn vacate(inode: *mut c::inode, mount: &Mount) {
         while !c::dax_layout_busy_page(mapping).is_null() {
             fsleep(Delta::from_millis(1));
         }
-        let _tenancy = mount.devices.tenancy.lock();
+        let _moving_out = MovingIn::new(inode);
         c::dax_delete_mapping_range(mapping, 0, c::loff_t::MAX);
     }
 }
@@ -189,11 +229,10 @@ unsafe fn vacate_held(inode: *mut c::inode) {
         {
             return;
         }
-        let mount = (*private.cast::<Header>()).mount.as_ref();
         let invalidate_lock = ptr::addr_of_mut!((*inode).i_data.invalidate_lock);
 
         c::down_write(invalidate_lock);
-        vacate(inode, mount);
+        vacate(inode);
         c::up_write(invalidate_lock);
     }
 }
