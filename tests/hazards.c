@@ -976,7 +976,7 @@ FIXTURE_SETUP(device_path)
 		break;
 	case CHAIN:
 		s->devices[1] = self->path[0];
-		/* fallthrough */
+		__attribute__((__fallthrough__));
 	case NEXT:
 		s->devices[0] = self->path[1];
 		break;
