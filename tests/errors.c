@@ -5,7 +5,7 @@
  * Whatever it is, the open fails with the reason, the mount stays usable, and
  * the next open starts afresh: after each wrong answer the test gives the right
  * one and expects the file to work. A path that leads to no DAX device bound to
- * fsdev_dax must never get as far as being used as one.
+ * fsdev_dax must never get as far as being used as one, or even of being opened.
  */
 #define _GNU_SOURCE
 #include <errno.h>
@@ -16,6 +16,7 @@
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "kselftest_harness.h"
@@ -350,6 +351,123 @@ TEST_F(errors, path_to_a_fifo)
 	EXPECT_GT(0, fs_try(self->s, "file"));
 	unlink(fifo);
 	expect_recovered();
+}
+
+static long now_ms(void)
+{
+	struct timespec t;
+
+	clock_gettime(CLOCK_MONOTONIC, &t);
+	return t.tv_sec * 1000 + t.tv_nsec / 1000000;
+}
+
+/*
+ * GET_DAXDEV names what is no device. It is looked at and not opened: opening it
+ * might block, have effects, or lead here again.
+ */
+FIXTURE(device_path) {
+	struct fuse_server *s, *other;
+	struct scripted map, next;
+	char path[3][128];
+};
+
+enum target { ITSELF, NEXT, CHAIN, ROOT, FIFO, LOOP, ELSEWHERE };
+
+FIXTURE_VARIANT(device_path) {
+	enum target target;
+	int error;
+};
+
+#define TARGET(name, t, e) \
+	FIXTURE_VARIANT_ADD(device_path, name) { .target = t, .error = e }
+
+TARGET(itself, ITSELF, -ENODEV);
+TARGET(another_file, NEXT, -ENODEV);
+TARGET(chain_of_files, CHAIN, -ENODEV);
+TARGET(directory, ROOT, -ENODEV);
+TARGET(fifo, FIFO, -ENODEV);
+TARGET(symlink_to_itself, LOOP, -ELOOP);
+TARGET(file_of_another_mount, ELSEWHERE, -ENODEV);
+
+static void readlink_loop(struct fuse_server *s, const struct fuse_in_header *in,
+			  const void *arg)
+{
+	fs_reply(s, in, 0, "link", 4);
+}
+
+FIXTURE_SETUP(device_path)
+{
+	struct fuse_server *s;
+
+	if (fmap_missing())
+		SKIP(return, "%s", fmap_missing());
+	self->map = fmap_linear(0, 0, SIZE);
+	self->next = fmap_linear(1, 0, SIZE);
+	self->s = s = fmap_server(SCRIPTED_OPS_NAME);
+	ASSERT_NE(NULL, s);
+	fs_add(s, "file", SIZE, &self->map, sizeof(self->map));
+	fs_add(s, "next", SIZE, &self->next, sizeof(self->next));
+	fs_add(s, "fifo", 0, NULL, 0)->mode = S_IFIFO | 0644;
+	fs_add(s, "link", 4, NULL, 0)->mode = S_IFLNK | 0777;
+	s->hook[FUSE_READLINK] = readlink_loop;
+	ASSERT_EQ(0, fs_mount(s));
+	self->other = fmap_server(SCRIPTED_OPS_NAME);
+	ASSERT_NE(NULL, self->other);
+	fs_add(self->other, "elsewhere", SIZE, &self->map, sizeof(self->map));
+	ASSERT_EQ(0, fs_mount(self->other));
+
+	strcpy(self->path[0], fs_path(s, "file"));
+	strcpy(self->path[1], fs_path(s, "next"));
+	switch (variant->target) {
+	case ITSELF:
+		s->devices[0] = self->path[0];
+		break;
+	case CHAIN:
+		s->devices[1] = self->path[0];
+		__attribute__((__fallthrough__));
+	case NEXT:
+		s->devices[0] = self->path[1];
+		break;
+	case ROOT:
+		s->devices[0] = s->dir;
+		break;
+	case FIFO:
+		s->devices[0] = strcpy(self->path[2], fs_path(s, "fifo"));
+		break;
+	case LOOP:
+		s->devices[0] = strcpy(self->path[2], fs_path(s, "link"));
+		break;
+	case ELSEWHERE:
+		s->devices[0] = strcpy(self->path[2],
+				       fs_path(self->other, "elsewhere"));
+		break;
+	}
+}
+
+FIXTURE_TEARDOWN(device_path)
+{
+	EXPECT_EQ(0, fs_stop(self->other));
+	EXPECT_EQ(0, fs_stop(self->s));
+}
+
+TEST_F(device_path, looked_at_and_not_opened)
+{
+	struct fuse_server *s = self->s;
+	long start = now_ms();
+
+	EXPECT_EQ(variant->error, fs_try(s, "file"));
+	EXPECT_GT(2000, now_ms() - start);
+	EXPECT_EQ(1, s->count[FUSE_GET_FMAP]);
+	EXPECT_EQ(1, s->count[FUSE_GET_DAXDEV]);
+	EXPECT_EQ(0, s->count[FUSE_OPEN] + s->count[FUSE_OPENDIR]);
+	EXPECT_EQ(0, self->other->count[FUSE_GET_FMAP]);
+	EXPECT_EQ(0, self->other->count[FUSE_OPEN]);
+
+	/* Nothing of it sticks. */
+	s->devices[0] = daxdev[0].path;
+	s->devices[1] = daxdev[1].path;
+	EXPECT_EQ(0, fs_try(s, "file"));
+	EXPECT_EQ(0, fs_try(s, "next"));
 }
 
 /* A device has one mount: the second one is told, and gets it afterwards. */

@@ -17,6 +17,7 @@
 #include <sys/stat.h>
 #include <sys/mount.h>
 #include <sys/syscall.h>
+#include <sys/wait.h>
 #include <unistd.h>
 #include <linux/perf_event.h>
 #include <bpf/bpf.h>
@@ -428,6 +429,25 @@ int module_set(const char *param, const char *value)
 	return write_file(path, value);
 }
 
+/* ---- children and caches ---- */
+
+int ended(pid_t pid)
+{
+	int status;
+
+	for (int ms = 0; ms < FS_PATIENCE; ms++) {
+		if (waitpid(pid, &status, WNOHANG) == pid)
+			return status;
+		usleep(1000);
+	}
+	return -1;
+}
+
+void drop_caches(void)
+{
+	write_file("/proc/sys/vm/drop_caches", "3");
+}
+
 /* ---- faults ---- */
 
 int trace_count_open(const char *event, const char *filter)
@@ -464,6 +484,31 @@ uint64_t trace_count(int fd)
 	if (read(fd, &n, sizeof(n)) != sizeof(n))
 		return -1;
 	return n;
+}
+
+/* ---- mapped files ---- */
+
+int byte_at(int fd, off_t pos)
+{
+	unsigned char c;
+	ssize_t n = pread(fd, &c, 1, pos);
+
+	return n == 1 ? c : n < 0 ? -errno : -ENODATA;
+}
+
+int fs_fill(struct fuse_server *s, const char *name, int byte, size_t len)
+{
+	static char buf[64 * KIB];
+	int fd = fs_open(s, name, O_RDWR), err = 0;
+
+	if (fd < 0)
+		return fd;
+	memset(buf, byte, sizeof(buf));
+	for (size_t pos = 0; pos < len && !err; pos += sizeof(buf))
+		if (pwrite(fd, buf, sizeof(buf), pos) != sizeof(buf))
+			err = -EIO;
+	close(fd);
+	return s->count[FUSE_WRITE] ? -ENXIO : err;
 }
 
 void *fs_map(struct fuse_server *s, const char *name, size_t len, int prot)

@@ -28,6 +28,7 @@
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <sys/types.h>
 #include <bpf/libbpf.h>
 
 #include "fuse_server.h"
@@ -113,6 +114,21 @@ int module_set(const char *param, const char *value);
  */
 int trace_count_open(const char *event, const char *filter);
 uint64_t trace_count(int fd);
+
+/* How child @pid ended: its status, or -1 if it does not. */
+int ended(pid_t pid);
+
+/* Have the kernel forget the files that nobody uses, and their pages. */
+void drop_caches(void);
+
+/* The byte at @pos, or -errno. */
+int byte_at(int fd, off_t pos);
+
+/*
+ * Fill a mapped file, and so the device, in steps of 64 KiB. 0 or -errno, which
+ * is -ENXIO if the server saw a WRITE.
+ */
+int fs_fill(struct fuse_server *s, const char *name, int byte, size_t len);
 
 /* Open, map shared, close. MAP_FAILED and errno. */
 void *fs_map(struct fuse_server *s, const char *name, size_t len, int prot);

@@ -5,7 +5,8 @@
  * A mapping, once made, needs the server no more: it outlives the server's death,
  * an abort of the connection, and a lazy unmount. What it needs, it holds: the
  * device and the module stay in use until the last mapping is gone. A task that
- * waits for a server can be killed, and a server that dies lets all who wait go.
+ * waits for a server, or behind another task that does, can be killed, and a
+ * server that dies lets all who wait go.
  *
  * "In use" is seen from outside: another mount gets EBUSY for the device, and the
  * module has a reference more than before.
@@ -107,19 +108,6 @@ static pid_t open_in_child(struct fuse_server *s, const char *name)
 	if (!pid)
 		_exit(-fs_try(s, name));
 	return pid;
-}
-
-/* How @pid ended: its status, or -1 if it does not. */
-static int ended(pid_t pid)
-{
-	int status;
-
-	for (int ms = 0; ms < FS_PATIENCE; ms++) {
-		if (waitpid(pid, &status, WNOHANG) == pid)
-			return status;
-		usleep(1000);
-	}
-	return -1;
 }
 
 #define mount_and_map() do {						\
@@ -414,6 +402,123 @@ TEST_F(waiting, lazy_umount)
 	EXPECT_EQ(0, status);
 	self->s->mounted = false;
 	EXPECT_EQ(0, device_free_wait(&self->map));
+}
+
+/*
+ * Signals: one that kills ends any wait at once; one that is handled may end it
+ * with EINTR or not at all, but not with anything else.
+ */
+FIXTURE(signals) {
+	struct fuse_server *s;
+	struct scripted map;
+	pid_t first, second;
+};
+
+FIXTURE_VARIANT(signals) {
+	int opcode;
+	int sa_flags;
+};
+
+FIXTURE_VARIANT_ADD(signals, get_fmap) {
+	.opcode = FUSE_GET_FMAP,
+};
+
+FIXTURE_VARIANT_ADD(signals, get_fmap_restart) {
+	.opcode = FUSE_GET_FMAP,
+	.sa_flags = SA_RESTART,
+};
+
+FIXTURE_VARIANT_ADD(signals, get_daxdev) {
+	.opcode = FUSE_GET_DAXDEV,
+};
+
+FIXTURE_VARIANT_ADD(signals, get_daxdev_restart) {
+	.opcode = FUSE_GET_DAXDEV,
+	.sa_flags = SA_RESTART,
+};
+
+FIXTURE_SETUP(signals)
+{
+	struct sigaction sa = { .sa_handler = on_signal, .sa_flags = variant->sa_flags };
+
+	if (fmap_missing())
+		SKIP(return, "%s", fmap_missing());
+	sigaction(SIGUSR1, &sa, NULL);
+	self->map = fmap_linear(0, 0, SIZE);
+	self->s = fmap_server(SCRIPTED_OPS_NAME);
+	ASSERT_NE(NULL, self->s);
+	self->s->hold[variant->opcode] = true;
+	fs_add(self->s, "file", SIZE, &self->map, sizeof(self->map));
+	ASSERT_EQ(0, fs_mount(self->s));
+	for (int i = 0; i < 2; i++) {
+		pid_t pid = fork();
+
+		ASSERT_LE(0, pid);
+		if (!pid)
+			_exit(-fs_try(self->s, "file"));
+		*(i ? &self->second : &self->first) = pid;
+		ASSERT_TRUE(fs_wait(self->s, variant->opcode, 1));
+		usleep(20 * 1000);
+	}
+	/* The second one waits for its turn, not for the server. */
+	EXPECT_EQ(1, self->s->count[variant->opcode]);
+}
+
+FIXTURE_TEARDOWN(signals)
+{
+	EXPECT_EQ(0, fs_stop(self->s));
+}
+
+/* With SA_RESTART a system call that was interrupted goes on. */
+#define expect_interrupted(status) do {					\
+	int _status = status;						\
+	EXPECT_TRUE(WIFEXITED(_status));				\
+	EXPECT_TRUE(WEXITSTATUS(_status) == 0 ||			\
+		    (WEXITSTATUS(_status) == EINTR &&			\
+		     !(variant->sa_flags & SA_RESTART))) {		\
+		TH_LOG("status %x", _status);				\
+	}								\
+} while (0)
+
+TEST_F(signals, who_waits_for_the_server_handles_one)
+{
+	kill(self->first, SIGUSR1);
+	usleep(20 * 1000);
+	fs_release(self->s, variant->opcode);
+	expect_interrupted(ended(self->first));
+	EXPECT_EQ(0, ended(self->second));
+	EXPECT_EQ(0, fs_try(self->s, "file"));
+}
+
+TEST_F(signals, who_waits_for_a_turn_handles_one)
+{
+	kill(self->second, SIGUSR1);
+	usleep(20 * 1000);
+	fs_release(self->s, variant->opcode);
+	EXPECT_EQ(0, ended(self->first));
+	expect_interrupted(ended(self->second));
+	EXPECT_EQ(1, self->s->count[FUSE_GET_FMAP]);
+}
+
+TEST_F(signals, who_waits_for_a_turn_is_killed)
+{
+	kill(self->second, SIGKILL);
+	EXPECT_EQ(SIGKILL, ended(self->second));
+	fs_release(self->s, variant->opcode);
+	EXPECT_EQ(0, ended(self->first));
+	/* It was counted as long as it waited, and no longer: the file is mapped. */
+	EXPECT_EQ(0, fs_fill(self->s, "file", 'd', SIZE));
+	EXPECT_EQ(1, self->s->count[FUSE_GET_FMAP]);
+}
+
+TEST_F(signals, both_are_killed)
+{
+	kill(self->first, SIGKILL);
+	kill(self->second, SIGKILL);
+	EXPECT_EQ(SIGKILL, ended(self->first));
+	EXPECT_EQ(SIGKILL, ended(self->second));
+	fs_release(self->s, variant->opcode);
+	EXPECT_EQ(0, fs_fill(self->s, "file", 'd', SIZE));
 }
 
 /* ---- before there is a connection ---- */

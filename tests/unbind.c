@@ -30,19 +30,6 @@
 #define DRIVER	"/sys/bus/dax/drivers/fsdev_dax"
 #define MOUNTS	"/sys/kernel/debug/" MODULE_NAME "/mounts"
 
-/* How @pid ended: its status, or -1 if it does not. */
-static int ended(pid_t pid)
-{
-	int status;
-
-	for (int ms = 0; ms < FS_PATIENCE; ms++) {
-		if (waitpid(pid, &status, WNOHANG) == pid)
-			return status;
-		usleep(1000);
-	}
-	return -1;
-}
-
 /* In a task of its own, which can be given up if it does not come back. */
 static pid_t unbind_begin(const struct daxdev *d)
 {
