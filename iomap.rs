@@ -368,6 +368,9 @@ pub(crate) fn remember_plain(inode: &Inode) {
     i_private(inode).store(PLAIN, Ordering::Release);
 }
 
+/// How often [`publish`] tries to find an empty page cache.
+const EMPTYING_TRIES: usize = 100;
+
 /// Makes a file a mapped one, if its page cache can be emptied, and returns what it is now: `Plain`
 /// means for this open, not for ever.
 ///
@@ -384,14 +387,21 @@ pub(crate) fn publish(
 ) -> Result<State> {
     let file_i_op = inode_operations(inode)?;
 
-    if inode.empty_page_cache().is_err() {
-        return Ok(State::Plain);
-    }
-    // Nothing comes into the page cache then: pages that the server stores are a notification.
-    let _silence = conn.hold_off_notifications()?;
-    let _locked = inode.lock();
-
-    if !unused() || !inode.has_empty_page_cache() {
+    // Nothing comes into the page cache while notifications are held off; but it has to be emptied
+    // before that, for it may take requests. A server that goes on storing pages loses in the end.
+    let mut tries = 0;
+    let (_silence, _locked) = loop {
+        if tries == EMPTYING_TRIES || inode.empty_page_cache().is_err() {
+            return Ok(State::Plain);
+        }
+        tries += 1;
+        let silence = conn.hold_off_notifications()?;
+        let locked = inode.lock();
+        if inode.has_empty_page_cache() {
+            break (silence, locked);
+        }
+    };
+    if !unused() {
         return Ok(State::Plain);
     }
     // SAFETY: The connection, which owns the pin, is freed after the last inode.
