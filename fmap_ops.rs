@@ -57,6 +57,10 @@ use crate::{
     ratelimit::{
         pr_warn_limited,
         RateLimit, //
+    },
+    stats::{
+        Counter,
+        Stats, //
     }, //
 };
 
@@ -157,6 +161,7 @@ pub(crate) struct Mount {
     pub(crate) devices: Devices,
     /// Mapped files.
     pub(crate) files: Atomic<i64>,
+    pub(crate) stats: Stats,
     /// Limits what is logged about opens.
     #[pin]
     opens: RateLimit,
@@ -176,6 +181,7 @@ impl Mount {
             ops,
             devices <- Devices::new(),
             files: Atomic::new(0),
+            stats: Stats::new(),
             opens <- RateLimit::new(),
             mappings <- RateLimit::new(),
             opening <- InFlight::new(),
@@ -313,6 +319,7 @@ pub(crate) fn settle(conn: &Connection, inode: &Inode) -> Result<State> {
     fetch(conn, inode, &turn).map_err(|Failure { errno, cause }| {
         // An opener that was killed is nobody's mistake.
         if errno != EINTR && errno != ERESTARTSYS {
+            mount.stats.inc(Counter::FailedOpens);
             pr_warn_limited!(
                 mount.opens,
                 "{}: open of inode {} fails with {}: {}\n",
@@ -336,6 +343,7 @@ fn fetch(conn: &Connection, inode: &Inode, turn: &Turn<'_>) -> Result<State, Fai
     let parsed = mount
         .ops
         .parse(&blob)
+        .inspect_err(|_| mount.stats.inc(Counter::RefusedMaps))
         .map_err(Failure::because("dax_fmap_parse() refuses the map"))?;
 
     for index in (0..u64::BITS).filter(|index| parsed.dev_bitmap & (1 << index) != 0) {

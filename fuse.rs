@@ -259,13 +259,14 @@ impl Connection {
         self.empty_page_cache.get()
     }
 
-    /// Makes sure that opens are reported. May sleep.
+    /// Makes sure that opens are reported, and counted. May sleep.
     fn mark(&self) -> Result {
         if self.marked.load(Relaxed) {
             return Ok(());
         }
         let _marking = self.marking.lock();
         if !self.marked.load(Relaxed) {
+            self.mount.stats.start()?;
             // SAFETY: By the type invariants the superblock is valid.
             unsafe { add_mark(self.sb) }?;
             self.marked.store(true, Relaxed);
@@ -366,7 +367,8 @@ unsafe extern "C" fn put_super(sb: *mut c::super_block) {
 pub(crate) struct Mounts;
 
 impl Mounts {
-    /// A line for each mount: `major:minor ops=name files=number devices=index:path,...`
+    /// A line for each mount: `major:minor ops=name files=number devices=index:path,...`, and its
+    /// counters (`stats`), each as `name=number`.
     pub(crate) fn show(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for conn in MOUNTS.lock().iter() {
             // SAFETY: By the type invariants of `ConnectionPtr`.
@@ -374,11 +376,12 @@ impl Mounts {
             let mount = &conn.mount;
 
             f.write_fmt(fmt!(
-                "{} ops={} files={} devices={}\n",
+                "{} ops={} files={} devices={}{}\n",
                 conn,
                 mount.ops.name(),
                 mount.files.load(Relaxed),
-                mount.devices
+                mount.devices,
+                mount.stats
             ))?;
         }
         Ok(())

@@ -28,6 +28,7 @@ mod fmap_ops;
 mod fuse;
 mod iomap;
 mod ratelimit;
+mod stats;
 
 module! {
     type: FuseDaxFmap,

@@ -67,7 +67,8 @@ use crate::{
         Connection,
         Inode, //
     },
-    ratelimit::pr_warn_limited, //
+    ratelimit::pr_warn_limited,
+    stats::Counter, //
 };
 
 mod file;
@@ -547,6 +548,7 @@ unsafe fn refused(
 ) -> Error {
     let mount = header.mount();
 
+    mount.stats.inc(Counter::RefusedMappings);
     // A 2 MiB fault that is refused is tried again as one of 4 KiB.
     if flags & c::IOMAP_FAULT == 0 || length <= PAGE {
         pr_warn_limited!(

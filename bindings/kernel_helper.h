@@ -16,7 +16,9 @@
 #include <linux/iomap.h>
 #include <linux/mm.h>
 #include <linux/pagemap.h>
+#include <linux/percpu.h>
 #include <linux/ratelimit.h>
+#include <linux/sched/mm.h>
 #include <linux/tracepoint.h>
 #include <uapi/linux/fuse.h>
 #include <uapi/linux/fuse_dax_fmap.h>
@@ -32,5 +34,24 @@ const fmode_t RUST_CONST_HELPER_FMODE_READ = FMODE_READ;
 const fmode_t RUST_CONST_HELPER_FMODE_WRITE = FMODE_WRITE;
 const fmode_t RUST_CONST_HELPER_FMODE_NOWAIT = FMODE_NOWAIT;
 const int RUST_CONST_HELPER_IOCB_NOWAIT = IOCB_NOWAIT;
+
+/*
+ * Macros that are code. A per-CPU u64 comes as an integer: its address space is
+ * lost on the way through Rust.
+ */
+static inline void fuse_dax_fmap_count(uintptr_t counter, u64 number)
+{
+	this_cpu_add(*(u64 __percpu *)counter, number);
+}
+
+static inline u64 fuse_dax_fmap_sum(uintptr_t counter)
+{
+	u64 sum = 0;
+	int cpu;
+
+	for_each_possible_cpu(cpu)
+		sum += READ_ONCE(*per_cpu_ptr((u64 __percpu *)counter, cpu));
+	return sum;
+}
 
 #include "../fuse_dax_fmap_btf.h"

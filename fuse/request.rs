@@ -26,7 +26,8 @@ use crate::{
     bindings::{
         fuse as f,
         kernel as c, //
-    }, //
+    },
+    stats::Counter, //
 };
 
 use super::{
@@ -178,6 +179,7 @@ impl Connection {
     ///
     /// As [`Request::send`].
     pub(crate) fn get_fmap(&self, inode: &Inode, room: u32) -> Result<KVVec<u8>> {
+        self.mount().stats.inc(Counter::GetFmap);
         Request::send(
             inode,
             &Question {
@@ -196,6 +198,7 @@ impl Connection {
     ///
     /// As [`Request::send`].
     pub(crate) fn get_daxdev(&self, inode: &Inode, index: u32) -> Result<KVVec<u8>> {
+        self.mount().stats.inc(Counter::GetDaxdev);
         Request::send(
             inode,
             &Question {

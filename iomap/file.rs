@@ -17,12 +17,14 @@ use crate::{
     fuse::{
         Inode,
         MAKING_TABLES, //
-    }, //
+    },
+    stats::Counter, //
 };
 
 use super::{
     header,
     i_size,
+    Header,
     Table,
     IOMAP_OPS, //
 };
@@ -52,8 +54,29 @@ unsafe fn fault(vmf: *mut c::vm_fault, order: ffi::c_uint) -> c::vm_fault_t {
         c::down_read(invalidate_lock);
         let ret = c::dax_iomap_fault(vmf, order, &mut pfn, ptr::null_mut(), &IOMAP_OPS);
         c::up_read(invalidate_lock);
+
+        count(header((*file).f_inode), order, ret);
         ret
     }
+}
+
+/// Counts a fault, unless it is tried again with a smaller size.
+#[inline]
+fn count(header: &Header, order: ffi::c_uint, ret: c::vm_fault_t) {
+    const ERROR: c::vm_fault_t = c::vm_fault_reason_VM_FAULT_SIGBUS
+        | c::vm_fault_reason_VM_FAULT_OOM
+        | c::vm_fault_reason_VM_FAULT_HWPOISON;
+
+    let counter = if ret & ERROR != 0 {
+        Counter::FailedFaults
+    } else if ret & c::vm_fault_reason_VM_FAULT_FALLBACK != 0 {
+        return;
+    } else if order == 0 {
+        Counter::PageFaults
+    } else {
+        Counter::HugeFaults
+    };
+    header.mount().stats.inc(counter);
 }
 
 /// A fault of 2^`order` pages.
@@ -156,11 +179,12 @@ impl Drop for IoLock {
 /// # Safety
 ///
 /// `iocb` and `iter` are valid and for a mapped file; the inode lock is held as DAX asks for.
-unsafe fn dax_rw(iocb: *mut c::kiocb, iter: *mut c::iov_iter) -> Option<isize> {
+unsafe fn dax_rw(iocb: *mut c::kiocb, iter: *mut c::iov_iter, counter: Counter) -> Option<isize> {
     // SAFETY: By the safety requirements.
     unsafe {
         let inode = (*(*iocb).ki_filp).f_inode;
-        let end = i_size(inode).min(header(inode).mapped_size);
+        let header = header(inode);
+        let end = i_size(inode).min(header.mapped_size);
         let left = end.saturating_sub((*iocb).ki_pos.max(0) as u64);
         if left == 0 {
             return None;
@@ -171,6 +195,9 @@ unsafe fn dax_rw(iocb: *mut c::kiocb, iter: *mut c::iov_iter) -> Option<isize> {
         c::iov_iter_truncate(iter, left);
         let done = c::dax_iomap_rw(iocb, iter, &IOMAP_OPS);
         c::iov_iter_reexpand(iter, c::iov_iter_count(iter) + cut);
+        if done > 0 {
+            header.mount().stats.add(counter, done as u64);
+        }
         Some(done)
     }
 }
@@ -187,7 +214,7 @@ unsafe extern "C" fn read_iter(iocb: *mut c::kiocb, to: *mut c::iov_iter) -> isi
         Err(errno) => return errno.to_errno() as isize,
     };
     // SAFETY: As above; locked shared, as reads have to be.
-    unsafe { dax_rw(iocb, to) }.unwrap_or(0)
+    unsafe { dax_rw(iocb, to, Counter::ReadBytes) }.unwrap_or(0)
 }
 
 /// write(2) and its kin.
@@ -212,7 +239,8 @@ unsafe extern "C" fn write_iter(iocb: *mut c::kiocb, from: *mut c::iov_iter) -> 
     }
     // A file in memory that is all assigned does not grow: it is full, like a block device.
     // SAFETY: As above; locked exclusively, as writes have to be.
-    let done = unsafe { dax_rw(iocb, from) }.unwrap_or(ENOSPC.to_errno() as isize);
+    let done =
+        unsafe { dax_rw(iocb, from, Counter::WrittenBytes) }.unwrap_or(ENOSPC.to_errno() as isize);
     drop(locked);
     if done > 0 {
         // SAFETY: As above; without the inode lock, which fsync may take.

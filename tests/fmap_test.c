@@ -17,6 +17,7 @@
 #include <sys/stat.h>
 #include <sys/mount.h>
 #include <sys/syscall.h>
+#include <sys/sysmacros.h>
 #include <sys/wait.h>
 #include <unistd.h>
 #include <linux/perf_event.h>
@@ -523,6 +524,41 @@ void *fs_map(struct fuse_server *s, const char *name, size_t len, int prot)
 	p = mmap(NULL, len, prot, MAP_SHARED, fd, 0);
 	close(fd);
 	return p;
+}
+
+void *address_range(size_t within, size_t len)
+{
+	char *p = mmap(NULL, len + 2 * HUGE, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+
+	if (p == MAP_FAILED)
+		return p;
+	return (char *)(((uintptr_t)p + HUGE - 1) & ~(HUGE - 1)) + within;
+}
+
+long fs_counter(struct fuse_server *s, const char *name)
+{
+	FILE *mounts = fopen("/sys/kernel/debug/" MODULE_NAME "/mounts", "r");
+	char line[4096], key[64], *at;
+	long value = -1;
+	struct stat st;
+
+	if (!mounts)
+		return -1;
+	if (!stat(s->dir, &st))
+		snprintf(key, sizeof(key), "%u:%u ", major(st.st_dev), minor(st.st_dev));
+	else
+		key[0] = 0;
+	while (key[0] && fgets(line, sizeof(line), mounts)) {
+		if (strncmp(line, key, strlen(key)))
+			continue;
+		snprintf(key, sizeof(key), " %s=", name);
+		at = strstr(line, key);
+		if (at)
+			value = atol(at + strlen(key));
+		break;
+	}
+	fclose(mounts);
+	return value;
 }
 
 static sigjmp_buf touch_env;

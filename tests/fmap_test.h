@@ -133,6 +133,12 @@ int fs_fill(struct fuse_server *s, const char *name, int byte, size_t len);
 /* Open, map shared, close. MAP_FAILED and errno. */
 void *fs_map(struct fuse_server *s, const char *name, size_t len, int prot);
 
+/* An address range of @len bytes that begins @within bytes behind an aligned 2 MiB. */
+void *address_range(size_t within, size_t len);
+
+/* A counter of the mount in the module's list of mounts; -1 if it has none. */
+long fs_counter(struct fuse_server *s, const char *name);
+
 /*
  * The signal that touching @p causes: 0, SIGBUS or SIGSEGV. @value is stored
  * if not negative.

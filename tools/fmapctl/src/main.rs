@@ -46,7 +46,7 @@ enum Cmd {
         #[arg(required = true, value_name = "NAME")]
         names: Vec<String>,
     },
-    /// Show what is mounted with which ops and devices
+    /// Show what is mounted with which ops and devices, and what the mounts have counted
     Status,
 }
 

@@ -17,6 +17,8 @@ pub struct Mount {
     pub ops: String,
     pub files: String,
     pub devices: Vec<String>,
+    /// Whatever else the module counts, as `name=number`, in its order.
+    pub counters: Vec<(String, u64)>,
 }
 
 /// Prints what is mounted.
@@ -31,6 +33,7 @@ pub fn show() -> Result<(), String> {
             .map(str::to_owned)
             .to_vec(),
     ];
+    let mut counters = String::new();
     for mount in mounts {
         let devices = match mount.devices.is_empty() {
             true => "-".to_owned(),
@@ -42,9 +45,13 @@ pub fn show() -> Result<(), String> {
                 .join(" "),
         };
         let places = places(&mountinfo, &mount.number);
+        if !mount.counters.is_empty() {
+            let rows: Vec<_> = mount.counters.iter().map(counter).collect();
+            counters += &format!("\n{places}\n{}", table(&rows));
+        }
         rows.push(vec![places, mount.ops, mount.files, devices]);
     }
-    print!("{}", table(&rows));
+    print!("{}{counters}", table(&rows));
     Ok(())
 }
 
@@ -61,11 +68,34 @@ pub fn mounts() -> Result<Vec<Mount>, String> {
         .collect()
 }
 
-/// `<major>:<minor> ops=<name> files=<number> devices=<index>:<name>[!],...`
+/// A row about a counter. What is not known here is shown under the module's own name.
+fn counter((name, number): &(String, u64)) -> Vec<String> {
+    let known = [
+        ("faults_2m", "page faults of 2 MiB"),
+        ("faults_4k", "page faults of 4 KiB"),
+        ("faults_failed", "page faults that ended with a signal"),
+        ("upgrades", "ranges back from 4 KiB to 2 MiB"),
+        ("read_bytes", "bytes read"),
+        ("written_bytes", "bytes written"),
+        ("get_fmap", "GET_FMAP requests"),
+        ("get_daxdev", "GET_DAXDEV requests"),
+        ("maps_refused", "maps refused by dax_fmap_parse()"),
+        ("opens_failed", "opens that failed"),
+        ("mappings_refused", "mappings of iomap_begin() refused"),
+    ];
+    let text = known.iter().find(|(key, _)| key == name);
+    vec![
+        format!("  {}", text.map_or(name.as_str(), |(_, text)| text)),
+        number.to_string(),
+    ]
+}
+
+/// `<major>:<minor> ops=<name> files=<number> devices=<index>:<name>[!],... <counter>=<number> ...`
 fn parse(line: &str) -> Option<Mount> {
     let mut words = line.split_whitespace();
     let number = words.next()?.to_owned();
     let (mut ops, mut files, mut devices) = (None, None, None);
+    let mut counters = Vec::new();
     for word in words {
         let (key, value) = word.split_once('=')?;
         match key {
@@ -75,8 +105,7 @@ fn parse(line: &str) -> Option<Mount> {
                 let named = value.split(',').filter(|device| !device.is_empty());
                 devices = Some(named.map(str::to_owned).collect());
             }
-            // Of a newer module.
-            _ => (),
+            _ => counters.extend(value.parse().ok().map(|number| (key.to_owned(), number))),
         }
     }
     Some(Mount {
@@ -84,6 +113,7 @@ fn parse(line: &str) -> Option<Mount> {
         ops: ops?,
         files: files?,
         devices: devices?,
+        counters,
     })
 }
 
@@ -152,7 +182,9 @@ mod tests {
                 .devices
                 .is_empty()
         );
-        assert!(parse("0:44 ops=x files=0 devices= new=1").is_some());
+        let mount = parse("0:44 ops=x files=0 devices= faults_2m=7 new=1 other=x").unwrap();
+        let rows: Vec<_> = mount.counters.iter().map(counter).collect();
+        assert_eq!(rows, [["  page faults of 2 MiB", "7"], ["  new", "1"]]);
         for bad in [
             "",
             "0:44",

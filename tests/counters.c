@@ -1,0 +1,194 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * What a mount counts, compared with what was done to it.
+ *
+ * Everything here is done on purpose and once, so each counter has one right value;
+ * all others stay where they are.
+ */
+#define _GNU_SOURCE
+#include <errno.h>
+#include <fcntl.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include "kselftest_harness.h"
+#include "fmap_test.h"
+
+#define SIZE	(4 * MIB)
+
+static const char *const names[] = {
+	"faults_2m", "faults_4k", "faults_failed", "upgrades", "read_bytes",
+	"written_bytes", "get_fmap", "get_daxdev", "maps_refused", "opens_failed",
+	"mappings_refused",
+};
+
+FIXTURE(counters) {
+	struct fuse_server *s;
+	struct scripted good, bad, refused;
+	long before[ARRAY_SIZE(names)];
+	int fd;
+};
+
+FIXTURE_SETUP(counters)
+{
+	if (fmap_missing())
+		SKIP(return, "%s", fmap_missing());
+	self->good = fmap_linear(0, 0, SIZE);
+	self->bad = fmap_linear(0, SIZE, SIZE);
+	self->bad.begin_ret = -5;
+	self->refused = fmap_linear(0, 2 * SIZE, SIZE);
+	self->refused.parse_ret = -22;
+	self->s = fmap_server(SCRIPTED_OPS_NAME);
+	ASSERT_NE(NULL, self->s);
+	fs_add(self->s, "good", SIZE, &self->good, sizeof(self->good));
+	fs_add(self->s, "bad", SIZE, &self->bad, sizeof(self->bad));
+	fs_add(self->s, "refused", SIZE, &self->refused, sizeof(self->refused));
+	fs_add(self->s, "plain", PAGE, NULL, 0);
+	ASSERT_EQ(0, fs_mount(self->s));
+	self->fd = fs_open(self->s, "good", O_RDWR);
+	ASSERT_LE(0, self->fd);
+	if (fs_counter(self->s, names[0]) < 0)
+		SKIP(return, "the list of mounts cannot be read: is debugfs mounted?");
+	for (int i = 0; i < ARRAY_SIZE(names); i++)
+		self->before[i] = fs_counter(self->s, names[i]);
+}
+
+FIXTURE_TEARDOWN(counters)
+{
+	close(self->fd);
+	EXPECT_EQ(0, fs_stop(self->s));
+}
+
+/* The counter @name went up by @by since the last look. */
+#define expect_more(name, by) do {					\
+	for (int _i = 0; _i < ARRAY_SIZE(names); _i++)			\
+		if (!strcmp(name, names[_i])) {				\
+			long _now = fs_counter(self->s, name);		\
+			EXPECT_EQ(by, _now - self->before[_i])		\
+				TH_LOG("%s", name);			\
+			self->before[_i] = _now;			\
+		}							\
+} while (0)
+
+#define expect_no_more() do {						\
+	for (int _j = 0; _j < ARRAY_SIZE(names); _j++) {		\
+		EXPECT_EQ(self->before[_j], fs_counter(self->s, names[_j])) \
+			TH_LOG("%s", names[_j]);			\
+	}								\
+} while (0)
+
+TEST_F(counters, the_first_open)
+{
+	EXPECT_EQ(1, fs_counter(self->s, "get_fmap"));
+	EXPECT_EQ(1, fs_counter(self->s, "get_daxdev"));
+	EXPECT_EQ(0, fs_try(self->s, "good"));
+	expect_no_more();
+	EXPECT_EQ(0, fs_try(self->s, "plain"));
+	expect_more("get_fmap", 1);
+	expect_no_more();
+}
+
+TEST_F(counters, faults)
+{
+	unsigned char *p = mmap(address_range(0, SIZE), SIZE, PROT_READ | PROT_WRITE,
+				MAP_SHARED | MAP_FIXED, self->fd, 0);
+
+	ASSERT_NE(MAP_FAILED, p);
+	EXPECT_EQ(0, touch(p, 1));
+	EXPECT_EQ(0, touch(p + HUGE, 1));
+	EXPECT_EQ(0, touch(p + HUGE + PAGE, 1));
+	expect_more("faults_2m", 2);
+	munmap(p, SIZE);
+	p = mmap(address_range(PAGE, SIZE), SIZE, PROT_READ | PROT_WRITE,
+		 MAP_SHARED | MAP_FIXED, self->fd, 0);
+	ASSERT_NE(MAP_FAILED, p);
+	EXPECT_EQ(0, touch(p, 1));
+	EXPECT_EQ(0, touch(p + HUGE, -1));
+	EXPECT_EQ(0, touch(p + 5 * PAGE, -1));
+	expect_more("faults_4k", 3);
+	expect_no_more();
+	munmap(p, SIZE);
+}
+
+TEST_F(counters, failed_faults)
+{
+	unsigned char *p = fs_map(self->s, "bad", SIZE, PROT_READ);
+
+	ASSERT_NE(MAP_FAILED, p);
+	expect_more("get_fmap", 1);
+	EXPECT_EQ(SIGBUS, touch(p, -1));
+	expect_more("faults_failed", 1);
+	EXPECT_LE(1, fs_counter(self->s, "mappings_refused"));
+	munmap(p, SIZE);
+}
+
+TEST_F(counters, bytes)
+{
+	static char buf[100 * KIB];
+
+	EXPECT_EQ(sizeof(buf), pread(self->fd, buf, sizeof(buf), 5));
+	EXPECT_EQ(7, pread(self->fd, buf, sizeof(buf), SIZE - 7));
+	EXPECT_EQ(0, pread(self->fd, buf, sizeof(buf), SIZE));
+	expect_more("read_bytes", sizeof(buf) + 7);
+	EXPECT_EQ(sizeof(buf), pwrite(self->fd, buf, sizeof(buf), 5));
+	EXPECT_EQ(-1, pwrite(self->fd, buf, sizeof(buf), SIZE));
+	EXPECT_EQ(ENOSPC, errno);
+	expect_more("written_bytes", sizeof(buf));
+	expect_no_more();
+}
+
+TEST_F(counters, refusals)
+{
+	char c;
+	int fd;
+
+	EXPECT_EQ(-EINVAL, fs_try(self->s, "refused"));
+	expect_more("get_fmap", 1);
+	expect_more("maps_refused", 1);
+	expect_more("opens_failed", 1);
+	expect_no_more();
+
+	self->s->error[FUSE_GET_FMAP] = -EACCES;
+	EXPECT_EQ(-EACCES, fs_try(self->s, "refused"));
+	self->s->error[FUSE_GET_FMAP] = 0;
+	expect_more("get_fmap", 1);
+	expect_more("opens_failed", 1);
+	expect_no_more();
+
+	fd = fs_open(self->s, "bad", O_RDWR);
+	ASSERT_LE(0, fd);
+	expect_more("get_fmap", 1);
+	EXPECT_EQ(-1, pread(fd, &c, 1, 0));
+	EXPECT_EQ(EIO, errno);
+	expect_more("mappings_refused", 1);
+	expect_no_more();
+	close(fd);
+}
+
+/* Each mount has its own. */
+TEST_F(counters, of_two_mounts)
+{
+	struct fuse_server *other = fmap_server(SCRIPTED_OPS_NAME);
+	struct scripted map = fmap_linear(1, 0, SIZE);
+	char c;
+	int fd;
+
+	ASSERT_NE(NULL, other);
+	fs_add(other, "file", SIZE, &map, sizeof(map));
+	ASSERT_EQ(0, fs_mount(other));
+	fd = fs_open(other, "file", O_RDWR);
+	ASSERT_LE(0, fd);
+	EXPECT_EQ(1, pread(fd, &c, 1, 0));
+	EXPECT_EQ(1, fs_counter(other, "get_fmap"));
+	EXPECT_EQ(1, fs_counter(other, "read_bytes"));
+	expect_no_more();
+	close(fd);
+	EXPECT_EQ(0, fs_stop(other));
+}
+
+int main(int argc, char **argv)
+{
+	fmap_register("scripted.bpf.o");
+	return test_harness_run(argc, argv);
+}
