@@ -62,7 +62,7 @@ impl Header {
         let moving_in = unsafe { MovingIn::new(inode) };
         let vacant = mapping.device.with_frames(addr, pages, |frames| {
             // SAFETY: We are inside.
-            unsafe { frames.are_vacant() }
+            unsafe { frames.are_vacant_but_for(ptr::null()) }
         });
         match vacant {
             Some(true) => Ok(Some(moving_in)),
@@ -73,7 +73,14 @@ impl Header {
 }
 
 /// The right to change who has memory of a mount.
-pub(super) struct MovingIn(*mut c::rw_semaphore);
+///
+/// Whoever has it must not wait for it once more by freeing memory: reclaim evicts inodes, of this mount
+/// too, and that takes the same lock. So it comes with a promise not to get there.
+pub(super) struct MovingIn {
+    lock: *mut c::rw_semaphore,
+    /// What `memalloc_nofs_restore()` wants.
+    nofs: ffi::c_uint,
+}
 
 impl MovingIn {
     /// Waits until nobody else has it.
@@ -81,21 +88,25 @@ impl MovingIn {
     /// # Safety
     ///
     /// `inode` is a mapped one, and stays so as long as the result.
-    unsafe fn new(inode: *mut c::inode) -> Self {
+    pub(super) unsafe fn new(inode: *mut c::inode) -> Self {
         // SAFETY: By the safety requirements.
         unsafe {
             let lock = ptr::addr_of_mut!((*(*inode).i_mapping).invalidate_lock);
+            let nofs = c::memalloc_nofs_save();
             c::down_write(lock);
-            Self(lock)
+            Self { lock, nofs }
         }
     }
+
+    /// A bit of the address that an aligned lock does not use: whether `nofs` is 0.
+    const NESTED: usize = 1;
 
     /// For `iomap->private`: null for nothing.
     pub(super) fn into_raw(moving_in: Option<Self>) -> *mut ffi::c_void {
         moving_in.map_or(ptr::null_mut(), |moving_in| {
-            let lock = moving_in.0.cast();
-            core::mem::forget(moving_in);
-            lock
+            let moving_in = core::mem::ManuallyDrop::new(moving_in);
+            let nested = usize::from(moving_in.nofs != 0);
+            moving_in.lock.map_addr(|lock| lock | nested).cast()
         })
     }
 
@@ -103,14 +114,24 @@ impl MovingIn {
     ///
     /// `raw` comes from [`MovingIn::into_raw`], by the same task, and is used only once.
     pub(super) unsafe fn from_raw(raw: *mut ffi::c_void) -> Option<Self> {
-        (!raw.is_null()).then(|| Self(raw.cast()))
+        (!raw.is_null()).then(|| Self {
+            lock: raw.map_addr(|lock| lock & !Self::NESTED).cast(),
+            nofs: if raw.addr() & Self::NESTED != 0 {
+                c::PF_MEMALLOC_NOFS
+            } else {
+                0
+            },
+        })
     }
 }
 
 impl Drop for MovingIn {
     fn drop(&mut self) {
-        // SAFETY: `new()` took it, and its inode is still mapped.
-        unsafe { c::up_write(self.0) }
+        // SAFETY: `new()` took it, and its inode is still mapped; the task is the same.
+        unsafe {
+            c::up_write(self.lock);
+            c::memalloc_nofs_restore(self.nofs);
+        }
     }
 }
 
@@ -119,7 +140,7 @@ impl Drop for MovingIn {
 /// An entry is a value in the page cache. Its bits are DAX's own (fs/dax.c): from bit 4 on the page
 /// frame, and below it whether it is locked (0), 2 MiB (1), a hole (2) or not backed yet (3).
 #[derive(Clone, Copy)]
-struct DaxEntry(usize);
+pub(super) struct DaxEntry(usize);
 
 impl DaxEntry {
     const PMD: usize = 1 << 1;
@@ -138,14 +159,38 @@ impl DaxEntry {
             let pages = ptr::addr_of!((*inode).i_data.i_pages).cast_mut();
             c::xa_load(pages, index as ffi::c_ulong)
         };
+        Self::new(entry)
+    }
+
+    /// The first entry of pages `first` to `last`, if there is one.
+    ///
+    /// # Safety
+    ///
+    /// As [`DaxEntry::at`].
+    pub(super) unsafe fn first(inode: *const c::inode, first: u64, last: u64) -> Option<Self> {
+        let mut index = first as ffi::c_ulong;
+        // SAFETY: As in `at()`.
+        let entry = unsafe {
+            let pages = ptr::addr_of!((*inode).i_data.i_pages).cast_mut();
+            c::xa_find(pages, &mut index, last as ffi::c_ulong, c::XA_PRESENT)
+        };
+        Self::new(entry)
+    }
+
+    #[inline]
+    fn new(entry: *mut ffi::c_void) -> Option<Self> {
         // What is not a value is no entry of DAX.
         let value = entry as usize;
         (value & 1 != 0).then_some(Self(value >> 1))
     }
 
+    pub(super) fn is_huge(self) -> bool {
+        self.0 & Self::PMD != 0
+    }
+
     /// The page frame behind page `index` of the file, if it is backed.
     #[inline]
-    fn pfn_of(self, index: u64) -> Option<u64> {
+    pub(super) fn pfn_of(self, index: u64) -> Option<u64> {
         if self.0 & Self::UNBACKED != 0 {
             return None;
         }
