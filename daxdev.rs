@@ -190,12 +190,12 @@ impl Device {
 }
 
 impl Frames {
-    /// Whether no page of them is in the page cache of any file.
+    /// Whether no page of them is in the page cache of any file but `own`, which may be null.
     ///
     /// # Safety
     ///
     /// Called inside [`Device::with_frames`].
-    pub(crate) unsafe fn are_vacant(&self) -> bool {
+    pub(crate) unsafe fn are_vacant_but_for(&self, own: *const c::address_space) -> bool {
         let Some(pfn) = self.pfn else {
             return true;
         };
@@ -203,9 +203,9 @@ impl Frames {
             // SAFETY: By the safety requirements these frames have a memory map.
             unsafe {
                 let folio = c::pfn_folio(pfn as ffi::c_ulong);
-                ptr::addr_of!((*folio).__bindgen_anon_1.__bindgen_anon_1.mapping)
-                    .read_volatile()
-                    .is_null()
+                let mapping = ptr::addr_of!((*folio).__bindgen_anon_1.__bindgen_anon_1.mapping)
+                    .read_volatile();
+                mapping.is_null() || ptr::eq(mapping, own)
             }
         })
     }

@@ -21,7 +21,8 @@
 //!
 //! In this order: `inode->i_rwsem` (writes exclusively, reads shared, publishing exclusively),
 //! `mmap_lock`, `i_data.invalidate_lock` (faults, shared), a DAX entry, `i_mapping->invalidate_lock`
-//! (the first touch of a piece of memory; see `tenancy`). The fault path takes no lock of ours.
+//! (the first touch of a piece of memory; see `tenancy`). The fault path takes no lock of ours. Dropping
+//! entries of a page cache takes its `invalidate_lock` exclusively (`upgrade`).
 //!
 //! # Who judges
 //!
@@ -73,6 +74,7 @@ use crate::{
 
 mod file;
 mod tenancy;
+mod upgrade;
 
 pub(crate) use file::{
     empty_aops,

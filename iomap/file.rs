@@ -24,6 +24,7 @@ use crate::{
 use super::{
     header,
     i_size,
+    upgrade::upgrade,
     Header,
     Table,
     IOMAP_OPS, //
@@ -52,9 +53,14 @@ unsafe fn fault(vmf: *mut c::vm_fault, order: ffi::c_uint) -> c::vm_fault_t {
             c::file_update_time(file);
         }
         c::down_read(invalidate_lock);
-        let ret = c::dax_iomap_fault(vmf, order, &mut pfn, ptr::null_mut(), &IOMAP_OPS);
+        let mut ret = c::dax_iomap_fault(vmf, order, &mut pfn, ptr::null_mut(), &IOMAP_OPS);
         c::up_read(invalidate_lock);
 
+        if ret & c::vm_fault_reason_VM_FAULT_FALLBACK != 0 && upgrade(vmf, order) {
+            c::down_read(invalidate_lock);
+            ret = c::dax_iomap_fault(vmf, order, &mut pfn, ptr::null_mut(), &IOMAP_OPS);
+            c::up_read(invalidate_lock);
+        }
         count(header((*file).f_inode), order, ret);
         ret
     }

@@ -1,0 +1,136 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! From pages back to 2 MiB.
+//!
+//! DAX keeps an entry for what it has mapped, and prefers small ones: while one page of an aligned
+//! 2 MiB has an entry, a huge fault there falls back to pages, for every task, until the inode is
+//! evicted. One small or misaligned mapping would be enough for that. Entries are only DAX's notes,
+//! though: a map that says where 2 MiB are in one piece says so still. So the entries of such a range
+//! are dropped when a huge fault has fallen back because of them, and it is tried again.
+//!
+//! That happens once: a small fault leaves a huge entry as it is, and maps its page out of it. Tables
+//! of pages that other tasks have there are taken down, and come back as they touch them.
+
+use kernel::ffi;
+
+use crate::{
+    bindings::kernel as c,
+    stats::Counter, //
+};
+
+use super::{
+    header,
+    i_size,
+    tenancy::{
+        DaxEntry,
+        MovingIn, //
+    },
+    PAGE,
+    PMD_SIZE, //
+};
+
+const PMD_ORDER: ffi::c_uint = (PMD_SIZE / PAGE).trailing_zeros();
+/// What is below an aligned 2 MiB in a page number.
+const WITHIN: u64 = PMD_SIZE / PAGE - 1;
+
+/// After a fault that fell back to pages: whether it is worth trying again, because its range could be
+/// mapped as one and has been made ready for that.
+///
+/// # Safety
+///
+/// Called in a fault of a mapped file, without the `invalidate_lock` of its page cache.
+#[cold]
+pub(super) unsafe fn upgrade(vmf: *mut c::vm_fault, order: ffi::c_uint) -> bool {
+    // SAFETY: The fault's mapping and its open file are valid, and a mapped file's inode stays so.
+    unsafe {
+        let vma = (*vmf).__bindgen_anon_1.vma;
+        let inode = (*(*vma).vm_file).f_inode;
+        let pgoff = (*vmf).__bindgen_anon_1.pgoff as u64;
+        let first = pgoff & !WITHIN;
+
+        order == PMD_ORDER
+            && fits(vmf, vma, pgoff)
+            && (first | WITHIN) < i_size(inode).div_ceil(PAGE)
+            && match DaxEntry::first(inode, first, first | WITHIN) {
+                Some(entry) if entry.is_huge() => entry.pfn_of(first).is_some(),
+                Some(_) => is_one_piece(inode, first * PAGE) && drop_entries(inode, first * PAGE),
+                None => false,
+            }
+    }
+}
+
+/// Whether a mapping can have an aligned 2 MiB around a fault, as DAX sees it.
+///
+/// # Safety
+///
+/// `vma` is that of the fault.
+unsafe fn fits(vmf: *const c::vm_fault, vma: *const c::vm_area_struct, pgoff: u64) -> bool {
+    // SAFETY: By the safety requirements.
+    let (address, write, start, end, shared) = unsafe {
+        (
+            (*vmf).__bindgen_anon_1.address as u64,
+            (*vmf).flags & c::fault_flag_FAULT_FLAG_WRITE != 0,
+            (*vma).__bindgen_anon_1.__bindgen_anon_1.vm_start as u64,
+            (*vma).__bindgen_anon_1.__bindgen_anon_1.vm_end as u64,
+            (*vma).__bindgen_anon_2.vm_flags & c::VM_SHARED as ffi::c_ulong != 0,
+        )
+    };
+    let huge = address & !(PMD_SIZE - 1);
+
+    pgoff & WITHIN == address / PAGE & WITHIN
+        && (shared || !write)
+        && huge >= start
+        && end - huge >= PMD_SIZE
+}
+
+/// Whether 2 MiB of a file are in one aligned piece, none of it another file's.
+///
+/// # Safety
+///
+/// `inode` is a mapped one, in use.
+unsafe fn is_one_piece(inode: *mut c::inode, pos: u64) -> bool {
+    // SAFETY: By the safety requirements.
+    let (header, i_size) = unsafe { (header(inode), i_size(inode)) };
+    let Ok(mapping) = header.resolve(pos, PMD_SIZE, i_size) else {
+        return false;
+    };
+    let pages = PMD_SIZE / PAGE;
+    let good = mapping.device.with_frames(mapping.addr, pages, |frames| {
+        // SAFETY: We are inside, and the page cache is that of an inode in use.
+        frames.pfn.is_some_and(|pfn| pfn % pages == 0)
+            && unsafe { frames.are_vacant_but_for(&raw const (*inode).i_data) }
+    });
+    mapping.length >= PMD_SIZE && good == Some(true)
+}
+
+/// Drops the entries of 2 MiB of a file, unless somebody uses the pages for direct I/O.
+///
+/// What was stored through them is flushed first: the entries know that it has to be.
+///
+/// # Safety
+///
+/// As [`is_one_piece`], and without the `invalidate_lock` of the page cache.
+unsafe fn drop_entries(inode: *mut c::inode, pos: u64) -> bool {
+    let (start, end) = (pos as c::loff_t, (pos + PMD_SIZE - 1) as c::loff_t);
+
+    // SAFETY: By the safety requirements. With the lock no fault is under way, so nothing is mapped
+    // again once it has been unmapped, which `dax_layout_busy_page_range()` begins with.
+    unsafe {
+        let mapping = &raw mut (*inode).i_data;
+        let invalidate_lock = &raw mut (*mapping).invalidate_lock;
+
+        c::down_write(invalidate_lock);
+        // Another fault may have been here.
+        let already = DaxEntry::first(inode, pos / PAGE, pos / PAGE).is_some_and(DaxEntry::is_huge);
+        let dropped = !already
+            && c::dax_layout_busy_page_range(mapping, start, end).is_null()
+            && c::filemap_write_and_wait_range(mapping, start, end) == 0;
+        if dropped {
+            let _moving_out = MovingIn::new(inode);
+            c::dax_delete_mapping_range(mapping, start, end);
+            header(inode).mount().stats.inc(Counter::Upgrades);
+        }
+        c::up_write(invalidate_lock);
+        already || dropped
+    }
+}
