@@ -245,8 +245,8 @@ unsafe extern "C" fn write_iter(iocb: *mut c::kiocb, from: *mut c::iov_iter) -> 
     }
     // A file in memory that is all assigned does not grow: it is full, like a block device.
     // SAFETY: As above; locked exclusively, as writes have to be.
-    let done =
-        unsafe { dax_rw(iocb, from, Counter::WrittenBytes) }.unwrap_or(ENOSPC.to_errno() as isize);
+    let done = unsafe { dax_rw(iocb, from, Counter::WrittenBytes) };
+    let done = done.unwrap_or(ENOSPC.to_errno() as isize);
     drop(locked);
     if done > 0 {
         // SAFETY: As above; without the inode lock, which fsync may take.

@@ -97,8 +97,8 @@ unsafe fn is_one_piece(inode: *mut c::inode, pos: u64) -> bool {
     let pages = PMD_SIZE / PAGE;
     let good = mapping.device.with_frames(mapping.addr, pages, |frames| {
         // SAFETY: We are inside, and the page cache is that of an inode in use.
-        frames.pfn.is_some_and(|pfn| pfn % pages == 0)
-            && unsafe { frames.are_vacant_but_for(&raw const (*inode).i_data) }
+        let ours = unsafe { frames.are_vacant_but_for(&raw const (*inode).i_data) };
+        ours && frames.pfn.is_some_and(|pfn| pfn % pages == 0)
     });
     mapping.length >= PMD_SIZE && good == Some(true)
 }
