@@ -8,8 +8,9 @@
 //! # A mount's way to us
 //!
 //! 1. **INIT** (`init`) is seen by two tracepoint probes. When it is sent, the task that mounts is
-//!    current: if it has CAP_SYS_RAWIO, an offer is written into the request and kept. When it ends,
-//!    the server's answer is read. The first probe runs under a spin lock and never sleeps.
+//!    current: if it has CAP_SYS_RAWIO and mounts for itself, an offer is written into the request and
+//!    kept. When it ends, the server's answer is read. The first probe runs under a spin lock and never
+//!    sleeps.
 //! 2. **Bind** (`init`): if the answer names ops, the offer becomes a [`Connection`], and the
 //!    superblock gets a copy of FUSE's `super_operations` with three functions of ours. The copy is
 //!    the first member of the connection: that is the way from any inode to it.

@@ -94,18 +94,27 @@ pub(super) unsafe extern "C" fn request_send(_data: *mut ffi::c_void, req: *cons
 ///
 /// `req` is an INIT that is being sent by the current task.
 unsafe fn offer(req: *const f::fuse_req) -> Option<()> {
+    // SAFETY: The arguments of a request that is being sent are valid. FUSE keeps those of INIT in a
+    // `struct fuse_init_args`.
+    let init = unsafe { container_of!((*req).args, f::fuse_init_args, args) };
+    // SAFETY: As above, and the mount has its superblock and its owner by now.
+    let (mount, user_ns, owner) = unsafe {
+        let mount = (*init).fm;
+        (mount, (*(*mount).sb).s_user_ns, (*(*mount).fc).user_id)
+    };
+    if !ptr::eq(user_ns, &raw const c::init_user_ns) {
+        return None;
+    }
     // What can fail comes first: a mounter must not be dropped here, for that may sleep.
     let offer = KBox::<Offer>::new_uninit(GFP_ATOMIC | __GFP_NOWARN).ok()?;
-    let mounter = Mounter::current()?;
+    let mounter = Mounter::current(c::kuid_t { val: owner.val })?;
 
-    // SAFETY: The arguments of a request that is being sent are valid. FUSE keeps those of INIT in a
-    // `struct fuse_init_args`. The server does not see the request yet, so it may still be written.
-    let (mount, answer) = unsafe {
-        let init = container_of!((*req).args, f::fuse_init_args, args);
+    // SAFETY: As above. The server does not see the request yet, so it may still be written.
+    let answer = unsafe {
         (*init).in_.unused[c::FUSE_DAX_FMAP_INIT_IN_MAGIC as usize] = c::FUSE_DAX_FMAP_MAGIC;
         (*init).in_.unused[c::FUSE_DAX_FMAP_INIT_IN_VERSION as usize] =
             c::FUSE_DAX_FMAP_ABI_VERSION;
-        ((*init).fm, ptr::addr_of_mut!((*init).out))
+        ptr::addr_of_mut!((*init).out)
     };
     let mut offers = OFFERS.lock();
     let next = offers.take();

@@ -110,13 +110,21 @@ impl Drop for DeviceFile {
 }
 
 impl Mounter {
-    /// The current task, if it may offer file maps. Does not sleep.
-    pub(super) fn current() -> Option<Pin<KBox<Self>>> {
+    /// The current task, if it may offer file maps to a server of `owner`. Does not sleep.
+    ///
+    /// It has to be that owner, and not by way of a set-user-ID program: fusermount3 has all
+    /// capabilities when it mounts, and does so for a server of somebody who has none.
+    pub(super) fn current(owner: c::kuid_t) -> Option<Pin<KBox<Self>>> {
         // SAFETY: The namespace is static; the check neither sleeps nor logs.
         let capable = unsafe {
             c::ns_capable_noaudit(&raw mut c::init_user_ns, c::CAP_SYS_RAWIO as ffi::c_int)
         };
-        if !capable {
+        // SAFETY: The current task's own credentials.
+        let (uid, euid) = unsafe {
+            let cred = (*c::get_current()).cred;
+            ((*cred).uid, (*cred).euid)
+        };
+        if !capable || uid.val != owner.val || euid.val != owner.val {
             return None;
         }
         // What can fail comes first: giving up the references below may sleep.

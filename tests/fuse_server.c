@@ -440,7 +440,7 @@ static int start(struct fuse_server *s)
 
 int fs_mount(struct fuse_server *s)
 {
-	char opts[128];
+	char opts[160];
 	int err = 0;
 
 	s->fd = open("/dev/fuse", O_RDWR | O_CLOEXEC);
@@ -452,9 +452,9 @@ int fs_mount(struct fuse_server *s)
 	if (!err && (s->sync_init || s->forked))
 		err = start(s);
 	snprintf(opts, sizeof(opts),
-		 "fd=%d,rootmode=40000,user_id=0,group_id=0,allow_other,default_permissions",
-		 s->fd);
-	if (!err && mount("fmap-test", s->dir, "fuse", 0, opts))
+		 "fd=%d,rootmode=40000,user_id=%u,group_id=0,allow_other,default_permissions%s",
+		 s->fd, s->owner, s->more_opts ?: "");
+	if (!err && mount(s->source ?: "fmap-test", s->dir, s->type ?: "fuse", 0, opts))
 		err = -errno;
 	s->mounted = !err;
 	if (!err && !s->sync_init && !s->forked)
@@ -472,6 +472,13 @@ int fs_mount(struct fuse_server *s)
 	if (s->forked)
 		close(s->fd);		/* the child's is the last one */
 	return 0;
+}
+
+int fs_serve(struct fuse_server *s, int fd)
+{
+	s->fd = fd;
+	s->mounted = true;
+	return start(s);
 }
 
 void fs_kill(struct fuse_server *s)

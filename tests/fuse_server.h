@@ -74,6 +74,10 @@ struct fuse_server {
 	bool		sync_init;
 	bool		eager;		/* answers INIT before mount(2) can wait */
 	char		ops_name[FUSE_DAX_FMAP_OPS_NAME_LEN];
+	const char	*type;		/* of the mount: fuse unless told */
+	const char	*source;
+	const char	*more_opts;	/* ",..." */
+	uid_t		owner;		/* user_id= */
 	uint32_t	init_len;	/* of the INIT reply, 64 unless told */
 	uint32_t	init_minor;
 	uint32_t	init_flags;
@@ -117,6 +121,9 @@ struct fs_file *fs_add(struct fuse_server *s, const char *name, uint64_t size,
 
 /* 0 or -errno of mount(2). An asynchronous INIT may still be under way then. */
 int fs_mount(struct fuse_server *s);
+
+/* Serve a connection that somebody else mounts on @dir: 0 or -errno. */
+int fs_serve(struct fuse_server *s, int fd);
 
 /* 0 or -errno of umount(2). The server ends in any case. */
 int fs_umount(struct fuse_server *s);

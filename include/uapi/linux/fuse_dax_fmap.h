@@ -31,7 +31,9 @@
  * -----------
  *
  * The kernel offers, in FUSE_INIT, if and only if the task that mounts has
- * CAP_SYS_RAWIO in the initial user namespace:
+ * CAP_SYS_RAWIO in the initial user namespace, and is the owner of the mount:
+ * user_id= is its real and its effective user. fusermount3, which is mighty but
+ * mounts for somebody else, gets no offer:
  *
  *	fuse_init_in.unused[9]	= FUSE_DAX_FMAP_MAGIC
  *	fuse_init_in.unused[10]	= FUSE_DAX_FMAP_ABI_VERSION
