@@ -7,8 +7,8 @@
 //! programs:
 //!
 //! - [`Ops`] is `kdata` between `reg()` and `unreg()`: enough to look it up, not to call it.
-//! - [`PinnedOps`] holds a reference and may be called. A link that is detached stops new pins and
-//!   leaves the existing ones alone.
+//! - [`PinnedOps`] holds a reference and may be called. A link that is detached, or updated to another
+//!   `kdata`, stops new pins and leaves the existing ones alone.
 //!
 //! A program sees a context (`include/uapi/linux/fuse_dax_fmap.h`). It is the first member of a
 //! larger structure here, and the kfuncs go from the one to the other. This is sound because the
@@ -19,10 +19,7 @@
 //! leaves out what Rust defines.
 
 use core::{
-    mem::{
-        offset_of,
-        size_of, //
-    },
+    mem::offset_of,
     ptr::{
         self,
         NonNull, //
@@ -33,13 +30,7 @@ use kernel::{
     error::to_result,
     ffi,
     prelude::*,
-    sync::{
-        atomic::{
-            Atomic,
-            Relaxed, //
-        },
-        global_lock, //
-    },
+    sync::global_lock,
     types::Opaque, //
 };
 
@@ -52,12 +43,15 @@ use crate::{
     iomap::Fmap, //
 };
 
+mod verifier;
+
 /// Registered ops. May go away at any time; see [`Ops::pin`].
 ///
 /// # Invariants
 ///
-/// The pointer is the `kdata` of a struct_ops map of our type. It is valid from `reg()` until
-/// `unreg()` returns, and an `Ops` is in the registry exactly that long.
+/// The pointer is the `kdata` of a struct_ops map of our type. It is valid from `reg()`, or an
+/// `update()` to it, until `unreg()`, or an `update()` to another one, returns; an `Ops` is in the
+/// registry no longer than that.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Ops(NonNull<c::fuse_dax_fmap_ops>);
 
@@ -153,6 +147,12 @@ impl PinnedOps {
     pub(crate) fn name(&self) -> OpsName {
         // INVARIANT: A pinned `kdata` is as valid as a registered one.
         Ops(self.0).name()
+    }
+
+    /// The id of the struct_ops map: it tells ops from those that have the name after them.
+    pub(crate) fn map_id(&self) -> u32 {
+        // SAFETY: By the type invariants.
+        unsafe { c::bpf_struct_ops_id(self.0.as_ptr().cast()) }
     }
 
     /// Calls `dax_fmap_parse()`. May sleep.
@@ -394,119 +394,7 @@ const _: () = {
     ];
 };
 
-// --- Verifier policy ----------------------------------------------------------------------------
-
-/// The module's BTF, and in it the types whose OUT fields a program may write.
-///
-/// Written while the type is registered and at each load of a program, with the same values.
-struct Types {
-    btf: Atomic<usize>,
-    parse_ctx: Atomic<u32>,
-    iomap_io: Atomic<u32>,
-}
-
-static TYPES: Types = Types {
-    btf: Atomic::new(0),
-    parse_ctx: Atomic::new(0),
-    iomap_io: Atomic::new(0),
-};
-
-/// Offset and size of each OUT field.
-const PARSE_CTX_OUT: [(usize, usize); 2] = [
-    (
-        offset_of!(c::fuse_dax_fmap_parse_ctx, file_size),
-        size_of::<u64>(),
-    ),
-    (
-        offset_of!(c::fuse_dax_fmap_parse_ctx, dev_bitmap),
-        size_of::<u64>(),
-    ),
-];
-const IOMAP_IO_OUT: [(usize, usize); 3] = [
-    (offset_of!(c::fuse_iomap_io, length), size_of::<u64>()),
-    (offset_of!(c::fuse_iomap_io, addr), size_of::<u64>()),
-    (offset_of!(c::fuse_iomap_io, dev_index), size_of::<u32>()),
-];
-
-/// Members of `struct fuse_dax_fmap_ops`, by their offset in bytes.
-const NAME: usize = offset_of!(c::fuse_dax_fmap_ops, name);
-const DAX_FMAP_PARSE: usize = offset_of!(c::fuse_dax_fmap_ops, dax_fmap_parse);
-const IOMAP_BEGIN: usize = offset_of!(c::fuse_dax_fmap_ops, iomap_begin);
-
-/// Offset in bytes of a member that is no bitfield, as `__btf_member_bit_offset()` has it.
-///
-/// # Safety
-///
-/// `t` is a struct type and `member` one of its members.
-unsafe fn member_offset(t: *const c::btf_type, member: *const c::btf_member) -> usize {
-    const KIND_FLAG: u32 = 1 << 31;
-
-    // SAFETY: Both are valid by the safety requirements.
-    let (info, offset) = unsafe { ((*t).info, (*member).offset) };
-    let bits = if info & KIND_FLAG != 0 {
-        offset & 0xff_ffff
-    } else {
-        offset
-    };
-    (bits / 8) as usize
-}
-
-/// The type that argument `arg` of a function member points to:
-/// member, pointer, prototype, parameter, pointer, struct.
-///
-/// # Safety
-///
-/// `member` is a member of the ops that is a pointer to a function with more than `arg` pointer
-/// arguments, and `btf` is the module's.
-unsafe fn argument_type(btf: *const c::btf, member: *const c::btf_member, arg: usize) -> u32 {
-    // SAFETY: Each id comes from the type before it in the same BTF, so `btf_type_by_id()` returns
-    // a valid type; the kind of each follows from the prototype in the header, by the safety
-    // requirements; parameters follow their prototype (include/uapi/linux/btf.h).
-    unsafe {
-        let pointer = c::btf_type_by_id(btf, (*member).type_);
-        let prototype = c::btf_type_by_id(btf, (*pointer).__bindgen_anon_1.type_);
-        let parameter = prototype.add(1).cast::<c::btf_param>().add(arg);
-        let pointer = c::btf_type_by_id(btf, (*parameter).type_);
-        (*pointer).__bindgen_anon_1.type_
-    }
-}
-
-/// Remembers the BTF. That it is called is the proof that the module has any.
-///
-/// # Safety
-///
-/// Called by the BPF core, with the BTF of this module.
-unsafe extern "C" fn init(btf: *mut c::btf) -> ffi::c_int {
-    TYPES.btf.store(btf as usize, Relaxed);
-    0
-}
-
-/// `dax_fmap_parse()` may sleep, `iomap_begin()` runs in page faults and may not.
-///
-/// # Safety
-///
-/// Called by the verifier, with our type, one of its members and a program for it.
-unsafe extern "C" fn check_member(
-    t: *const c::btf_type,
-    member: *const c::btf_member,
-    prog: *const c::bpf_prog,
-) -> ffi::c_int {
-    let btf = TYPES.btf.load(Relaxed) as *const c::btf;
-
-    // SAFETY: The verifier passes our type, one of its members and the program for it; `init()` ran
-    // before with the BTF that they are from. The prototypes are those of the header.
-    unsafe {
-        match member_offset(t, member) {
-            DAX_FMAP_PARSE => TYPES
-                .parse_ctx
-                .store(argument_type(btf, member, 0), Relaxed),
-            IOMAP_BEGIN if (*prog).sleepable() != 0 => return EINVAL.to_errno(),
-            IOMAP_BEGIN => TYPES.iomap_io.store(argument_type(btf, member, 1), Relaxed),
-            _ => return EINVAL.to_errno(),
-        }
-    }
-    0
-}
+// --- Registration -------------------------------------------------------------------------------
 
 /// Takes the name, and leaves the programs to the BPF core.
 ///
@@ -523,7 +411,7 @@ unsafe extern "C" fn init_member(
     const DEFAULT: ffi::c_int = 0;
 
     // SAFETY: The BPF core passes our type and one of its members.
-    if unsafe { member_offset(t, member) } != NAME {
+    if unsafe { verifier::member_offset(t, member) } != verifier::NAME {
         return DEFAULT;
     }
     // SAFETY: `udata` is the kernel's copy of the ops that user space wrote.
@@ -587,93 +475,46 @@ unsafe extern "C" fn unreg(kdata: *mut ffi::c_void, _link: *mut c::bpf_link) {
     }
 }
 
-/// What a program may read of its arguments: what BTF says they are.
+/// Puts other ops in the place of those that a link has registered, under the same name.
+///
+/// The BPF core holds both, and its `update_mutex`, until this returns.
 ///
 /// # Safety
 ///
-/// Called by the verifier.
-unsafe extern "C" fn is_valid_access(
-    off: ffi::c_int,
-    size: ffi::c_int,
-    access: c::bpf_access_type,
-    prog: *const c::bpf_prog,
-    info: *mut c::bpf_insn_access_aux,
-) -> bool {
-    // SAFETY: The verifier's arguments, passed on.
-    unsafe { c::bpf_tracing_btf_ctx_access(off, size, access, prog, info) }
-}
-
-/// Whether a program may write `size` bytes at `off` of what `reg` points to: OUT fields only.
-///
-/// # Safety
-///
-/// Called by the verifier, for a register that points to a BTF type.
-unsafe extern "C" fn btf_struct_access(
-    log: *mut c::bpf_verifier_log,
-    reg: *const c::bpf_reg_state,
-    off: ffi::c_int,
-    size: ffi::c_int,
+/// Called by the BPF core, with ops that passed `validate()` and with the link's, which `reg()` or
+/// this function took.
+unsafe extern "C" fn update(
+    kdata: *mut ffi::c_void,
+    old_kdata: *mut ffi::c_void,
+    _link: *mut c::bpf_link,
 ) -> ffi::c_int {
-    // SAFETY: The verifier calls this for a register of type PTR_TO_BTF_ID, which has these two.
-    let (btf, id) = unsafe {
-        let pointee = &(*reg).__bindgen_anon_1.__bindgen_anon_1;
-        (pointee.btf as usize, pointee.btf_id)
+    let (Some(new), Some(old)) = (NonNull::new(kdata.cast()), NonNull::new(old_kdata.cast()))
+    else {
+        return EINVAL.to_errno();
     };
-    let fields: &[(usize, usize)] = if btf != TYPES.btf.load(Relaxed) {
-        &[]
-    } else if id == TYPES.parse_ctx.load(Relaxed) {
-        &PARSE_CTX_OUT
-    } else if id == TYPES.iomap_io.load(Relaxed) {
-        &IOMAP_IO_OUT
-    } else {
-        &[]
-    };
-    let access = (usize::try_from(off), usize::try_from(size));
-
-    for &(start, len) in fields {
-        if let (Ok(off), Ok(size)) = access {
-            if off >= start && off + size <= start + len {
-                return c::bpf_reg_type_SCALAR_VALUE as ffi::c_int;
-            }
-        }
+    // INVARIANT: The link is about to hold `new`; it holds `old`, which the registry knows.
+    match fmap_ops::replace(Ops(old), Ops(new)) {
+        Ok(()) => 0,
+        Err(err) => err.to_errno(),
     }
-    // SAFETY: `log` is the verifier's; the format takes two integers.
-    unsafe {
-        c::bpf_log(
-            log,
-            c"fuse_dax_fmap: only OUT fields may be written, not %d bytes at %d\n".as_char_ptr(),
-            size,
-            off,
-        )
-    };
-    EACCES.to_errno()
 }
 
 /// A table that the BPF core reads, or fills in while the module is loaded, and that never moves.
 #[repr(transparent)]
 struct Table<T>(Opaque<T>);
 
-// SAFETY: Function pointers; only read.
-unsafe impl Sync for Table<c::bpf_verifier_ops> {}
 // SAFETY: Written by the BPF core while the type is registered, under its own lock.
 unsafe impl Sync for Table<c::bpf_struct_ops> {}
 
-static VERIFIER_OPS: Table<c::bpf_verifier_ops> = Table(Opaque::new(c::bpf_verifier_ops {
-    get_func_proto: Some(c::bpf_base_func_proto),
-    is_valid_access: Some(is_valid_access),
-    btf_struct_access: Some(btf_struct_access),
-    ..pin_init::zeroed()
-}));
-
 static STRUCT_OPS: Table<c::bpf_struct_ops> = Table(Opaque::new(c::bpf_struct_ops {
-    verifier_ops: VERIFIER_OPS.0.get(),
-    init: Some(init),
-    check_member: Some(check_member),
+    verifier_ops: verifier::VERIFIER_OPS.0.get(),
+    init: Some(verifier::init),
+    check_member: Some(verifier::check_member),
     init_member: Some(init_member),
     reg: Some(reg),
     unreg: Some(unreg),
+    update: Some(update),
     validate: Some(validate),
-    // Without `update` a link cannot be pointed at other ops: a name keeps its meaning.
     owner: kernel::module::this_module::<crate::LocalModule>().as_ptr(),
     name: c"fuse_dax_fmap_ops".to_bytes_with_nul().as_ptr(),
     ..pin_init::zeroed()
@@ -691,7 +532,7 @@ pub(crate) fn register() -> Result {
     // SAFETY: The table is static, complete but for `cfi_stubs`, which C fills in, and owned by
     // this module. Called once, while the module is loaded.
     to_result(unsafe { c::fuse_dax_fmap_register_bpf(STRUCT_OPS.0.get()) })?;
-    if TYPES.btf.load(Relaxed) == 0 {
+    if !verifier::knows_btf() {
         pr_err!("no BTF of this module: was it built without pahole, or for another kernel?\n");
         return Err(ENOEXEC);
     }

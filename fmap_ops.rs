@@ -124,6 +124,24 @@ pub(crate) fn register(ops: Ops) -> Result {
     Ok(registered.push(ops, GFP_ATOMIC)?)
 }
 
+/// Puts `new` in the place of `old`. Who looks the name up gets the one or the other, always.
+///
+/// # Errors
+///
+/// [`EINVAL`] if their names differ: a name keeps its meaning.
+pub(crate) fn replace(old: Ops, new: Ops) -> Result {
+    let mut registered = REGISTERED.lock();
+
+    if new.name() != old.name() {
+        return Err(EINVAL);
+    }
+    *registered
+        .iter_mut()
+        .find(|ops| **ops == old)
+        .ok_or(EINVAL)? = new;
+    Ok(())
+}
+
 /// Forgets ops, and gives the memory of the list back with the last of them.
 pub(crate) fn unregister(ops: Ops) {
     let mut registered = REGISTERED.lock();

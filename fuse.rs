@@ -368,8 +368,8 @@ unsafe extern "C" fn put_super(sb: *mut c::super_block) {
 pub(crate) struct Mounts;
 
 impl Mounts {
-    /// A line for each mount: `major:minor ops=name files=number devices=index:path,...`, and its
-    /// counters (`stats`), each as `name=number`.
+    /// A line for each mount: `major:minor ops=name map=id files=number devices=index:path,...`, and
+    /// its counters (`stats`), each as `name=number`.
     pub(crate) fn show(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for conn in MOUNTS.lock().iter() {
             // SAFETY: By the type invariants of `ConnectionPtr`.
@@ -377,9 +377,10 @@ impl Mounts {
             let mount = &conn.mount;
 
             f.write_fmt(fmt!(
-                "{} ops={} files={} devices={}{}\n",
+                "{} ops={} map={} files={} devices={}{}\n",
                 conn,
                 mount.ops.name(),
+                mount.ops.map_id(),
                 mount.files.load(Relaxed),
                 mount.devices,
                 mount.stats

@@ -247,6 +247,40 @@ struct bpf_object *fmap_register(const char *name)
 	return obj;
 }
 
+uint32_t fmap_map_id(const struct bpf_link *link)
+{
+	struct bpf_link_info info = { 0 };
+	__u32 len = sizeof(info);
+
+	if (bpf_link_get_info_by_fd(bpf_link__fd(link), &info, &len))
+		return 0;
+	return info.struct_ops.map_id;
+}
+
+uint32_t fmap_map_id_of(const struct fuse_server *s)
+{
+	FILE *f = fopen("/sys/kernel/debug/" MODULE_NAME "/mounts", "r");
+	char line[4096], want[32];
+	uint32_t id = 0;
+	struct stat st;
+
+	if (stat(s->dir, &st)) {
+		if (f)
+			fclose(f);
+		return 0;
+	}
+	snprintf(want, sizeof(want), "%u:%u ", major(st.st_dev), minor(st.st_dev));
+	while (f && fgets(line, sizeof(line), f)) {
+		const char *map = strstr(line, " map=");
+
+		if (map && !strncmp(line, want, strlen(want)))
+			id = strtoul(map + strlen(" map="), NULL, 10);
+	}
+	if (f)
+		fclose(f);
+	return id;
+}
+
 struct scripted_seen *fmap_seen(void)
 {
 	return seen;

@@ -67,6 +67,12 @@ struct bpf_object *fmap_register(const char *object);
 /* The link of the last fmap_register(). */
 extern struct bpf_link *fmap_link;
 
+/* The struct_ops map that a link has registered: its id, 0 if there is none. */
+uint32_t fmap_map_id(const struct bpf_link *link);
+
+/* The map id in the line of a mount in debugfs; 0 if there is none. */
+uint32_t fmap_map_id_of(const struct fuse_server *s);
+
 /* What the scripted ops saw; valid in children of who registered them. */
 struct scripted_seen *fmap_seen(void);
 

@@ -533,15 +533,16 @@ TEST_F(requests, shown_in_debugfs)
 	fs_add(s, "b", SIZE, &both, sizeof(both));
 	ASSERT_EQ(0, fs_mount(s));
 	ASSERT_EQ(0, stat(s->dir, &st));
-	snprintf(want, sizeof(want), "%u:%u ops=%s files=0 devices=",
-		 major(st.st_dev), minor(st.st_dev), SCRIPTED_OPS_NAME);
+	snprintf(want, sizeof(want), "%u:%u ops=%s map=%u files=0 devices=",
+		 major(st.st_dev), minor(st.st_dev), SCRIPTED_OPS_NAME,
+		 fmap_map_id(fmap_link));
 	ASSERT_EQ(0, read_file(file, text, sizeof(text)));
 	EXPECT_STREQ(want, text);
 	EXPECT_EQ(0, fs_try(s, "a"));
 	EXPECT_EQ(0, fs_try(s, "b"));
-	snprintf(want, sizeof(want), "%u:%u ops=%s files=2 devices=0:%s,1:%s",
+	snprintf(want, sizeof(want), "%u:%u ops=%s map=%u files=2 devices=0:%s,1:%s",
 		 major(st.st_dev), minor(st.st_dev), SCRIPTED_OPS_NAME,
-		 daxdev[0].name, daxdev[1].name);
+		 fmap_map_id(fmap_link), daxdev[0].name, daxdev[1].name);
 	ASSERT_EQ(0, read_file(file, text, sizeof(text)));
 	EXPECT_STREQ(want, text);
 	EXPECT_EQ(0, fs_umount(s));

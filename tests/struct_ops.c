@@ -6,7 +6,7 @@
  * Names are checked and unique. A link is required, since a map without one could
  * never be taken back. The verifier keeps programs from writing what is not
  * theirs, and iomap_begin from sleeping. Ops that a mount uses stay for as long
- * as the mount, even if their link goes.
+ * as the mount, even if their link goes, or is updated to others.
  */
 #define _GNU_SOURCE
 #include <errno.h>
@@ -14,7 +14,9 @@
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
+#include <sys/wait.h>
 #include <unistd.h>
+#include <bpf/bpf.h>
 
 #include "kselftest_harness.h"
 #include "fmap_test.h"
@@ -219,18 +221,77 @@ TEST_F(reg, link_is_required)
 	EXPECT_EQ(EOPNOTSUPP, errno);
 }
 
-/* Mounts hold their ops; a link cannot exchange them underneath. */
-TEST_F(reg, no_update)
+/* A link is updated to ops of the same name, and to no others. */
+TEST_F(reg, update_to_another_name)
 {
 	struct bpf_map *other;
+	uint32_t id;
 
 	self->obj = open_policy("name_1", "accepted");
 	ASSERT_NE(NULL, self->obj);
 	ASSERT_EQ(0, bpf_object__load(self->obj)) TH_LOG("%s", fmap_bpf_log());
 	self->link = attach(self->obj, "accepted");
 	ASSERT_NE(NULL, self->link);
+	id = fmap_map_id(self->link);
 	other = bpf_object__find_map_by_name(self->obj, "name_1");
-	EXPECT_GT(0, bpf_link__update_map(self->link, other));
+	EXPECT_EQ(-EINVAL, bpf_link__update_map(self->link, other));
+	EXPECT_EQ(id, fmap_map_id(self->link));
+	/* Nothing has happened to either name. */
+	EXPECT_EQ(NULL, attach(self->obj, "accepted"));
+	EXPECT_EQ(EEXIST, errno);
+	bpf_link__destroy(attach(self->obj, "name_1"));
+}
+
+/* The old ones may be registered again, but not beside the new ones. */
+TEST_F(reg, update_back_and_forth)
+{
+	struct bpf_map *a, *b;
+
+	self->obj = open_policy("accepted", "same_name");
+	ASSERT_NE(NULL, self->obj);
+	ASSERT_EQ(0, bpf_object__load(self->obj)) TH_LOG("%s", fmap_bpf_log());
+	a = bpf_object__find_map_by_name(self->obj, "accepted");
+	b = bpf_object__find_map_by_name(self->obj, "same_name");
+	self->link = bpf_map__attach_struct_ops(a);
+	ASSERT_NE(NULL, self->link);
+	for (int i = 0; i < 3; i++) {
+		EXPECT_EQ(0, bpf_link__update_map(self->link, b));
+		EXPECT_EQ(NULL, bpf_map__attach_struct_ops(a));
+		EXPECT_EQ(EEXIST, errno);
+		EXPECT_EQ(0, bpf_link__update_map(self->link, a));
+		/* ... and to what it is already. */
+		EXPECT_EQ(0, bpf_link__update_map(self->link, a));
+	}
+	ASSERT_EQ(0, bpf_link__detach(self->link));
+	EXPECT_EQ(-ENOLINK, bpf_link__update_map(self->link, b));
+	/* The name is free again. */
+	bpf_link__destroy(self->link);
+	self->link = bpf_map__attach_struct_ops(b);
+	EXPECT_NE(NULL, self->link);
+}
+
+/* BPF_F_REPLACE: only if the link still has what the caller believes. */
+TEST_F(reg, update_of_the_expected)
+{
+	struct bpf_link_update_opts opts = {
+		.sz = sizeof(opts),
+		.flags = BPF_F_REPLACE,
+	};
+	struct bpf_map *a, *b;
+
+	self->obj = open_policy("accepted", "same_name");
+	ASSERT_NE(NULL, self->obj);
+	ASSERT_EQ(0, bpf_object__load(self->obj)) TH_LOG("%s", fmap_bpf_log());
+	a = bpf_object__find_map_by_name(self->obj, "accepted");
+	b = bpf_object__find_map_by_name(self->obj, "same_name");
+	self->link = bpf_map__attach_struct_ops(a);
+	ASSERT_NE(NULL, self->link);
+	/* Prepared, but the name is taken. */
+	EXPECT_EQ(NULL, bpf_map__attach_struct_ops(b));
+	opts.old_map_fd = bpf_map__fd(b);
+	EXPECT_EQ(-EPERM, bpf_link_update(bpf_link__fd(self->link), bpf_map__fd(b), &opts));
+	opts.old_map_fd = bpf_map__fd(a);
+	EXPECT_EQ(0, bpf_link_update(bpf_link__fd(self->link), bpf_map__fd(b), &opts));
 }
 
 TEST_F(reg, holds_the_module)
@@ -372,6 +433,107 @@ TEST_F(in_use, replaced)
 	bpf_object__close(obj);
 	self->map = fmap_linear(0, 0, SIZE);
 	expect_alive();
+}
+
+static struct scripted_seen *seen_by(struct bpf_object *obj)
+{
+	size_t size;
+
+	return bpf_map__initial_value(bpf_object__find_map_by_name(obj, ".bss"), &size);
+}
+
+/* A link update: live mounts keep what they have, new ones get the new ops. */
+TEST_F(in_use, updated)
+{
+	struct bpf_object *obj = load_scripted("in_use");
+	struct scripted map = fmap_linear(1, 0, SIZE);
+	struct scripted_seen *old_seen, *new_seen;
+	uint32_t old_id = fmap_map_id(self->link);
+	struct fuse_server *s;
+	unsigned char *p;
+
+	ASSERT_NE(NULL, obj);
+	old_seen = seen_by(self->obj);
+	new_seen = seen_by(obj);
+	EXPECT_EQ(1, old_seen->parses);
+	ASSERT_EQ(0, bpf_link__update_map(self->link,
+					  bpf_object__find_map_by_name(obj, "scripted")));
+	EXPECT_NE(old_id, fmap_map_id(self->link));
+
+	s = fmap_server("in_use");
+	ASSERT_NE(NULL, s);
+	fs_add(s, "a", SIZE, &map, sizeof(map));
+	ASSERT_EQ(0, fs_mount(s));
+	p = fs_map(s, "a", SIZE, PROT_READ | PROT_WRITE);
+	ASSERT_NE(MAP_FAILED, p);
+	EXPECT_EQ(0, touch(p, 1));
+	EXPECT_EQ(1, new_seen->parses);
+	EXPECT_LT(0, new_seen->begins);
+	EXPECT_EQ(1, old_seen->parses);
+	EXPECT_EQ(0, old_seen->begins);
+
+	/* A file that the old mount has not opened yet is no exception. */
+	EXPECT_EQ(0, fs_try(self->s, "b"));
+	EXPECT_EQ(2, old_seen->parses);
+	EXPECT_EQ(1, new_seen->parses);
+
+	/* Who is on which is there to be read. */
+	EXPECT_EQ(old_id, fmap_map_id_of(self->s));
+	EXPECT_EQ(fmap_map_id(self->link), fmap_map_id_of(s));
+
+	/* The old ops live by their mount alone, the new ones after their link. */
+	bpf_object__close(self->obj);
+	self->obj = obj;
+	expect_alive();
+	bpf_link__destroy(self->link);
+	self->link = NULL;
+	expect_unknown();
+	expect_alive();
+	EXPECT_EQ(0, touch(p + PAGE, 1));
+	munmap(p, SIZE);
+	EXPECT_EQ(0, fs_stop(s));
+}
+
+/* Whoever mounts meanwhile finds the one or the other. */
+TEST_F(in_use, updated_all_the_time)
+{
+	struct bpf_object *obj = load_scripted("in_use");
+	struct bpf_map *maps[2];
+	unsigned int updates = 0;
+	int status;
+	pid_t pid;
+
+	ASSERT_NE(NULL, obj);
+	maps[0] = bpf_object__find_map_by_name(obj, "scripted");
+	maps[1] = bpf_object__find_map_by_name(self->obj, "scripted");
+	pid = fork();
+	ASSERT_LE(0, pid);
+	if (!pid) {
+		struct scripted map = fmap_linear(1, 0, SIZE);
+
+		for (int i = 0; i < 30; i++) {
+			struct fuse_server *s = fmap_server("in_use");
+
+			if (!s)
+				_exit(1);
+			fs_add(s, "a", SIZE, &map, sizeof(map));
+			if (fs_mount(s) || fs_try(s, "a") || fs_stop(s))
+				_exit(2);
+		}
+		_exit(0);
+	}
+	while (waitpid(pid, &status, WNOHANG) == 0) {
+		EXPECT_EQ(0, bpf_link__update_map(self->link, maps[updates % 2]));
+		updates++;
+	}
+	EXPECT_EQ(0, status);
+	EXPECT_LT(5, updates) {
+		TH_LOG("only %u updates", updates);
+	}
+	expect_alive();
+	bpf_link__destroy(self->link);
+	self->link = NULL;
+	bpf_object__close(obj);
 }
 
 int main(int argc, char **argv)

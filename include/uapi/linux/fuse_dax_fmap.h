@@ -175,6 +175,12 @@ struct fuse_iomap_io {
  * mount that uses the ops keeps them callable until it is unmounted, whatever
  * happens to the link.
  *
+ * A link can be updated to another map (BPF_LINK_UPDATE) whose @name is the
+ * same; else -EINVAL. There is no moment in which the name is unknown: a mount
+ * finds the old ops or the new ones. Mounts that are bound keep the old ones for
+ * all their files, opened before or after; what is to be served by the new ops
+ * has to be mounted again.
+ *
  * The kernel judges every mapping that @iomap_begin returns; one that breaks a
  * rule of &struct fuse_iomap_io fails with EIO (SIGBUS on a fault).
  */

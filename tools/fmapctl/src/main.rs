@@ -32,11 +32,19 @@ enum Cmd {
     /// Servers can name them from then on, until `fmapctl unload` or a reboot. The
     /// links are pinned in /sys/fs/bpf/fuse_dax_fmap.
     Load {
+        /// Take the place of registered ops of the same name
+        ///
+        /// New mounts get the new ops. Mounts that use the old ones keep them until
+        /// they are unmounted; `fmapctl status` marks them.
+        #[arg(long)]
+        replace: bool,
         /// Objects with a `struct fuse_dax_fmap_ops` in SEC(".struct_ops.link")
         #[arg(required = true, value_name = "OBJ")]
         objects: Vec<PathBuf>,
     },
     /// Show the registered ops and how many mounts use them
+    ///
+    /// OLDER counts mounts with ops that have been replaced or unregistered since.
     List,
     /// Unregister ops
     ///
@@ -47,12 +55,17 @@ enum Cmd {
         names: Vec<String>,
     },
     /// Show what is mounted with which ops and devices, and what the mounts have counted
+    ///
+    /// MAP is the id of the ops' BPF map, as in `fmapctl list`; "(old)" marks ops that
+    /// have been replaced since the mount was made, "(gone)" ones that were unregistered.
     Status,
 }
 
 fn main() -> ExitCode {
     let result = match Args::parse().command {
-        Cmd::Load { objects } => objects.iter().try_for_each(|object| ops::load(object)),
+        Cmd::Load { replace, objects } => objects
+            .iter()
+            .try_for_each(|object| ops::load(object, replace)),
         Cmd::List => ops::list(),
         Cmd::Unload { names } => names.iter().try_for_each(|name| ops::unload(name)),
         Cmd::Status => status::show(),

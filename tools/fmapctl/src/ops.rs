@@ -4,19 +4,27 @@
 //! Ops live as long as their BPF link. The link is pinned in bpffs under the name
 //! of the ops, so what is registered is what lies in [`PINS`]. Removing detaches the
 //! link first: whoever else holds it, the name is free again.
+//!
+//! Ops are replaced by pointing their link at another map. There is no moment without
+//! ops of that name; mounts that use the old map keep it.
 
 use std::fs;
 use std::io;
 use std::mem;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::path::{Path, PathBuf};
+use std::ptr;
 use std::sync::{Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use libbpf_rs::query::{LinkInfo, LinkTypeInfo};
-use libbpf_rs::{ErrorKind, Link, MapCore, MapType, ObjectBuilder, PrintLevel, set_print};
+use libbpf_rs::{
+    ErrorKind, Link, MapCore, MapType, ObjectBuilder, PrintLevel, libbpf_sys, set_print,
+};
 
-use crate::{MODULE, check_host, status, table};
+use crate::status::{self, Mount};
+use crate::{MODULE, check_host, table};
 
 const BPFFS: &str = "/sys/fs/bpf";
 /// Where the links of ops are pinned.
@@ -41,8 +49,8 @@ fn take_log() -> String {
     mem::take(&mut *LOG.lock().unwrap_or_else(PoisonError::into_inner))
 }
 
-/// Registers all ops of an object, or none.
-pub fn load(object: &Path) -> Result<(), String> {
+/// Registers all ops of an object, or none; or, to `replace` ops, one after the other.
+pub fn load(object: &Path, replace: bool) -> Result<(), String> {
     let shown = object.display();
     check_host()?;
     check_bpffs()?;
@@ -72,7 +80,7 @@ pub fn load(object: &Path) -> Result<(), String> {
                 "{shown}: {variable} has to be in SEC(\".struct_ops.link\")"
             ));
         }
-        if pin_of(&name).exists() {
+        if !replace && pin_of(&name).exists() {
             return Err(registered(&name));
         }
         names.push(name);
@@ -89,34 +97,82 @@ pub fn load(object: &Path) -> Result<(), String> {
     let maps = loaded
         .maps_mut()
         .filter(|map| map.map_type() == MapType::StructOps);
-    for (mut map, name) in maps.zip(&names) {
-        let link = map.attach_struct_ops().map_err(|error| {
-            let log = take_log();
-            match error.kind() {
-                ErrorKind::AlreadyExists => registered(name),
-                _ => format!("{log}the kernel refused the ops {name}: {error:#}"),
+    for (mut map, name) in maps.zip(names) {
+        match map.attach_struct_ops() {
+            Ok(link) => links.push((link, name)),
+            Err(error) if error.kind() == ErrorKind::AlreadyExists && replace => {
+                // The attempt has made the map ready to be registered.
+                update(&name, map.as_fd())?;
+                println!("{name}: replaced");
+                tell_users(&name);
             }
-        })?;
-        links.push(link);
+            Err(error) if error.kind() == ErrorKind::AlreadyExists => {
+                return Err(registered(&name));
+            }
+            Err(error) => {
+                let log = take_log();
+                return Err(format!("{log}the kernel refused the ops {name}: {error:#}"));
+            }
+        }
     }
 
     // An error drops the links, and with them what was registered so far.
     fs::create_dir_all(PINS).map_err(|error| format!("{PINS}: {error}"))?;
     for at in 0..links.len() {
-        if let Err(error) = links[at].pin(pin_of(&names[at])) {
-            for link in &mut links[..at] {
+        let pin = pin_of(&links[at].1);
+        if replace && pin.exists() {
+            // Of a link that somebody has detached, for the name was free.
+            fs::remove_file(&pin).map_err(|error| format!("{}: {error}", pin.display()))?;
+        }
+        if let Err(error) = links[at].0.pin(&pin) {
+            for (link, _) in &mut links[..at] {
                 let _ = link.unpin();
             }
-            return Err(format!(
-                "cannot pin {}: {error}",
-                pin_of(&names[at]).display()
-            ));
+            return Err(format!("cannot pin {}: {error}", pin.display()));
         }
     }
-    for name in names {
+    for (_, name) in links {
         println!("{name}: registered");
     }
     Ok(())
+}
+
+/// Points the pinned link of ops at another map.
+fn update(name: &str, map: BorrowedFd<'_>) -> Result<(), String> {
+    let pin = pin_of(name);
+    let link = Link::open(&pin).map_err(|_| {
+        format!(
+            "ops named {name} are registered by a link that is not pinned as {}",
+            pin.display()
+        )
+    })?;
+    let (link, map) = (link.as_fd().as_raw_fd(), map.as_raw_fd());
+    // libbpf has a function for links that it attached itself, and only for those.
+    // SAFETY: Both descriptors are open, and null stands for no options.
+    match unsafe { libbpf_sys::bpf_link_update(link, map, ptr::null()) } {
+        0 => Ok(()),
+        error => Err(format!(
+            "cannot replace {name}: {}",
+            io::Error::from_raw_os_error(-error)
+        )),
+    }
+}
+
+/// How many mounts go on with ops of a name that is not theirs any more.
+fn tell_users(name: &str) {
+    let current = registered_map(name);
+    let older = |mount: &&Mount| mount.ops == name && mount.map != current;
+    let used = status::mounts().map_or(0, |all| all.iter().filter(older).count());
+
+    if used > 0 {
+        println!("{name}: {used} mount(s) keep the old ones until they are unmounted");
+    }
+}
+
+/// The map that is registered under a name, if it is known.
+pub fn registered_map(name: &str) -> Option<u32> {
+    let info = Link::open(pin_of(name)).and_then(|link| link.info());
+    map_of(&info.ok()?)
 }
 
 /// Prints the registered ops.
@@ -126,7 +182,7 @@ pub fn list() -> Result<(), String> {
     let mounts = status::mounts();
 
     let mut rows = vec![
-        ["NAME", "LINK", "MAP", "MOUNTS"]
+        ["NAME", "LINK", "MAP", "MOUNTS", "OLDER"]
             .map(str::to_owned)
             .to_vec(),
     ];
@@ -138,14 +194,33 @@ pub fn list() -> Result<(), String> {
             Some(id) => id.to_string(),
             None => "(detached)".to_owned(),
         };
-        let used = match &mounts {
-            Ok(mounts) => mounts.iter().filter(|m| m.ops == name).count().to_string(),
-            Err(_) => "?".to_owned(),
-        };
-        rows.push(vec![name, info.id.to_string(), map, used]);
+        let mut row = vec![name.clone(), info.id.to_string(), map];
+        row.extend(used(&mounts, &name, map_of(&info)));
+        rows.push(row);
+    }
+    // What has no link any more, and still has mounts.
+    let mut gone: Vec<String> = mounts.iter().flatten().map(|m| m.ops.clone()).collect();
+    gone.sort_unstable();
+    gone.dedup();
+    gone.retain(|name| !pin_of(name).exists());
+    for name in gone {
+        let mut row = vec![name.clone(), "-".to_owned(), "(gone)".to_owned()];
+        row.extend(used(&mounts, &name, None));
+        rows.push(row);
     }
     print!("{}", table(&rows));
     Ok(())
+}
+
+/// How many mounts use ops of a name: those that are registered, and others.
+fn used(mounts: &Result<Vec<Mount>, String>, name: &str, map: Option<u32>) -> [String; 2] {
+    let Ok(mounts) = mounts else {
+        return ["?", "?"].map(str::to_owned);
+    };
+    let all = mounts.iter().filter(|mount| mount.ops == name);
+    let (current, older): (Vec<_>, Vec<_>) =
+        all.partition(|mount| map.is_some() && mount.map == map);
+    [current.len().to_string(), older.len().to_string()]
 }
 
 /// Unregisters ops.
@@ -199,7 +274,10 @@ fn check_bpffs() -> Result<(), String> {
 }
 
 fn registered(name: &str) -> String {
-    format!("ops named {name} are registered already (`fmapctl unload {name}` removes them)")
+    format!(
+        "ops named {name} are registered already (`--replace` replaces them, \
+         `fmapctl unload {name}` removes them)"
+    )
 }
 
 fn pin_of(name: &str) -> PathBuf {

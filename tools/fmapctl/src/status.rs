@@ -5,7 +5,7 @@
 use std::fs;
 use std::io;
 
-use crate::{check_host, table};
+use crate::{check_host, ops, table};
 
 const MOUNTS: &str = "/sys/kernel/debug/fuse_dax_fmap/mounts";
 
@@ -15,6 +15,8 @@ pub struct Mount {
     /// `major:minor`, as in mountinfo.
     pub number: String,
     pub ops: String,
+    /// The id of the ops' map; not of every module that there was.
+    pub map: Option<u32>,
     pub files: String,
     pub devices: Vec<String>,
     /// Whatever else the module counts, as `name=number`, in its order.
@@ -29,7 +31,7 @@ pub fn show() -> Result<(), String> {
         .map_err(|error| format!("/proc/self/mountinfo: {error}"))?;
 
     let mut rows = vec![
-        ["MOUNTPOINT", "OPS", "FILES", "DEVICES"]
+        ["MOUNTPOINT", "OPS", "MAP", "FILES", "DEVICES"]
             .map(str::to_owned)
             .to_vec(),
     ];
@@ -49,7 +51,8 @@ pub fn show() -> Result<(), String> {
             let rows: Vec<_> = mount.counters.iter().map(counter).collect();
             counters += &format!("\n{places}\n{}", table(&rows));
         }
-        rows.push(vec![places, mount.ops, mount.files, devices]);
+        let map = map(mount.map, ops::registered_map(&mount.ops));
+        rows.push(vec![places, mount.ops, map, mount.files, devices]);
     }
     print!("{}{counters}", table(&rows));
     Ok(())
@@ -90,16 +93,18 @@ fn counter((name, number): &(String, u64)) -> Vec<String> {
     ]
 }
 
-/// `<major>:<minor> ops=<name> files=<number> devices=<index>:<name>[!],... <counter>=<number> ...`
+/// `<major>:<minor> ops=<name> map=<id> files=<number> devices=<index>:<name>[!],...`, and
+/// ` <counter>=<number>` for each counter.
 fn parse(line: &str) -> Option<Mount> {
     let mut words = line.split_whitespace();
     let number = words.next()?.to_owned();
-    let (mut ops, mut files, mut devices) = (None, None, None);
+    let (mut ops, mut map, mut files, mut devices) = (None, None, None, None);
     let mut counters = Vec::new();
     for word in words {
         let (key, value) = word.split_once('=')?;
         match key {
             "ops" => ops = Some(value.to_owned()),
+            "map" => map = Some(value.parse().ok()?),
             "files" => files = Some(value.to_owned()),
             "devices" => {
                 let named = value.split(',').filter(|device| !device.is_empty());
@@ -111,10 +116,21 @@ fn parse(line: &str) -> Option<Mount> {
     Some(Mount {
         number,
         ops: ops?,
+        map,
         files: files?,
         devices: devices?,
         counters,
     })
+}
+
+/// The map of a mount's ops, and what has become of it.
+fn map(used: Option<u32>, registered: Option<u32>) -> String {
+    match (used, registered) {
+        (None, _) => "-".to_owned(),
+        (Some(used), None) => format!("{used}(gone)"),
+        (Some(used), Some(registered)) if used != registered => format!("{used}(old)"),
+        (Some(used), Some(_)) => used.to_string(),
+    }
 }
 
 /// `0:dax0.0`, and what the mark of a failed device means.
@@ -166,11 +182,12 @@ mod tests {
 
     #[test]
     fn lines_of_the_module() {
-        let mount = parse("0:44 ops=striped files=3 devices=0:dax0.0,1:dax1.0!").unwrap();
+        let mount = parse("0:44 ops=striped map=17 files=3 devices=0:dax0.0,1:dax1.0!").unwrap();
         assert_eq!(
             (mount.number.as_str(), mount.ops.as_str()),
             ("0:44", "striped")
         );
+        assert_eq!(mount.map, Some(17));
         assert_eq!(mount.files, "3");
         assert_eq!(mount.devices, ["0:dax0.0", "1:dax1.0!"]);
         assert_eq!(device("1:dax1.0!"), "1:dax1.0(failed)");
@@ -190,9 +207,18 @@ mod tests {
             "0:44",
             "0:44 ops=x devices=",
             "0:44 ops=x files=1 devices",
+            "0:44 ops=x map=y files=1 devices=",
         ] {
             assert_eq!(parse(bad), None, "{bad:?}");
         }
+    }
+
+    #[test]
+    fn what_has_become_of_the_ops() {
+        assert_eq!(map(Some(3), Some(3)), "3");
+        assert_eq!(map(Some(3), Some(4)), "3(old)");
+        assert_eq!(map(Some(3), None), "3(gone)");
+        assert_eq!(map(None, Some(4)), "-");
     }
 
     #[test]

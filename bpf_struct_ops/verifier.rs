@@ -1,0 +1,219 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The verifier's policy: what a program may read, write and call.
+//!
+//! A program may read its arguments, and write their OUT fields. The verifier knows the type of what
+//! is about to be written by its BTF id; which ids the two types with OUT fields have is taken from the
+//! prototypes of the ops, as each program is loaded.
+//!
+//! `dax_fmap_parse()` may sleep, `iomap_begin()` may not. The kfuncs need no policy: the types of their
+//! arguments and their flags keep each in its place.
+
+use core::mem::{
+    offset_of,
+    size_of, //
+};
+
+use kernel::{
+    ffi,
+    prelude::*,
+    sync::atomic::{
+        Atomic,
+        Relaxed, //
+    },
+    types::Opaque, //
+};
+
+use crate::bindings::kernel as c;
+
+use super::Table;
+
+/// The module's BTF, and in it the types whose OUT fields a program may write.
+///
+/// Written while the type is registered and at each load of a program, with the same values.
+struct Types {
+    btf: Atomic<usize>,
+    parse_ctx: Atomic<u32>,
+    iomap_io: Atomic<u32>,
+}
+
+static TYPES: Types = Types {
+    btf: Atomic::new(0),
+    parse_ctx: Atomic::new(0),
+    iomap_io: Atomic::new(0),
+};
+
+/// Offset and size of each OUT field.
+const PARSE_CTX_OUT: [(usize, usize); 2] = [
+    (
+        offset_of!(c::fuse_dax_fmap_parse_ctx, file_size),
+        size_of::<u64>(),
+    ),
+    (
+        offset_of!(c::fuse_dax_fmap_parse_ctx, dev_bitmap),
+        size_of::<u64>(),
+    ),
+];
+const IOMAP_IO_OUT: [(usize, usize); 3] = [
+    (offset_of!(c::fuse_iomap_io, length), size_of::<u64>()),
+    (offset_of!(c::fuse_iomap_io, addr), size_of::<u64>()),
+    (offset_of!(c::fuse_iomap_io, dev_index), size_of::<u32>()),
+];
+
+/// Members of `struct fuse_dax_fmap_ops`, by their offset in bytes.
+pub(super) const NAME: usize = offset_of!(c::fuse_dax_fmap_ops, name);
+const DAX_FMAP_PARSE: usize = offset_of!(c::fuse_dax_fmap_ops, dax_fmap_parse);
+const IOMAP_BEGIN: usize = offset_of!(c::fuse_dax_fmap_ops, iomap_begin);
+
+/// Offset in bytes of a member that is no bitfield, as `__btf_member_bit_offset()` has it.
+///
+/// # Safety
+///
+/// `t` is a struct type and `member` one of its members.
+pub(super) unsafe fn member_offset(t: *const c::btf_type, member: *const c::btf_member) -> usize {
+    const KIND_FLAG: u32 = 1 << 31;
+
+    // SAFETY: Both are valid by the safety requirements.
+    let (info, offset) = unsafe { ((*t).info, (*member).offset) };
+    let bits = if info & KIND_FLAG != 0 {
+        offset & 0xff_ffff
+    } else {
+        offset
+    };
+    (bits / 8) as usize
+}
+
+/// The type that argument `arg` of a function member points to:
+/// member, pointer, prototype, parameter, pointer, struct.
+///
+/// # Safety
+///
+/// `member` is a member of the ops that is a pointer to a function with more than `arg` pointer
+/// arguments, and `btf` is the module's.
+unsafe fn argument_type(btf: *const c::btf, member: *const c::btf_member, arg: usize) -> u32 {
+    // SAFETY: Each id comes from the type before it in the same BTF, so `btf_type_by_id()` returns
+    // a valid type; the kind of each follows from the prototype in the header, by the safety
+    // requirements; parameters follow their prototype (include/uapi/linux/btf.h).
+    unsafe {
+        let pointer = c::btf_type_by_id(btf, (*member).type_);
+        let prototype = c::btf_type_by_id(btf, (*pointer).__bindgen_anon_1.type_);
+        let parameter = prototype.add(1).cast::<c::btf_param>().add(arg);
+        let pointer = c::btf_type_by_id(btf, (*parameter).type_);
+        (*pointer).__bindgen_anon_1.type_
+    }
+}
+
+/// Remembers the BTF. That it is called is the proof that the module has any.
+///
+/// # Safety
+///
+/// Called by the BPF core, with the BTF of this module.
+pub(super) unsafe extern "C" fn init(btf: *mut c::btf) -> ffi::c_int {
+    TYPES.btf.store(btf as usize, Relaxed);
+    0
+}
+
+/// Whether [`init`] has been called.
+pub(super) fn knows_btf() -> bool {
+    TYPES.btf.load(Relaxed) != 0
+}
+
+/// `dax_fmap_parse()` may sleep, `iomap_begin()` runs in page faults and may not.
+///
+/// # Safety
+///
+/// Called by the verifier, with our type, one of its members and a program for it.
+pub(super) unsafe extern "C" fn check_member(
+    t: *const c::btf_type,
+    member: *const c::btf_member,
+    prog: *const c::bpf_prog,
+) -> ffi::c_int {
+    let btf = TYPES.btf.load(Relaxed) as *const c::btf;
+
+    // SAFETY: The verifier passes our type, one of its members and the program for it; `init()` ran
+    // before with the BTF that they are from. The prototypes are those of the header.
+    unsafe {
+        match member_offset(t, member) {
+            DAX_FMAP_PARSE => TYPES
+                .parse_ctx
+                .store(argument_type(btf, member, 0), Relaxed),
+            IOMAP_BEGIN if (*prog).sleepable() != 0 => return EINVAL.to_errno(),
+            IOMAP_BEGIN => TYPES.iomap_io.store(argument_type(btf, member, 1), Relaxed),
+            _ => return EINVAL.to_errno(),
+        }
+    }
+    0
+}
+
+/// What a program may read of its arguments: what BTF says they are.
+///
+/// # Safety
+///
+/// Called by the verifier.
+unsafe extern "C" fn is_valid_access(
+    off: ffi::c_int,
+    size: ffi::c_int,
+    access: c::bpf_access_type,
+    prog: *const c::bpf_prog,
+    info: *mut c::bpf_insn_access_aux,
+) -> bool {
+    // SAFETY: The verifier's arguments, passed on.
+    unsafe { c::bpf_tracing_btf_ctx_access(off, size, access, prog, info) }
+}
+
+/// Whether a program may write `size` bytes at `off` of what `reg` points to: OUT fields only.
+///
+/// # Safety
+///
+/// Called by the verifier, for a register that points to a BTF type.
+unsafe extern "C" fn btf_struct_access(
+    log: *mut c::bpf_verifier_log,
+    reg: *const c::bpf_reg_state,
+    off: ffi::c_int,
+    size: ffi::c_int,
+) -> ffi::c_int {
+    // SAFETY: The verifier calls this for a register of type PTR_TO_BTF_ID, which has these two.
+    let (btf, id) = unsafe {
+        let pointee = &(*reg).__bindgen_anon_1.__bindgen_anon_1;
+        (pointee.btf as usize, pointee.btf_id)
+    };
+    let fields: &[(usize, usize)] = if btf != TYPES.btf.load(Relaxed) {
+        &[]
+    } else if id == TYPES.parse_ctx.load(Relaxed) {
+        &PARSE_CTX_OUT
+    } else if id == TYPES.iomap_io.load(Relaxed) {
+        &IOMAP_IO_OUT
+    } else {
+        &[]
+    };
+    let access = (usize::try_from(off), usize::try_from(size));
+
+    for &(start, len) in fields {
+        if let (Ok(off), Ok(size)) = access {
+            if off >= start && off + size <= start + len {
+                return c::bpf_reg_type_SCALAR_VALUE as ffi::c_int;
+            }
+        }
+    }
+    // SAFETY: `log` is the verifier's; the format takes two integers.
+    unsafe {
+        c::bpf_log(
+            log,
+            c"fuse_dax_fmap: only OUT fields may be written, not %d bytes at %d\n".as_char_ptr(),
+            size,
+            off,
+        )
+    };
+    EACCES.to_errno()
+}
+
+// SAFETY: Function pointers; only read.
+unsafe impl Sync for Table<c::bpf_verifier_ops> {}
+
+pub(super) static VERIFIER_OPS: Table<c::bpf_verifier_ops> =
+    Table(Opaque::new(c::bpf_verifier_ops {
+        get_func_proto: Some(c::bpf_base_func_proto),
+        is_valid_access: Some(is_valid_access),
+        btf_struct_access: Some(btf_struct_access),
+        ..pin_init::zeroed()
+    }));
