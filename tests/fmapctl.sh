@@ -5,6 +5,8 @@
 # server has files mounted with them. What is mounted keeps what it has, and
 # "list" and "status" say so.
 
+# shellcheck disable=SC2317 # functions are called by check, and by the trap
+
 bpf=${FMAP_BPF_DIR:-/lib/fuse-dax-fmap/bpf}/striped.bpf.o
 count=0 failed=0
 
