@@ -36,6 +36,13 @@ int fs_reply(struct fuse_server *s, const struct fuse_in_header *in, int error,
 		{ &out, sizeof(out) }, { (void *)data, len },
 	};
 
+	if (s->send) {
+		int err = s->send(s, in, error, data, len);
+
+		if (err)
+			s->refused++;
+		return err;
+	}
 	if (writev(s->fd, iov, len ? 2 : 1) >= 0)
 		return 0;
 	s->refused++;
@@ -334,11 +341,21 @@ void fs_release(struct fuse_server *s, int opcode)
 	pthread_mutex_unlock(&s->lock);
 }
 
+void fs_handle(struct fuse_server *s, const struct fuse_in_header *in, const void *arg)
+{
+	bool held;
+
+	inspect(s, in, arg);
+	held = hold(s, in, arg);
+	s->count[in->opcode % FS_OPCODES]++;
+	if (!held)
+		answer(s, in, arg);
+}
+
 static void serve(struct fuse_server *s)
 {
 	static __thread char buf[BUFFER] __attribute__((aligned(8)));
 	const struct fuse_in_header *in = (void *)buf;
-	bool held;
 	ssize_t n;
 
 	for (;;) {
@@ -347,11 +364,7 @@ static void serve(struct fuse_server *s)
 			continue;
 		if (n < (ssize_t)sizeof(*in))
 			return;		/* unmounted or aborted */
-		inspect(s, in, in + 1);
-		held = hold(s, in, in + 1);
-		s->count[in->opcode % FS_OPCODES]++;
-		if (!held)
-			answer(s, in, in + 1);
+		fs_handle(s, in, in + 1);
 	}
 }
 

@@ -68,6 +68,10 @@ struct fuse_server;
 typedef void (*fs_hook)(struct fuse_server *s, const struct fuse_in_header *in,
 			const void *arg);
 
+/* Sends a reply in another way than write(2): its error, or 0. */
+typedef int (*fs_sender)(struct fuse_server *s, const struct fuse_in_header *in,
+			 int error, const void *data, size_t len);
+
 struct fuse_server {
 	/* The script. Up to fs_mount(), or whenever the server is idle. */
 	bool		forked;
@@ -86,6 +90,7 @@ struct fuse_server {
 	bool		hold[FS_OPCODES];
 	int		error[FS_OPCODES];
 	fs_hook		hook[FS_OPCODES];
+	fs_sender	send;
 	struct fs_file	file[FS_FILES];
 	unsigned int	nr_files;
 
@@ -149,6 +154,10 @@ void fs_release(struct fuse_server *s, int opcode);
 /* Send an answer. The error of write(2), 0 if the kernel took it. */
 int fs_reply(struct fuse_server *s, const struct fuse_in_header *in, int error,
 	     const void *data, size_t len);
+
+/* All that the server does with a request; for other ways to get one. */
+void fs_handle(struct fuse_server *s, const struct fuse_in_header *in,
+	       const void *arg);
 
 /* What a well-behaved server says; for hooks that only watch. */
 void fs_default(struct fuse_server *s, const struct fuse_in_header *in,
