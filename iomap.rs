@@ -254,6 +254,12 @@ impl Header {
         self.judge(claim, offset, end)
     }
 
+    /// Whether what is at `pos`, in a file of `i_size` bytes, is on a device that has failed.
+    #[cold]
+    fn device_has_failed(&self, pos: u64, i_size: u64) -> bool {
+        matches!(self.resolve(pos, 1, i_size), Err(Refusal::FailedDevice))
+    }
+
     /// The kernel's own opinion of a claim about `offset`, in a file that ends at `end`.
     #[inline]
     fn judge(&self, claim: Claim, offset: u64, end: u64) -> Result<Mapping<'_>, Refusal> {

@@ -204,6 +204,11 @@ unsafe fn dax_rw(iocb: *mut c::kiocb, iter: *mut c::iov_iter, counter: Counter) 
         if done > 0 {
             header.mount().stats.add(counter, done as u64);
         }
+        // If the device goes away in the middle, DAX says ENXIO or EFAULT, as if this were a bad
+        // device or a bad buffer.
+        if done < 0 && header.device_has_failed((*iocb).ki_pos as u64, end) {
+            return Some(EIO.to_errno() as isize);
+        }
         Some(done)
     }
 }

@@ -316,18 +316,18 @@ TEST_F(unbind, while_busy)
 			if (i == 0 && touch(self->gone + at, 1) == SIGBUS)
 				_exit(0);
 			if (i == 1 && pwrite(self->gone_fd, "x", 1, at) != 1)
-				_exit(errno == EIO ? 0 : 1);
+				_exit(errno == EIO ? 0 : errno);
 			if (i == 2) {
 				/* Always anew: opens, first faults, evictions. */
 				unsigned char *p = fs_map(self->s, "late", SIZE,
 							  PROT_READ);
 
 				if (p == MAP_FAILED)
-					_exit(errno == EIO ? 0 : 1);
+					_exit(errno == EIO ? 0 : errno);
 				touch(p + at, -1);
 				munmap(p, SIZE);
 				if (pread(self->gone_fd, &c, 1, at) != 1)
-					_exit(errno == EIO ? 0 : 1);
+					_exit(errno == EIO ? 0 : errno);
 			}
 		}
 	}
