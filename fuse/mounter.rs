@@ -35,7 +35,9 @@ impl ModuleRef {
     /// `None` if the module is going away.
     fn new() -> Option<Self> {
         // SAFETY: This module is loaded: its code runs.
-        unsafe { c::try_module_get(Self::this()) }.then_some(Self)
+        let taken = unsafe { c::try_module_get(Self::this()) };
+        // Made only if it is taken: dropping it gives it up.
+        taken.then(|| Self)
     }
 }
 

@@ -160,7 +160,8 @@ impl IoLock {
                     true
                 }
             };
-            locked.then_some(Self { sem, exclusive }).ok_or(EAGAIN)
+            // Made only if it is held: dropping it gives it up.
+            locked.then(|| Self { sem, exclusive }).ok_or(EAGAIN)
         }
     }
 }
@@ -343,6 +344,8 @@ pub(crate) fn file_operations(
         fallocate: None,
         copy_file_range: None,
         remap_file_range: None,
+        // A write that is not to wait does not: there is no device that it would wait for.
+        fop_flags: plain.fop_flags | c::FOP_BUFFER_WASYNC,
         ..*plain
     }
 }
