@@ -1,0 +1,60 @@
+/* SPDX-License-Identifier: GPL-2.0 */
+/*
+ * Ops without a will of their own: dax_fmap_parse() does what the file map says,
+ * iomap_begin() gives the answer whose turn it is and writes down what it was asked.
+ * User space has both before its eyes, in the object's .bss.
+ */
+#ifndef FUZZ_BPF_H
+#define FUZZ_BPF_H
+
+#include <linux/types.h>
+
+#define FUZZ_OPS_NAME	"fuzz"
+#define FUZZ_CALLS	256	/* a power of two */
+#define FUZZ_NO_META	0xffffffffU
+
+/* The file map: what dax_fmap_parse() does. */
+struct fuzz_parse {
+	__s32	ret;
+	__u32	alloc;		/* bytes of metadata; 0: none */
+	__u64	file_size;
+	__u64	dev_bitmap;
+	__u32	cookie;		/* to be found in the metadata again */
+	__u32	reserved;
+};
+
+/* What iomap_begin() does. */
+#define FUZZ_ADDR	1U	/* these OUT fields are written */
+#define FUZZ_LENGTH	2U
+#define FUZZ_DEV	4U
+#define FUZZ_ALL	7U
+#define FUZZ_RELATIVE	8U	/* file_offset is added to addr */
+
+struct fuzz_answer {
+	__u64	addr;
+	__u64	length;
+	__u32	dev_index;
+	__s32	ret;
+	__u32	flags;
+	__u32	reserved;
+};
+
+struct fuzz_question {
+	__u64	file_offset;
+	__u64	length;
+	__u64	file_size;
+	__u64	io_offset;
+	__u32	meta_buf_size;
+	__u32	cookie;		/* FUZZ_NO_META: there is none */
+	__u32	type_flags;	/* what io->type and io->flags held */
+	__u32	reserved;
+};
+
+/* First in .bss. Call n takes answer[n % FUZZ_CALLS]. */
+struct fuzz_calls {
+	__u64	asked;
+	struct fuzz_answer answer[FUZZ_CALLS];
+	struct fuzz_question question[FUZZ_CALLS];
+};
+
+#endif /* FUZZ_BPF_H */
