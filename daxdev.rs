@@ -96,6 +96,8 @@ pub(crate) struct Device {
     /// Bytes, a multiple of the page size.
     size: u64,
     holder: *const Slot,
+    /// Whether it said that it has a write cache before it was held.
+    write_cache: bool,
     driver: *mut c::module,
     /// Its own name, as in /sys/bus/dax/devices.
     name: CString,
@@ -242,6 +244,9 @@ impl Drop for Device {
         unsafe {
             let holder: *mut ffi::c_void = self.holder.cast_mut().cast();
             let held = ptr::eq(c::dax_holder(self.as_raw()), holder);
+            if held && !self.write_cache {
+                c::dax_write_cache(self.as_raw(), false);
+            }
             c::fs_put_dax(self.as_raw(), if held { holder } else { ptr::null_mut() });
         }
         // SAFETY: By the type invariants `self` owns this reference, if there is one.
@@ -268,6 +273,11 @@ impl Devices {
         let slot = self.slots.get(index as usize)?;
 
         slot.device.as_ref().filter(|_| !slot.failed.load(Relaxed))
+    }
+
+    /// The device of an index, whether it has failed or not.
+    pub(crate) fn held(&self, index: u32) -> Option<&Device> {
+        self.slots.get(index as usize)?.device.as_ref()
     }
 
     /// Makes sure that a device is held, asking the server for its path if need be. May sleep.
@@ -448,11 +458,22 @@ fn hold(
     // SAFETY: `file` is open, so this module has a user and may get another.
     unsafe { c::__module_get(driver) };
 
+    // Between the CPU and the memory are caches, whatever the driver says: DAX then flushes them when
+    // it writes back, and write(2) goes around them. The latter cannot be taken back, nor needs to.
+    // SAFETY: The device was held just now.
+    let write_cache = unsafe {
+        let before = c::dax_write_cache_enabled(dax_dev.as_ptr());
+        c::dax_write_cache(dax_dev.as_ptr(), true);
+        c::set_dax_nocache(dax_dev.as_ptr());
+        before
+    };
+
     // INVARIANT: Held just now, and the reference to the module taken.
     let mut device = Device {
         dax_dev,
         size: 0,
         holder,
+        write_cache,
         driver,
         name,
     };

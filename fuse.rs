@@ -12,7 +12,7 @@
 //!    kept. When it ends, the server's answer is read. The first probe runs under a spin lock and never
 //!    sleeps.
 //! 2. **Bind** (`init`): if the answer names ops, the offer becomes a [`Connection`], and the
-//!    superblock gets a copy of FUSE's `super_operations` with three functions of ours. The copy is
+//!    superblock gets a copy of FUSE's `super_operations` with four functions of ours. The copy is
 //!    the first member of the connection: that is the way from any inode to it.
 //! 3. **Open** (`open`): a fsnotify mark on the superblock reports each open before `->open()` is
 //!    called. A regular file then gets the *gate*, FUSE's `file_operations` with our `->open()`. That
@@ -44,6 +44,7 @@ use core::{
 
 use kernel::{
     error::to_result,
+    ffi,
     fmt,
     new_mutex,
     prelude::*,
@@ -83,7 +84,10 @@ pub(crate) use mounter::{
     DeviceFile,
     Mounter, //
 };
-pub(crate) use open::MAKING_TABLES;
+pub(crate) use open::{
+    plain_fsync,
+    MAKING_TABLES, //
+};
 
 use open::add_mark;
 
@@ -164,6 +168,7 @@ impl Connection {
             alloc_inode: Some(alloc_inode),
             evict_inode: Some(evict_inode),
             put_super: Some(put_super),
+            sync_fs: Some(sync_fs),
             // SAFETY: A superblock's operations are valid.
             ..unsafe { *plain_s_op }
         };
@@ -331,6 +336,34 @@ unsafe extern "C" fn evict_inode(inode: *mut c::inode) {
     if let Some(evict_inode) = unsafe { (*conn.plain_s_op).evict_inode } {
         // SAFETY: FUSE's own, with the VFS's argument.
         unsafe { evict_inode(inode) };
+    }
+}
+
+/// `->sync_fs()`: what is in the CPU's caches first, and then FUSE's, which may ask the server.
+///
+/// # Safety
+///
+/// Called by the VFS, for a bound superblock that stays mounted.
+unsafe extern "C" fn sync_fs(sb: *mut c::super_block, wait: ffi::c_int) -> ffi::c_int {
+    // SAFETY: Called by the VFS for a bound superblock.
+    let Some(conn) = (unsafe { Connection::of(sb) }) else {
+        return EIO.to_errno();
+    };
+    let flushed = if wait != 0 {
+        // SAFETY: As above.
+        unsafe { iomap::sync_all(sb) }
+    } else {
+        Ok(())
+    };
+    // SAFETY: By the type invariants of `Connection`.
+    let asked = match unsafe { (*conn.plain_s_op).sync_fs } {
+        // SAFETY: FUSE's own, with the VFS's arguments.
+        Some(plain_sync_fs) => to_result(unsafe { plain_sync_fs(sb, wait) }),
+        None => Ok(()),
+    };
+    match flushed.and(asked) {
+        Ok(()) => 0,
+        Err(errno) => errno.to_errno(),
     }
 }
 

@@ -50,7 +50,10 @@ use kernel::{
         NumaNode, //
     },
     ffi,
-    page::PAGE_SIZE,
+    page::{
+        PAGE_SHIFT,
+        PAGE_SIZE, //
+    },
     prelude::*,
     sync::atomic::Relaxed, //
 };
@@ -73,14 +76,17 @@ use crate::{
 };
 
 mod file;
+mod report;
 mod tenancy;
 mod upgrade;
+mod writeback;
 
 pub(crate) use file::{
     empty_aops,
     file_operations, //
 };
 pub(crate) use tenancy::vacate_all;
+pub(crate) use writeback::sync_all;
 
 use file::{
     inode_operations,
@@ -218,6 +224,23 @@ struct Mapping<'a> {
     addr: u64,
     offset: u64,
     length: u64,
+}
+
+impl Mapping<'_> {
+    /// # Safety
+    ///
+    /// `iomap` is to be filled in, and zeroed.
+    #[inline]
+    unsafe fn fill(&self, iomap: *mut c::iomap) {
+        // SAFETY: By the safety requirements.
+        unsafe {
+            (*iomap).addr = self.addr;
+            (*iomap).offset = self.offset as c::loff_t;
+            (*iomap).length = self.length;
+            (*iomap).type_ = c::IOMAP_MAPPED as u16;
+            (*iomap).dax_dev = self.device.as_raw();
+        }
+    }
 }
 
 impl Header {
@@ -432,6 +455,8 @@ pub(crate) fn publish(
         (*raw).i_data.a_ops = &AOPS.0;
         (*raw).i_mapping = conn.empty_page_cache();
         (*raw).i_op = file_i_op;
+        // DAX insists, and a fuseblk mount may have smaller blocks.
+        (*raw).i_blkbits = PAGE_SHIFT as u8;
     }
     inode.change_flags(|flags| flags | c::S_DAX);
     i_private(inode).store(header.as_ptr().cast(), Ordering::Release);
@@ -446,9 +471,11 @@ pub(crate) fn publish(
 /// Called by `->evict_inode()` of a bound mount, before FUSE's.
 pub(crate) unsafe fn evict(inode: *mut c::inode) {
     // SAFETY: The inode is valid and nobody else has it any more, by the safety requirements.
-    let private = unsafe { ptr::replace(ptr::addr_of_mut!((*inode).i_private), ptr::null_mut()) };
+    let private = unsafe { (*inode).i_private };
 
     if private.is_null() || private == PLAIN {
+        // SAFETY: As above.
+        unsafe { (*inode).i_private = ptr::null_mut() };
         return;
     }
     let header = private.cast::<Header>();
@@ -459,6 +486,7 @@ pub(crate) unsafe fn evict(inode: *mut c::inode) {
     // Without S_DAX FUSE does not look for DAX state of its own.
     unsafe {
         vacate(inode);
+        (*inode).i_private = ptr::null_mut();
         c::truncate_inode_pages_final(ptr::addr_of_mut!((*inode).i_data));
         (*inode).i_mapping = ptr::addr_of_mut!((*inode).i_data);
         (*inode).i_flags &= !c::S_DAX;
@@ -508,11 +536,7 @@ unsafe extern "C" fn iomap_begin(
         Ok((mapping, moving_in)) => {
             // SAFETY: `iomap` is the caller's, zeroed, to be filled in.
             unsafe {
-                (*iomap).addr = mapping.addr;
-                (*iomap).offset = mapping.offset as c::loff_t;
-                (*iomap).length = mapping.length;
-                (*iomap).type_ = c::IOMAP_MAPPED as u16;
-                (*iomap).dax_dev = mapping.device.as_raw();
+                mapping.fill(iomap);
                 (*iomap).private = MovingIn::into_raw(moving_in);
             }
             0

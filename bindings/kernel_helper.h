@@ -9,6 +9,7 @@
 #include <linux/btf.h>
 #include <linux/cred.h>
 #include <linux/dax.h>
+#include <linux/fiemap.h>
 #include <linux/filter.h>
 #include <linux/fs.h>
 #include <linux/fs_struct.h>
@@ -19,6 +20,7 @@
 #include <linux/percpu.h>
 #include <linux/ratelimit.h>
 #include <linux/sched/mm.h>
+#include <linux/sched/signal.h>
 #include <linux/tracepoint.h>
 #include <uapi/linux/fuse.h>
 #include <uapi/linux/fuse_dax_fmap.h>
@@ -35,6 +37,13 @@ const fmode_t RUST_CONST_HELPER_FMODE_WRITE = FMODE_WRITE;
 const fmode_t RUST_CONST_HELPER_FMODE_NOWAIT = FMODE_NOWAIT;
 const fop_flags_t RUST_CONST_HELPER_FOP_BUFFER_WASYNC = FOP_BUFFER_WASYNC;
 const int RUST_CONST_HELPER_IOCB_NOWAIT = IOCB_NOWAIT;
+const fop_flags_t RUST_CONST_HELPER_FOP_MMAP_SYNC = FOP_MMAP_SYNC;
+
+/* A macro without arguments. */
+static inline void fuse_dax_fmap_pmem_wmb(void)
+{
+	pmem_wmb();
+}
 
 /*
  * Macros that are code. A per-CPU u64 comes as an integer: its address space is

@@ -230,6 +230,27 @@ unsafe fn try_open(inode: *mut c::inode, file: *mut c::file) -> Result {
     Ok(())
 }
 
+/// FUSE's own fsync: waits for its writes, and asks the server.
+///
+/// # Safety
+///
+/// As `->fsync()`, for an open mapped file.
+pub(crate) unsafe fn plain_fsync(
+    file: *mut c::file,
+    start: c::loff_t,
+    end: c::loff_t,
+    datasync: ffi::c_int,
+) -> Result {
+    let gate = &GATE.as_ref().ok_or(EIO)?.0;
+
+    // SAFETY: The table is FUSE's own.
+    match unsafe { (*gate.plain).fsync } {
+        // SAFETY: FUSE's own, with the VFS's arguments, for a file that FUSE has open.
+        Some(plain_fsync) => to_result(unsafe { plain_fsync(file, start, end, datasync) }),
+        None => Ok(()),
+    }
+}
+
 /// # Safety
 ///
 /// `inode` is FUSE's and in use.

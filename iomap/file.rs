@@ -24,7 +24,15 @@ use crate::{
 use super::{
     header,
     i_size,
+    report::{
+        fiemap,
+        llseek, //
+    },
     upgrade::upgrade,
+    writeback::{
+        fsync,
+        writepages, //
+    },
     Header,
     Table,
     IOMAP_OPS, //
@@ -113,7 +121,7 @@ static VM_OPS: Table<c::vm_operations_struct> = Table(c::vm_operations_struct {
     ..pin_init::zeroed()
 });
 
-/// Maps in 2 MiB pieces where memory and addresses allow it.
+/// Maps in 2 MiB pieces where memory and addresses allow it. MAP_SYNC: see `writeback`.
 ///
 /// # Safety
 ///
@@ -121,9 +129,16 @@ static VM_OPS: Table<c::vm_operations_struct> = Table(c::vm_operations_struct {
 unsafe extern "C" fn mmap_prepare(desc: *mut c::vm_area_desc) -> ffi::c_int {
     const BITS: usize = usize::BITS as usize;
     const HUGEPAGE: usize = c::VMA_HUGEPAGE_BIT as usize;
+    const SYNC: usize = c::VMA_SYNC_BIT as usize;
 
-    // SAFETY: The descriptor of a mapping that is being made is the caller's, to be filled in.
+    // SAFETY: The descriptor of a mapping that is being made is the caller's, to be filled in, and of
+    // an open mapped file.
     unsafe {
+        if (*desc).vma_flags.__vma_flags[SYNC / BITS] & 1 << (SYNC % BITS) != 0
+            && !header((*(*desc).file).f_inode).is_synchronous()
+        {
+            return EOPNOTSUPP.to_errno();
+        }
         (*desc).vm_ops = &VM_OPS.0;
         (*desc).vma_flags.__vma_flags[HUGEPAGE / BITS] |= 1 << (HUGEPAGE % BITS);
     }
@@ -298,31 +313,7 @@ pub(super) static AOPS: Table<c::address_space_operations> = Table(c::address_sp
     ..pin_init::zeroed()
 });
 
-/// Flushes dirty DAX entries, if the device says that it has a write cache; fsdev_dax does not.
-///
-/// Entries do not know their device, and flushing does not depend on it: any device of the file will
-/// do.
-///
-/// # Safety
-///
-/// Called by writeback, for the page cache of a mapped inode.
-unsafe extern "C" fn writepages(
-    mapping: *mut c::address_space,
-    wbc: *mut c::writeback_control,
-) -> ffi::c_int {
-    // SAFETY: The host of a page cache that has these operations is a mapped inode in use; writeback
-    // holds a reference to it.
-    let header = unsafe { header((*mapping).host) };
-    let index = header.dev_bitmap.trailing_zeros();
-
-    match header.mount().devices.get(index) {
-        // SAFETY: As above; the device is held until the last inode is gone.
-        Some(device) => unsafe { c::dax_writeback_mapping_range(mapping, device.as_raw(), wbc) },
-        None => EIO.to_errno(),
-    }
-}
-
-/// The operations of an open mapped file: FUSE's for what concerns the server (FLUSH, FSYNC, RELEASE,
+/// The operations of an open mapped file: FUSE's for what concerns the server (FLUSH, RELEASE,
 /// locks, ioctls), ours for what concerns memory.
 ///
 /// What is left out fails as it does for any file that cannot do it: fallocate with EOPNOTSUPP;
@@ -333,7 +324,7 @@ pub(crate) fn file_operations(
 ) -> c::file_operations {
     c::file_operations {
         owner,
-        llseek: Some(c::generic_file_llseek),
+        llseek: Some(llseek),
         read_iter: Some(read_iter),
         write_iter: Some(write_iter),
         mmap: None,
@@ -341,16 +332,17 @@ pub(crate) fn file_operations(
         get_unmapped_area: Some(c::thp_get_unmapped_area),
         splice_read: Some(c::copy_splice_read),
         splice_write: Some(c::iter_file_splice_write),
+        fsync: Some(fsync),
         fallocate: None,
         copy_file_range: None,
         remap_file_range: None,
         // A write that is not to wait does not: there is no device that it would wait for.
-        fop_flags: plain.fop_flags | c::FOP_BUFFER_WASYNC,
+        fop_flags: plain.fop_flags | c::FOP_BUFFER_WASYNC | c::FOP_MMAP_SYNC,
         ..*plain
     }
 }
 
-/// FUSE's operations of a regular file's inode, with `setattr` ours.
+/// FUSE's operations of a regular file's inode, with `setattr` and `fiemap` ours.
 static INODE_OPERATIONS: SetOnce<(Table<c::inode_operations>, SetAttr)> = SetOnce::new();
 
 type SetAttr = unsafe extern "C" fn(*mut c::mnt_idmap, *mut c::dentry, *mut c::iattr) -> ffi::c_int;
@@ -364,6 +356,7 @@ pub(super) fn inode_operations(inode: &Inode) -> Result<*const c::inode_operatio
     INODE_OPERATIONS.populate((
         Table(c::inode_operations {
             setattr: Some(setattr),
+            fiemap: Some(fiemap),
             ..*plain
         }),
         plain_setattr,

@@ -24,6 +24,7 @@ use kernel::{
 use crate::bindings::kernel as c;
 
 use super::{
+    writeback::write_back,
     Header,
     Mapping,
     Refusal,
@@ -204,20 +205,22 @@ impl DaxEntry {
     }
 }
 
-/// Unmaps a mapped inode and gives up the memory it has, once nobody does I/O to it any more.
+/// Unmaps a mapped inode, makes durable what was stored through it, and gives up the memory it has,
+/// once nobody does I/O to it any more.
 ///
 /// # Safety
 ///
 /// The inode is mapped, and in use or being evicted.
 pub(super) unsafe fn vacate(inode: *mut c::inode) {
     // SAFETY: By the safety requirements. `dax_layout_busy_page()` unmaps everything first; what is
-    // left then are short references for direct I/O.
+    // left then are short references for direct I/O. An error of writeback is in the page cache.
     unsafe {
         let mapping = ptr::addr_of_mut!((*inode).i_data);
 
         while !c::dax_layout_busy_page(mapping).is_null() {
             fsleep(Delta::from_millis(1));
         }
+        let _ = write_back(inode);
         let _moving_out = MovingIn::new(inode);
         c::dax_delete_mapping_range(mapping, 0, c::loff_t::MAX);
     }
@@ -229,8 +232,27 @@ pub(super) unsafe fn vacate(inode: *mut c::inode) {
 ///
 /// `sb` is bound, and kept mounted by the caller.
 pub(crate) unsafe fn vacate_all(sb: *mut c::super_block) {
+    // SAFETY: By the safety requirements; the inodes are mapped and held. With the lock no fault is
+    // under way.
+    unsafe {
+        for_each_mapped(sb, |inode| {
+            let invalidate_lock = ptr::addr_of_mut!((*inode).i_data.invalidate_lock);
+
+            c::down_write(invalidate_lock);
+            vacate(inode);
+            c::up_write(invalidate_lock);
+        });
+    }
+}
+
+/// Calls `each` for every mapped inode of a mount, which is held meanwhile.
+///
+/// # Safety
+///
+/// `sb` is bound, and kept mounted by the caller.
+pub(super) unsafe fn for_each_mapped(sb: *mut c::super_block, mut each: impl FnMut(*mut c::inode)) {
     // SAFETY: By the safety requirements. An inode that is held stays in the list, so the next one
-    // can be found from it once the lock has been given up.
+    // can be found from it once the lock has been given up. A header that is seen stays until eviction.
     unsafe {
         let list = ptr::addr_of_mut!((*sb).s_inodes);
         let lock = ptr::addr_of_mut!((*sb).s_inode_list_lock);
@@ -241,13 +263,13 @@ pub(crate) unsafe fn vacate_all(sb: *mut c::super_block) {
         while entry != list {
             let inode = container_of!(entry, c::inode, i_sb_list);
 
-            if !c::igrab(inode).is_null() {
+            if is_mapped(inode) && !c::igrab(inode).is_null() {
                 c::spin_unlock(lock);
                 if !held.is_null() {
                     c::iput(held);
                 }
                 held = inode;
-                vacate_held(inode);
+                each(inode);
                 c::spin_lock(lock);
             }
             entry = (*entry).next;
@@ -261,23 +283,14 @@ pub(crate) unsafe fn vacate_all(sb: *mut c::super_block) {
 
 /// # Safety
 ///
-/// The inode is of a bound mount, and held by the caller.
-unsafe fn vacate_held(inode: *mut c::inode) {
-    // SAFETY: By the safety requirements; a header that is seen stays until eviction. With the lock
-    // no fault is under way.
+/// The inode is of a bound mount, and does not go away meanwhile.
+unsafe fn is_mapped(inode: *const c::inode) -> bool {
+    // SAFETY: By the safety requirements.
     unsafe {
         let private = ptr::addr_of!((*inode).i_private).read_volatile();
 
-        if u32::from((*inode).i_mode) & c::S_IFMT != c::S_IFREG
-            || private.is_null()
-            || private == PLAIN
-        {
-            return;
-        }
-        let invalidate_lock = ptr::addr_of_mut!((*inode).i_data.invalidate_lock);
-
-        c::down_write(invalidate_lock);
-        vacate(inode);
-        c::up_write(invalidate_lock);
+        u32::from((*inode).i_mode) & c::S_IFMT == c::S_IFREG
+            && !private.is_null()
+            && private != PLAIN
     }
 }

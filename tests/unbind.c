@@ -201,7 +201,8 @@ TEST_F(unbind, while_mapped)
 			  self->gone_fd, 0);
 	ASSERT_NE(MAP_FAILED, self->gone);
 	expect_gone();
-	fsync(self->gone_fd);
+	EXPECT_EQ(-1, fsync(self->gone_fd));
+	EXPECT_EQ(EIO, errno);
 	EXPECT_EQ(0, fsync(self->stays_fd));
 	/* The list of mounts says so. */
 	if (!read_file(MOUNTS, mounts, sizeof(mounts))) {

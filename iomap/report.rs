@@ -1,0 +1,170 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! What a mapped file says of itself: where it has data and holes (lseek), and where they are (FIEMAP).
+//!
+//! Both ask the program for one mapping after the other, and judge each as any other. What the file
+//! size promises beyond the mapped size is a hole.
+//!
+//! FIEMAP has no place for a device: `fe_physical` is the byte inside the device of that extent. Files on
+//! several devices are not told apart.
+
+use core::ptr;
+
+use kernel::{
+    error::to_result,
+    ffi,
+    prelude::*, //
+};
+
+use crate::bindings::kernel as c;
+
+use super::{
+    header,
+    i_size,
+    refused, //
+};
+
+/// For asking: no fault, no tenant, no lock.
+static REPORT_OPS: c::iomap_ops = c::iomap_ops {
+    iomap_begin: Some(iomap_begin),
+    ..pin_init::zeroed()
+};
+
+/// `iomap_begin()` for who only wants to know.
+///
+/// # Safety
+///
+/// Called by iomap for a mapped inode that is in use.
+unsafe extern "C" fn iomap_begin(
+    inode: *mut c::inode,
+    pos: c::loff_t,
+    length: c::loff_t,
+    flags: ffi::c_uint,
+    iomap: *mut c::iomap,
+    _srcmap: *mut c::iomap,
+) -> ffi::c_int {
+    // SAFETY: By the safety requirements.
+    let (header, i_size) = unsafe { (header(inode), i_size(inode)) };
+    let (at, wanted) = (pos as u64, length as u64);
+
+    // A program may call every page a mapping of its own, in a file that is larger than any device.
+    // SAFETY: The current task is always valid.
+    if unsafe { c::fatal_signal_pending(c::get_current()) } != 0 {
+        return EINTR.to_errno();
+    }
+    if at >= i_size.min(header.mapped_size) {
+        // SAFETY: `iomap` is the caller's, zeroed, to be filled in.
+        unsafe {
+            (*iomap).type_ = c::IOMAP_HOLE as u16;
+            (*iomap).addr = c::IOMAP_NULL_ADDR as u64;
+            (*iomap).offset = pos;
+            (*iomap).length = wanted;
+        }
+        return 0;
+    }
+    match header.resolve(at, wanted, i_size) {
+        Ok(mapping) => {
+            // SAFETY: As above.
+            unsafe { mapping.fill(iomap) };
+            0
+        }
+        // SAFETY: By the safety requirements.
+        Err(refusal) => unsafe { refused(inode, header, at, wanted, flags, refusal) }.to_errno(),
+    }
+}
+
+/// `inode->i_rwsem`, held shared, as iomap asks for.
+struct Shared(*mut c::rw_semaphore);
+
+impl Shared {
+    /// # Safety
+    ///
+    /// The inode stays in use until the lock is dropped.
+    unsafe fn lock(inode: *mut c::inode) -> Result<Self> {
+        // SAFETY: By the safety requirements.
+        unsafe {
+            let sem = ptr::addr_of_mut!((*inode).i_rwsem);
+            to_result(c::down_read_killable(sem))?;
+            Ok(Self(sem))
+        }
+    }
+}
+
+impl Drop for Shared {
+    fn drop(&mut self) {
+        // SAFETY: `lock()` took it.
+        unsafe { c::up_read(self.0) }
+    }
+}
+
+/// lseek(2): SEEK_DATA and SEEK_HOLE end where reads do, at the smaller of the file's size and its
+/// mapped size.
+///
+/// # Safety
+///
+/// Called by the VFS, for an open mapped file.
+pub(super) unsafe extern "C" fn llseek(
+    file: *mut c::file,
+    offset: c::loff_t,
+    whence: ffi::c_int,
+) -> c::loff_t {
+    let seek = match whence as u32 {
+        c::SEEK_DATA => c::iomap_seek_data,
+        c::SEEK_HOLE => c::iomap_seek_hole,
+        // SAFETY: The VFS's arguments, passed on.
+        _ => return unsafe { c::generic_file_llseek(file, offset, whence) },
+    };
+    // SAFETY: An open file has an inode, which is in use and mapped.
+    let (inode, end) = unsafe {
+        let inode = (*file).f_inode;
+        (inode, i_size(inode).min(header(inode).mapped_size))
+    };
+    // The sizes are at most i64::MAX.
+    let end = end as c::loff_t;
+
+    if offset < 0 || offset >= end {
+        return ENXIO.to_errno().into();
+    }
+    // SAFETY: As above.
+    let found = match unsafe { Shared::lock(inode) } {
+        // SAFETY: As above, and locked.
+        Ok(_locked) => unsafe { seek(inode, offset, &REPORT_OPS) },
+        Err(errno) => return errno.to_errno().into(),
+    };
+    if found < 0 {
+        return found;
+    }
+    // SAFETY: The VFS's file, with an offset inside it.
+    unsafe { c::vfs_setpos(file, found.min(end), (*(*inode).i_sb).s_maxbytes) }
+}
+
+/// FS_IOC_FIEMAP.
+///
+/// # Safety
+///
+/// Called by the VFS, for a mapped inode.
+pub(super) unsafe extern "C" fn fiemap(
+    inode: *mut c::inode,
+    info: *mut kernel::bindings::fiemap_extent_info,
+    start: u64,
+    len: u64,
+) -> ffi::c_int {
+    // The kernel crate does not know its fields.
+    let info = info.cast::<c::fiemap_extent_info>();
+
+    // SAFETY: The VFS passes an inode in use and what the user asked for.
+    unsafe {
+        // iomap would look at `i_mapping` for this.
+        if (*info).fi_flags & c::FIEMAP_FLAG_SYNC != 0 {
+            let i_data = ptr::addr_of_mut!((*inode).i_data);
+            let ret = c::filemap_write_and_wait_range(i_data, 0, c::loff_t::MAX);
+            if ret != 0 {
+                return ret;
+            }
+        }
+        match Shared::lock(inode) {
+            Ok(_locked) => c::iomap_fiemap(inode, info, start, len, &REPORT_OPS),
+            Err(errno) => errno.to_errno(),
+        }
+    }
+}

@@ -1,0 +1,166 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Writeback: what was stored to a mapped file reaches the device's persistence domain.
+//!
+//! There are no pages to be written, only CPU caches in front of the memory. A write fault marks its
+//! DAX entry dirty; writeback write-protects the page again, so that the next store is noticed, and
+//! flushes what was stored (fs/dax.c). write(2) leaves nothing to be flushed: it goes around the
+//! caches. Both rest on two flags of a device, which its holder sets (`daxdev`).
+//!
+//! The kernel writes back by file (`f_mapping`, hence `i_data`) or by inode (`i_mapping`). By inode it
+//! finds the empty page cache of the mount (see [`super`]), is done at once, and takes the inode for
+//! clean. So whatever goes by inode is ours to do:
+//!
+//! | who asks                               | what leads here              |
+//! |----------------------------------------|------------------------------|
+//! | fsync, msync, O_SYNC, sync_file_range  | [`fsync`], [`writepages`]    |
+//! | sync, syncfs, remounting, unmounting   | [`sync_all`]                 |
+//! | eviction, a device that goes away      | [`write_back`], by `tenancy` |
+//! | the flusher threads                    | nothing: they bring no peace to CPU caches in any DAX file |
+//!
+//! MAP_SYNC asks that a page is mapped for writing only if its place on the device would be found again
+//! after a crash. A map does not change as long as anybody can have it mapped, so a fault has nothing to
+//! commit: IOMAP_F_DIRTY is never set. Whether the *server* would find the file again is the server's
+//! own affair; it has to see to that before it answers GET_FMAP.
+
+use core::ptr;
+
+use kernel::{
+    error::to_result,
+    ffi,
+    prelude::*, //
+};
+
+use crate::{
+    bindings::kernel as c,
+    fuse, //
+};
+
+use super::{
+    header,
+    tenancy::for_each_mapped,
+    Header, //
+};
+
+impl Header {
+    /// Whether a device of the file has gone away.
+    fn has_failed_device(&self) -> bool {
+        self.device_indexes()
+            .any(|index| self.mount().devices.get(index).is_none())
+    }
+
+    /// Whether what is flushed from the CPU's caches is durable, on all devices of the file.
+    pub(super) fn is_synchronous(&self) -> bool {
+        self.device_indexes().all(|index| {
+            self.mount().devices.held(index).is_some_and(|device| {
+                // SAFETY: The device is held.
+                unsafe { c::dax_synchronous(device.as_raw()) }
+            })
+        })
+    }
+
+    fn device_indexes(&self) -> impl Iterator<Item = u32> + '_ {
+        (0..u64::BITS).filter(|index| self.dev_bitmap & (1 << index) != 0)
+    }
+}
+
+/// Waits until what was flushed, and what went around the caches, has left the CPU.
+fn drain() {
+    // SAFETY: A store fence.
+    unsafe { c::fuse_dax_fmap_pmem_wmb() }
+}
+
+/// Flushes dirty DAX entries.
+///
+/// Entries do not know their device, and flushing does not depend on it: any device of the file will
+/// do, even one that is going away.
+///
+/// # Safety
+///
+/// Called by writeback, for the page cache of a mapped inode.
+pub(super) unsafe extern "C" fn writepages(
+    mapping: *mut c::address_space,
+    wbc: *mut c::writeback_control,
+) -> ffi::c_int {
+    // SAFETY: The host of a page cache that has these operations is a mapped inode in use; writeback
+    // holds a reference to it.
+    let header = unsafe { header((*mapping).host) };
+    let Some(device) = header
+        .device_indexes()
+        .find_map(|index| header.mount().devices.held(index))
+    else {
+        return 0;
+    };
+    // SAFETY: As above; the device is held until the last inode is gone.
+    let ret = unsafe { c::dax_writeback_mapping_range(mapping, device.as_raw(), wbc) };
+
+    drain();
+    ret
+}
+
+/// Flushes all that is dirty of a mapped inode.
+///
+/// # Safety
+///
+/// The inode is mapped, and in use or being evicted.
+pub(super) unsafe fn write_back(inode: *mut c::inode) -> Result {
+    let mut wbc = c::writeback_control {
+        sync_mode: c::writeback_sync_modes_WB_SYNC_ALL,
+        nr_to_write: ffi::c_long::MAX,
+        range_start: 0,
+        range_end: c::loff_t::MAX,
+        ..pin_init::zeroed()
+    };
+
+    // SAFETY: By the safety requirements.
+    to_result(unsafe { writepages(ptr::addr_of_mut!((*inode).i_data), &mut wbc) })
+}
+
+/// Flushes all mapped files of a mount.
+///
+/// # Safety
+///
+/// `sb` is bound, and kept mounted by the caller.
+///
+/// # Errors
+///
+/// The first one; the other files are flushed all the same.
+pub(crate) unsafe fn sync_all(sb: *mut c::super_block) -> Result {
+    let mut result = Ok(());
+
+    // SAFETY: By the safety requirements; the inodes are mapped and held.
+    unsafe { for_each_mapped(sb, |inode| result = result.and(write_back(inode))) };
+    drain();
+    result
+}
+
+/// fsync(2) and its kin: flushes first, and then asks the server, if there is one to be asked.
+///
+/// What is durable does not depend on the server: after ENOTCONN, too, the data are flushed.
+///
+/// # Safety
+///
+/// Called by the VFS, for an open mapped file.
+pub(super) unsafe extern "C" fn fsync(
+    file: *mut c::file,
+    start: c::loff_t,
+    end: c::loff_t,
+    datasync: ffi::c_int,
+) -> ffi::c_int {
+    // SAFETY: The VFS passes an open file, whose inode is in use.
+    let flushed = to_result(unsafe { c::file_write_and_wait_range(file, start, end) });
+    drain();
+    // SAFETY: As above, and it is mapped.
+    let lost = if unsafe { header((*file).f_inode) }.has_failed_device() {
+        Err(EIO)
+    } else {
+        Ok(())
+    };
+    // SAFETY: As above, with the VFS's arguments.
+    let asked = unsafe { fuse::plain_fsync(file, start, end, datasync) };
+
+    match flushed.and(lost).and(asked) {
+        Ok(()) => 0,
+        Err(errno) => errno.to_errno(),
+    }
+}

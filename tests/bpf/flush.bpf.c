@@ -1,0 +1,29 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * Counts what goes to the persistence domain. An emulated CPU has no caches, so
+ * nobody could see from what is on a device whether it was flushed; but the two
+ * functions that do it can be watched.
+ */
+#include <linux/bpf.h>
+#include <bpf/bpf_helpers.h>
+#include <bpf/bpf_tracing.h>
+
+#include "flush.h"
+
+struct flush_seen seen;
+
+SEC("fentry/arch_wb_cache_pmem")
+int BPF_PROG(count_flush, void *addr, __u64 size)
+{
+	__sync_fetch_and_add(&seen.flushed, size);
+	return 0;
+}
+
+SEC("fentry/copy_user_flushcache")
+int BPF_PROG(count_copy, void *to, const void *from, __u64 size)
+{
+	__sync_fetch_and_add(&seen.copied, size);
+	return 0;
+}
+
+char _license[] SEC("license") = "GPL";

@@ -1,0 +1,13 @@
+/* SPDX-License-Identifier: GPL-2.0 */
+#ifndef FLUSH_H
+#define FLUSH_H
+
+#include <linux/types.h>
+
+/* What went to the persistence domain since the object was loaded; in its .bss. */
+struct flush_seen {
+	__u64	flushed;	/* bytes written back from the CPU's caches */
+	__u64	copied;		/* bytes that write(2) copied around them */
+};
+
+#endif /* FLUSH_H */
