@@ -488,6 +488,16 @@ impl Inode {
         (readers.max(0) + writers.max(0)) as usize
     }
 
+    /// Whether FUSE leaves it to the server to take set-user-id bits off a file that is written to.
+    pub(crate) fn server_takes_privileges_off(&self) -> bool {
+        // SAFETY: The inode is FUSE's and in use, so its connection is there; it was negotiated.
+        unsafe {
+            let mount = (*(*self.as_raw()).i_sb).s_fs_info.cast::<f::fuse_mount>();
+            let fc = (*mount).fc;
+            f::fuse_conn::handle_killpriv_raw(fc) | f::fuse_conn::handle_killpriv_v2_raw(fc) != 0
+        }
+    }
+
     /// Writes back and drops what FUSE has cached. May sleep, and ask the server.
     ///
     /// # Errors

@@ -367,6 +367,9 @@ pub(super) fn inode_operations(inode: &Inode) -> Result<*const c::inode_operatio
 
 /// Refuses to change the size of a mapped file, before FUSE sees it; the rest is FUSE's.
 ///
+/// Some servers promise to take set-user-id bits off by themselves, with each WRITE they get. A
+/// mapped file sends none, so they are told the mode that the VFS has worked out.
+///
 /// # Safety
 ///
 /// Called by the VFS, for a mapped inode.
@@ -375,9 +378,17 @@ unsafe extern "C" fn setattr(
     dentry: *mut c::dentry,
     attr: *mut c::iattr,
 ) -> ffi::c_int {
+    const KILL: ffi::c_uint = c::ATTR_KILL_SUID | c::ATTR_KILL_SGID;
+
     // SAFETY: The VFS passes valid arguments.
-    if unsafe { (*attr).ia_valid } & c::ATTR_SIZE != 0 {
+    let (inode, valid) = unsafe { (Inode::new((*dentry).d_inode), (*attr).ia_valid) };
+    if valid & c::ATTR_SIZE != 0 {
         return EOPNOTSUPP.to_errno();
+    }
+    let by_write = valid & KILL != 0 && valid & (c::ATTR_UID | c::ATTR_GID) == 0;
+    if by_write && inode.server_takes_privileges_off() {
+        // SAFETY: As above. With these flags the VFS has put the new mode there.
+        unsafe { (*attr).ia_valid &= !KILL };
     }
     match INODE_OPERATIONS.as_ref() {
         // SAFETY: FUSE's own, with the VFS's arguments.
