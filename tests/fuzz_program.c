@@ -42,6 +42,11 @@
 #define HUGE_PAGES	(HUGE / PAGE)
 #define RW_PAGES	100
 #define POKES		4
+/*
+ * Of one touch: 2 MiB, again after an upgrade, both once more because the memory
+ * manager calls for a page only with mmap_lock, and then the page.
+ */
+#define CALLS_MAX	5
 
 static struct fuzz_calls *calls;
 static struct fuzz_run run;
@@ -65,15 +70,16 @@ struct file {
 	int		fd;		/* -1: not open */
 	bool		huge;		/* mostly mapped in large pieces */
 	spot		entry[WINDOW];	/* what a fault has mapped; 0: nothing */
+	bool		is_huge[WINDOW / HUGE_PAGES];	/* in one piece */
 };
 
 static struct file file[FILES];
-static bool tenant[2][SPOTS];
+static uint8_t tenant[2][SPOTS];		/* number of the file, plus 1 */
 static unsigned char *shadow[2][SPOTS];
 
 static struct {
 	uint64_t reads, writes, touches, opens, evictions;
-	uint64_t good, refused, errors, sigbus, refused_opens, huge;
+	uint64_t good, refused, errors, sigbus, refused_opens, huge, upgrades;
 } seen;
 
 static bool broken;
@@ -405,6 +411,11 @@ static int poke(volatile unsigned char *p, int value, bool by_kernel)
 	return sig;
 }
 
+static unsigned int number(const struct file *f)
+{
+	return f - file + 1;
+}
+
 /* May @pages pages of @f from @page on be mapped from @s on? */
 static bool may_map(const struct file *f, uint64_t page, spot s, unsigned int pages)
 {
@@ -416,11 +427,37 @@ static bool may_map(const struct file *f, uint64_t page, spot s, unsigned int pa
 	return true;
 }
 
+/* May they, once what is mapped there in small pieces has been given up? */
+static bool may_upgrade(const struct file *f, uint64_t page, spot s)
+{
+	for (unsigned int i = 0; i < HUGE_PAGES; i++) {
+		unsigned int owner = tenant[dev_of(s)][page_of(s) + i];
+
+		if (owner && owner != number(f))
+			return false;
+	}
+	return !f->is_huge[page / HUGE_PAGES];
+}
+
 static void map(struct file *f, uint64_t page, spot s, unsigned int pages)
 {
 	for (unsigned int i = 0; i < pages; i++) {
 		f->entry[page + i] = s + i;
-		tenant[dev_of(s)][page_of(s) + i] = true;
+		tenant[dev_of(s)][page_of(s) + i] = number(f);
+	}
+	if (pages == HUGE_PAGES)
+		f->is_huge[page / HUGE_PAGES] = true;
+}
+
+static void give_up(struct file *f, uint64_t page, unsigned int pages)
+{
+	for (unsigned int i = 0; i < pages; i++) {
+		spot s = f->entry[page + i];
+
+		if (s)
+			tenant[dev_of(s)][page_of(s)] = 0;
+		f->entry[page + i] = 0;
+		f->is_huge[(page + i) / HUGE_PAGES] = false;
 	}
 }
 
@@ -430,9 +467,10 @@ struct copy {
 };
 
 /*
- * A fault of 2 MiB is one question for all of it. If the answer will not do, for
- * whatever reason, the page alone is asked for, unless it is beyond the end of the
- * file. The last answer counts. Returns the place, or 0 for SIGBUS.
+ * A fault of 2 MiB is one question for all of it. If that has been mapped in small
+ * pieces, a good answer has them given up, and is asked for again. If no answer will
+ * do, for whatever reason, the page alone is asked for, unless it is beyond the end
+ * of the file. The last answer counts. Returns the place, or 0 for SIGBUS.
  */
 static spot fault(struct file *f, uint64_t page, bool copies, uint64_t first)
 {
@@ -451,8 +489,16 @@ static spot fault(struct file *f, uint64_t page, bool copies, uint64_t first)
 		if (is_huge) {
 			check_question(f, q, f->base + start * PAGE, HUGE);
 			if (c.error || c.length < HUGE ||
-			    (daxdev[dev_of(c.spot)].phys + c.addr) % HUGE ||
-			    !may_map(f, start, c.spot, HUGE_PAGES)) {
+			    (daxdev[dev_of(c.spot)].phys + c.addr) % HUGE) {
+				seen.refused++;
+				continue;
+			}
+			if (!is_last && may_upgrade(f, start, c.spot)) {
+				give_up(f, start, HUGE_PAGES);
+				seen.upgrades++;
+				continue;
+			}
+			if (!may_map(f, start, c.spot, HUGE_PAGES)) {
 				seen.refused++;
 				continue;
 			}
@@ -510,9 +556,9 @@ static void touch_pages(struct file *f)
 		at = p + (page - start) * PAGE + byte;
 		while (own->data && own->page != page)
 			own++;
-		prepare(f, 4);
+		prepare(f, CALLS_MAX + 1);
 		sig = poke(at, value, by_kernel);
-		if (calls->asked - first > 3)
+		if (calls->asked - first > CALLS_MAX)
 			wrong("%s: page %#lx: %lu calls", f->name, page,
 			      (long)(calls->asked - first));
 
@@ -683,11 +729,7 @@ static void evict(struct fuse_server *s, struct file *f)
 		usleep(1000);
 	}
 	f->fd = -1;
-	for (int i = 0; i < WINDOW; i++) {
-		if (f->entry[i])
-			tenant[dev_of(f->entry[i])][page_of(f->entry[i])] = false;
-		f->entry[i] = 0;
-	}
+	give_up(f, 0, WINDOW);
 	seen.evictions++;
 }
 
@@ -738,9 +780,8 @@ static void one_round(void)
 	for (int i = 0; i < FILES; i++) {
 		if (file[i].fd >= 0)
 			close(file[i].fd);
-		memset(file[i].entry, 0, sizeof(file[i].entry));
+		give_up(&file[i], 0, WINDOW);
 	}
-	memset(tenant, 0, sizeof(tenant));
 	if (s->count[FUSE_READ] + s->count[FUSE_WRITE] + s->malformed)
 		wrong("the server was asked for data");
 	err = fs_stop(s);
@@ -808,8 +849,8 @@ TEST_F_TIMEOUT(program, all_fields, patience())
 
 	TH_LOG("seed %lu, %lu rounds, %llu mappings in %.0f s", run.seed, run.round,
 	       calls->asked - first, fuzz_seconds() - start);
-	TH_LOG("%lu answers good (%lu of them 2 MiB faults), %lu refused", seen.good,
-	       seen.huge, seen.refused);
+	TH_LOG("%lu answers good (%lu of them 2 MiB faults, %lu upgrades), %lu refused",
+	       seen.good, seen.huge, seen.upgrades, seen.refused);
 	TH_LOG("%lu reads and %lu writes, %lu with an error; %lu mappings touched, %lu SIGBUS",
 	       seen.reads, seen.writes, seen.errors, seen.touches, seen.sigbus);
 	TH_LOG("%lu opens, %lu refused; %lu evictions", seen.opens, seen.refused_opens,

@@ -246,7 +246,8 @@ static void fill_attr(struct fuzz_mount *m, struct fuse_attr *a, uint64_t nodeid
 	a->nlink = 1;
 	a->size = nodeid == FUSE_ROOT_ID ? 0 : FILE_SIZE;
 	a->blksize = 4096;
-	if (honest)
+	/* A root that is no directory any more is the end of the mount. */
+	if (honest || (nodeid == FUSE_ROOT_ID && chance(r, 99)))
 		return;
 	switch (below(r, 8)) {
 	case 0:
@@ -288,7 +289,7 @@ static uint64_t nodeid_of(struct fuzz_mount *m, const char *name)
 static void fill_entry(struct fuzz_mount *m, struct fuse_entry_out *out, const char *name,
 		       bool honest)
 {
-	static const uint64_t nodeids[] = { 0, 1, 2, 3, 1000, ~0ULL };
+	static const uint64_t nodeids[] = { 0, 2, 3, 1000, ~0ULL };
 	struct rng *r = &m->rng;
 
 	memset(out, 0, sizeof(*out));
@@ -300,7 +301,8 @@ static void fill_entry(struct fuzz_mount *m, struct fuse_entry_out *out, const c
 		return;
 	switch (below(r, 6)) {
 	case 0:
-		out->nodeid = PICK(r, nodeids);
+		/* One with the root's makes the root useless. */
+		out->nodeid = chance(r, 1) ? FUSE_ROOT_ID : PICK(r, nodeids);
 		break;
 	case 1:
 		out->generation = below(r, 3);
@@ -719,7 +721,7 @@ static unsigned int make_notification(struct fuzz_mount *m, struct rng *r, int c
 			  chance(r, 30) ? STABLE + below(r, 8) :
 			  chance(r, 10) ? FUSE_ROOT_ID : m->next_nodeid - 1 - below(r, 4);
 	char name[8] = { chance(r, 50) ? 'u' : 's', '0' + below(r, 6) };
-	unsigned int len = chance(r, 90) ? 2 : below(r, 8);
+	unsigned int len = chance(r, 90) ? 2 : below(r, 7);
 	uint64_t offset = chance(r, 70) ? below(r, FILE_SIZE) : odd_number(r);
 	uint32_t size = chance(r, 80) ? below(r, 8192) : chance(r, 50) ? odd_number(r) : 65536;
 	union {

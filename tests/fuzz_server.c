@@ -169,8 +169,11 @@ static void once(struct rng *r, int *kept)
 	DIR *dir;
 	int fd;
 
-	snprintf(path, sizeof(path), "%s/%c%u", m->dir, chance(r, 60) ? 'u' : 's',
-		 (unsigned int)below(r, 6));
+	/* s0 to s5 are always the same files, u0 and so on other ones each time. */
+	if (chance(r, 60))
+		snprintf(path, sizeof(path), "%s/u%lu", m->dir, below(r, m->valid ? 500 : 6));
+	else
+		snprintf(path, sizeof(path), "%s/s%lu", m->dir, below(r, 6));
 	switch (below(r, 24)) {
 	case 0:
 		stat(path, &st);
