@@ -13,14 +13,13 @@
 //! - It is held exclusively (`fs_dax_get()`), and its driver's module is pinned. `fsdev_dax` refuses
 //!   to resize a bound device, so its size is read once.
 //!
-//! The kernel tells a holder about failing memory through [`notify_failure`]. A device that is going
-//! away is marked failed, its memory is unmapped, and every later mapping of it is refused. A poisoned
-//! page is left to the generic code, which kills exactly the tasks that map it.
+//! What happens when a device goes away, or some of its memory fails, is in `failure`; a slot remembers
+//! it in its `health`, beside what the fault path reads anyway.
 //!
 //! A page of a device belongs to one place of one file at a time, its tenant: DAX notes that in the
 //! folio, takes for granted that the file system sees to it, and corrupts folios otherwise.
 //!
-//! Lock order: [`Devices::acquiring`] (a wait, no lock), `HOLDERS`.
+//! Lock order: [`Devices::acquiring`] (a wait, no lock), `HOLDERS`, `POISONED`.
 
 use core::{
     ptr::{
@@ -41,12 +40,7 @@ use kernel::{
             Atomic,
             Relaxed, //
         },
-        global_lock,
         SetOnce, //
-    },
-    time::{
-        delay::fsleep,
-        Delta, //
     }, //
 };
 
@@ -62,10 +56,23 @@ use crate::{
     fuse::{
         Connection,
         DeviceFile,
-        Inode,
-        Mounter, //
+        Inode, //
     },
-    iomap, //
+    ratelimit::pr_warn_limited, //
+};
+
+mod failure;
+mod poison;
+
+pub(crate) use failure::drain;
+pub(crate) use poison::{
+    is_poisoned,
+    mark_page, //
+};
+
+use failure::{
+    Holder,
+    HOLDER_OPS, //
 };
 
 /// `FUSE_DAX_FMAP_DEVICES_MAX`: the width of a device bitmap.
@@ -82,7 +89,27 @@ pub(crate) struct Devices {
 /// One index. The address of a slot is what the device knows its holder by.
 struct Slot {
     device: SetOnce<Device>,
-    failed: Atomic<bool>,
+    /// 0 if all is well, as nearly always.
+    health: Atomic<u32>,
+}
+
+impl Slot {
+    /// The device goes away or has gone.
+    const FAILED: u32 = 1 << 0;
+    /// Memory has failed, maybe of this device: see [`poison`].
+    const POISONED: u32 = 1 << 1;
+
+    fn mark(&self, mark: u32) {
+        let mut seen = self.health.load(Relaxed);
+
+        while let Err(now) = self.health.cmpxchg(seen, seen | mark, Relaxed) {
+            seen = now;
+        }
+    }
+
+    fn has_failed(&self) -> bool {
+        self.health.load(Relaxed) & Self::FAILED != 0
+    }
 }
 
 /// A held device.
@@ -108,35 +135,10 @@ unsafe impl Send for Device {}
 // SAFETY: Nothing of it changes while it is held.
 unsafe impl Sync for Device {}
 
-/// A slot that holds, or is about to hold, a device.
-///
-/// # Invariants
-///
-/// While it is in `HOLDERS` the slot is valid.
-#[derive(PartialEq, Eq)]
-struct Holder {
-    dax_dev: NonNull<c::dax_device>,
-    slot: NonNull<Slot>,
-    /// Whose files are in the device. Valid as long as the slot.
-    sb: *mut c::super_block,
-}
-
-// SAFETY: Only used under the lock of `HOLDERS`.
-unsafe impl Send for Holder {}
-
-global_lock! {
-    /// All slots that hold a device.
-    ///
-    /// A failure is reported by device, at any time until `fs_put_dax()` and a moment longer; what
-    /// is not in here any more gets no report.
-    // SAFETY: `init()` runs before any mount is bound.
-    unsafe(uninit) static HOLDERS: Mutex<KVec<Holder>> = KVec::new();
-}
-
 /// Called once, while the module is loaded.
 pub(crate) fn init() {
-    // SAFETY: Called once, before the first use of the lock.
-    unsafe { HOLDERS.init() }
+    failure::init();
+    poison::init();
 }
 
 impl Device {
@@ -167,28 +169,55 @@ impl Device {
         pages: u64,
         look: impl FnOnce(Frames) -> T,
     ) -> Option<T> {
-        let srcu = DaxReadLock::new();
-        // SAFETY: The device is held.
-        if !unsafe { c::dax_alive(self.as_raw()) } {
-            return None;
-        }
-        // SAFETY: A device that is alive while the lock is held stays bound to its driver, and keeps
-        // its ranges.
-        let phys = unsafe {
-            c::dax_pgoff_to_phys(
-                c::dax_get_private(self.as_raw()).cast(),
-                (addr / PAGE_SIZE as u64) as ffi::c_ulong,
-                (pages * PAGE_SIZE as u64) as ffi::c_ulong,
-            )
-        };
-        let frames = Frames {
-            pfn: (phys != c::phys_addr_t::MAX).then_some(phys / PAGE_SIZE as u64),
-            pages,
-        };
-        let result = look(frames);
-        drop(srcu);
-        Some(result)
+        let _srcu = DaxReadLock::new();
+        // SAFETY: The device sits on the dax bus, and the lock is held.
+        unsafe { frames_at(self.as_raw(), addr, pages) }.map(look)
     }
+}
+
+impl Device {
+    /// Whether a page frame is of this device, which has to be alive.
+    pub(crate) fn has_frame(&self, pfn: u64) -> bool {
+        let _srcu = DaxReadLock::new();
+        // SAFETY: The device is held, and sits on the dax bus.
+        let dev_dax = unsafe { c::dax_get_private(self.as_raw()).cast::<f::dev_dax>() };
+        let phys = pfn * PAGE_SIZE as u64;
+
+        let Some(dev_dax) = NonNull::new(dev_dax) else {
+            return false;
+        };
+        // SAFETY: The device is alive: it stays bound while the lock is held, and keeps its ranges.
+        let ranges = unsafe {
+            let dev_dax = dev_dax.as_ref();
+            core::slice::from_raw_parts(dev_dax.ranges, dev_dax.nr_range as usize)
+        };
+        ranges
+            .iter()
+            .any(|part| (part.range.start..=part.range.end).contains(&phys))
+    }
+}
+
+/// The frames of `pages` pages from `addr` on; `None` if the device is going away.
+///
+/// # Safety
+///
+/// The device sits on the dax bus, and `dax_read_lock()` is held: if it is alive, it stays bound to its
+/// driver meanwhile, and keeps its ranges.
+unsafe fn frames_at(dax_dev: *mut c::dax_device, addr: u64, pages: u64) -> Option<Frames> {
+    // SAFETY: By the safety requirements. There are none if the device is not alive.
+    let dev_dax = NonNull::new(unsafe { c::dax_get_private(dax_dev) })?;
+    // SAFETY: As above.
+    let phys = unsafe {
+        c::dax_pgoff_to_phys(
+            dev_dax.as_ptr().cast(),
+            (addr / PAGE_SIZE as u64) as ffi::c_ulong,
+            (pages * PAGE_SIZE as u64) as ffi::c_ulong,
+        )
+    };
+    Some(Frames {
+        pfn: (phys != c::phys_addr_t::MAX).then_some(phys / PAGE_SIZE as u64),
+        pages,
+    })
 }
 
 impl Frames {
@@ -232,13 +261,7 @@ impl Drop for DaxReadLock {
 
 impl Drop for Device {
     fn drop(&mut self) {
-        let mut holders = HOLDERS.lock();
-
-        holders.retain(|other| !ptr::eq(other.slot.as_ptr(), self.holder));
-        if holders.is_empty() {
-            *holders = KVec::new();
-        }
-        drop(holders);
+        failure::unregister(self.holder);
         // SAFETY: By the type invariants the device was held with this holder, and is still valid. One
         // that went away has lost its holder, and may have got another since.
         unsafe {
@@ -260,7 +283,7 @@ impl Devices {
             slots: [const {
                 Slot {
                     device: SetOnce::new(),
-                    failed: Atomic::new(false),
+                    health: Atomic::new(0),
                 }
             }; DEVICES_MAX],
             acquiring <- InFlight::new(),
@@ -268,11 +291,20 @@ impl Devices {
     }
 
     /// The device of an index, if it is held and has not failed.
-    #[inline]
     pub(crate) fn get(&self, index: u32) -> Option<&Device> {
         let slot = self.slots.get(index as usize)?;
 
-        slot.device.as_ref().filter(|_| !slot.failed.load(Relaxed))
+        slot.device.as_ref().filter(|_| !slot.has_failed())
+    }
+
+    /// The device of an index, if it is held and nothing is wrong with it, not even with a part.
+    #[inline]
+    pub(crate) fn get_sound(&self, index: u32) -> Option<&Device> {
+        let slot = self.slots.get(index as usize)?;
+
+        slot.device
+            .as_ref()
+            .filter(|_| slot.health.load(Relaxed) == 0)
     }
 
     /// The device of an index, whether it has failed or not.
@@ -307,11 +339,10 @@ impl Devices {
                 let reply = conn
                     .get_daxdev(inode, index)
                     .map_err(Failure::because("GET_DAXDEV"))?;
-                slot.device
-                    .populate(hold(slot, conn.superblock(), &reply, conn.mounter())?);
+                slot.device.populate(hold(slot, index, &reply, conn)?);
             }
         }
-        if slot.failed.load(Relaxed) {
+        if slot.has_failed() {
             return Err(Failure {
                 errno: EIO,
                 cause: "the device has failed",
@@ -330,7 +361,7 @@ impl fmt::Display for Devices {
             let Some(device) = slot.device.as_ref() else {
                 continue;
             };
-            let failed = if slot.failed.load(Relaxed) { "!" } else { "" };
+            let failed = if slot.has_failed() { "!" } else { "" };
             f.write_fmt(fmt!("{separator}{index}:{}{failed}", &*device.name))?;
             separator = ",";
         }
@@ -397,14 +428,10 @@ fn dax_bus_device(file: &DeviceFile) -> Option<DaxBusDevice> {
 }
 
 /// Opens and holds the device that a reply names.
-fn hold(
-    slot: &Slot,
-    sb: *mut c::super_block,
-    reply: &[u8],
-    mounter: &Mounter,
-) -> Result<Device, Failure> {
+fn hold(slot: &Slot, index: u32, reply: &[u8], conn: &Connection) -> Result<Device, Failure> {
     let path = path_of(reply)?;
-    let file = mounter
+    let file = conn
+        .mounter()
         .open(&path)
         .map_err(Failure::because("the DAX device cannot be opened"))?;
     let Some(DaxBusDevice {
@@ -423,19 +450,17 @@ fn hold(
     let name = CString::try_from(name).map_err(|_| Failure::because("no memory")(ENOMEM))?;
     let holder = ptr::from_ref(slot);
 
-    slot.failed.store(false, Relaxed);
-    // In the list first: a failure may be reported as soon as the device is held.
-    HOLDERS
-        .lock()
-        .push(
-            Holder {
-                dax_dev,
-                slot: NonNull::from(slot),
-                sb,
-            },
-            GFP_KERNEL,
-        )
-        .map_err(|_| Failure::because("no memory")(ENOMEM))?;
+    slot.health.store(0, Relaxed);
+    failure::register(Holder {
+        slot: NonNull::from(slot),
+        index,
+        conn: NonNull::from(conn),
+    })
+    .map_err(Failure::because("no memory"))?;
+    // In this order: what fails from now on is reported, what failed before is known.
+    if poison::exists() {
+        slot.mark(Slot::POISONED);
+    }
 
     // SAFETY: The device sits on the dax bus, so its private data is a `struct dev_dax`, as
     // `fs_dax_get()` takes for granted; `file` keeps it until here. The table is static.
@@ -443,13 +468,14 @@ fn hold(
         c::fs_dax_get(dax_dev.as_ptr(), holder.cast_mut().cast(), &HOLDER_OPS)
     });
     if let Err(errno) = held {
-        HOLDERS
-            .lock()
-            .retain(|other| !ptr::eq(other.slot.as_ptr(), holder));
+        failure::unregister(holder);
         return Err(Failure {
             errno,
             cause: match errno {
-                EBUSY => "the DAX device is held by another mount, or under another index",
+                EBUSY => {
+                    say_who_holds(conn, &name, dax_dev);
+                    "the DAX device is held by another mount, or under another index"
+                }
                 EOPNOTSUPP => "the DAX device is not bound to fsdev_dax",
                 _ => "the DAX device cannot be held",
             },
@@ -469,7 +495,7 @@ fn hold(
     };
 
     // INVARIANT: Held just now, and the reference to the module taken.
-    let mut device = Device {
+    let mut held = Device {
         dax_dev,
         size: 0,
         holder,
@@ -477,102 +503,40 @@ fn hold(
         driver,
         name,
     };
+    // A driver is unbound with this lock held, and looks for a holder then. If the device is alive, it
+    // finds us.
+    // SAFETY: The device is kept by `file`.
+    unsafe { c::device_lock(device) };
     let srcu = DaxReadLock::new();
     // SAFETY: The device sits on the dax bus. Its private data are there as long as it is alive.
     let dev_dax = unsafe { c::dax_get_private(dax_dev.as_ptr()).cast::<f::dev_dax>() };
     if let Some(dev_dax) = NonNull::new(dev_dax) {
         // SAFETY: fsdev_dax sets the size before it makes the device available, and never changes it.
         let size = unsafe { (*dev_dax.as_ptr()).cached_size };
-        device.size = size - size % PAGE_SIZE as u64;
+        held.size = size - size % PAGE_SIZE as u64;
+        // SAFETY: The device is held. Reads survive poison that nobody knew of, as pmem's do.
+        unsafe { c::set_dax_nomc(dax_dev.as_ptr()) };
     }
     drop(srcu);
-    if device.size == 0 {
+    // SAFETY: Locked just now.
+    unsafe { c::device_unlock(device) };
+    if held.size == 0 {
         return Err(Failure {
             errno: ENODEV,
             cause: "the DAX device has no memory, or goes away",
         });
     }
-    Ok(device)
+    Ok(held)
 }
 
-static HOLDER_OPS: c::dax_holder_operations = c::dax_holder_operations {
-    notify_failure: Some(notify_failure),
-};
+/// Logs who has a device that cannot be held.
+fn say_who_holds(conn: &Connection, name: &CStr, dax_dev: NonNull<c::dax_device>) {
+    failure::with_holder(dax_dev.as_ptr(), |holder| {
+        let opens = &conn.mount().opens;
 
-/// Calls of [`notify_failure`] that are under way. The dax core cannot be waited for.
-static NOTIFYING: Atomic<i64> = Atomic::new(0);
-
-/// Waits until no report of a failure is under way any more. There are no holders left.
-pub(crate) fn drain() {
-    while NOTIFYING.load(Relaxed) != 0 {
-        fsleep(Delta::from_millis(1));
-    }
-}
-
-/// Takes a device that is going away out of use.
-///
-/// Its memory map goes with it, so nothing may be left in page caches or page tables. All later
-/// mappings are refused.
-///
-/// Returns `EOPNOTSUPP` always: 0 would keep the generic code from killing the tasks that map a
-/// poisoned page.
-///
-/// # Safety
-///
-/// Called by the dax core, with a device that is or was held by a slot.
-unsafe extern "C" fn notify_failure(
-    dax_dev: *mut c::dax_device,
-    _offset: u64,
-    _len: u64,
-    flags: ffi::c_int,
-) -> ffi::c_int {
-    NOTIFYING.add(1, Relaxed);
-    if flags & c::mf_flags_MF_MEM_PRE_REMOVE as ffi::c_int != 0 {
-        // A mount that is going away cannot be used, but is soon gone.
-        while take_out_of_use(dax_dev) == Progress::Again {
-            fsleep(Delta::from_millis(1));
+        match holder {
+            Some(holder) => pr_warn_limited!(opens, "{name} is held by {holder}\n"),
+            None => pr_warn_limited!(opens, "{name} is held by another file system\n"),
         }
-    }
-    NOTIFYING.add(-1, Relaxed);
-    EOPNOTSUPP.to_errno()
-}
-
-#[derive(PartialEq, Eq)]
-enum Progress {
-    Done,
-    Again,
-}
-
-fn take_out_of_use(dax_dev: *mut c::dax_device) -> Progress {
-    let holders = HOLDERS.lock();
-    let Some(holder) = holders
-        .iter()
-        .find(|holder| ptr::eq(holder.dax_dev.as_ptr(), dax_dev))
-    else {
-        return Progress::Done;
-    };
-    // SAFETY: By the type invariants of `Holder`, a listed slot and its superblock are valid.
-    let active = unsafe {
-        holder.slot.as_ref().failed.store(true, Relaxed);
-        c::atomic_inc_not_zero(ptr::addr_of_mut!((*holder.sb).s_active))
-    };
-    if !active {
-        return Progress::Again;
-    }
-    // SAFETY: As above.
-    if let Some(device) = unsafe { holder.slot.as_ref() }.device.as_ref() {
-        pr_err!(
-            "{} goes away under a mount; what is in it fails from now on\n",
-            &*device.name
-        );
-    }
-    let sb = holder.sb;
-    drop(holders);
-
-    // SAFETY: The reference taken just now keeps the superblock mounted.
-    unsafe {
-        iomap::vacate_all(sb);
-        c::deactivate_super(sb);
-    }
-    Progress::Done
+    });
 }

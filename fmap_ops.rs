@@ -182,7 +182,7 @@ pub(crate) struct Mount {
     pub(crate) stats: Stats,
     /// Limits what is logged about opens.
     #[pin]
-    opens: RateLimit,
+    pub(crate) opens: RateLimit,
     /// Limits what is logged about mappings.
     #[pin]
     pub(crate) mappings: RateLimit,

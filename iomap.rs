@@ -85,7 +85,10 @@ pub(crate) use file::{
     empty_aops,
     file_operations, //
 };
-pub(crate) use tenancy::vacate_all;
+pub(crate) use tenancy::{
+    kill_tenants,
+    vacate_all, //
+};
 pub(crate) use writeback::sync_all;
 
 use file::{
@@ -200,6 +203,7 @@ enum Refusal {
     BeyondDevice,
     SharedMemory,
     Moved,
+    Poisoned,
 }
 
 impl Refusal {
@@ -214,6 +218,7 @@ impl Refusal {
             Self::BeyondDevice => "beyond the end of the device",
             Self::SharedMemory => "memory that is mapped at another place of a file",
             Self::Moved => "another place than the one that is mapped",
+            Self::Poisoned => "memory that has failed",
         }
     }
 }
@@ -224,9 +229,24 @@ struct Mapping<'a> {
     addr: u64,
     offset: u64,
     length: u64,
+    /// No memory of the device has failed.
+    sound: bool,
 }
 
 impl Mapping<'_> {
+    /// Ends the mapping where memory has failed.
+    #[cold]
+    fn cut_at_poison(&mut self) -> Result<(), Refusal> {
+        match self.device.sound_pages(self.addr, self.length / PAGE) {
+            None => Err(Refusal::FailedDevice),
+            Some(0) => Err(Refusal::Poisoned),
+            Some(pages) => {
+                self.length = self.length.min(pages * PAGE);
+                Ok(())
+            }
+        }
+    }
+
     /// # Safety
     ///
     /// `iomap` is to be filled in, and zeroed.
@@ -261,6 +281,17 @@ impl Header {
     /// Asks the program where `pos` is, and judges the answer.
     #[inline]
     fn resolve(&self, pos: u64, length: u64, i_size: u64) -> Result<Mapping<'_>, Refusal> {
+        let mut mapping = self.locate(pos, length, i_size)?;
+
+        if !mapping.sound {
+            mapping.cut_at_poison()?;
+        }
+        Ok(mapping)
+    }
+
+    /// As [`Header::resolve`], but the memory may have failed.
+    #[inline]
+    fn locate(&self, pos: u64, length: u64, i_size: u64) -> Result<Mapping<'_>, Refusal> {
         if pos >= i_size.min(self.mapped_size) {
             return Err(Refusal::BeyondFile);
         }
@@ -280,7 +311,7 @@ impl Header {
     /// Whether what is at `pos`, in a file of `i_size` bytes, is on a device that has failed.
     #[cold]
     fn device_has_failed(&self, pos: u64, i_size: u64) -> bool {
-        matches!(self.resolve(pos, 1, i_size), Err(Refusal::FailedDevice))
+        matches!(self.locate(pos, 1, i_size), Err(Refusal::FailedDevice))
     }
 
     /// The kernel's own opinion of a claim about `offset`, in a file that ends at `end`.
@@ -301,8 +332,13 @@ impl Header {
         if dev_index >= u64::BITS || self.dev_bitmap & (1 << dev_index) == 0 {
             return Err(Refusal::UndeclaredDevice);
         }
-        let Some(device) = self.mount().devices.get(dev_index) else {
-            return Err(Refusal::FailedDevice);
+        let devices = &self.mount().devices;
+        let (device, sound) = match devices.get_sound(dev_index) {
+            Some(device) => (device, true),
+            None => {
+                let device = devices.get(dev_index).ok_or(Refusal::FailedDevice)?;
+                (device, false)
+            }
         };
         match addr.checked_add(length) {
             Some(end) if end <= device.size() => (),
@@ -313,6 +349,7 @@ impl Header {
             addr,
             offset,
             length: length.min(end - offset),
+            sound,
         })
     }
 }
@@ -581,8 +618,13 @@ unsafe fn refused(
     let mount = header.mount();
 
     mount.stats.inc(Counter::RefusedMappings);
-    // A 2 MiB fault that is refused is tried again as one of 4 KiB.
-    if flags & c::IOMAP_FAULT == 0 || length <= PAGE {
+    // A 2 MiB fault that is refused is tried again as one of 4 KiB, and a write of failed memory as
+    // one of the whole page.
+    let tried_again = match refusal {
+        Refusal::Poisoned if flags & c::IOMAP_FAULT == 0 => flags & c::IOMAP_WRITE != 0,
+        _ => flags & c::IOMAP_FAULT != 0 && length > PAGE,
+    };
+    if !tried_again {
         pr_warn_limited!(
             mount.mappings,
             "ops {}: inode {} at {:#x}: {}\n",
@@ -594,6 +636,8 @@ unsafe fn refused(
         );
     }
     match refusal {
+        // For a fault: SIGBUS that says so.
+        Refusal::Poisoned if flags & (c::IOMAP_FAULT | c::IOMAP_WRITE) != 0 => EHWPOISON,
         // A fault knows no errno but these: ENOMEM would be retried for ever, EHWPOISON believed.
         Refusal::Program(errno) if flags & c::IOMAP_FAULT == 0 => errno,
         _ => EIO,

@@ -8,6 +8,8 @@ use core::ptr;
 use kernel::{
     error::to_result,
     ffi,
+    iov::IovIterSource,
+    page::PAGE_SIZE,
     prelude::*,
     sync::SetOnce, //
 };
@@ -35,7 +37,8 @@ use super::{
     },
     Header,
     Table,
-    IOMAP_OPS, //
+    IOMAP_OPS,
+    PAGE, //
 };
 
 // --- Faults -------------------------------------------------------------------------------------
@@ -201,7 +204,7 @@ impl Drop for IoLock {
 /// # Safety
 ///
 /// `iocb` and `iter` are valid and for a mapped file; the inode lock is held as DAX asks for.
-unsafe fn dax_rw(iocb: *mut c::kiocb, iter: *mut c::iov_iter, counter: Counter) -> Option<isize> {
+unsafe fn dax_rw(iocb: *mut c::kiocb, iter: *mut c::iov_iter) -> Option<isize> {
     // SAFETY: By the safety requirements.
     unsafe {
         let inode = (*(*iocb).ki_filp).f_inode;
@@ -217,9 +220,6 @@ unsafe fn dax_rw(iocb: *mut c::kiocb, iter: *mut c::iov_iter, counter: Counter) 
         c::iov_iter_truncate(iter, left);
         let done = c::dax_iomap_rw(iocb, iter, &IOMAP_OPS);
         c::iov_iter_reexpand(iter, c::iov_iter_count(iter) + cut);
-        if done > 0 {
-            header.mount().stats.add(counter, done as u64);
-        }
         // If the device goes away in the middle, DAX says ENXIO or EFAULT, as if this were a bad
         // device or a bad buffer.
         if done < 0 && header.device_has_failed((*iocb).ki_pos as u64, end) {
@@ -227,6 +227,102 @@ unsafe fn dax_rw(iocb: *mut c::kiocb, iter: *mut c::iov_iter, counter: Counter) 
         }
         Some(done)
     }
+}
+
+/// [`dax_rw`] for a write, which makes failed memory well again where it covers a whole page.
+///
+/// # Safety
+///
+/// As [`dax_rw`], with the inode locked exclusively.
+unsafe fn write(iocb: *mut c::kiocb, from: *mut c::iov_iter) -> Option<isize> {
+    // SAFETY: By the safety requirements, here and below.
+    let mut result = unsafe { dax_rw(iocb, from) }?;
+    let mut written = 0;
+
+    loop {
+        written += result.max(0);
+        // SAFETY: As above.
+        if unsafe { c::iov_iter_count(from) } == 0 || result < 0 && !is_poison(result) {
+            break;
+        }
+        // SAFETY: As above.
+        match unsafe { rewrite_page(iocb, from) } {
+            Ok(0) => break,
+            Ok(len) => written += len as isize,
+            Err(errno) => {
+                result = errno.to_errno() as isize;
+                break;
+            }
+        }
+        // SAFETY: As above.
+        match unsafe { dax_rw(iocb, from) } {
+            Some(next) => result = next,
+            None => break,
+        }
+    }
+    Some(match written {
+        0 if is_poison(result) => EIO.to_errno() as isize,
+        0 => result,
+        _ => written,
+    })
+}
+
+fn is_poison(result: isize) -> bool {
+    result == EHWPOISON.to_errno() as isize
+}
+
+/// Writes the page at `ki_pos` anew if it has failed, and the write covers what the file has of it.
+/// Returns how many bytes that were.
+///
+/// # Errors
+///
+/// [`EFAULT`] if the source cannot be read; nothing is written then. [`ENOMEM`]; [`EIO`] if the device
+/// is going away.
+///
+/// # Safety
+///
+/// As [`write`].
+#[cold]
+unsafe fn rewrite_page(iocb: *mut c::kiocb, from: *mut c::iov_iter) -> Result<usize> {
+    // SAFETY: By the safety requirements.
+    let (header, i_size, pos, from) = unsafe {
+        let inode = (*(*iocb).ki_filp).f_inode;
+        (
+            header(inode),
+            i_size(inode),
+            (*iocb).ki_pos as u64,
+            IovIterSource::from_raw(from),
+        )
+    };
+    let failed = || {
+        let mapping = header.locate(pos, 1, i_size).ok()?;
+        (mapping.device.sound_pages(mapping.addr, 1) == Some(0)).then_some(mapping)
+    };
+    if pos % PAGE != 0 || failed().is_none() {
+        return Ok(0);
+    }
+    let len = PAGE.min(i_size.min(header.mapped_size) - pos) as usize;
+    if from.len() < len {
+        return Ok(0);
+    }
+    let mut page = KBox::new([0; PAGE_SIZE], GFP_KERNEL)?;
+    let copied = from.copy_from_iter(&mut page[..len]);
+    // Asked again: reading the source may have taken a while.
+    let result = match failed() {
+        _ if copied < len => Err(EFAULT),
+        None => Ok(0),
+        Some(mapping) => mapping
+            .device
+            .rewrite(mapping.addr, &mut page)
+            .map(|()| len),
+    };
+    match result {
+        // SAFETY: By the safety requirements.
+        Ok(1..) => unsafe { (*iocb).ki_pos += len as c::loff_t },
+        // SAFETY: This much was taken from it above.
+        _ => unsafe { from.revert(copied) },
+    }
+    result
 }
 
 /// read(2) and its kin.
@@ -241,7 +337,10 @@ unsafe extern "C" fn read_iter(iocb: *mut c::kiocb, to: *mut c::iov_iter) -> isi
         Err(errno) => return errno.to_errno() as isize,
     };
     // SAFETY: As above; locked shared, as reads have to be.
-    unsafe { dax_rw(iocb, to, Counter::ReadBytes) }.unwrap_or(0)
+    let done = unsafe { dax_rw(iocb, to) }.unwrap_or(0);
+    // SAFETY: As above.
+    unsafe { count_bytes(iocb, Counter::ReadBytes, done) };
+    done
 }
 
 /// write(2) and its kin.
@@ -266,14 +365,29 @@ unsafe extern "C" fn write_iter(iocb: *mut c::kiocb, from: *mut c::iov_iter) -> 
     }
     // A file in memory that is all assigned does not grow: it is full, like a block device.
     // SAFETY: As above; locked exclusively, as writes have to be.
-    let done = unsafe { dax_rw(iocb, from, Counter::WrittenBytes) };
-    let done = done.unwrap_or(ENOSPC.to_errno() as isize);
+    let done = unsafe { write(iocb, from) }.unwrap_or(ENOSPC.to_errno() as isize);
+    // SAFETY: As above.
+    unsafe { count_bytes(iocb, Counter::WrittenBytes, done) };
     drop(locked);
     if done > 0 {
         // SAFETY: As above; without the inode lock, which fsync may take.
         return unsafe { c::generic_write_sync(iocb, done) };
     }
     done
+}
+
+/// Counts what a read or a write has done.
+///
+/// # Safety
+///
+/// `iocb` is valid and for a mapped file.
+unsafe fn count_bytes(iocb: *const c::kiocb, counter: Counter, done: isize) {
+    // SAFETY: By the safety requirements.
+    let header = unsafe { header((*(*iocb).ki_filp).f_inode) };
+
+    if let Ok(bytes @ 1..) = u64::try_from(done) {
+        header.mount().stats.add(counter, bytes);
+    }
 }
 
 /// Takes privileges off and updates times before a write.
