@@ -18,6 +18,7 @@
 #include <sys/mman.h>
 #include <sys/stat.h>
 #include <time.h>
+#include <sys/sysmacros.h>
 #include <unistd.h>
 
 #include "kselftest_harness.h"
@@ -488,16 +489,44 @@ TEST_F(device_path, looked_at_and_not_opened)
 TEST_F(errors, busy)
 {
 	struct fuse_server *second = fmap_server(SCRIPTED_OPS_NAME);
+	int log = klog_open();
+	char holder[128];
+	struct stat st;
 
 	ASSERT_NE(NULL, second);
 	fs_add(second, "file", SIZE, &self->map, sizeof(self->map));
 	ASSERT_EQ(0, fs_mount(second));
 	EXPECT_EQ(0, fs_try(self->s, "file"));
+	ASSERT_EQ(0, stat(self->s->dir, &st));
 	EXPECT_EQ(-EBUSY, fs_try(second, "file"));
+	/* The log says who has it. */
+	snprintf(holder, sizeof(holder), "%s is held by mount %u:%u (ops %s), index 0",
+		 daxdev[0].name, major(st.st_dev), minor(st.st_dev), SCRIPTED_OPS_NAME);
+	EXPECT_TRUE(log < 0 || klog_wait(log, LOG_PREFIX, holder)) TH_LOG("%s", holder);
+	close(log);
 	EXPECT_EQ(0, fs_try(self->s, "file"));
 	EXPECT_EQ(0, fs_umount(self->s));
 	EXPECT_EQ(0, fs_try(second, "file"));
 	EXPECT_EQ(0, fs_stop(second));
+}
+
+/* Nor can one mount have it twice. */
+TEST_F(errors, busy_index)
+{
+	struct fuse_server *s = self->s;
+	struct scripted map = fmap_linear(1, 0, SIZE);
+	int log = klog_open();
+	char holder[64];
+
+	fs_add(s, "again", SIZE, &map, sizeof(map));
+	s->devices[1] = daxdev[0].path;
+	EXPECT_EQ(0, fs_try(s, "file"));
+	EXPECT_EQ(-EBUSY, fs_try(s, "again"));
+	snprintf(holder, sizeof(holder), "(ops %s), index 0", SCRIPTED_OPS_NAME);
+	EXPECT_TRUE(log < 0 || klog_wait(log, "is held by mount", holder));
+	close(log);
+	s->devices[1] = daxdev[1].path;
+	EXPECT_EQ(0, fs_try(s, "again"));
 }
 
 /* One good device does not make up for a bad one, and is kept for later. */

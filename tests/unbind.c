@@ -63,7 +63,19 @@ static int rebind(const struct daxdev *d)
 	return err ?: is_bound(d) ? 0 : -ENODEV;
 }
 
-/* A new server: "gone" and "late" are on device 0, "stays" is on device 1. */
+/* A WRITE that went well; what was written is nobody's concern. */
+static void swallow(struct fuse_server *s, const struct fuse_in_header *in, const void *arg)
+{
+	const struct fuse_write_in *write = arg;
+	struct fuse_write_out out = { .size = write->size };
+
+	fs_reply(s, in, 0, &out, sizeof(out));
+}
+
+/*
+ * A new server: "gone" and "late" are on device 0, "stays" is on device 1. I/O to
+ * "plain" is direct: the server reads and writes the pages of the buffer.
+ */
 static struct fuse_server *new_mount(const struct scripted map[3])
 {
 	struct fuse_server *s = fmap_server(SCRIPTED_OPS_NAME);
@@ -73,6 +85,9 @@ static struct fuse_server *new_mount(const struct scripted map[3])
 	fs_add(s, "gone", SIZE, &map[0], sizeof(map[0]));
 	fs_add(s, "stays", SIZE, &map[1], sizeof(map[1]));
 	fs_add(s, "late", SIZE, &map[2], sizeof(map[2]));
+	fs_add(s, "plain", SIZE, NULL, 0);
+	s->open_flags = FOPEN_DIRECT_IO;
+	s->hook[FUSE_WRITE] = swallow;
 	if (fs_mount(s)) {
 		fs_stop(s);
 		return NULL;
@@ -336,6 +351,72 @@ TEST_F(unbind, while_busy)
 	ASSERT_EQ(0, unbind(&daxdev[0]));
 	for (unsigned int i = 0; i < ARRAY_SIZE(pid); i++)
 		EXPECT_EQ(0, ended(pid[i]));
+	expect_gone();
+	expect_stays();
+	let_go();
+	EXPECT_EQ(0, fs_umount(self->s));
+	expect_usable();
+	finish();
+}
+
+/*
+ * Someone does I/O with memory of the device. The memory map cannot go before
+ * that has ended, so unbinding waits; nobody else does.
+ */
+TEST_F(unbind, while_pinned)
+{
+	pid_t io, pid;
+
+	self->s->hold[FUSE_WRITE] = true;
+	io = fork();
+	ASSERT_LE(0, io);
+	if (!io) {
+		int fd = fs_open(self->s, "plain", O_RDWR);
+
+		_exit(pwrite(fd, self->gone + HUGE, 4 * PAGE, 0) != 4 * PAGE);
+	}
+	ASSERT_TRUE(fs_wait(self->s, FUSE_WRITE, 1));
+	pid = unbind_begin(&daxdev[0]);
+	ASSERT_LE(0, pid);
+	usleep(300 * 1000);
+	EXPECT_EQ(0, waitpid(pid, NULL, WNOHANG));
+	expect_gone();
+	expect_stays();
+	EXPECT_EQ(-EIO, fs_try(self->s, "late"));
+	EXPECT_EQ(0, waitpid(pid, NULL, WNOHANG));
+	fs_release(self->s, FUSE_WRITE);
+	EXPECT_EQ(0, ended(io));
+	ASSERT_EQ(0, ended(pid));
+	expect_gone();
+	let_go();
+	EXPECT_EQ(0, fs_umount(self->s));
+	expect_usable();
+	finish();
+}
+
+/*
+ * The same without a pause, and with buffers of many pages: who has got some of
+ * them faults for the next.
+ */
+TEST_F(unbind, while_pinning)
+{
+	pid_t io[2];
+
+	for (unsigned int i = 0; i < ARRAY_SIZE(io); i++) {
+		io[i] = fork();
+		ASSERT_LE(0, io[i]);
+		if (io[i])
+			continue;
+		for (int fd = fs_open(self->s, "plain", O_RDWR); ; ) {
+			if (pwrite(fd, self->gone + HUGE, 32 * PAGE, 0) < 0)
+				_exit(errno == EFAULT || errno == EHWPOISON ? 0 : errno);
+			madvise(self->gone, SIZE, MADV_DONTNEED);
+		}
+	}
+	usleep(50 * 1000);
+	ASSERT_EQ(0, unbind(&daxdev[0]));
+	for (unsigned int i = 0; i < ARRAY_SIZE(io); i++)
+		EXPECT_EQ(0, ended(io[i]));
 	expect_gone();
 	expect_stays();
 	let_go();
