@@ -475,6 +475,71 @@ TEST_F(poison, soft_offline)
 	expect_rest_is_well();
 }
 
+/*
+ * A CXL device that finds poison by itself, here because it is told to, puts it
+ * on its list. The kernel traces that, and does nothing to the memory: that is up
+ * to whoever reads the trace. He hands the address to hard_offline_page.
+ */
+#define CXL_DEBUG	"/sys/kernel/debug/cxl/mem%d/%s_poison"
+#define CXL_TRACE	"/sys/kernel/tracing/"
+#define HARD_OFFLINE	"/sys/devices/system/memory/hard_offline_page"
+
+static int cxl_poison(int mem, const char *what, uint64_t dpa)
+{
+	char path[64];
+
+	snprintf(path, sizeof(path), CXL_DEBUG, mem, what);
+	return write_number(path, dpa);
+}
+
+/* Where the last poison on a list is, in physical memory; 0 if not told. */
+static uint64_t cxl_traced(void)
+{
+	static char trace[64 * KIB];
+	int fd = open(CXL_TRACE "trace", O_RDONLY);
+	uint64_t hpa = 0;
+	ssize_t n, all = 0;
+
+	while ((n = read(fd, trace + all, sizeof(trace) - 1 - all)) > 0)
+		all += n;
+	close(fd);
+	trace[all] = 0;
+	for (char *p = trace; (p = strstr(p, " hpa=")); p++)
+		hpa = strtoull(p + 5, NULL, 0);
+	return hpa;
+}
+
+TEST_F(poison, listed_by_cxl_device)
+{
+	uint64_t dpa = variant->addr + BAD, hpa = 0;
+	char line[128];
+	int mem;
+
+	if (cxl_poison(0, "clear", dpa))
+		SKIP(return, "there is no CXL device that takes poison");
+	ASSERT_EQ(0, write_file(CXL_TRACE "events/cxl/cxl_poison/enable", "1"));
+	for (mem = 0; mem < 2 && hpa != daxdev[0].phys + dpa; mem++) {
+		ASSERT_EQ(0, cxl_poison(mem, "inject", dpa));
+		hpa = cxl_traced();
+		if (hpa == daxdev[0].phys + dpa)
+			break;
+		ASSERT_EQ(0, cxl_poison(mem, "clear", dpa));
+	}
+	write_file(CXL_TRACE "events/cxl/cxl_poison/enable", "0");
+	write_file(CXL_TRACE "trace", "");
+	ASSERT_EQ(daxdev[0].phys + dpa, hpa);
+	EXPECT_EQ(mark_of(BAD), byte_at(self->fd, BAD));
+	EXPECT_EQ(0, klog_count(self->log, "has failed (page frame"));
+
+	snprintf(line, sizeof(line), "echo %#llx >" HARD_OFFLINE, (unsigned long long)hpa);
+	EXPECT_EQ(0, system(line));
+	expect_bad();
+	expect_rest_is_well();
+	EXPECT_EQ(0, cxl_poison(mem, "clear", dpa));
+	make_well(self->s, "bad", BAD, PAGE);
+	EXPECT_EQ(0, byte_at(self->fd, BAD));
+}
+
 /* Tasks that fault, read and write without a pause, and a page after the other fails. */
 TEST_F_TIMEOUT(poison, while_busy, 60)
 {
