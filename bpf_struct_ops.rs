@@ -222,6 +222,7 @@ pub(crate) struct Claim {
     pub(crate) addr: u64,
     pub(crate) length: u64,
     pub(crate) dev_index: u32,
+    pub(crate) type_: u16,
 }
 
 impl Resolver {
@@ -267,6 +268,7 @@ impl Resolver {
             addr: io.addr,
             length: io.length,
             dev_index: io.dev_index,
+            type_: io.type_,
         })
     }
 }

@@ -28,7 +28,7 @@
 //!
 //! The program says where a byte is; [`Header::judge`] says whether it may be there. What is not
 //! inside a held device that the file declared is refused with EIO; so is, in a fault, memory that is
-//! mapped at another place already ([`Header::move_in`]).
+//! mapped at another place already ([`move_in`]). Writes to a hole get no further ([`may_be_hole`]).
 
 use core::{
     alloc::Layout,
@@ -96,12 +96,20 @@ use file::{
     AOPS, //
 };
 use tenancy::{
+    may_be_hole,
+    move_in,
     vacate,
     MovingIn, //
 };
 
 const PAGE: u64 = PAGE_SIZE as u64;
 const PMD_SIZE: u64 = 2 << 20;
+
+/// Where the page ends that the last of `bytes` is in. For sizes, which are at most i64::MAX.
+#[inline]
+fn page_end(bytes: u64) -> u64 {
+    (bytes + (PAGE - 1)) & !(PAGE - 1)
+}
 
 /// What is known of a file.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -204,6 +212,8 @@ enum Refusal {
     SharedMemory,
     Moved,
     Poisoned,
+    UnknownType,
+    WriteToHole,
 }
 
 impl Refusal {
@@ -219,13 +229,16 @@ impl Refusal {
             Self::SharedMemory => "memory that is mapped at another place of a file",
             Self::Moved => "another place than the one that is mapped",
             Self::Poisoned => "memory that has failed",
+            Self::UnknownType => "a type of mapping that does not exist",
+            Self::WriteToHole => "a write to a hole",
         }
     }
 }
 
 /// A mapping that may be used.
 struct Mapping<'a> {
-    device: &'a Device,
+    /// `None` for a hole, which has no address either.
+    device: Option<&'a Device>,
     addr: u64,
     offset: u64,
     length: u64,
@@ -237,7 +250,10 @@ impl Mapping<'_> {
     /// Ends the mapping where memory has failed.
     #[cold]
     fn cut_at_poison(&mut self) -> Result<(), Refusal> {
-        match self.device.sound_pages(self.addr, self.length / PAGE) {
+        let Some(device) = self.device else {
+            return Ok(());
+        };
+        match device.sound_pages(self.addr, self.length / PAGE) {
             None => Err(Refusal::FailedDevice),
             Some(0) => Err(Refusal::Poisoned),
             Some(pages) => {
@@ -257,8 +273,11 @@ impl Mapping<'_> {
             (*iomap).addr = self.addr;
             (*iomap).offset = self.offset as c::loff_t;
             (*iomap).length = self.length;
-            (*iomap).type_ = c::IOMAP_MAPPED as u16;
-            (*iomap).dax_dev = self.device.as_raw();
+            // Zero is a hole without a device.
+            if let Some(device) = self.device {
+                (*iomap).type_ = c::IOMAP_MAPPED as u16;
+                (*iomap).dax_dev = device.as_raw();
+            }
         }
     }
 }
@@ -296,7 +315,6 @@ impl Header {
             return Err(Refusal::BeyondFile);
         }
         // Sizes and lengths are at most i64::MAX, so nothing overflows; `pos` is inside.
-        let page_end = |byte: u64| (byte + (PAGE - 1)) & !(PAGE - 1);
         let end = page_end(self.mapped_size);
         let offset = pos & !(PAGE - 1);
         let wanted = page_end(pos - offset + length).min(end - offset);
@@ -321,8 +339,12 @@ impl Header {
             addr,
             length,
             dev_index,
+            type_,
         } = claim;
 
+        if u32::from(type_) != c::FUSE_IOMAP_MAPPED {
+            return Self::judge_hole(claim, offset, end);
+        }
         if length == 0 {
             return Err(Refusal::Empty);
         }
@@ -345,14 +367,37 @@ impl Header {
             _ => return Err(Refusal::BeyondDevice),
         }
         Ok(Mapping {
-            device,
+            device: Some(device),
             addr,
             offset,
             length: length.min(end - offset),
             sound,
         })
     }
+
+    /// The same for what is not mapped.
+    #[cold]
+    fn judge_hole(claim: Claim, offset: u64, end: u64) -> Result<Mapping<'static>, Refusal> {
+        if u32::from(claim.type_) != c::FUSE_IOMAP_HOLE {
+            return Err(Refusal::UnknownType);
+        }
+        if claim.length == 0 {
+            return Err(Refusal::Empty);
+        }
+        if claim.length % PAGE != 0 {
+            return Err(Refusal::Unaligned);
+        }
+        Ok(Mapping {
+            device: None,
+            addr: c::IOMAP_NULL_ADDR as u64,
+            offset,
+            length: claim.length.min(end - offset),
+            sound: true,
+        })
+    }
 }
+
+const _: () = assert!(c::IOMAP_HOLE == 0);
 
 /// A table of C operations.
 #[repr(transparent)]
@@ -561,11 +606,17 @@ unsafe extern "C" fn iomap_begin(
     let (pos, length) = (pos as u64, length as u64);
 
     let resolved = header.resolve(pos, length, i_size).and_then(|mapping| {
-        let moving_in = if flags & c::IOMAP_FAULT != 0 {
-            let pages = length.min(mapping.length - (pos - mapping.offset)) / PAGE;
-            header.move_in(inode, &mapping, pos, pages)?
-        } else {
-            None
+        let moving_in = match mapping.device {
+            Some(device) if flags & c::IOMAP_FAULT != 0 => {
+                let pages = length.min(mapping.length - (pos - mapping.offset)) / PAGE;
+                let addr = mapping.addr + (pos - mapping.offset);
+                move_in(inode, device, addr, pos, pages)?
+            }
+            Some(_) => None,
+            None => {
+                may_be_hole(inode, pos, flags)?;
+                None
+            }
         };
         Ok((mapping, moving_in))
     });
@@ -640,6 +691,7 @@ unsafe fn refused(
         Refusal::Poisoned if flags & (c::IOMAP_FAULT | c::IOMAP_WRITE) != 0 => EHWPOISON,
         // A fault knows no errno but these: ENOMEM would be retried for ever, EHWPOISON believed.
         Refusal::Program(errno) if flags & c::IOMAP_FAULT == 0 => errno,
+        Refusal::WriteToHole if flags & c::IOMAP_FAULT == 0 => ENOSPC,
         _ => EIO,
     }
 }

@@ -54,9 +54,10 @@ const PARSE_CTX_OUT: [(usize, usize); 2] = [
         size_of::<u64>(),
     ),
 ];
-const IOMAP_IO_OUT: [(usize, usize); 3] = [
+const IOMAP_IO_OUT: [(usize, usize); 4] = [
     (offset_of!(c::fuse_iomap_io, length), size_of::<u64>()),
     (offset_of!(c::fuse_iomap_io, addr), size_of::<u64>()),
+    (offset_of!(c::fuse_iomap_io, type_), size_of::<u16>()),
     (offset_of!(c::fuse_iomap_io, dev_index), size_of::<u32>()),
 ];
 

@@ -296,7 +296,8 @@ unsafe fn rewrite_page(iocb: *mut c::kiocb, from: *mut c::iov_iter) -> Result<us
     };
     let failed = || {
         let mapping = header.locate(pos, 1, i_size).ok()?;
-        (mapping.device.sound_pages(mapping.addr, 1) == Some(0)).then_some(mapping)
+        let device = mapping.device?;
+        (device.sound_pages(mapping.addr, 1) == Some(0)).then_some((device, mapping.addr))
     };
     if pos % PAGE != 0 || failed().is_none() {
         return Ok(0);
@@ -311,10 +312,7 @@ unsafe fn rewrite_page(iocb: *mut c::kiocb, from: *mut c::iov_iter) -> Result<us
     let result = match failed() {
         _ if copied < len => Err(EFAULT),
         None => Ok(0),
-        Some(mapping) => mapping
-            .device
-            .rewrite(mapping.addr, &mut page)
-            .map(|()| len),
+        Some((device, addr)) => device.rewrite(addr, &mut page).map(|()| len),
     };
     match result {
         // SAFETY: By the safety requirements.

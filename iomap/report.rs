@@ -21,6 +21,7 @@ use crate::bindings::kernel as c;
 use super::{
     header,
     i_size,
+    page_end,
     refused, //
 };
 
@@ -52,7 +53,8 @@ unsafe extern "C" fn iomap_begin(
     if unsafe { c::fatal_signal_pending(c::get_current()) } != 0 {
         return EINTR.to_errno();
     }
-    if at >= i_size.min(header.mapped_size) {
+    let end = i_size.min(header.mapped_size);
+    if at >= end {
         // SAFETY: `iomap` is the caller's, zeroed, to be filled in.
         unsafe {
             (*iomap).type_ = c::IOMAP_HOLE as u16;
@@ -64,8 +66,11 @@ unsafe extern "C" fn iomap_begin(
     }
     match header.resolve(at, wanted, i_size) {
         Ok(mapping) => {
-            // SAFETY: As above.
-            unsafe { mapping.fill(iomap) };
+            // SAFETY: As above. In whole pages, for the last one is mapped whole.
+            unsafe {
+                mapping.fill(iomap);
+                (*iomap).length = mapping.length.min(page_end(end) - mapping.offset);
+            }
             0
         }
         // SAFETY: By the safety requirements.

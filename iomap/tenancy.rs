@@ -35,52 +35,66 @@ use crate::{
 use super::{
     header,
     writeback::write_back,
-    Header,
-    Mapping,
     Refusal,
     PAGE,
     PLAIN,
     PMD_SIZE, //
 };
 
-impl Header {
-    /// Makes sure that a fault maps memory that this place of the file has, or may have.
-    ///
-    /// `pages` are the pages that the fault may map, from `pos` on. DAX has an entry for the first of
-    /// them, and holds it locked: another fault does not change it meanwhile.
-    ///
-    /// If nobody has the memory yet, the result is a lock to be held until DAX has noted the tenant.
-    #[inline]
-    pub(super) fn move_in(
-        &self,
-        inode: *mut c::inode,
-        mapping: &Mapping<'_>,
-        pos: u64,
-        pages: u64,
-    ) -> Result<Option<MovingIn>, Refusal> {
-        let addr = mapping.addr + (pos - mapping.offset);
-        // SAFETY: `inode` is in use, as we are called for it.
-        let entry = unsafe { DaxEntry::at(inode, pos / PAGE) };
+/// Makes sure that a fault maps memory that this place of the file has, or may have.
+///
+/// `pages` are the pages that the fault may map: from `pos` on, at `addr` of the device. DAX has an
+/// entry for the first of them, and holds it locked: another fault does not change it meanwhile.
+///
+/// If nobody has the memory yet, the result is a lock to be held until DAX has noted the tenant.
+#[inline]
+pub(super) fn move_in(
+    inode: *mut c::inode,
+    device: &Device,
+    addr: u64,
+    pos: u64,
+    pages: u64,
+) -> Result<Option<MovingIn>, Refusal> {
+    // SAFETY: `inode` is in use, as we are called for it.
+    let entry = unsafe { DaxEntry::at(inode, pos / PAGE) };
 
-        if let Some(pfn) = entry.and_then(|entry| entry.pfn_of(pos / PAGE)) {
-            return match mapping.device.with_frames(addr, 1, |frames| frames.pfn) {
-                Some(claimed) if claimed == Some(pfn) => Ok(None),
-                Some(_) => Err(Refusal::Moved),
-                None => Err(Refusal::FailedDevice),
-            };
-        }
-        // SAFETY: As above, and it is mapped.
-        let moving_in = unsafe { MovingIn::new(inode) };
-        let vacant = mapping.device.with_frames(addr, pages, |frames| {
-            // SAFETY: We are inside.
-            unsafe { frames.are_vacant_but_for(ptr::null()) }
-        });
-        match vacant {
-            Some(true) => Ok(Some(moving_in)),
-            Some(false) => Err(Refusal::SharedMemory),
+    if let Some(pfn) = entry.and_then(|entry| entry.pfn_of(pos / PAGE)) {
+        return match device.with_frames(addr, 1, |frames| frames.pfn) {
+            Some(claimed) if claimed == Some(pfn) => Ok(None),
+            Some(_) => Err(Refusal::Moved),
             None => Err(Refusal::FailedDevice),
-        }
+        };
     }
+    // SAFETY: As above, and it is mapped.
+    let moving_in = unsafe { MovingIn::new(inode) };
+    let vacant = device.with_frames(addr, pages, |frames| {
+        // SAFETY: We are inside.
+        unsafe { frames.are_vacant_but_for(ptr::null()) }
+    });
+    match vacant {
+        Some(true) => Ok(Some(moving_in)),
+        Some(false) => Err(Refusal::SharedMemory),
+        None => Err(Refusal::FailedDevice),
+    }
+}
+
+/// Makes sure that DAX can do what `flags` say where the program says that there is a hole.
+///
+/// A hole has no tenant, and its entry in the page cache is the zero page. DAX replaces that, should
+/// the program say later that there is memory; but what is memory once, stays so, as in [`move_in`].
+#[cold]
+pub(super) fn may_be_hole(inode: *mut c::inode, pos: u64, flags: u32) -> Result<(), Refusal> {
+    if flags & c::IOMAP_WRITE != 0 {
+        return Err(Refusal::WriteToHole);
+    }
+    // SAFETY: `inode` is in use, as we are called for it.
+    let entry = unsafe { DaxEntry::at(inode, pos / PAGE) };
+
+    if flags & c::IOMAP_FAULT != 0 && entry.is_some_and(|entry| entry.pfn_of(pos / PAGE).is_some())
+    {
+        return Err(Refusal::Moved);
+    }
+    Ok(())
 }
 
 /// The right to change who has memory of a mount.
@@ -232,8 +246,8 @@ impl DaxEntry {
     }
 }
 
-/// Unmaps a mapped inode, makes durable what was stored through it, and gives up the memory it has; if `only` is given, at least what it has of
-/// that device. `false` if some of that is in use by direct I/O: then it is unmapped, and not more.
+/// Unmaps a mapped inode, makes durable what was stored through it, and gives up the memory it has; if
+/// `only` is given, at least what it has of that device. `false` if some of that is in use by direct I/O: then it is unmapped, and not more.
 ///
 /// # Safety
 ///

@@ -94,8 +94,11 @@ unsafe fn is_one_piece(inode: *mut c::inode, pos: u64) -> bool {
     let Ok(mapping) = header.resolve(pos, PMD_SIZE, i_size) else {
         return false;
     };
+    let Some(device) = mapping.device else {
+        return false;
+    };
     let pages = PMD_SIZE / PAGE;
-    let good = mapping.device.with_frames(mapping.addr, pages, |frames| {
+    let good = device.with_frames(mapping.addr, pages, |frames| {
         // SAFETY: We are inside, and the page cache is that of an inode in use.
         let ours = unsafe { frames.are_vacant_but_for(&raw const (*inode).i_data) };
         ours && frames.pfn.is_some_and(|pfn| pfn % pages == 0)

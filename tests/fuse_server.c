@@ -72,6 +72,7 @@ static void fill_attr(struct fuse_attr *a, const struct fs_file *f)
 	a->mode = f ? f->mode : S_IFDIR | 0755;
 	a->nlink = f ? 1 : 2;
 	a->size = f ? f->size : 0;
+	a->blocks = (a->size + 511) / 512;
 	a->mtime = f ? f->mtime : 0;
 	a->blksize = 4096;
 }

@@ -83,7 +83,7 @@ REFUSED(w_length, NOT_OUT);
 REFUSED(w_file_size, NOT_OUT);
 REFUSED(w_r_meta_size, NOT_OUT);
 REFUSED(w_io_offset, NOT_OUT);
-REFUSED(w_io_type, NOT_OUT);
+REFUSED(w_io_type_wide, NOT_OUT);
 REFUSED(w_io_flags, NOT_OUT);
 REFUSED(w_io_straddle, NOT_OUT);
 REFUSED(w_meta, "cannot write into rdonly_mem");

@@ -45,6 +45,8 @@ int BPF_PROG(moving_begin, struct fuse_dax_fmap_resolve_ctx *resolve,
 	io->addr = to.addr[meta->index % MOVING_FILES] + resolve->file_offset;
 	io->length = meta->size - resolve->file_offset;
 	io->dev_index = 0;
+	if (to.hole[meta->index % MOVING_FILES])
+		io->type = FUSE_IOMAP_HOLE;
 	return 0;
 }
 

@@ -17,9 +17,10 @@ struct moving {
 	__u32	reserved;
 };
 
-/* The object's .bss: where on device 0 each file is at the moment. */
+/* The object's .bss: where on device 0 each file is at the moment, if anywhere. */
 struct moving_to {
 	__u64	addr[MOVING_FILES];
+	__u32	hole[MOVING_FILES];	/* the whole file, if not 0 */
 };
 
 #endif /* MOVING_H */

@@ -58,6 +58,7 @@ BEGIN(good_begin)
 	io->addr = meta[7];
 	io->length = resolve->length + resolve->file_size + resolve->meta_buf_size;
 	io->dev_index = 1;
+	io->type = FUSE_IOMAP_HOLE;
 	return 0;
 }
 
@@ -142,7 +143,7 @@ BAD_BEGIN(w_length, resolve->length = 0);
 BAD_BEGIN(w_file_size, resolve->file_size = 0);
 BAD_BEGIN(w_r_meta_size, resolve->meta_buf_size = 0);
 BAD_BEGIN(w_io_offset, io->offset = 0);
-BAD_BEGIN(w_io_type, io->type = 1);
+BAD_BEGIN(w_io_type_wide, *(volatile __u32 *)&io->type = 1);
 BAD_BEGIN(w_io_flags, io->flags = 1);
 BAD_BEGIN(w_io_straddle, *(volatile __u64 *)&io->type = 1);
 BAD_BEGIN(w_meta, {

@@ -92,7 +92,20 @@ int BPF_PROG(scripted_begin, struct fuse_dax_fmap_resolve_ctx *resolve,
 		io->addr += resolve->file_offset;
 		io->length -= resolve->file_offset;
 	}
+	if (meta->flags & SCRIPTED_STEPS && io->length > meta->step)
+		io->length = meta->step;
 	io->dev_index = meta->dev_index;
+	if (meta->type)
+		io->type = meta->type;
+	if (resolve->file_offset < meta->hole) {
+		if (io->length > meta->hole - resolve->file_offset)
+			io->length = meta->hole - resolve->file_offset;
+	} else if (resolve->file_offset < meta->hole_end) {
+		io->type = FUSE_IOMAP_HOLE;
+		io->addr = 0xdeadbeef;
+		io->dev_index = 77;
+		io->length = meta->hole_length ?: meta->hole_end - resolve->file_offset;
+	}
 	return meta->begin_ret;
 }
 

@@ -14,6 +14,8 @@
 #define SCRIPTED_LINEAR		1U
 /* iomap_begin() leaves struct fuse_iomap_io alone. */
 #define SCRIPTED_SILENT		2U
+/* Not more than @step at a time. */
+#define SCRIPTED_STEPS		4U
 
 struct scripted {
 	/* dax_fmap_parse() */
@@ -28,6 +30,13 @@ struct scripted {
 	__u32	dev_index;
 	__u64	addr;
 	__u64	length;
+	__u64	step;
+	/* If @hole_end is not 0: a hole, with nonsense as address and device. */
+	__u64	hole;
+	__u64	hole_end;
+	__u64	hole_length;		/* 0: up to @hole_end */
+	__u32	type;			/* if not 0 */
+	__u32	reserved;
 };
 
 /* What the programs saw, first in the object's .bss. */

@@ -130,16 +130,21 @@ struct fuse_dax_fmap_resolve_ctx {
 	__u64	file_size;
 };
 
+/* Types of a mapping. */
+#define FUSE_IOMAP_MAPPED		0	/* memory of a device */
+#define FUSE_IOMAP_HOLE			1	/* nothing: reads as zeros */
+
 /**
  * struct fuse_iomap_io - where a byte of a file is
  * @offset: in: the same as &fuse_dax_fmap_resolve_ctx.file_offset
- * @length: OUT: bytes that are contiguous on the device from @addr on, more
- *	than 0; may be more or less than was asked for
- * @addr: OUT: byte on the device that @offset is at
- * @type: reserved, 0
+ * @length: OUT: bytes that are contiguous on the device from @addr on, or of
+ *	the hole, more than 0; may be more or less than was asked for
+ * @addr: OUT: byte on the device that @offset is at; nothing in a hole
+ * @type: OUT: FUSE_IOMAP_MAPPED, which it is unless written, or
+ *	FUSE_IOMAP_HOLE
  * @flags: reserved, 0
  * @dev_index: OUT: device, one of the bits of
- *	&fuse_dax_fmap_parse_ctx.dev_bitmap
+ *	&fuse_dax_fmap_parse_ctx.dev_bitmap; nothing in a hole
  *
  * @addr and @length have to be multiples of the page size and inside the
  * device. For a 2 MiB fault @addr has to be where an aligned 2 MiB of memory
@@ -148,6 +153,10 @@ struct fuse_dax_fmap_resolve_ctx {
  * A page of a device can be mapped at one place of one file at a time, and a
  * place that has been mapped has to stay where it is until the inode is evicted.
  * Anything else is SIGBUS; reads and writes do not mind.
+ *
+ * A hole reads as zeros, also where it is mapped; a store to it is SIGBUS, and
+ * write(2) fails with ENOSPC. It may become memory at any time; tasks that have
+ * the hole mapped may go on seeing zeros until a fault finds the memory there.
  */
 struct fuse_iomap_io {
 	__u64	offset;
