@@ -79,13 +79,14 @@ mod file;
 mod report;
 mod tenancy;
 mod upgrade;
+mod vacating;
 mod writeback;
 
 pub(crate) use file::{
     empty_aops,
     file_operations, //
 };
-pub(crate) use tenancy::{
+pub(crate) use vacating::{
     kill_tenants,
     vacate_all, //
 };
@@ -98,9 +99,9 @@ use file::{
 use tenancy::{
     may_be_hole,
     move_in,
-    vacate,
     MovingIn, //
 };
+use vacating::vacate;
 
 const PAGE: u64 = PAGE_SIZE as u64;
 const PMD_SIZE: u64 = 2 << 20;

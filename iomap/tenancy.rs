@@ -13,28 +13,17 @@ use core::ptr;
 
 use kernel::{
     container_of,
-    error::to_result,
     ffi,
-    prelude::*,
-    time::{
-        delay::fsleep,
-        Delta, //
-    }, //
+    prelude::*, //
 };
 
 use crate::{
     bindings::kernel as c,
-    daxdev::{
-        is_poisoned,
-        mark_page,
-        Device, //
-    },
+    daxdev::Device,
     fuse::Connection, //
 };
 
 use super::{
-    header,
-    writeback::write_back,
     Refusal,
     PAGE,
     PLAIN,
@@ -109,7 +98,7 @@ pub(super) struct MovingIn {
 
 impl MovingIn {
     /// Waits until nobody else has it.
-    fn of(conn: &Connection) -> Self {
+    pub(super) fn of(conn: &Connection) -> Self {
         // SAFETY: The page cache is the connection's, and initialized.
         unsafe {
             Self::lock(ptr::addr_of_mut!(
@@ -246,104 +235,6 @@ impl DaxEntry {
     }
 }
 
-/// Unmaps a mapped inode, makes durable what was stored through it, and gives up the memory it has; if
-/// `only` is given, at least what it has of that device. `false` if some of that is in use by direct I/O: then it is unmapped, and not more.
-///
-/// # Safety
-///
-/// The inode is mapped, and either being evicted, or in use with the lock against faults held.
-unsafe fn try_vacate(inode: *mut c::inode, only: Option<&Device>) -> bool {
-    // SAFETY: By the safety requirements.
-    let mapping = unsafe { ptr::addr_of_mut!((*inode).i_data) };
-    let mut start = 0;
-
-    loop {
-        // SAFETY: By the safety requirements. This unmaps everything from `start` on; what is left
-        // then are references to pages.
-        let busy = unsafe { c::dax_layout_busy_page_range(mapping, start, c::loff_t::MAX) };
-        let end = if busy.is_null() {
-            c::loff_t::MAX
-        } else {
-            let Some(device) = only else {
-                return false;
-            };
-            // SAFETY: A page that the mount has stays what it is while the lock is held.
-            let (pfn, first, pages) = unsafe {
-                let folio = busy.cast::<c::folio>();
-                (
-                    c::folio_pfn(folio),
-                    folio_index(folio),
-                    c::folio_nr_pages(folio),
-                )
-            };
-            if device.has_frame(pfn as u64) {
-                return false;
-            }
-            // Of another device, and in use: it stays where it is.
-            let first = first as c::loff_t * PAGE as c::loff_t;
-            let end = first - 1;
-            // SAFETY: By the safety requirements.
-            unsafe { give_up(inode, start, end) };
-            start = first + pages as c::loff_t * PAGE as c::loff_t;
-            continue;
-        };
-        // SAFETY: By the safety requirements.
-        unsafe { give_up(inode, start, end) };
-        return true;
-    }
-}
-
-/// # Safety
-///
-/// As [`try_vacate`]; from byte `start` to `end` nothing is mapped or in use.
-unsafe fn give_up(inode: *mut c::inode, start: c::loff_t, end: c::loff_t) {
-    if start < end {
-        // SAFETY: By the safety requirements. The page cache remembers an error of writeback.
-        unsafe {
-            let _ = write_back(inode);
-            let _moving_out = MovingIn::new(inode);
-            c::dax_delete_mapping_range(ptr::addr_of_mut!((*inode).i_data), start, end);
-        }
-    }
-}
-
-/// The page of the file where a folio begins.
-///
-/// # Safety
-///
-/// The folio is in the page cache of a file, and stays there.
-unsafe fn folio_index(folio: *const c::folio) -> u64 {
-    // SAFETY: By the safety requirements.
-    unsafe {
-        let folio = &(*folio).__bindgen_anon_1.__bindgen_anon_1;
-        folio.__bindgen_anon_2.index as u64
-    }
-}
-
-/// Unmaps an inode that is being evicted and gives up the memory it has, once nobody does I/O to it
-/// any more.
-///
-/// # Safety
-///
-/// The inode is mapped, and being evicted.
-pub(super) unsafe fn vacate(inode: *mut c::inode) {
-    // SAFETY: By the safety requirements.
-    while !unsafe { try_vacate(inode, None) } {
-        fsleep(Delta::from_millis(1));
-    }
-}
-
-/// Unmaps all files of a mount that declare a device and gives up their memory. What they map again
-/// is judged again.
-///
-/// # Safety
-///
-/// `sb` is bound, and kept mounted by the caller; `device` is its device number `index`, and alive.
-pub(crate) unsafe fn vacate_all(sb: *mut c::super_block, index: u32, device: &Device) {
-    // SAFETY: By the safety requirements; the inodes are mapped and held.
-    unsafe { for_each_mapped(sb, |inode| vacate_held(inode, index, device)) }
-}
-
 /// Calls `each` for every mapped inode of a mount, which is held meanwhile.
 ///
 /// # Safety
@@ -392,104 +283,4 @@ unsafe fn is_mapped(inode: *const c::inode) -> bool {
             && !private.is_null()
             && private != PLAIN
     }
-}
-
-/// How often, about once in a millisecond, memory may be in use before the log says so.
-const PATIENCE: usize = 5000;
-
-/// # Safety
-///
-/// The inode is mapped, and held by the caller; `device` is device number `index` of the
-/// mount.
-unsafe fn vacate_held(inode: *mut c::inode, index: u32, device: &Device) {
-    // SAFETY: By the safety requirements.
-    let invalidate_lock = unsafe {
-        if header(inode).dev_bitmap & (1 << index) == 0 {
-            return;
-        }
-        ptr::addr_of_mut!((*inode).i_data.invalidate_lock)
-    };
-    let mut tries = 0;
-
-    // Who has some of the pages of a buffer may be in a fault for the next: it has to get through, and
-    // be refused, to give the others back. So nothing is locked while we wait.
-    loop {
-        // SAFETY: As above. With the lock no fault is under way.
-        let vacated = unsafe {
-            c::down_write(invalidate_lock);
-            let vacated = try_vacate(inode, Some(device));
-            c::up_write(invalidate_lock);
-            vacated
-        };
-        if vacated {
-            break;
-        }
-        tries += 1;
-        if tries == PATIENCE {
-            pr_warn!(
-                "a device goes away once direct I/O to memory of inode {} has ended\n",
-                // SAFETY: As above.
-                unsafe { (*inode).i_ino }
-            );
-        }
-        fsleep(Delta::from_millis(1));
-    }
-}
-
-/// Unmaps a page frame that has failed, and sends SIGBUS to the tasks that the kernel's policy names:
-/// the one that consumed it, and those that want to know early. The others get it when they touch the
-/// page again, as the fault is refused.
-///
-/// # Errors
-///
-/// Those of `mf_dax_kill_procs()`.
-///
-/// # Safety
-///
-/// The frame is of a device that the mount holds, and is known as poisoned; the mount stays mounted.
-/// The caller handles a memory failure with these `flags`.
-pub(crate) unsafe fn kill_tenants(conn: &Connection, pfn: u64, flags: ffi::c_int) -> Result {
-    // SAFETY: By the safety requirements. A folio in a page cache keeps the inode from going away as
-    // long as nobody can move out.
-    let (inode, index, head) = unsafe {
-        let _nobody_moves = MovingIn::of(conn);
-        let folio = c::pfn_folio(pfn as ffi::c_ulong);
-        let mapping = (*folio).__bindgen_anon_1.__bindgen_anon_1.mapping;
-        let inode = if mapping.is_null() {
-            ptr::null_mut()
-        } else {
-            c::igrab((*mapping).host)
-        };
-
-        if inode.is_null() {
-            mark_page(pfn, true);
-            return Ok(());
-        }
-        let head = c::folio_pfn(folio) as u64;
-        (inode, folio_index(folio) + (pfn - head), head)
-    };
-
-    // SAFETY: The inode is held, and mapped, as it has DAX memory.
-    let killed = unsafe {
-        let mapping = ptr::addr_of_mut!((*inode).i_data);
-        let invalidate_lock = ptr::addr_of_mut!((*mapping).invalidate_lock);
-
-        // A fault that did not know yet is over then.
-        c::down_write(invalidate_lock);
-        let killed = c::mf_dax_kill_procs(mapping, index as ffi::c_ulong, 1, flags);
-        let first = (index * PAGE) as c::loff_t;
-        c::unmap_mapping_range(mapping, first, PAGE as c::loff_t, 0);
-        c::up_write(invalidate_lock);
-        killed
-    };
-    // It has marked the first page of the folio.
-    // SAFETY: By the safety requirements.
-    unsafe {
-        if !is_poisoned(head) {
-            mark_page(head, false);
-        }
-        mark_page(pfn, true);
-        c::iput(inode);
-    }
-    to_result(killed)
 }
