@@ -27,13 +27,15 @@ help:
 	@echo 'make check                build, lint and test; ends in "N passed, N failed"'
 	@echo '     [DEVICE=nvdimm|cxl]  on one kind of device only'
 	@echo '     [TEST=NAME]          one test program only, and nothing else'
+	@echo 'make exercise [TIMES=N]   fio, fsx and stress-ng on mapped files, N (20) times'
+	@echo '     [DEVICE=cxl]         as much as in "make check"'
 	@echo 'make lint                 formatting, clippy, shellcheck, checkpatch'
 	@echo 'make clean                remove build/'
 	@echo
 	@echo 'The build root and the kernel are kept in ~/.cache/fuse-dax-fmap (or in'
 	@echo 'XDG_CACHE_HOME). Remove that directory to get the newest kernel, or its space.'
 
-.PHONY: all help module bpf tools tests lint demo check clean
+.PHONY: all help module bpf tools tests exercisers lint demo check exercise clean
 
 ifneq ($(INSIDE)$(KDIR),)
 
@@ -51,6 +53,17 @@ tools: | $(BUILD)
 tests: | $(BUILD)
 	@$(MAKE) -C tests OUT=$(BUILD)/tests KSRC=/kernel/source CC=gcc-14 CLANG=clang-19
 
+# What exercises file systems and is no Debian package, and what helps with it.
+exercisers: $(BUILD)/exercisers/bin/fsx $(BUILD)/exercisers/fixed.so
+
+$(BUILD)/exercisers/bin/fsx: | $(BUILD)
+	cargo install fsx --version 0.3.2 --locked --root $(BUILD)/exercisers \
+		--target-dir $(BUILD)/cargo-fsx
+
+$(BUILD)/exercisers/fixed.so: tests/exercisers/fixed.c | $(BUILD)
+	@mkdir -p $(@D)
+	gcc-14 -O2 -Wall -Wextra -Werror -shared -fPIC -o $@ $<
+
 # The demo's own helper.
 $(BUILD)/fmap-map: demo/map.c | $(BUILD)
 	gcc-14 -O2 -Wall -Wextra -Werror -o $@ $<
@@ -65,7 +78,7 @@ else
 
 INSIDE_ROOT := scripts/enter make --no-print-directory -C $(CURDIR) INSIDE=1
 
-all module bpf tools tests lint $(BUILD)/fmap-map:
+all module bpf tools tests exercisers lint $(BUILD)/fmap-map:
 	@$(INSIDE_ROOT) -j$$(nproc) $@
 
 endif
@@ -78,6 +91,12 @@ demo:
 check:
 	@scripts/check $(if $(filter-out file,$(origin DEVICE)),--device $(DEVICE)) \
 		$(if $(TEST),--test $(TEST))
+
+TIMES ?= 20
+exercise:
+	@scripts/build-quietly module bpf tools tests exercisers
+	@tests/vm/run --exercisers --device $(DEVICE) --timeout 36000 -- \
+		'EXERCISE=$(TIMES) TEST_TIMEOUT=36000 run-kselftests exercisers.sh'
 
 clean:
 	rm -rf $(BUILD)
