@@ -7,6 +7,7 @@
 
 use kernel::{
     prelude::*,
+    time::msecs_to_jiffies,
     types::Opaque, //
 };
 
@@ -25,11 +26,12 @@ unsafe impl Send for RateLimit {}
 unsafe impl Sync for RateLimit {}
 
 impl RateLimit {
-    const INTERVAL_SECONDS: u32 = 5;
+    const INTERVAL_MS: u32 = 5000;
     const BURST: i32 = 10;
 
     pub(crate) fn new() -> impl PinInit<Self> {
-        let interval = (Self::INTERVAL_SECONDS * c::HZ) as i32;
+        // Not a multiple of HZ: what bindgen sees of it is user space's.
+        let interval = msecs_to_jiffies(Self::INTERVAL_MS) as i32;
 
         pin_init!(Self {
             state <- Opaque::ffi_init(move |slot| {
