@@ -329,13 +329,14 @@ impl Devices {
             .ok_or(EINVAL)
             .map_err(Failure::because("device index"))?;
 
-        if slot.device.as_ref().is_none() {
-            let _turn = self
+        let held = || slot.device.as_ref().is_some();
+        if !held() {
+            let turn = self
                 .acquiring
-                .turn(index as usize)
+                .turn(index as usize, held)
                 .map_err(Failure::because("waiting for GET_DAXDEV"))?;
 
-            if slot.device.as_ref().is_none() {
+            if turn.is_some() {
                 let reply = conn
                     .get_daxdev(inode, index)
                     .map_err(Failure::because("GET_DAXDEV"))?;

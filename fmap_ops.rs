@@ -251,30 +251,35 @@ impl InFlight {
         })
     }
 
-    /// Waits until nobody else is at `key`. The caller then looks whether the thing is done.
+    /// Waits until nobody else is at `key`, or the thing is done: `None`.
+    ///
+    /// Those who wait for the same all go on when it is done, and not one after the other.
     ///
     /// # Errors
     ///
     /// [`ERESTARTSYS`] if a signal came first; [`ENOMEM`].
-    pub(crate) fn turn(&self, key: usize) -> Result<Turn<'_>> {
+    pub(crate) fn turn(&self, key: usize, done: impl Fn() -> bool) -> Result<Option<Turn<'_>>> {
         let mut keys = self.keys.lock();
         let mut interrupted = false;
 
         keys.waiting.push(key, GFP_KERNEL)?;
-        while !interrupted && keys.busy.contains(&key) {
+        while !interrupted && !done() && keys.busy.contains(&key) {
             interrupted = self.left.wait_interruptible(&mut keys);
         }
         let mut mine = true;
         keys.waiting
             .retain(|other| *other != key || !core::mem::take(&mut mine));
+        if done() {
+            return Ok(None);
+        }
         if interrupted {
             return Err(ERESTARTSYS);
         }
         keys.busy.push(key, GFP_KERNEL)?;
-        Ok(Turn {
+        Ok(Some(Turn {
             in_flight: self,
             key,
-        })
+        }))
     }
 }
 
@@ -324,16 +329,18 @@ pub(crate) fn settle(conn: &Connection, inode: &Inode) -> Result<State> {
     if let Some(state) = settled() {
         return Ok(state);
     }
-    if mount.no_maps.load(Relaxed) {
+    let done = || mount.no_maps.load(Relaxed) || settled().is_some();
+    let turn = if done() {
+        None
+    } else {
+        mount.opening.turn(inode.key(), done)?
+    };
+    let Some(turn) = turn else {
         return Ok(match iomap::state_for_good(inode) {
             State::Unknown => State::Plain,
             state => state,
         });
-    }
-    let turn = mount.opening.turn(inode.key())?;
-    if let Some(state) = settled() {
-        return Ok(state);
-    }
+    };
     fetch(conn, inode, &turn).map_err(|Failure { errno, cause }| {
         // An opener that was killed is nobody's mistake.
         if errno != EINTR && errno != ERESTARTSYS {
