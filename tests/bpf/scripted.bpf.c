@@ -5,6 +5,8 @@
 #include <bpf/bpf_helpers.h>
 #include <bpf/bpf_tracing.h>
 
+#include <stdbool.h>
+
 #include "scripted.h"
 
 #define EIO		5
@@ -34,13 +36,20 @@ static __always_inline void probe_bounds(struct fuse_dax_fmap_parse_ctx *ctx)
 		seen.beyond |= 64;
 }
 
+static __always_inline bool has_fit(const struct scripted_fit *fit, __u64 call)
+{
+	return call >= fit->from && call < fit->to;
+}
+
 SEC("struct_ops.s/dax_fmap_parse")
 int BPF_PROG(scripted_parse, struct fuse_dax_fmap_parse_ctx *parse)
 {
+	__u64 call = __sync_fetch_and_add(&seen.parses, 1);
 	const struct scripted *blob;
 	struct scripted *meta;
 
-	__sync_fetch_and_add(&seen.parses, 1);
+	if (has_fit(&seen.parse_fit, call))
+		return seen.parse_fit.ret;
 	seen.blob_size = parse->blob_size;
 	blob = (const void *)bpf_fuse_dax_parse_get_blob(parse, 0, sizeof(*blob));
 	if (!blob)
@@ -68,9 +77,9 @@ SEC("struct_ops/iomap_begin")
 int BPF_PROG(scripted_begin, struct fuse_dax_fmap_resolve_ctx *resolve,
 	     struct fuse_iomap_io *io)
 {
+	__u64 call = __sync_fetch_and_add(&seen.begins, 1);
 	const struct scripted *meta;
 
-	__sync_fetch_and_add(&seen.begins, 1);
 	seen.begin_meta_buf_size = resolve->meta_buf_size;
 	seen.file_offset = resolve->file_offset;
 	seen.length = resolve->length;
@@ -105,6 +114,24 @@ int BPF_PROG(scripted_begin, struct fuse_dax_fmap_resolve_ctx *resolve,
 		io->addr = 0xdeadbeef;
 		io->dev_index = 77;
 		io->length = meta->hole_length ?: meta->hole_end - resolve->file_offset;
+	}
+	if (has_fit(&seen.begin_fit, call)) {
+		switch (seen.begin_fit.how) {
+		case SCRIPTED_EMPTY:
+			io->length = 0;
+			break;
+		case SCRIPTED_UNALIGNED:
+			io->addr++;
+			break;
+		case SCRIPTED_BEYOND:
+			io->addr = 1ULL << 62;
+			break;
+		case SCRIPTED_UNDECLARED:
+			io->dev_index = 63;
+			break;
+		default:
+			return seen.begin_fit.ret;
+		}
 	}
 	return meta->begin_ret;
 }

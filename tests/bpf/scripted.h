@@ -59,6 +59,24 @@ struct scripted_seen {
 	__u64	io_offset;
 	/* of all iomap_begin(): one that broke the promises of the UAPI header */
 	__u64	broken;
+	/*
+	 * Not seen but told: calls number @from to @to - 1, from 0 on, do @how
+	 * instead of what the map says.
+	 */
+	struct scripted_fit {
+		__u64	from, to;
+		__u32	how;
+		__s32	ret;		/* SCRIPTED_RETURN */
+	} parse_fit, begin_fit;
+};
+
+/* How a program misbehaves. */
+enum {
+	SCRIPTED_RETURN,		/* returns what it is told */
+	SCRIPTED_EMPTY,			/* nothing filled in */
+	SCRIPTED_UNALIGNED,
+	SCRIPTED_BEYOND,		/* the end of any device */
+	SCRIPTED_UNDECLARED,		/* a device that no file has */
 };
 
 #endif /* SCRIPTED_H */

@@ -1,0 +1,447 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * Many of everything, and little memory.
+ *
+ * 64 tasks open one file at once, one task opens 1,000 files, the caches are
+ * dropped all the time, a task opens more maps than its cgroup has room for. Maps
+ * are charged to who opens: one that runs out of memory fails or is killed, and
+ * nobody else notices.
+ *
+ * FILES=N for another number of files. OOM=1 for a task that is killed, which the
+ * kernel reports with a stack trace in its log.
+ */
+#define _GNU_SOURCE
+#include <errno.h>
+#include <fcntl.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/prctl.h>
+#include <sys/resource.h>
+#include <sys/stat.h>
+#include <sys/sysmacros.h>
+#include <sys/wait.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "kselftest_harness.h"
+#include "fmap_test.h"
+
+#define SIZE	(64 * KIB)
+#define TASKS	64
+#define CGROUPS	"/sys/fs/cgroup"
+#define CGROUP	CGROUPS "/fmap-test"
+
+/* Files without end: "f" and a number. They all have the map of the first one. */
+#define FIRST	1000
+
+static void lookup_any(struct fuse_server *s, const struct fuse_in_header *in,
+		       const void *arg)
+{
+	const char *name = arg;
+	struct fuse_entry_out entry = {
+		.nodeid = FIRST + atoi(name + 1),
+		.entry_valid = 3600,
+		.attr_valid = 3600,
+		.attr = {
+			.ino = FIRST + atoi(name + 1),
+			.mode = S_IFREG | 0644,
+			.nlink = 1,
+			.size = SIZE,
+			.blksize = 4096,
+		},
+	};
+
+	if (name[0] == 'f' && name[1] >= '0' && name[1] <= '9')
+		fs_reply(s, in, 0, &entry, sizeof(entry));
+	else
+		fs_default(s, in, arg);
+}
+
+static void map_of_any(struct fuse_server *s, const struct fuse_in_header *in,
+		       const void *arg)
+{
+	fs_reply(s, in, 0, s->file[0].map, s->file[0].map_len);
+}
+
+/* ... or each its own piece of the device. */
+static void map_of_each(struct fuse_server *s, const struct fuse_in_header *in,
+			const void *arg)
+{
+	struct scripted map = fmap_linear(0, (in->nodeid - FIRST) * SIZE, SIZE);
+
+	fs_reply(s, in, 0, &map, sizeof(map));
+}
+
+/* The number of mapped files in the line of a mount in debugfs. */
+static long mapped_files(struct fuse_server *s)
+{
+	FILE *f = fopen("/sys/kernel/debug/" MODULE_NAME "/mounts", "r");
+	char line[4096], want[32];
+	struct stat st;
+	long n = -1;
+
+	if (f && !stat(s->dir, &st)) {
+		snprintf(want, sizeof(want), "%u:%u ", major(st.st_dev), minor(st.st_dev));
+		while (fgets(line, sizeof(line), f)) {
+			const char *files = strstr(line, " files=");
+
+			if (files && !strncmp(line, want, strlen(want)))
+				n = atol(files + strlen(" files="));
+		}
+	}
+	if (f)
+		fclose(f);
+	return n;
+}
+
+static bool mapped_files_wait(struct fuse_server *s, long n)
+{
+	for (int ms = 0; ms < FS_PATIENCE; ms += 10) {
+		drop_caches();
+		if (mapped_files(s) == n)
+			return true;
+		usleep(10 * 1000);
+	}
+	return false;
+}
+
+static double now(void)
+{
+	struct timespec t;
+
+	clock_gettime(CLOCK_MONOTONIC, &t);
+	return t.tv_sec + t.tv_nsec / 1e9;
+}
+
+FIXTURE(pressure) {
+	struct fuse_server *s;
+	struct scripted map;
+	pid_t pid[TASKS];
+	long refs;
+};
+
+FIXTURE_SETUP(pressure)
+{
+	if (fmap_missing())
+		SKIP(return, "%s", fmap_missing());
+	self->refs = module_refs();
+	self->map = fmap_linear(0, 0, SIZE);
+	self->s = fmap_server(SCRIPTED_OPS_NAME);
+	ASSERT_NE(NULL, self->s);
+	self->s->hook[FUSE_LOOKUP] = lookup_any;
+	fs_add(self->s, "file", SIZE, &self->map, sizeof(self->map));
+}
+
+FIXTURE_TEARDOWN(pressure)
+{
+	EXPECT_EQ(0, fs_stop(self->s));
+	EXPECT_TRUE(module_refs_wait(self->refs));
+}
+
+/* TASKS children that open "file" while GET_FMAP is held, and do @what then. */
+#define start_tasks(what) do {						\
+	self->s->hold[FUSE_GET_FMAP] = true;				\
+	ASSERT_EQ(0, fs_mount(self->s));				\
+	ASSERT_EQ(0, access(fs_path(self->s, "file"), F_OK));		\
+	for (int i = 0; i < TASKS; i++) {				\
+		self->pid[i] = fork();					\
+		ASSERT_LE(0, self->pid[i]);				\
+		if (!self->pid[i])					\
+			_exit(what);					\
+	}								\
+	ASSERT_TRUE(fs_wait(self->s, FUSE_GET_FMAP, 1));		\
+	usleep(300 * 1000);						\
+} while (0)
+
+static int map_and_touch(struct fuse_server *s, int value)
+{
+	unsigned char *p = fs_map(s, "file", SIZE, PROT_READ | PROT_WRITE);
+
+	if (p == MAP_FAILED)
+		return 1;
+	return touch(p + value % (SIZE / PAGE) * PAGE, value) ? 2 : 0;
+}
+
+/* One request, and then all of them go on at once. */
+TEST_F(pressure, many_openers)
+{
+	double start;
+
+	start_tasks(map_and_touch(self->s, i));
+	start = now();
+	fs_release(self->s, FUSE_GET_FMAP);
+	for (int i = 0; i < TASKS; i++)
+		EXPECT_EQ(0, ended(self->pid[i]));
+	TH_LOG("%d openers: %.0f ms", TASKS, (now() - start) * 1e3);
+	EXPECT_EQ(1, self->s->count[FUSE_GET_FMAP]);
+	EXPECT_EQ(1, self->s->count[FUSE_GET_DAXDEV]);
+	EXPECT_EQ(0, self->s->count[FUSE_READ]);
+	EXPECT_EQ(1, mapped_files(self->s));
+}
+
+/* "No maps at all" is asked once, however many are waiting. */
+TEST_F(pressure, many_openers_of_no_map)
+{
+	self->s->error[FUSE_GET_FMAP] = -ENOSYS;
+	start_tasks(-fs_try(self->s, "file"));
+	fs_release(self->s, FUSE_GET_FMAP);
+	for (int i = 0; i < TASKS; i++)
+		EXPECT_EQ(0, ended(self->pid[i]));
+	EXPECT_EQ(1, self->s->count[FUSE_GET_FMAP]);
+}
+
+/* A map that is refused is refused to each of them. */
+TEST_F(pressure, many_openers_of_a_bad_map)
+{
+	self->map.parse_ret = -EBADMSG;
+	start_tasks(-fs_try(self->s, "file"));
+	fs_release(self->s, FUSE_GET_FMAP);
+	for (int i = 0; i < TASKS; i++)
+		EXPECT_EQ(W_EXITCODE(EBADMSG, 0), ended(self->pid[i]));
+	EXPECT_EQ(TASKS, self->s->count[FUSE_GET_FMAP]);
+	self->map.parse_ret = 0;
+	EXPECT_EQ(0, fs_fill(self->s, "file", 'd', SIZE));
+}
+
+/* Half of them are killed while they wait. */
+TEST_F(pressure, many_openers_killed)
+{
+	start_tasks(map_and_touch(self->s, i));
+	for (int i = 0; i < TASKS; i += 2)
+		kill(self->pid[i], SIGKILL);
+	for (int i = 0; i < TASKS; i += 2)
+		EXPECT_EQ(SIGKILL, ended(self->pid[i]));
+	fs_release(self->s, FUSE_GET_FMAP);
+	for (int i = 1; i < TASKS; i += 2)
+		EXPECT_EQ(0, ended(self->pid[i]));
+	EXPECT_EQ(0, self->s->count[FUSE_READ]);
+	EXPECT_EQ(1, mapped_files(self->s));
+}
+
+static int number_of_files(void)
+{
+	const char *env = getenv("FILES");
+
+	return env ? atoi(env) : 1000;
+}
+
+TEST_F_TIMEOUT(pressure, many_files, 60 + number_of_files() / 10)
+{
+	int n = number_of_files();
+	char name[16];
+	double start;
+
+	self->s->hook[FUSE_GET_FMAP] = map_of_any;
+	ASSERT_EQ(0, fs_mount(self->s));
+	start = now();
+	for (int i = 0; i < n; i++) {
+		snprintf(name, sizeof(name), "f%d", i);
+		ASSERT_EQ(0, fs_try(self->s, name));
+	}
+	TH_LOG("%d files: %.1f s", n, now() - start);
+	EXPECT_EQ(n, self->s->count[FUSE_GET_FMAP]);
+	EXPECT_EQ(1, self->s->count[FUSE_GET_DAXDEV]);
+	EXPECT_EQ(n, mapped_files(self->s));
+	/* Once more, without asking. */
+	for (int i = 0; i < n; i += 97) {
+		snprintf(name, sizeof(name), "f%d", i);
+		EXPECT_EQ(0, fs_try(self->s, name));
+	}
+	EXPECT_EQ(n, self->s->count[FUSE_GET_FMAP]);
+	EXPECT_TRUE(mapped_files_wait(self->s, 0));
+}
+
+/* Files are forgotten while they are opened, mapped and read. */
+TEST_F(pressure, caches_dropped)
+{
+	enum { TENANTS = 4 };
+	struct fuse_server *s = self->s;
+	char name[16];
+	pid_t dropper;
+
+	s->hook[FUSE_GET_FMAP] = map_of_each;
+	ASSERT_EQ(0, fs_mount(s));
+	for (int i = 0; i < TENANTS; i++) {
+		snprintf(name, sizeof(name), "f%d", i);
+		ASSERT_EQ(0, fs_fill(s, name, 'd' + i, SIZE));
+	}
+	dropper = fork();
+	ASSERT_LE(0, dropper);
+	if (!dropper) {
+		prctl(PR_SET_PDEATHSIG, SIGKILL);
+		for (;;)
+			drop_caches();
+	}
+	for (int i = 0; i < TENANTS; i++) {
+		self->pid[i] = fork();
+		ASSERT_LE(0, self->pid[i]);
+		if (self->pid[i])
+			continue;
+		snprintf(name, sizeof(name), "f%d", i);
+		for (int n = 0; n < 40; n++) {
+			int fd = fs_open(s, name, O_RDWR);
+			unsigned char *p = mmap(NULL, SIZE, PROT_READ | PROT_WRITE,
+						MAP_SHARED, fd, 0);
+
+			if (fd < 0 || byte_at(fd, n % 16 * PAGE) != 'd' + i)
+				_exit(1);
+			close(fd);
+			if (p == MAP_FAILED || touch(p + n % 16 * PAGE, 'd' + i) ||
+			    p[SIZE - 1] != 'd' + i)
+				_exit(2);
+			munmap(p, SIZE);
+		}
+		_exit(0);
+	}
+	for (int i = 0; i < TENANTS; i++)
+		EXPECT_EQ(0, ended(self->pid[i]));
+	kill(dropper, SIGKILL);
+	waitpid(dropper, NULL, 0);
+	EXPECT_EQ(0, s->count[FUSE_READ]);
+	EXPECT_EQ(0, s->count[FUSE_WRITE]);
+	/* It was evicted now and then. */
+	EXPECT_LT(TENANTS, s->count[FUSE_GET_FMAP]);
+	EXPECT_TRUE(mapped_files_wait(s, 0));
+}
+
+/* A size that a task may not write beyond. */
+TEST_F(pressure, file_size_limit)
+{
+	struct rlimit limit = { PAGE, RLIM_INFINITY };
+	unsigned char *p;
+	int fd;
+
+	ASSERT_EQ(0, fs_mount(self->s));
+	fd = fs_open(self->s, "file", O_RDWR);
+	ASSERT_LE(0, fd);
+	signal(SIGXFSZ, SIG_IGN);
+	ASSERT_EQ(0, setrlimit(RLIMIT_FSIZE, &limit));
+	EXPECT_EQ(10, pwrite(fd, "0123456789", 10, 0));
+	EXPECT_EQ(4, pwrite(fd, "0123456789", 10, PAGE - 4));
+	EXPECT_EQ(-1, pwrite(fd, "0123456789", 10, PAGE));
+	EXPECT_EQ(EFBIG, errno);
+	/* It is about files that grow, so mappings do not mind. */
+	p = mmap(NULL, SIZE, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+	ASSERT_NE(MAP_FAILED, p);
+	EXPECT_EQ(0, touch(p + 2 * PAGE, 1));
+	munmap(p, SIZE);
+	close(fd);
+}
+
+/* ---- a cgroup with little memory ---- */
+
+FIXTURE(cgroup) {
+	struct fuse_server *s;
+	struct scripted map;
+	bool made;
+	long refs;
+};
+
+FIXTURE_SETUP(cgroup)
+{
+	if (fmap_missing())
+		SKIP(return, "%s", fmap_missing());
+	if (write_file(CGROUPS "/cgroup.subtree_control", "+memory") ||
+	    mkdir(CGROUP, 0755))
+		SKIP(return, "no memory cgroup can be made");
+	self->made = true;
+	ASSERT_EQ(0, write_file(CGROUP "/memory.max", "16M"));
+	write_file(CGROUP "/memory.swap.max", "0");
+	self->refs = module_refs();
+	self->map = fmap_linear(0, 0, SIZE);
+	self->map.alloc = FUSE_DAX_FMAP_META_MAX;
+	self->s = fmap_server(SCRIPTED_OPS_NAME);
+	ASSERT_NE(NULL, self->s);
+	self->s->hook[FUSE_LOOKUP] = lookup_any;
+	self->s->hook[FUSE_GET_FMAP] = map_of_any;
+	fs_add(self->s, "file", SIZE, &self->map, sizeof(self->map));
+	ASSERT_EQ(0, fs_mount(self->s));
+}
+
+FIXTURE_TEARDOWN_PARENT(cgroup)
+{
+	int err = -EBUSY;
+
+	if (!self->made)
+		return;
+	for (int ms = 0; ms < FS_PATIENCE && err; ms += 10) {
+		err = rmdir(CGROUP);
+		usleep(10 * 1000);
+	}
+	EXPECT_EQ(0, err);
+	write_file(CGROUPS "/cgroup.subtree_control", "-memory");
+	EXPECT_TRUE(module_refs_wait(self->refs));
+}
+
+/* In the cgroup: open @n files, and keep them or not. */
+static int open_many(struct fuse_server *s, int n, bool keep)
+{
+	struct rlimit limit = { n + 100, n + 100 };
+	char name[16];
+
+	if (setrlimit(RLIMIT_NOFILE, &limit) ||
+	    write_file(CGROUP "/cgroup.procs", "0"))
+		return 100;
+	for (int i = 0; i < n; i++) {
+		int fd;
+
+		snprintf(name, sizeof(name), "f%d", i);
+		fd = fs_open(s, name, O_RDWR);
+		if (fd < 0)
+			return -fd;
+		if (!keep)
+			close(fd);
+	}
+	return 0;
+}
+
+/* 64 MiB of maps in 16 MiB: those that nobody uses have to go. */
+TEST_F_TIMEOUT(cgroup, closed_files_make_room, 120)
+{
+	int status;
+	pid_t pid = fork();
+
+	ASSERT_LE(0, pid);
+	if (!pid)
+		_exit(open_many(self->s, 1000, false));
+	ASSERT_EQ(pid, waitpid(pid, &status, 0));
+	EXPECT_EQ(0, status);
+	EXPECT_EQ(1000, self->s->count[FUSE_GET_FMAP]);
+	EXPECT_GT(300, mapped_files(self->s)) {
+		TH_LOG("%ld files", mapped_files(self->s));
+	}
+	EXPECT_TRUE(mapped_files_wait(self->s, 0));
+	EXPECT_EQ(0, fs_stop(self->s));
+}
+
+/* Open ones cannot: the task fails, or is killed. The others do not. */
+TEST_F_TIMEOUT(cgroup, open_files_do_not, 120)
+{
+	int status;
+	pid_t pid;
+
+	if (!getenv("OOM"))
+		SKIP(return, "the kernel would report it as if it were a defect (OOM=1)");
+	pid = fork();
+	ASSERT_LE(0, pid);
+	if (!pid)
+		_exit(open_many(self->s, 1000, true));
+	ASSERT_EQ(pid, waitpid(pid, &status, 0));
+	EXPECT_TRUE(status == W_EXITCODE(ENOMEM, 0) || status == SIGKILL) {
+		TH_LOG("status %x", status);
+	}
+	EXPECT_GT(300, self->s->count[FUSE_GET_FMAP]);
+	EXPECT_EQ(0, fs_fill(self->s, "f0", 'd', SIZE));
+	EXPECT_EQ(0, fs_fill(self->s, "f999", 'd', SIZE));
+	EXPECT_TRUE(mapped_files_wait(self->s, 0));
+	EXPECT_EQ(0, fs_stop(self->s));
+}
+
+int main(int argc, char **argv)
+{
+	fmap_register("scripted.bpf.o");
+	return test_harness_run(argc, argv);
+}
