@@ -274,6 +274,81 @@ TEST_F(unload, after_killed_opener)
 	fs_stop(self->s);
 }
 
+/*
+ * Mounts come and go while the module does. Each mount is bound, or refused, or,
+ * without the module, a plain one; and none keeps the module from going in the end.
+ */
+static int mount_all_the_time(const struct scripted *map, volatile bool *stop,
+			      unsigned int *seen)
+{
+	while (!*stop) {
+		struct fuse_server *s = fmap_server(SCRIPTED_OPS_NAME);
+		int err;
+
+		if (!s)
+			return 1;
+		s->sync_init = seen[0] % 2;
+		seen[0]++;
+		fs_add(s, "file", SIZE, map, sizeof(*map));
+		err = fs_mount(s);
+		if (!err)
+			err = fs_try(s, "file");
+		if (!err)
+			seen[s->count[FUSE_GET_FMAP] ? 1 : 2]++;
+		else if (err == -ENOTCONN)
+			seen[3]++;
+		else
+			return 2;
+		fs_stop(s);
+	}
+	return 0;
+}
+
+TEST_F_TIMEOUT(unload, racing_mounts, 180)
+{
+	struct {
+		volatile bool stop;
+		unsigned int seen[4];
+	} *shared;
+	unsigned int unloads = 0, tries = 0;
+	pid_t pid;
+
+	shared = mmap(NULL, PAGE, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+	ASSERT_NE(MAP_FAILED, shared);
+	pid = fork();
+	ASSERT_LE(0, pid);
+	if (!pid)
+		_exit(mount_all_the_time(&self->map, &shared->stop, shared->seen));
+	for (int round = 0; round < 8; round++) {
+		load_ops();
+		usleep(30 * 1000);
+		unload_ops();
+		/* It is in use now and then: by a mount, or by an offer. */
+		for (int ms = 0; ms < FS_PATIENCE; ms++) {
+			int err = module_unload();
+
+			tries++;
+			if (!err) {
+				unloads++;
+				break;
+			}
+			ASSERT_EQ(-EAGAIN, err);
+			usleep(1000);
+		}
+		usleep(round % 2 * 20 * 1000);
+		if (module_refs() < 0)
+			ASSERT_EQ(0, module_load(""));
+	}
+	shared->stop = true;
+	EXPECT_EQ(0, ended(pid));
+	TH_LOG("%u mounts: %u bound, %u plain, %u refused; %u of %u unloadings",
+	       shared->seen[0], shared->seen[1], shared->seen[2], shared->seen[3],
+	       unloads, tries);
+	EXPECT_LT(0, shared->seen[1] + shared->seen[2] + shared->seen[3]);
+	EXPECT_LT(0, unloads);
+	EXPECT_EQ(0, fs_stop(self->s));
+}
+
 int main(int argc, char **argv)
 {
 	return test_harness_run(argc, argv);
