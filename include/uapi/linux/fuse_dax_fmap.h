@@ -67,6 +67,10 @@
  * FUSE_GET_DAXDEV asks for the device of index @index (also in the header's
  * nodeid) when a map names one that the mount has not acquired yet. Answer:
  * struct fuse_get_daxdev_out. Any error fails the open.
+ *
+ * Both come like any request of FUSE, through read(2) or a ring of io_uring. An
+ * answer through a ring has to fit in the payload of its entry, which FUSE wants
+ * to be as large as the largest READ or WRITE.
  */
 #define FUSE_GET_FMAP			54
 #define FUSE_GET_DAXDEV			55
