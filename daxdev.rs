@@ -485,13 +485,12 @@ fn hold(slot: &Slot, index: u32, reply: &[u8], conn: &Connection) -> Result<Devi
     // SAFETY: `file` is open, so this module has a user and may get another.
     unsafe { c::__module_get(driver) };
 
-    // Between the CPU and the memory are caches, whatever the driver says: DAX then flushes them when
-    // it writes back, and write(2) goes around them. The latter cannot be taken back, nor needs to.
+    // Between the CPU and the memory are caches, though the driver does not say so: DAX then flushes
+    // them when it writes back. (The dax bus has write(2) go around them.)
     // SAFETY: The device was held just now.
     let write_cache = unsafe {
         let before = c::dax_write_cache_enabled(dax_dev.as_ptr());
         c::dax_write_cache(dax_dev.as_ptr(), true);
-        c::set_dax_nocache(dax_dev.as_ptr());
         before
     };
 

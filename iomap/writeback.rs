@@ -5,7 +5,8 @@
 //! There are no pages to be written, only CPU caches in front of the memory. A write fault marks its
 //! DAX entry dirty; writeback write-protects the page again, so that the next store is noticed, and
 //! flushes what was stored (fs/dax.c). write(2) leaves nothing to be flushed: it goes around the
-//! caches. Both rest on two flags of a device, which its holder sets (`daxdev`).
+//! caches. Both rest on flags of the device: the first is set by its holder (`daxdev`), the second by
+//! the dax bus.
 //!
 //! The kernel writes back by file (`f_mapping`, hence `i_data`) or by inode (`i_mapping`). By inode it
 //! finds the empty page cache of the mount (see [`super`]), is done at once, and takes the inode for
@@ -16,7 +17,7 @@
 //! | fsync, msync, O_SYNC, sync_file_range  | [`fsync`], [`writepages`]    |
 //! | sync, syncfs, remounting, unmounting   | [`sync_all`]                 |
 //! | eviction, a device that goes away      | [`write_back`], by `tenancy` |
-//! | the flusher threads                    | nothing: they bring no peace to CPU caches in any DAX file |
+//! | the flusher threads                    | nothing, as in any DAX file  |
 //!
 //! MAP_SYNC asks that a page is mapped for writing only if its place on the device would be found again
 //! after a crash. A map does not change as long as anybody can have it mapped, so a fault has nothing to
