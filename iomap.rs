@@ -690,8 +690,9 @@ unsafe fn refused(
     match refusal {
         // For a fault: SIGBUS that says so.
         Refusal::Poisoned if flags & (c::IOMAP_FAULT | c::IOMAP_WRITE) != 0 => EHWPOISON,
-        // A fault knows no errno but these: ENOMEM would be retried for ever, EHWPOISON believed.
-        Refusal::Program(errno) if flags & c::IOMAP_FAULT == 0 => errno,
+        // A fault knows no errno but these: ENOMEM would be retried for ever, EHWPOISON believed. And a
+        // write would go about making memory well again.
+        Refusal::Program(errno) if flags & c::IOMAP_FAULT == 0 && errno != EHWPOISON => errno,
         Refusal::WriteToHole if flags & c::IOMAP_FAULT == 0 => ENOSPC,
         _ => EIO,
     }

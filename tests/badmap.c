@@ -86,6 +86,7 @@ BAD(ret_eio, .ret = -EIO, .error = EIO);
 BAD(ret_enxio, .ret = -ENXIO, .error = ENXIO);
 BAD(ret_enomem, .ret = -ENOMEM, .error = ENOMEM);
 BAD(ret_eagain, .ret = -EAGAIN, .error = EAGAIN);
+BAD(ret_ehwpoison, .ret = -EHWPOISON, .error = EIO);
 
 FIXTURE_SETUP(mapping)
 {
