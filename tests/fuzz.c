@@ -102,6 +102,7 @@ static const struct {
 	{ "mount refused", { "fuse_dax_fmap: ", ": mount refused: ops '" } },
 	{ "INIT too early", { "fuse_dax_fmap: a FUSE server answered INIT before" } },
 	{ "open fails", { "fuse_dax_fmap: ", ": open of inode ", " fails with " } },
+	{ "device held", { "fuse_dax_fmap: dax", " is held by " } },
 	{ "mapping refused", { "fuse_dax_fmap: ops ", ": inode ", " at 0x" } },
 	{ "lines left out", { "fuse_dax_fmap: ", " callbacks suppressed" } },
 	{ "drop_caches", { "drop_caches: " } },

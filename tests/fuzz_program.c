@@ -151,6 +151,12 @@ static int user_errno(int ret)
 	return ret < 0 && ret > -512 ? -ret : EIO;
 }
 
+/* Whether memory has failed is not for a program to say. */
+static int begin_errno(int ret)
+{
+	return ret == -EHWPOISON ? EIO : user_errno(ret);
+}
+
 /* An answer, as the UAPI header reads it. */
 struct claim {
 	int		error;		/* 0: data */
@@ -171,7 +177,7 @@ static struct claim judge(const struct file *f, const struct fuzz_question *q,
 	if (a->flags & FUZZ_ADDR && a->flags & FUZZ_RELATIVE)
 		addr += q->file_offset;
 	if (a->ret) {
-		c.error = user_errno(a->ret);
+		c.error = begin_errno(a->ret);
 		return c;
 	}
 	if (!length || length % PAGE || addr % PAGE)
@@ -375,6 +381,9 @@ static void read_or_write(struct file *f, bool writes)
 		}
 		done += n;
 	}
+	/* A write that ends early looks whether it is because memory has failed. */
+	if (writes && done && done < len && first != calls->asked)
+		check_question(f, &calls->question[first++ % FUZZ_CALLS], pos + done, PAGE);
 	if (first != calls->asked)
 		wrong("%s: %s at %#lx+%#lx: %lu calls too many", f->name,
 		      writes ? "write" : "read", pos, len, (long)(calls->asked - first));
