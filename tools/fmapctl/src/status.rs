@@ -160,7 +160,8 @@ fn unescape(text: &str) -> String {
     let mut bytes = Vec::new();
     let mut rest = text.as_bytes();
     while let Some((&first, after)) = rest.split_first() {
-        let digits = after.get(..3).and_then(|d| std::str::from_utf8(d).ok());
+        let digits = after.get(..3).filter(|d| d.iter().all(u8::is_ascii_digit));
+        let digits = digits.and_then(|d| std::str::from_utf8(d).ok());
         let escaped = digits.and_then(|digits| u8::from_str_radix(digits, 8).ok());
         match escaped {
             Some(byte) if first == b'\\' => {
@@ -229,5 +230,81 @@ mod tests {
         assert_eq!(places(mountinfo, "0:44"), "/mnt/a b /y");
         assert_eq!(places(mountinfo, "0:4"), "(detached, 0:4)");
         assert_eq!(unescape("\\134\\04"), "\\\\04");
+    }
+
+    use proptest::collection::vec;
+    use proptest::prelude::*;
+    use proptest::test_runner::{Config, RngSeed};
+
+    /// The same numbers every time, unless told.
+    fn config() -> Config {
+        let mut config = Config {
+            failure_persistence: None,
+            ..Config::default()
+        };
+        if config.rng_seed == RngSeed::Random {
+            config.rng_seed = RngSeed::Fixed(20260419);
+        }
+        config
+    }
+
+    /// As the kernel does.
+    fn escape(text: &str) -> String {
+        let one = |c: char| match c {
+            ' ' | '\t' | '\n' | '\\' => format!("\\{:03o}", c as u32),
+            c => c.to_string(),
+        };
+        text.chars().map(one).collect()
+    }
+
+    proptest! {
+        #![proptest_config(config())]
+
+        #[test]
+        fn any_line(line in "\\PC{0,80}|[0-9]:[0-9] (ops|files|devices|x)=[a-z0-9:,!= ]{0,60}") {
+            if let Some(mount) = parse(&line) {
+                prop_assert!(line.contains(&mount.number));
+                mount.devices.iter().for_each(|name| drop(device(name)));
+            }
+        }
+
+        #[test]
+        fn a_line_is_what_it_says(
+            (major, minor) in any::<(u16, u32)>(),
+            ops in "[A-Za-z0-9_.-]{1,15}",
+            files in any::<u32>(),
+            devices in vec("[0-9]{1,2}:dax[0-9]\\.[0-9]!?", 0..5),
+            counters in vec(("[a-z_]{9,12}", any::<u64>()), 0..5),
+        ) {
+            let mut line = format!(
+                "{major}:{minor} ops={ops} files={files} devices={}", devices.join(",")
+            );
+            for (name, number) in &counters {
+                line += &format!(" {name}={number}");
+            }
+            let mount = parse(&line).unwrap();
+            prop_assert_eq!(mount.number, format!("{}:{}", major, minor));
+            prop_assert_eq!(mount.ops, ops);
+            prop_assert_eq!(mount.files, files.to_string());
+            prop_assert_eq!(mount.devices, devices);
+            prop_assert_eq!(mount.counters, counters);
+        }
+
+        #[test]
+        fn any_mountinfo(text in "(\\PC| |\n|\\\\[0-9+-]{1,3}){0,60}", number in "[0-9]:[0-9]{1,2}") {
+            prop_assert!(!places(&text, &number).is_empty() || text.contains(&number));
+        }
+
+        #[test]
+        fn escaped_paths(path in "/(\\PC| |\t|\n|\\\\|\\\\[0-9+]{3}){0,30}") {
+            prop_assert_eq!(unescape(&escape(&path)), path.clone());
+            let line = format!("30 1 0:44 / {} rw - fuse.fmapfs fmapfs rw\n", escape(&path));
+            prop_assert_eq!(places(&line, "0:44"), path);
+        }
+
+        #[test]
+        fn what_is_no_escape_stays(text in "([a-z]|\\\\[+8-9a-z -][0-9+]{2}){0,20}") {
+            prop_assert_eq!(unescape(&text), text);
+        }
     }
 }

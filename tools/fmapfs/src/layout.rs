@@ -44,8 +44,16 @@ struct Taken {
     shared: bool,
 }
 
+/// No device is larger, whatever a manifest says.
+const DEVICE_MAX: u64 = i64::MAX as u64;
+
 /// Places the files; `sizes` has the bytes of each device where they are known.
 pub fn place(manifest: &Manifest, sizes: &[Option<u64>]) -> Result<Layout, Error> {
+    let sizes: Vec<_> = sizes
+        .iter()
+        .map(|size| size.map(|size| size.min(DEVICE_MAX)))
+        .collect();
+    let sizes = sizes.as_slice();
     let mut taken: Vec<Vec<Taken>> = vec![Vec::new(); manifest.devices.len()];
 
     for (index, file) in manifest.files.iter().enumerate() {
@@ -77,7 +85,10 @@ pub fn place(manifest: &Manifest, sizes: &[Option<u64>]) -> Result<Layout, Error
 
     Ok(Layout {
         files,
-        capacity: sizes.iter().flatten().sum(),
+        capacity: sizes
+            .iter()
+            .flatten()
+            .fold(0, |sum: u64, size| sum.saturating_add(*size)),
         used: taken.iter().map(|pieces| covered(pieces)).sum(),
     })
 }
@@ -96,7 +107,7 @@ fn take(
     for strip in &extent.strips {
         let index = strip.device as usize;
         let end = length.and_then(|length| strip.offset.checked_add(length));
-        let limit = sizes[index].unwrap_or(i64::MAX as u64);
+        let limit = sizes[index].unwrap_or(DEVICE_MAX);
         let Some(end) = end.filter(|&end| end <= limit) else {
             return Err(Error::new(
                 line,

@@ -9,6 +9,8 @@
 mod device;
 mod layout;
 mod manifest;
+#[cfg(test)]
+mod properties;
 mod session;
 mod stats;
 mod tree;

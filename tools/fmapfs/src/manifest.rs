@@ -219,8 +219,9 @@ impl<'de> Deserialize<'de> for Mode {
             }
 
             fn visit_str<E: de::Error>(self, value: &str) -> Result<Mode, E> {
+                // Which would take a sign, too.
                 match u32::from_str_radix(value, 8) {
-                    Ok(mode) if mode <= 0o7777 => Ok(Mode(mode)),
+                    Ok(mode) if mode <= 0o7777 && !value.starts_with('+') => Ok(Mode(mode)),
                     _ => Err(E::invalid_value(de::Unexpected::Str(value), &self)),
                 }
             }
@@ -585,6 +586,7 @@ size = \"1G\"
         ),
         ("[[file]]\npath = \"x\"\nmode = 644\n", 10, "octal"),
         ("[[file]]\npath = \"x\"\nmode = \"0888\"\n", 10, "octal"),
+        ("[[file]]\npath = \"x\"\nmode = \"+644\"\n", 10, "octal"),
         ("[[file]]\npath = \"x\"\nmode = \"10000\"\n", 10, "octal"),
         (
             "[[file]]\npath = \"x\"\ndevices = [\"a\"]\n",

@@ -22,12 +22,12 @@ const END: u32 = u32::MAX;
 const HEADER_LEN: usize = 32;
 const EXTENT_LEN: usize = 24;
 const STRIP_LEN: usize = 24;
-/// The extents map less than this.
+/// The extents map less than this, and no chunk is as long.
 const LENGTH_MAX: u64 = 16 << 40;
 /// Metadata of a file.
 const META_MAX: u64 = 64 << 10;
-/// A strip ends here at the latest.
-const DEVICE_END_MAX: u64 = 1 << 63;
+/// A strip ends below this.
+const DEVICE_END: u64 = 1 << 63;
 
 /// A range of a device; its length follows from the extent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -247,6 +247,9 @@ fn check_extents(extents: &[Extent]) -> Result<u64, Error> {
         if extent.strips.is_empty() || (extent.chunk == 0 && extent.strips.len() != 1) {
             return Err(Error::StripCount { extent: at });
         }
+        if extent.chunk >= LENGTH_MAX {
+            return Err(Error::TooBig);
+        }
         mapped = mapped.checked_add(extent.length).ok_or(Error::TooBig)?;
         nr_strips += extent.strips.len() as u64;
     }
@@ -277,7 +280,7 @@ fn place(extents: &[Extent]) -> Result<Vec<Placed>, Error> {
                 });
             }
             let end = strip.offset.checked_add(length);
-            if end.is_none_or(|end| end > DEVICE_END_MAX) {
+            if end.is_none_or(|end| end >= DEVICE_END) {
                 return Err(beyond);
             }
             table.push(Placed {
