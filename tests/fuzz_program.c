@@ -79,8 +79,11 @@ static unsigned char *shadow[2][SPOTS];
 
 static struct {
 	uint64_t reads, writes, touches, opens, evictions;
-	uint64_t good, refused, errors, sigbus, refused_opens, huge, upgrades;
+	uint64_t good, refused, errors, sigbus, refused_opens, huge, upgrades, holes;
 } seen;
+
+/* What is in a hole. */
+static unsigned char zeros[PAGE];
 
 static bool broken;
 
@@ -160,6 +163,7 @@ static int begin_errno(int ret)
 /* An answer, as the UAPI header reads it. */
 struct claim {
 	int		error;		/* 0: data */
+	bool		is_hole;
 	spot		spot;		/* where file_offset is */
 	uint64_t	addr;
 	uint64_t	length;		/* as far as it counts */
@@ -171,6 +175,7 @@ static struct claim judge(const struct file *f, const struct fuzz_question *q,
 	uint64_t addr = a->flags & FUZZ_ADDR ? a->addr : 0;
 	uint64_t length = a->flags & FUZZ_LENGTH ? a->length : 0;
 	uint32_t dev = a->flags & FUZZ_DEV ? a->dev_index : 0;
+	uint16_t type = a->flags & FUZZ_TYPE ? a->type : FUSE_IOMAP_MAPPED;
 	uint64_t left = page_end(f->map.file_size) - q->file_offset;
 	struct claim c = { .error = EIO };
 
@@ -180,7 +185,15 @@ static struct claim judge(const struct file *f, const struct fuzz_question *q,
 		c.error = begin_errno(a->ret);
 		return c;
 	}
-	if (!length || length % PAGE || addr % PAGE)
+	if (!length || length % PAGE)
+		return c;
+	c.length = length < left ? length : left;
+	if (type == FUSE_IOMAP_HOLE) {
+		c.is_hole = true;
+		c.error = 0;
+		return c;
+	}
+	if (type != FUSE_IOMAP_MAPPED || addr % PAGE)
 		return c;
 	if (dev > 1 || !(f->map.dev_bitmap >> dev & 1))
 		return c;
@@ -189,7 +202,6 @@ static struct claim judge(const struct file *f, const struct fuzz_question *q,
 	c.error = 0;
 	c.spot = spot_at(dev, addr);
 	c.addr = addr;
-	c.length = length < left ? length : left;
 	return c;
 }
 
@@ -253,7 +265,7 @@ static struct fuzz_answer make_answer(const struct file *f)
 
 	if (chance(r, 80))
 		return a;
-	switch (below(r, 9)) {
+	switch (below(r, 11)) {
 	case 0:		/* moved a little */
 		a.addr += PAGE * (below(r, 5) - 2);
 		break;
@@ -280,11 +292,21 @@ static struct fuzz_answer make_answer(const struct file *f)
 		a.ret = chance(r, 50) ? -1 - (int)below(r, 511) : PICK(r, rets);
 		break;
 	case 8:		/* not all is filled in; or everything is junk */
-		a.flags = below(r, 16);
+		a.flags = below(r, 32);
 		if (chance(r, 50))
 			a = (struct fuzz_answer){
-				edge(size), edge(size), PICK(r, devs), 0, FUZZ_ALL,
+				edge(size), edge(size), PICK(r, devs), 0, FUZZ_ALL, below(r, 3),
 			};
+		break;
+	case 9:		/* a hole, of which only the length counts */
+		a.type = FUSE_IOMAP_HOLE;
+		if (chance(r, 50)) {
+			a.addr = edge(size);
+			a.dev_index = rnd(r);
+		}
+		break;
+	case 10:
+		a.type = chance(r, 50) ? below(r, 8) : rnd(r);
 		break;
 	}
 	return a;
@@ -354,6 +376,8 @@ static void read_or_write(struct file *f, bool writes)
 		}
 		check_question(f, q, offset, page_end(at - offset + len - done));
 		c = judge(f, q, &calls->answer[first % FUZZ_CALLS]);
+		if (writes && !c.error && c.is_hole)
+			c.error = ENOSPC;
 		if (c.error) {
 			seen.refused++;
 			if (!done) {
@@ -368,7 +392,8 @@ static void read_or_write(struct file *f, bool writes)
 		n = n < len - done ? n : len - done;
 		for (size_t i = 0, m; i < n; i += m) {
 			uint64_t byte = at - offset + i;
-			unsigned char *data = content(c.spot + byte / PAGE);
+			unsigned char *data = c.is_hole ? zeros :
+					      content(c.spot + byte / PAGE);
 
 			m = PAGE - byte % PAGE;
 			m = m < n - i ? m : n - i;
@@ -475,13 +500,18 @@ struct copy {
 	unsigned char	*data;
 };
 
+/* Where no page of a device is. */
+#define HOLE		(~0U)
+
 /*
  * A fault of 2 MiB is one question for all of it. If that has been mapped in small
  * pieces, a good answer has them given up, and is asked for again. If no answer will
  * do, for whatever reason, the page alone is asked for, unless it is beyond the end
- * of the file. The last answer counts. Returns the place, or 0 for SIGBUS.
+ * of the file. The last answer counts. Returns the place, HOLE, or 0 for SIGBUS; and how many
+ * pages it mapped there.
  */
-static spot fault(struct file *f, uint64_t page, bool copies, uint64_t first)
+static spot fault(struct file *f, uint64_t page, bool stores, bool copies, uint64_t first,
+		  unsigned int *pages)
 {
 	bool beyond = f->base + page * PAGE >= end_of(f);
 	uint64_t start = page & ~(HUGE_PAGES - 1);
@@ -495,6 +525,19 @@ static spot fault(struct file *f, uint64_t page, bool copies, uint64_t first)
 
 		if (at)
 			wrong("%s: page %#lx: asked again", f->name, page);
+		*pages = is_huge ? HUGE_PAGES : 1;
+		if (!c.error && c.is_hole) {
+			check_question(f, q, f->base + (is_huge ? start : page) * PAGE,
+				       *pages * PAGE);
+			if (c.length < *pages * PAGE || (stores && !copies) ||
+			    f->entry[is_huge ? start : page]) {
+				seen.refused++;
+			} else if (is_last) {
+				at = HOLE;
+				seen.holes++;
+			}
+			continue;
+		}
 		if (is_huge) {
 			check_question(f, q, f->base + start * PAGE, HUGE);
 			if (c.error || c.length < HUGE ||
@@ -534,6 +577,7 @@ static void touch_pages(struct file *f)
 	bool is_private = chance(r, 25), is_huge = chance(r, f->huge ? 95 : 10);
 	uint64_t start = (some_offset(f) - f->base) / PAGE, pages, page;
 	struct copy copy[POKES] = { 0 };
+	bool hole[2 * HUGE_PAGES] = { 0 };	/* mapped as such, by these pokes */
 	unsigned char *p;
 
 	pages = is_huge ? HUGE_PAGES * (1 + below(r, 2)) : 1 + below(r, 8);
@@ -556,6 +600,7 @@ static void touch_pages(struct file *f)
 		bool copies = is_private && value >= 0;
 		unsigned int byte = below(r, PAGE), sig;
 		unsigned char *at, *data = NULL;
+		unsigned int mapped = 1;
 		struct copy *own = copy;
 		uint64_t first = calls->asked;
 		spot s;
@@ -575,9 +620,15 @@ static void touch_pages(struct file *f)
 		if (own->data && first == calls->asked)
 			data = own->data;
 		else {
-			s = first == calls->asked ? f->entry[page] :
-						    fault(f, page, copies, first);
-			data = s ? content(s) : NULL;
+			if (first != calls->asked)
+				s = fault(f, page, value >= 0, copies, first, &mapped);
+			else
+				s = f->entry[page] ?: hole[page - start] ? HOLE : 0;
+			if (s == HOLE && mapped > 1)
+				memset(hole + ((page - start) & ~(HUGE_PAGES - 1)), 1, HUGE_PAGES);
+			else if (s == HOLE && !copies)
+				hole[page - start] = true;
+			data = s == HOLE ? zeros : s ? content(s) : NULL;
 		}
 		if (sig != (data ? 0 : SIGBUS))
 			wrong("%s: page %#lx: signal %u instead of %d after %lu calls",
@@ -593,7 +644,7 @@ static void touch_pages(struct file *f)
 			memcpy(own->data, data, PAGE);
 			data = own->data;
 		}
-		if (value >= 0)
+		if (value >= 0 && data != zeros)
 			data[byte] = value;
 		if (*at != data[byte] ||
 		    (chance(r, 20) && memcmp(at - byte, data, PAGE)))
@@ -858,8 +909,8 @@ TEST_F_TIMEOUT(program, all_fields, patience())
 
 	TH_LOG("seed %lu, %lu rounds, %llu mappings in %.0f s", run.seed, run.round,
 	       calls->asked - first, fuzz_seconds() - start);
-	TH_LOG("%lu answers good (%lu of them 2 MiB faults, %lu upgrades), %lu refused",
-	       seen.good, seen.huge, seen.upgrades, seen.refused);
+	TH_LOG("%lu answers good (%lu of them 2 MiB faults, %lu upgrades, %lu holes mapped), %lu refused",
+	       seen.good, seen.huge, seen.upgrades, seen.holes, seen.refused);
 	TH_LOG("%lu reads and %lu writes, %lu with an error; %lu mappings touched, %lu SIGBUS",
 	       seen.reads, seen.writes, seen.errors, seen.touches, seen.sigbus);
 	TH_LOG("%lu opens, %lu refused; %lu evictions", seen.opens, seen.refused_opens,

@@ -110,7 +110,7 @@ static unsigned int scripted_map(struct rng *r, bool honest, unsigned char *blob
 	struct scripted map = fmap_linear(below(r, 2), some_piece(r), FILE_SIZE);
 
 	if (!honest)
-		switch (below(r, 8)) {
+		switch (below(r, 9)) {
 		case 0:
 			map.parse_ret = odd_number(r);
 			break;
@@ -130,9 +130,15 @@ static unsigned int scripted_map(struct rng *r, bool honest, unsigned char *blob
 			map.dev_index = chance(r, 50) ? below(r, 70) : odd_number(r);
 			break;
 		case 6:
-			map.flags = below(r, 4);
+			map.flags = below(r, 8);
+			map.step = chance(r, 50) ? PAGE : odd_number(r);
 			break;
 		case 7:
+			map.hole = below(r, FILE_SIZE);
+			map.hole_end = odd_number(r);
+			map.type = below(r, 4);
+			break;
+		case 8:
 			map.length = odd_number(r);
 			break;
 		}

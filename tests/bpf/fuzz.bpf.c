@@ -65,6 +65,8 @@ int BPF_PROG(fuzz_begin_prog, struct fuse_dax_fmap_resolve_ctx *resolve,
 		io->addr = a->addr + (a->flags & FUZZ_RELATIVE ? io->offset : 0);
 	if (a->flags & FUZZ_LENGTH)
 		io->length = a->length;
+	if (a->flags & FUZZ_TYPE)
+		io->type = a->type;
 	if (a->flags & FUZZ_DEV)
 		io->dev_index = a->dev_index;
 	return a->ret;

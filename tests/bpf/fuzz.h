@@ -27,8 +27,9 @@ struct fuzz_parse {
 #define FUZZ_ADDR	1U	/* these OUT fields are written */
 #define FUZZ_LENGTH	2U
 #define FUZZ_DEV	4U
-#define FUZZ_ALL	7U
-#define FUZZ_RELATIVE	8U	/* file_offset is added to addr */
+#define FUZZ_TYPE	8U
+#define FUZZ_ALL	15U
+#define FUZZ_RELATIVE	16U	/* file_offset is added to addr */
 
 struct fuzz_answer {
 	__u64	addr;
@@ -36,7 +37,8 @@ struct fuzz_answer {
 	__u32	dev_index;
 	__s32	ret;
 	__u32	flags;
-	__u32	reserved;
+	__u16	type;
+	__u16	reserved;
 };
 
 struct fuzz_question {

@@ -93,12 +93,15 @@ fn file() -> impl Strategy<Value = String> {
             format!("size = {size}\ndevices = [{}]\n{chunk}", over.join(", "))
         },
     );
-    let named = (any::<bool>(), prop::option::of(number()), vec(extent(), 1..4)).prop_map(
-        |(shared, size, extents)| {
+    let named = (
+        any::<bool>(),
+        prop::option::of(number()),
+        vec(extent(), 1..4),
+    )
+        .prop_map(|(shared, size, extents)| {
             let size = size.map_or(String::new(), |size| format!("size = {size}\n"));
             format!("shared = {shared}\n{size}{}", extents.concat())
-        },
-    );
+        });
     ("[a-c/.]{1,6}|[a-z]{3,9}", prop_oneof![over, named])
         .prop_map(|(path, rest)| format!("[[file]]\npath = \"{path}\"\n{rest}"))
 }
@@ -111,11 +114,27 @@ fn manifest() -> impl Strategy<Value = String> {
 fn damaged() -> impl Strategy<Value = String> {
     let pieces = prop_oneof![
         "\\PC{0,8}",
-        select(vec!["\"", "\n", "[[file]]\n", "= ", "'''", "\\u0000", "{", "]", "size = ", "\u{0}"])
-            .prop_map(str::to_owned),
+        select(vec![
+            "\"",
+            "\n",
+            "[[file]]\n",
+            "= ",
+            "'''",
+            "\\u0000",
+            "{",
+            "]",
+            "size = ",
+            "\u{0}"
+        ])
+        .prop_map(str::to_owned),
     ];
-    (manifest(), any::<prop::sample::Index>(), 0_usize..12, pieces).prop_map(
-        |(text, at, len, piece)| {
+    (
+        manifest(),
+        any::<prop::sample::Index>(),
+        0_usize..12,
+        pieces,
+    )
+        .prop_map(|(text, at, len, piece)| {
             let chars: Vec<char> = text.chars().collect();
             let at = at.index(chars.len() + 1);
             let end = (at + len).min(chars.len());
@@ -123,13 +142,15 @@ fn damaged() -> impl Strategy<Value = String> {
             damaged += &piece;
             damaged.extend(&chars[end..]);
             damaged
-        },
-    )
+        })
 }
 
 /// A line of the text, or the one behind its end.
 fn check_line(text: &str, line: usize) -> Result<(), TestCaseError> {
-    prop_assert!((1..=text.matches('\n').count() + 1).contains(&line), "line {line}");
+    prop_assert!(
+        (1..=text.matches('\n').count() + 1).contains(&line),
+        "line {line}"
+    );
     Ok(())
 }
 

@@ -230,7 +230,11 @@ fn valid(file_size: u64, extents: &[Extent]) -> bool {
     let nodes = extents.len().div_ceil(16) + extents.len().div_ceil(256) + 1;
     total < 16 << 40
         && 64 + 64 * nodes + 8 * extents.len() + 8 * strips.len() <= 65536
-        && if extents.is_empty() { size == 0 } else { last < size && size <= total }
+        && if extents.is_empty() {
+            size == 0
+        } else {
+            last < size && size <= total
+        }
 }
 
 /// Lengths and offsets: mostly small and aligned, some just beside a limit.
