@@ -901,6 +901,9 @@ TEST_F_TIMEOUT(program, all_fields, patience())
 		if (calls->asked - first >= run.count)
 			break;
 		one_round();
+		if (run.round % 100 == 99)
+			printf("# round %lu: %llu mappings, %.0f s\n", run.round,
+			       calls->asked - first, fuzz_seconds() - start);
 		if (!fuzz_log_good(&self->log))
 			wrong("the kernel log: %s", self->log.first);
 	}

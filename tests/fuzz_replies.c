@@ -21,6 +21,7 @@
 #include "striped.h"
 
 #define MAX_WRITE	(64 * 1024)
+#define BUFFER		(1024 * 1024 + 8192)	/* a request, whatever INIT said */
 #define BODY_MAX	(1200 * 1024)	/* more than anybody has room for */
 #define FILE_SIZE	(4 * MIB)
 #define STABLE		2		/* node ids of s0, s1, ...; others are new each time */
@@ -373,7 +374,7 @@ static unsigned int make_init(struct fuzz_mount *m, const struct fuse_init_in *i
 		out->minor = below(r, 60);
 		break;
 	case 5:
-		out->max_write = odd_number(r);
+		out->max_write = odd_number(r) % (1024 * 1024);
 		out->max_pages = odd_number(r);
 		out->max_readahead = odd_number(r);
 		out->max_background = odd_number(r);
@@ -617,6 +618,22 @@ static void lie(struct fuzz_mount *m, const struct fuse_in_header *in, const voi
 		be_honest(m, in, arg, body);
 }
 
+/* Answers that nobody waits for, or that are none. */
+static void babble(struct fuzz_mount *m, const struct fuse_in_header *in, unsigned char *body)
+{
+	struct rng *r = &m->rng;
+
+	for (int n = 1 + below(r, 4); n; n--) {
+		uint64_t unique = chance(r, 50) ? m->last_unique : in->unique + below(r, 40) * 2 + 2;
+		unsigned int size = chance(r, 50) ? 0 : below(r, 200);
+
+		memset(body, rnd(r), size);
+		m->hostile[in->opcode % FUZZ_OPCODES]++;
+		send(m, in->opcode, chance(r, 80) ? unique : in->unique | 1, -(int)below(r, 600),
+		     chance(r, 90) ? size + 16 : odd_number(r), body, size);
+	}
+}
+
 static void answer(struct fuzz_mount *m, const struct fuse_in_header *in, const void *arg,
 		   unsigned char *body)
 {
@@ -624,6 +641,8 @@ static void answer(struct fuzz_mount *m, const struct fuse_in_header *in, const 
 	unsigned int lies = in->opcode == FUSE_INIT ? 30 : in->opcode == FUSE_GET_DAXDEV ? 80 :
 			    in->opcode == FUSE_GET_FMAP ? 60 : 40;
 
+	if (!m->ending && chance(&m->rng, 15))
+		babble(m, in, body);
 	if (!m->ending && chance(&m->rng, lies))
 		lie(m, in, arg, body);
 	else
@@ -670,7 +689,7 @@ static void handle(struct fuzz_mount *m, const struct fuse_in_header *in, const 
 	answer(m, in, arg, body);
 	if (m->nr_held && !m->init_withheld && chance(r, 20))
 		answer_held(m, body);
-	if (chance(r, 6))
+	if (chance(r, 15))
 		sem_post(&m->notify);
 	if (chance(r, 1) && m->opener[0] && !m->ending)
 		kill(m->opener[below(r, FUZZ_OPENERS)], SIGUSR1);
@@ -678,7 +697,7 @@ static void handle(struct fuzz_mount *m, const struct fuse_in_header *in, const 
 
 static void *serve(void *arg)
 {
-	unsigned char *buf = malloc(MAX_WRITE + 8192), *body = calloc(1, BODY_MAX);
+	unsigned char *buf = malloc(BUFFER), *body = calloc(1, BODY_MAX);
 	const struct fuse_in_header *in = (void *)buf;
 	struct fuzz_mount *m = arg;
 	bool attached = false;
@@ -689,7 +708,7 @@ static void *serve(void *arg)
 		ssize_t n = poll(&p, 1, 1);
 
 		if (n > 0 && p.revents & POLLIN) {
-			n = read(m->fd, buf, MAX_WRITE + 8192);
+			n = read(m->fd, buf, BUFFER);
 			if (n >= (ssize_t)sizeof(*in)) {
 				attached = true;
 				idle = 0;
@@ -712,6 +731,8 @@ static void *serve(void *arg)
 		else if (n > 0)
 			usleep(500);
 	}
+	/* It cannot go on: it asked for requests that it cannot read, or was aborted. */
+	m->over = true;
 	free(buf);
 	free(body);
 	__atomic_sub_fetch(&m->running, 1, __ATOMIC_SEQ_CST);
@@ -832,7 +853,7 @@ int fuzz_server_start(struct fuzz_mount *m, const struct fuzz_run *run, const ch
 	m->next_nodeid = FRESH;
 	m->device[0] = device0;
 	m->device[1] = device1;
-	m->ending = m->dying = m->init_withheld = m->bound = false;
+	m->ending = m->dying = m->over = m->init_withheld = m->bound = false;
 	m->nr_held = 0;
 	m->sent = 0;
 	memset(m->opener, 0, sizeof(m->opener));

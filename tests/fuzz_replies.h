@@ -58,6 +58,7 @@ struct fuzz_mount {
 	enum format	format;
 	int		opener[FUZZ_OPENERS];
 	volatile bool	ending;		/* be honest, and come to an end */
+	volatile bool	over;		/* nobody reads requests any more */
 	volatile bool	dying;		/* answer nothing any more */
 	volatile bool	init_withheld;
 	volatile bool	bound;

@@ -385,6 +385,7 @@ static void one_round(void)
 	unsigned int minor;
 	uint64_t sent = 0;
 	bool mounted;
+	enum end end;
 
 	if (fuzz_server_start(m, &run, daxdev[0].path, daxdev[1].path)) {
 		wrong("there is no server");
@@ -396,7 +397,8 @@ static void one_round(void)
 		for (int i = 0; i < OPENERS; i++)
 			opener[i] = start_opener(i);
 		memcpy(m->opener, opener, sizeof(opener));
-		for (int ms = 0; m->sent < PER_ROUND && openers_left(opener); ms += 10) {
+		for (int ms = 0; m->sent < PER_ROUND && !m->over && openers_left(opener);
+		     ms += 10) {
 			if (m->init_withheld && ms > 30)
 				break;
 			/* A server that withholds something ends what waits for it. */
@@ -409,7 +411,8 @@ static void one_round(void)
 			}
 			usleep(10 * 1000);
 		}
-		end_round(opener, minor, below(&r, NR_ENDS));
+		end = below(&r, NR_ENDS);
+		end_round(opener, minor, m->over ? END_DIE : end);
 	}
 	m->ending = true;
 	if (!fuzz_server_stop(m, PATIENCE))
@@ -538,6 +541,9 @@ TEST_F_TIMEOUT(server, any_reply, patience())
 		if (run.round % HEALTH == 0)
 			be_good(false);
 		check_canaries();
+		if (run.round % 100 == 99)
+			printf("# round %lu: %lu replies, %.0f s\n", run.round, fuzz_sent(m),
+			       fuzz_seconds() - start);
 		if (!fuzz_log_good(&self->log))
 			wrong("the kernel log: %s", self->log.first);
 	}
