@@ -367,6 +367,25 @@ TEST_F(waiting, opener_interrupted)
 	EXPECT_TRUE(WEXITSTATUS(status) == 0 || WEXITSTATUS(status) == EINTR);
 }
 
+/* A server that was started anew has what it was asked sent to it once more. */
+TEST_F(waiting, resent)
+{
+	struct fuse_out_header notify = {
+		.len = sizeof(notify),
+		.error = FUSE_NOTIFY_RESEND,
+	};
+
+	open_and_wait();
+	ASSERT_EQ(sizeof(notify), write(self->s->fd, &notify, sizeof(notify)));
+	ASSERT_TRUE(fs_wait(self->s, variant->opcode, 2));
+	fs_release(self->s, variant->opcode);
+	EXPECT_EQ(0, ended(self->pid));
+	/* The answer to the first one came too late. */
+	EXPECT_EQ(1, self->s->refused);
+	EXPECT_EQ(0, self->s->malformed);
+	EXPECT_EQ(0, fs_fill(self->s, "file", 'd', SIZE));
+}
+
 TEST_F(waiting, server_killed)
 {
 	int status;
