@@ -3,13 +3,15 @@
 #
 # Sourced by the scripts: where things are, and how they talk.
 #
-# The cache, outside the checkout, has two kinds of directory. Each is named
+# The cache, outside the checkout, has three kinds of directory. Each is named
 # after a hash of all that went into it, appears under that name only when it
 # is complete, and is never changed afterwards:
 #
 #   root-HASH     a Debian root with every tool that is used here (make-root)
 #   kernel-HASH   a stock kernel, its source, and a tree to build modules for
 #                 it (make-kernel); seen as /kernel inside the root
+#   debug-HASH    a kernel with checkers from the same source (make-debug-kernel);
+#                 seen as /kernel instead, if FMAP_KERNEL is "debug"
 #
 # Beside them: cargo/ (crates), log/ (the full output of what was built).
 
@@ -30,7 +32,19 @@ hash_of() {
 ROOT_KEY=$(hash_of "$TOP/scripts/make-root" "$TOP/scripts/packages")
 KERNEL_KEY=$(echo "$ROOT_KEY" | hash_of - "$TOP/scripts/make-kernel")
 ROOT=$CACHE/root-$ROOT_KEY
-KERNEL=${FMAP_KERNEL:-$CACHE/kernel-$KERNEL_KEY}
+STOCK_KERNEL=$CACHE/kernel-$KERNEL_KEY
+# The source and the compilers, not the rest of the root: it takes too long. As long
+# as they are not there, nothing is known.
+DEBUG_KEY=$({
+	cat "$STOCK_KERNEL/manifest"
+	grep -E '^(clang-19|lld-19|rustc|bindgen|pahole) ' "$ROOT/manifest" || :
+} 2>/dev/null | hash_of - "$TOP/scripts/make-debug-kernel" "$TOP/scripts/debug.config")
+DEBUG_KERNEL=$CACHE/debug-$DEBUG_KEY
+case ${FMAP_KERNEL:-stock} in
+stock) KERNEL=$STOCK_KERNEL ;;
+debug) KERNEL=$DEBUG_KERNEL ;;
+*) KERNEL=$FMAP_KERNEL ;; # one that is being made
+esac
 
 die() {
 	echo "${0##*/}: $*" >&2
@@ -43,7 +57,7 @@ as_root() {
 	command -v sudo >/dev/null ||
 		die "making and entering the build root takes root, and there is no sudo"
 	exec sudo env FMAP_CACHE="$CACHE" FMAP_OWNER="$OWNER" FMAP_MIRROR="${FMAP_MIRROR-}" \
-		"$0" "$@"
+		FMAP_KERNEL="${FMAP_KERNEL-}" "$0" "$@"
 }
 
 # step WHAT COMMAND...: one line on the terminal, all output in $LOG.
