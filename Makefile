@@ -27,6 +27,8 @@ help:
 	@echo 'make check                build, lint and test; ends in "N passed, N failed"'
 	@echo '     [DEVICE=nvdimm|cxl]  on one kind of device only'
 	@echo '     [TEST=NAME]          one test program only, and nothing else'
+	@echo 'make check-debug          the tests on a kernel with KASAN, lockdep and others; the'
+	@echo '                          first time builds it (20 to 40 minutes); same options'
 	@echo 'make exercise [TIMES=N]   fio, fsx and stress-ng on mapped files, N (20) times'
 	@echo '     [DEVICE=cxl]         as much as in "make check"'
 	@echo 'make lint                 formatting, clippy, shellcheck, checkpatch'
@@ -35,12 +37,15 @@ help:
 	@echo 'The build root and the kernel are kept in ~/.cache/fuse-dax-fmap (or in'
 	@echo 'XDG_CACHE_HOME). Remove that directory to get the newest kernel, or its space.'
 
-.PHONY: all help module bpf tools tests exercisers lint demo check exercise clean
+.PHONY: all help module debug-module bpf tools tests exercisers lint demo check check-debug exercise clean
 
 ifneq ($(INSIDE)$(KDIR),)
 
 module: | $(BUILD)
 	@scripts/build-module $(or $(KDIR),/kernel/build) $(BUILD) $(KBUILD_ARGS)
+
+debug-module: | $(BUILD)
+	@scripts/build-module /kernel/build $(BUILD)/debug
 
 bpf: | $(BUILD)
 	@$(MAKE) -C bpf OUT=$(BUILD)/bpf CLANG=clang-19
@@ -81,6 +86,9 @@ INSIDE_ROOT := scripts/enter make --no-print-directory -C $(CURDIR) INSIDE=1
 all module bpf tools tests exercisers lint $(BUILD)/fmap-map:
 	@$(INSIDE_ROOT) -j$$(nproc) $@
 
+debug-module:
+	@FMAP_KERNEL=debug $(INSIDE_ROOT) $@
+
 endif
 
 demo:
@@ -88,8 +96,9 @@ demo:
 	@demo/run $(DEVICE)
 
 # DEVICE restricts it only if it was asked for.
-check:
-	@scripts/check $(if $(filter-out file,$(origin DEVICE)),--device $(DEVICE)) \
+check check-debug:
+	@scripts/check $(if $(filter check-debug,$@),--kernel debug) \
+		$(if $(filter-out file,$(origin DEVICE)),--device $(DEVICE)) \
 		$(if $(TEST),--test $(TEST))
 
 TIMES ?= 20

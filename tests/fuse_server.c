@@ -19,6 +19,14 @@
 
 #include "fuse_server.h"
 
+int fs_slowness(void)
+{
+	const char *env = getenv("FMAP_SLOW");
+	int times = env ? atoi(env) : 1;
+
+	return times > 0 ? times : 1;
+}
+
 #define MAX_WRITE	(64 * 1024)
 #define BUFFER		(MAX_WRITE + 8192)
 #define FOREVER		3600		/* validity of names and attributes, s */

@@ -48,8 +48,11 @@
 #define FS_PLAIN	8192	/* bytes of a file that READ and WRITE see */
 #define FS_ARG		64	/* bytes of a held request's body */
 
+/* How many times slower than a stock kernel this one may be: FMAP_SLOW, or 1. */
+int fs_slowness(void);
+
 /* How long a test waits for something that has to happen, in ms. */
-#define FS_PATIENCE	8000
+#define FS_PATIENCE	(8000 * fs_slowness())
 
 struct fs_file {
 	char		name[32];

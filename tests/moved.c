@@ -114,7 +114,7 @@ static int remap_and_touch(struct fuse_server *s, const char *name, size_t at,
 }
 
 /* Lines that one mistake may leave in the log: what a rate limit lets through. */
-#define LOG_LINES	10
+#define LOG_LINES	(10 * fs_slowness())
 
 TEST_F(moved, while_mapped)
 {
