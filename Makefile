@@ -28,7 +28,7 @@ help:
 	@echo '     [DEVICE=nvdimm|cxl]  on one kind of device only'
 	@echo '     [TEST=NAME]          one test program only, and nothing else'
 	@echo 'make check-debug          the tests on a kernel with KASAN, lockdep and others; the'
-	@echo '                          first time builds it (20 to 40 minutes); same options'
+	@echo '                          first time builds it (10 to 30 minutes); same options'
 	@echo 'make exercise [TIMES=N]   fio, fsx and stress-ng on mapped files, N (20) times'
 	@echo '     [DEVICE=cxl]         as much as in "make check"'
 	@echo 'make lint                 formatting, clippy, shellcheck, checkpatch'
