@@ -22,13 +22,14 @@
 //! In this order: `inode->i_rwsem` (writes exclusively, reads shared, publishing exclusively),
 //! `mmap_lock`, `i_data.invalidate_lock` (faults, shared), a DAX entry, `i_mapping->invalidate_lock`
 //! (the first touch of a piece of memory; see `tenancy`). The fault path takes no lock of ours. Dropping
-//! entries of a page cache takes its `invalidate_lock` exclusively (`upgrade`).
+//! entries of a page cache takes its `invalidate_lock` exclusively (`upgrade`, `vacating`).
 //!
 //! # Who judges
 //!
 //! The program says where a byte is; [`Header::judge`] says whether it may be there. What is not
 //! inside a held device that the file declared is refused with EIO; so is, in a fault, memory that is
-//! mapped at another place already ([`move_in`]). Writes to a hole get no further ([`may_be_hole`]).
+//! mapped at another place already ([`move_in`]). A mapping ends where memory has failed
+//! ([`Mapping::cut_at_poison`]). Writes to a hole get no further ([`may_be_hole`]).
 
 use core::{
     alloc::Layout,

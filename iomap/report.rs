@@ -64,7 +64,8 @@ unsafe extern "C" fn iomap_begin(
         }
         return 0;
     }
-    match header.resolve(at, wanted, i_size) {
+    // Memory that has failed is data all the same.
+    match header.locate(at, wanted, i_size) {
         Ok(mapping) => {
             // SAFETY: As above. In whole pages, for the last one is mapped whole.
             unsafe {

@@ -263,6 +263,7 @@ FIXTURE_TEARDOWN(poison)
 	EXPECT_EQ(-EIO, byte_at(self->fd, BAD + PAGE - 1));		\
 	EXPECT_EQ(2, pread(self->fd, self->page, sizeof(self->page),	\
 			   BAD - 2));					\
+	EXPECT_EQ(SIZE, lseek(self->fd, 0, SEEK_HOLE));			\
 	expect_hit(hit_by(self->p + BAD, -1, 0), self->p + BAD, 12);	\
 	expect_hit(hit_by(self->p + BAD + 5, 1, 0), self->p + BAD + 5, 12); \
 } while (0)
