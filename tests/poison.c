@@ -516,7 +516,8 @@ TEST_F(poison, listed_by_cxl_device)
 	char line[128];
 	int mem;
 
-	if (cxl_poison(0, "clear", dpa))
+	snprintf(line, sizeof(line), CXL_DEBUG, 0, "inject");
+	if (access(line, W_OK))
 		SKIP(return, "there is no CXL device that takes poison");
 	ASSERT_EQ(0, write_file(CXL_TRACE "events/cxl/cxl_poison/enable", "1"));
 	for (mem = 0; mem < 2 && hpa != daxdev[0].phys + dpa; mem++) {
@@ -536,7 +537,9 @@ TEST_F(poison, listed_by_cxl_device)
 	EXPECT_EQ(0, system(line));
 	expect_bad();
 	expect_rest_is_well();
+	/* Clearing a device's list writes zeros there. The kernel hears nothing of it. */
 	EXPECT_EQ(0, cxl_poison(mem, "clear", dpa));
+	expect_bad();
 	make_well(self->s, "bad", BAD, PAGE);
 	EXPECT_EQ(0, byte_at(self->fd, BAD));
 }
