@@ -47,8 +47,8 @@ static char name_of(int file)
 
 /* All that is ever written to a file is its name, so all that is read is that. */
 struct shared {
-	volatile bool stop;
 	_Atomic unsigned int done, failed, wrong;
+	volatile bool stop;
 };
 
 static void wrong(struct shared *shared, const char *what, int got)
@@ -123,7 +123,10 @@ static void abort_connection(struct fuse_server *s)
 	write_file(path, "1");
 }
 
-enum ending { NONE, ABORT, KILL, STOP_AND_KILL, FORCE, DETACH, DETACH_AND_KILL, TASKS_KILLED, ENDINGS };
+enum ending {
+	NONE, ABORT, KILL, STOP_AND_KILL, FORCE, DETACH, DETACH_AND_KILL, TASKS_KILLED,
+	ENDINGS
+};
 
 static const char *const ending_name[] = {
 	"none", "abort", "kill", "stop and kill", "force", "detach", "detach and kill",
@@ -162,8 +165,11 @@ static struct fuse_server *new_server(const struct scripted *map, bool forked, b
 		return NULL;
 	s->forked = forked;
 	s->sync_init = sync;
-	for (int i = 0; i < FILES; i++)
-		fs_add(s, (char [2]){ name_of(i) }, SIZE, &map[i], sizeof(map[i]));
+	for (int i = 0; i < FILES; i++) {
+		char name[2] = { name_of(i) };
+
+		fs_add(s, name, SIZE, &map[i], sizeof(map[i]));
+	}
 	return s;
 }
 
