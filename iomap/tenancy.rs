@@ -184,7 +184,7 @@ impl DaxEntry {
     ///
     /// `inode` is a mapped one, in use.
     #[inline]
-    unsafe fn at(inode: *const c::inode, index: u64) -> Option<Self> {
+    pub(super) unsafe fn at(inode: *const c::inode, index: u64) -> Option<Self> {
         // SAFETY: By the safety requirements. The tree may change meanwhile, under RCU.
         let entry = unsafe {
             let pages = ptr::addr_of!((*inode).i_data.i_pages).cast_mut();

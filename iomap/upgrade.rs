@@ -83,7 +83,8 @@ unsafe fn fits(vmf: *const c::vm_fault, vma: *const c::vm_area_struct, pgoff: u6
         && end - huge >= PMD_SIZE
 }
 
-/// Whether 2 MiB of a file are in one aligned piece, none of it another file's.
+/// Whether 2 MiB of a file are in one aligned piece, none of it another file's, and those pages that
+/// are mapped already are where the program says: giving them up must not let it change its mind.
 ///
 /// # Safety
 ///
@@ -101,7 +102,16 @@ unsafe fn is_one_piece(inode: *mut c::inode, pos: u64) -> bool {
     let good = device.with_frames(mapping.addr, pages, |frames| {
         // SAFETY: We are inside, and the page cache is that of an inode in use.
         let ours = unsafe { frames.are_vacant_but_for(&raw const (*inode).i_data) };
-        ours && frames.pfn.is_some_and(|pfn| pfn % pages == 0)
+        ours && frames.pfn.is_some_and(|pfn| {
+            pfn % pages == 0
+                && (0..pages).all(|page| {
+                    let index = pos / PAGE + page;
+                    // SAFETY: The inode is in use, by the safety requirements.
+                    let entry = unsafe { DaxEntry::at(inode, index) };
+                    let there = entry.and_then(|entry| entry.pfn_of(index));
+                    there.is_none_or(|there| there == pfn + page)
+                })
+        })
     });
     mapping.length >= PMD_SIZE && good == Some(true)
 }
