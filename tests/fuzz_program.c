@@ -406,9 +406,10 @@ static void read_or_write(struct file *f, bool writes)
 		}
 		done += n;
 	}
-	/* A write that ends early looks whether it is because memory has failed. */
-	if (writes && done && done < len && first != calls->asked)
-		check_question(f, &calls->question[first++ % FUZZ_CALLS], pos + done, PAGE);
+	/* Who gets nothing done, and a write that ends early, looks whether memory has failed. */
+	if (done < len && pos < end && (writes || !done) && first != calls->asked)
+		check_question(f, &calls->question[first++ % FUZZ_CALLS],
+			       (pos + done) & ~(PAGE - 1), PAGE);
 	if (first != calls->asked)
 		wrong("%s: %s at %#lx+%#lx: %lu calls too many", f->name,
 		      writes ? "write" : "read", pos, len, (long)(calls->asked - first));
