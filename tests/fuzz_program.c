@@ -339,6 +339,7 @@ static void read_or_write(struct file *f, bool writes)
 	uint64_t pos = some_offset(f), end = end_of(f), first = calls->asked;
 	size_t len, done = 0, part;
 	struct iovec iov[2];
+	spot written = 0;
 	int error = 0;
 	ssize_t ret;
 
@@ -402,10 +403,13 @@ static void read_or_write(struct file *f, bool writes)
 			else
 				memcpy(want + done + i, data + byte % PAGE, m);
 			if (writes && chance(r, 10))
-				compare_with_device(c.spot + byte / PAGE);
+				written = c.spot + byte / PAGE;
 		}
 		done += n;
 	}
+	/* Not before: a page may have been written to more than once. */
+	if (written)
+		compare_with_device(written);
 	/* Who gets nothing done, and a write that ends early, looks whether memory has failed. */
 	if (done < len && pos < end && (writes || !done) && first != calls->asked)
 		check_question(f, &calls->question[first++ % FUZZ_CALLS],
