@@ -458,8 +458,9 @@ static unsigned int number(const struct file *f)
 /* May @pages pages of @f from @page on be mapped from @s on? */
 static bool may_map(const struct file *f, uint64_t page, spot s, unsigned int pages)
 {
+	/* Small pieces are not asked for as one. */
 	if (f->entry[page])
-		return f->entry[page] == s;
+		return f->entry[page] == s && (pages == 1 || f->is_huge[page / HUGE_PAGES]);
 	for (unsigned int i = 0; i < pages; i++)
 		if (tenant[dev_of(s)][page_of(s) + i])
 			return false;
