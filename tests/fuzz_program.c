@@ -218,7 +218,8 @@ static void check_question(const struct file *f, const struct fuzz_question *q,
 	    q->file_size != f->map.file_size || q->meta_buf_size != meta ||
 	    q->cookie != (meta < sizeof(q->cookie) ? FUZZ_NO_META : f->map.cookie) ||
 	    q->type_flags)
-		wrong("%s: asked for %#llx+%#llx of %#llx with %u bytes of metadata (%#x), instead of %#lx+%#lx of %#llx with %u (%#x)",
+		wrong("%s: asked for %#llx+%#llx of %#llx with %u bytes of metadata (%#x), "
+		      "instead of %#lx+%#lx of %#llx with %u (%#x)",
 		      f->name, q->file_offset, q->length, q->file_size, q->meta_buf_size,
 		      q->cookie, offset, wanted, f->map.file_size, meta, f->map.cookie);
 }
@@ -623,9 +624,9 @@ static void touch_pages(struct file *f)
 			      (long)(calls->asked - first));
 
 		/* Where the byte is: in a copy, where it was before, where it was put. */
-		if (own->data && first == calls->asked)
+		if (own->data && first == calls->asked) {
 			data = own->data;
-		else {
+		} else {
 			if (first != calls->asked)
 				s = fault(f, page, value >= 0, copies, first, &mapped);
 			else
@@ -918,7 +919,7 @@ TEST_F_TIMEOUT(program, all_fields, patience())
 
 	TH_LOG("seed %lu, %lu rounds, %llu mappings in %.0f s", run.seed, run.round,
 	       calls->asked - first, fuzz_seconds() - start);
-	TH_LOG("%lu answers good (%lu of them 2 MiB faults, %lu upgrades, %lu holes mapped), %lu refused",
+	TH_LOG("%lu answers good (%lu of them 2 MiB faults, %lu upgrades, %lu holes), %lu refused",
 	       seen.good, seen.huge, seen.upgrades, seen.holes, seen.refused);
 	TH_LOG("%lu reads and %lu writes, %lu with an error; %lu mappings touched, %lu SIGBUS",
 	       seen.reads, seen.writes, seen.errors, seen.touches, seen.sigbus);

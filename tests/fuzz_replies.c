@@ -218,7 +218,7 @@ static bool names_canary(enum format format, const unsigned char *blob, unsigned
 	return false;
 }
 
-unsigned int fuzz_map(struct rng *r, enum format format, bool honest, unsigned char *blob,
+unsigned int fuzz_map(struct rng *r, enum format kind, bool honest, unsigned char *blob,
 		      unsigned int max)
 {
 	for (int tries = 0;; tries++) {
@@ -226,14 +226,14 @@ unsigned int fuzz_map(struct rng *r, enum format format, bool honest, unsigned c
 
 		if (tries > 20)
 			honest = true;
-		size = format == FORMAT_STRIPED ? striped_map(r, blob) :
-		       format == FORMAT_FAMFS ? famfs_map(r, blob) :
+		size = kind == FORMAT_STRIPED ? striped_map(r, blob) :
+		       kind == FORMAT_FAMFS ? famfs_map(r, blob) :
 		       scripted_map(r, honest, blob);
 		if (honest)
 			return size;
-		if (format != FORMAT_SCRIPTED || chance(r, 30))
+		if (kind != FORMAT_SCRIPTED || chance(r, 30))
 			size = fuzz_damage(r, blob, size, max);
-		if (!names_canary(format, blob, size))
+		if (!names_canary(kind, blob, size))
 			return size;
 	}
 }
@@ -573,8 +573,8 @@ static void lie(struct fuzz_mount *m, const struct fuse_in_header *in, const voi
 		done = say(m, in, some_errno(r, in->opcode), NULL, 0);
 		break;
 	case 2:		/* no errno at all */
-		done = say(m, in, chance(r, 50) ? 1 + below(r, INT_MAX) : -512 - (int)below(r, 5000),
-			   NULL, 0);
+		done = say(m, in, chance(r, 50) ? 1 + below(r, INT_MAX) :
+			   -512 - (int)below(r, 5000), NULL, 0);
 		break;
 	case 3:		/* an error and a body */
 		done = say(m, in, -EIO, body, 1 + below(r, 300));
@@ -624,7 +624,8 @@ static void babble(struct fuzz_mount *m, const struct fuse_in_header *in, unsign
 	struct rng *r = &m->rng;
 
 	for (int n = 1 + below(r, 4); n; n--) {
-		uint64_t unique = chance(r, 50) ? m->last_unique : in->unique + below(r, 40) * 2 + 2;
+		uint64_t unique = chance(r, 50) ? m->last_unique :
+				  in->unique + below(r, 40) * 2 + 2;
 		unsigned int size = chance(r, 50) ? 0 : below(r, 200);
 
 		memset(body, rnd(r), size);

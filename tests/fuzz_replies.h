@@ -91,7 +91,7 @@ uint64_t fuzz_sent(const struct fuzz_mount *m);
 void fuzz_server_print(const struct fuzz_mount *m);
 
 /* A map of some file in this format; maybe not a good one. Returns its size. */
-unsigned int fuzz_map(struct rng *r, enum format format, bool honest, unsigned char *blob,
+unsigned int fuzz_map(struct rng *r, enum format kind, bool honest, unsigned char *blob,
 		      unsigned int size);
 /* Changes bytes. Returns the new size, at most @max. */
 unsigned int fuzz_damage(struct rng *r, unsigned char *bytes, unsigned int size,
