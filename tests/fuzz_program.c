@@ -468,13 +468,15 @@ static bool may_map(const struct file *f, uint64_t page, spot s, unsigned int pa
 	return true;
 }
 
-/* May they, once what is mapped there in small pieces has been given up? */
+/* May they, once what is mapped there in small pieces, at the same place, has been given up? */
 static bool may_upgrade(const struct file *f, uint64_t page, spot s)
 {
 	for (unsigned int i = 0; i < HUGE_PAGES; i++) {
 		unsigned int owner = tenant[dev_of(s)][page_of(s) + i];
 
 		if (owner && owner != number(f))
+			return false;
+		if (f->entry[page + i] && f->entry[page + i] != s + i)
 			return false;
 	}
 	return !f->is_huge[page / HUGE_PAGES];
