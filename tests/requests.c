@@ -533,18 +533,19 @@ TEST_F(requests, shown_in_debugfs)
 	fs_add(s, "b", SIZE, &both, sizeof(both));
 	ASSERT_EQ(0, fs_mount(s));
 	ASSERT_EQ(0, stat(s->dir, &st));
-	snprintf(want, sizeof(want), "%u:%u ops=%s map=%u files=0 devices=",
+	snprintf(want, sizeof(want), "%u:%u ops=%s map=%u files=0 devices= ",
 		 major(st.st_dev), minor(st.st_dev), SCRIPTED_OPS_NAME,
 		 fmap_map_id(fmap_link));
 	ASSERT_EQ(0, read_file(file, text, sizeof(text)));
-	EXPECT_STREQ(want, text);
+	/* Counters follow. */
+	EXPECT_EQ(0, strncmp(want, text, strlen(want))) TH_LOG("%s", text);
 	EXPECT_EQ(0, fs_try(s, "a"));
 	EXPECT_EQ(0, fs_try(s, "b"));
-	snprintf(want, sizeof(want), "%u:%u ops=%s map=%u files=2 devices=0:%s,1:%s",
+	snprintf(want, sizeof(want), "%u:%u ops=%s map=%u files=2 devices=0:%s,1:%s ",
 		 major(st.st_dev), minor(st.st_dev), SCRIPTED_OPS_NAME,
 		 fmap_map_id(fmap_link), daxdev[0].name, daxdev[1].name);
 	ASSERT_EQ(0, read_file(file, text, sizeof(text)));
-	EXPECT_STREQ(want, text);
+	EXPECT_EQ(0, strncmp(want, text, strlen(want))) TH_LOG("%s", text);
 	EXPECT_EQ(0, fs_umount(s));
 	ASSERT_EQ(0, read_file(file, text, sizeof(text)));
 	EXPECT_STREQ("", text);
