@@ -459,11 +459,11 @@ static unsigned int number(const struct file *f)
 /* May @pages pages of @f from @page on be mapped from @s on? */
 static bool may_map(const struct file *f, uint64_t page, spot s, unsigned int pages)
 {
-	/* Small pieces are not asked for as one. */
-	if (f->entry[page])
-		return f->entry[page] == s && (pages == 1 || f->is_huge[page / HUGE_PAGES]);
+	if (f->entry[page] && (pages == 1 || f->is_huge[page / HUGE_PAGES]))
+		return f->entry[page] == s;
 	for (unsigned int i = 0; i < pages; i++)
-		if (tenant[dev_of(s)][page_of(s) + i])
+		/* Nor while some of them are mapped in small pieces. */
+		if (tenant[dev_of(s)][page_of(s) + i] || f->entry[page + i])
 			return false;
 	return true;
 }
