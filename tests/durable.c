@@ -348,13 +348,20 @@ TEST_F(durable, evict)
 	finish();
 }
 
+/*
+ * Remounting forgets files that nobody has open. The flusher may be looking at one of
+ * them, and is then the one that evicts and flushes it: it is not always this task.
+ */
 TEST_F(durable, remount_read_only)
 {
 	make_dirty(0);
 	let_go();
 	mark();
 	EXPECT_EQ(0, mount(NULL, self->s->dir, NULL, MS_REMOUNT | MS_RDONLY, NULL));
-	expect_flushed(2, 2 * HUGE);
+	for (int ms = 0; ms < FS_PATIENCE &&
+	     flush->flushed - self->seen_flushed < 2 * HUGE; ms++)
+		usleep(1000);
+	EXPECT_EQ((uint64_t)(2 * HUGE), flush->flushed - self->seen_flushed);
 	finish();
 }
 
