@@ -201,7 +201,8 @@ static void once(struct rng *r, int *kept)
 			use(r, *kept);
 		break;
 	default:
-		fd = open(path, PICK(r, flags) | O_CLOEXEC, 0644);
+		/* The server may have made a FIFO of it: nobody waits for a partner. */
+		fd = open(path, PICK(r, flags) | O_NONBLOCK | O_CLOEXEC, 0644);
 		if (fd < 0) {
 			if (errno == ENOTCONN)
 				usleep(1000);
