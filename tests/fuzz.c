@@ -106,6 +106,8 @@ static const struct {
 	{ "mapping refused", { "fuse_dax_fmap: ops ", ": inode ", " at 0x" } },
 	{ "lines left out", { "fuse_dax_fmap: ", " callbacks suppressed" } },
 	{ "drop_caches", { "drop_caches: " } },
+	/* FUSE's own, once, about a server that calls a file the root. */
+	{ "root generation", { "fuse: root generation should be zero" } },
 };
 
 static int kind_of(const char *line)
