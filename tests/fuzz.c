@@ -108,6 +108,8 @@ static const struct {
 	{ "drop_caches", { "drop_caches: " } },
 	/* FUSE's own, once, about a server that calls a file the root. */
 	{ "root generation", { "fuse: root generation should be zero" } },
+	/* An emulated CPU that did not get one of the host's. */
+	{ "slow clock", { "clocksource: " } },
 };
 
 static int kind_of(const char *line)
