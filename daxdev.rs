@@ -122,6 +122,8 @@ pub(crate) struct Device {
     dax_dev: NonNull<c::dax_device>,
     /// Bytes, a multiple of the page size.
     size: u64,
+    /// The first page frame, if all are in one piece.
+    first_pfn: Option<u64>,
     holder: *const Slot,
     /// Whether it said that it has a write cache before it was held.
     write_cache: bool,
@@ -161,6 +163,15 @@ pub(crate) struct Frames {
 }
 
 impl Device {
+    /// The page frame at `addr`, which may be gone with the device already.
+    #[inline]
+    pub(crate) fn frame(&self, addr: u64) -> Option<u64> {
+        match self.first_pfn {
+            Some(first) => Some(first + addr / PAGE_SIZE as u64),
+            None => self.with_frames(addr, 1, |frames| frames.pfn)?,
+        }
+    }
+
     /// Calls `look` with the frames of `pages` pages from `addr` on, which stay what they are
     /// meanwhile; `None` if the device is going away.
     pub(crate) fn with_frames<T>(
@@ -498,6 +509,7 @@ fn hold(slot: &Slot, index: u32, reply: &[u8], conn: &Connection) -> Result<Devi
     let mut held = Device {
         dax_dev,
         size: 0,
+        first_pfn: None,
         holder,
         write_cache,
         driver,
@@ -514,6 +526,9 @@ fn hold(slot: &Slot, index: u32, reply: &[u8], conn: &Connection) -> Result<Devi
         // SAFETY: fsdev_dax sets the size before it makes the device available, and never changes it.
         let size = unsafe { (*dev_dax.as_ptr()).cached_size };
         held.size = size - size % PAGE_SIZE as u64;
+        // SAFETY: As above.
+        let frames = unsafe { frames_at(dax_dev.as_ptr(), 0, held.size / PAGE_SIZE as u64) };
+        held.first_pfn = frames.and_then(|frames| frames.pfn);
         // SAFETY: The device is held. Reads survive poison that nobody knew of, as pmem's do.
         unsafe { c::set_dax_nomc(dax_dev.as_ptr()) };
     }

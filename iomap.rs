@@ -40,6 +40,7 @@ use core::{
     },
     sync::atomic::{
         AtomicPtr,
+        AtomicU32,
         Ordering, //
     }, //
 };
@@ -78,6 +79,7 @@ use crate::{
 
 mod file;
 mod report;
+mod soft_fault;
 mod tenancy;
 mod upgrade;
 mod vacating;
@@ -140,6 +142,8 @@ struct Header {
     dev_bitmap: u64,
     mapped_size: u64,
     meta_len: u32,
+    /// How many write back at the moment; see `soft_fault`.
+    writers_back: AtomicU32,
 }
 
 const _: () = assert!(size_of::<Header>() == 64);
@@ -531,6 +535,7 @@ pub(crate) fn publish(
         dev_bitmap: parsed.dev_bitmap,
         mapped_size: parsed.file_size,
         meta_len,
+        writers_back: AtomicU32::new(0),
     });
 
     // SAFETY: The inode is valid and locked, its page cache is empty, and nobody has it open: nobody

@@ -45,6 +45,28 @@ static inline void fuse_dax_fmap_pmem_wmb(void)
 	pmem_wmb();
 }
 
+/* Macros with casts. */
+static inline struct page *fuse_dax_fmap_page(unsigned long pfn)
+{
+	return pfn_to_page(pfn);
+}
+
+/* XA_STATE() is a declaration. */
+static inline void *fuse_dax_fmap_load_dirty(struct xarray *xa, unsigned long index,
+					     bool *dirty)
+{
+	XA_STATE(xas, xa, index);
+	void *entry;
+
+	rcu_read_lock();
+	do {
+		entry = xas_load(&xas);
+	} while (xas_retry(&xas, entry));
+	*dirty = entry && xas_get_mark(&xas, PAGECACHE_TAG_DIRTY);
+	rcu_read_unlock();
+	return entry;
+}
+
 /*
  * Macros that are code. A per-CPU u64 comes as an integer: its address space is
  * lost on the way through Rust.

@@ -30,7 +30,15 @@ use super::{
         fiemap,
         llseek, //
     },
-    upgrade::upgrade,
+    soft_fault::{
+        may_meet_huge,
+        soft_fault, //
+    },
+    tenancy::DaxEntry,
+    upgrade::{
+        upgrade,
+        PMD_ORDER, //
+    },
     writeback::{
         fsync,
         writepages, //
@@ -49,6 +57,10 @@ use super::{
 ///
 /// Called by the memory manager for a mapping of a mapped file.
 unsafe fn fault(vmf: *mut c::vm_fault, order: ffi::c_uint) -> c::vm_fault_t {
+    // 1 GiB is asked for, too.
+    if order != 0 && order != PMD_ORDER {
+        return c::vm_fault_reason_VM_FAULT_FALLBACK;
+    }
     // SAFETY: The file of a mapping is open, so its inode is in use; it is a mapped one, because
     // only `mmap_prepare()` hands out these operations.
     unsafe {
@@ -63,16 +75,33 @@ unsafe fn fault(vmf: *mut c::vm_fault, order: ffi::c_uint) -> c::vm_fault_t {
         {
             c::file_update_time(file);
         }
-        c::down_read(invalidate_lock);
-        let mut ret = c::dax_iomap_fault(vmf, order, &mut pfn, ptr::null_mut(), &IOMAP_OPS);
-        c::up_read(invalidate_lock);
+        let inode = (*file).f_inode;
+        let header = header(inode);
+        let mut ret = {
+            c::down_read(invalidate_lock);
+            let marked = DaxEntry::marked_at(inode, (*vmf).__bindgen_anon_1.pgoff as u64);
+
+            if order == 0 && may_meet_huge(vmf, marked.entry) {
+                c::up_read(invalidate_lock);
+                c::down_write(invalidate_lock);
+                let ret = c::dax_iomap_fault(vmf, order, &mut pfn, ptr::null_mut(), &IOMAP_OPS);
+                c::up_write(invalidate_lock);
+                ret
+            } else {
+                let ret = soft_fault(vmf, order, inode, header, marked).unwrap_or_else(|| {
+                    c::dax_iomap_fault(vmf, order, &mut pfn, ptr::null_mut(), &IOMAP_OPS)
+                });
+                c::up_read(invalidate_lock);
+                ret
+            }
+        };
 
         if ret & c::vm_fault_reason_VM_FAULT_FALLBACK != 0 && upgrade(vmf, order) {
             c::down_read(invalidate_lock);
             ret = c::dax_iomap_fault(vmf, order, &mut pfn, ptr::null_mut(), &IOMAP_OPS);
             c::up_read(invalidate_lock);
         }
-        count(header((*file).f_inode), order, ret);
+        count(header, order, ret);
         ret
     }
 }

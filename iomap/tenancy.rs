@@ -173,7 +173,16 @@ impl Drop for MovingIn {
 #[derive(Clone, Copy)]
 pub(super) struct DaxEntry(usize);
 
+/// What a page of a file has in the page cache.
+#[derive(Clone, Copy)]
+pub(super) struct Marked {
+    pub(super) entry: Option<DaxEntry>,
+    /// What was stored through it has to be flushed.
+    pub(super) dirty: bool,
+}
+
 impl DaxEntry {
+    const LOCKED: usize = 1 << 0;
     const PMD: usize = 1 << 1;
     const UNBACKED: usize = 1 << 2 | 1 << 3;
     const PFN_SHIFT: u32 = 4;
@@ -191,6 +200,25 @@ impl DaxEntry {
             c::xa_load(pages, index as ffi::c_ulong)
         };
         Self::new(entry)
+    }
+
+    /// As [`DaxEntry::at`], with whether it is marked dirty.
+    ///
+    /// # Safety
+    ///
+    /// As [`DaxEntry::at`].
+    #[inline]
+    pub(super) unsafe fn marked_at(inode: *const c::inode, index: u64) -> Marked {
+        let mut dirty = false;
+        // SAFETY: As in `at()`.
+        let entry = unsafe {
+            let pages = ptr::addr_of!((*inode).i_data.i_pages).cast_mut();
+            c::fuse_dax_fmap_load_dirty(pages, index as ffi::c_ulong, &mut dirty)
+        };
+        Marked {
+            entry: Self::new(entry),
+            dirty,
+        }
     }
 
     /// The first entry of pages `first` to `last`, if there is one.
@@ -215,14 +243,25 @@ impl DaxEntry {
         (value & 1 != 0).then_some(Self(value >> 1))
     }
 
+    #[inline]
     pub(super) fn is_huge(self) -> bool {
         self.0 & Self::PMD != 0
+    }
+
+    #[inline]
+    pub(super) fn is_locked(self) -> bool {
+        self.0 & Self::LOCKED != 0
+    }
+
+    #[inline]
+    pub(super) fn is_backed(self) -> bool {
+        self.0 & Self::UNBACKED == 0
     }
 
     /// The page frame behind page `index` of the file, if it is backed.
     #[inline]
     pub(super) fn pfn_of(self, index: u64) -> Option<u64> {
-        if self.0 & Self::UNBACKED != 0 {
+        if !self.is_backed() {
             return None;
         }
         let first = (self.0 >> Self::PFN_SHIFT) as u64;

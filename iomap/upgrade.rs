@@ -25,13 +25,14 @@ use super::{
         DaxEntry,
         MovingIn, //
     },
+    writeback::flush_range,
     PAGE,
     PMD_SIZE, //
 };
 
-const PMD_ORDER: ffi::c_uint = (PMD_SIZE / PAGE).trailing_zeros();
+pub(super) const PMD_ORDER: ffi::c_uint = (PMD_SIZE / PAGE).trailing_zeros();
 /// What is below an aligned 2 MiB in a page number.
-const WITHIN: u64 = PMD_SIZE / PAGE - 1;
+pub(super) const WITHIN: u64 = PMD_SIZE / PAGE - 1;
 
 /// After a fault that fell back to pages: whether it is worth trying again, because its range could be
 /// mapped as one and has been made ready for that.
@@ -43,13 +44,11 @@ const WITHIN: u64 = PMD_SIZE / PAGE - 1;
 pub(super) unsafe fn upgrade(vmf: *mut c::vm_fault, order: ffi::c_uint) -> bool {
     // SAFETY: The fault's mapping and its open file are valid, and a mapped file's inode stays so.
     unsafe {
-        let vma = (*vmf).__bindgen_anon_1.vma;
-        let inode = (*(*vma).vm_file).f_inode;
-        let pgoff = (*vmf).__bindgen_anon_1.pgoff as u64;
-        let first = pgoff & !WITHIN;
+        let inode = (*(*(*vmf).__bindgen_anon_1.vma).vm_file).f_inode;
+        let first = (*vmf).__bindgen_anon_1.pgoff as u64 & !WITHIN;
 
         order == PMD_ORDER
-            && fits(vmf, vma, pgoff)
+            && has_room_for_huge(vmf)
             && (first | WITHIN) < i_size(inode).div_ceil(PAGE)
             && match DaxEntry::first(inode, first, first | WITHIN) {
                 Some(entry) if entry.is_huge() => entry.pfn_of(first).is_some(),
@@ -63,11 +62,14 @@ pub(super) unsafe fn upgrade(vmf: *mut c::vm_fault, order: ffi::c_uint) -> bool 
 ///
 /// # Safety
 ///
-/// `vma` is that of the fault.
-unsafe fn fits(vmf: *const c::vm_fault, vma: *const c::vm_area_struct, pgoff: u64) -> bool {
-    // SAFETY: By the safety requirements.
-    let (address, write, start, end, shared) = unsafe {
+/// Called in a fault.
+#[inline]
+pub(super) unsafe fn has_room_for_huge(vmf: *const c::vm_fault) -> bool {
+    // SAFETY: By the safety requirements the fault's mapping is valid.
+    let (pgoff, address, write, start, end, shared) = unsafe {
+        let vma = (*vmf).__bindgen_anon_1.vma;
         (
+            (*vmf).__bindgen_anon_1.pgoff as u64,
             (*vmf).__bindgen_anon_1.address as u64,
             (*vmf).flags & c::fault_flag_FAULT_FLAG_WRITE != 0,
             (*vma).__bindgen_anon_1.__bindgen_anon_1.vm_start as u64,
@@ -137,7 +139,7 @@ unsafe fn drop_entries(inode: *mut c::inode, pos: u64) -> bool {
         let already = DaxEntry::first(inode, pos / PAGE, pos / PAGE).is_some_and(DaxEntry::is_huge);
         let dropped = !already
             && c::dax_layout_busy_page_range(mapping, start, end).is_null()
-            && c::filemap_write_and_wait_range(mapping, start, end) == 0;
+            && flush_range(inode, start, end).is_ok();
         if dropped {
             let _moving_out = MovingIn::new(inode);
             c::dax_delete_mapping_range(mapping, start, end);

@@ -35,7 +35,7 @@ use super::{
         for_each_mapped,
         MovingIn, //
     },
-    writeback::write_back,
+    writeback::flush,
     PAGE, //
 };
 
@@ -88,7 +88,7 @@ unsafe fn give_up(inode: *mut c::inode, start: c::loff_t, end: c::loff_t) {
     if start < end {
         // SAFETY: By the safety requirements. An error of writeback is in the page cache.
         unsafe {
-            let _ = write_back(inode);
+            let _ = flush(inode);
             let _moving_out = MovingIn::new(inode);
             c::dax_delete_mapping_range(ptr::addr_of_mut!((*inode).i_data), start, end);
         }
@@ -217,7 +217,7 @@ pub(crate) unsafe fn kill_tenants(conn: &Connection, pfn: u64, flags: ffi::c_int
             c::mf_dax_kill_procs(mapping, (index + (pfn - head)) as ffi::c_ulong, 1, flags);
         // Also where nobody was told.
         let busy = c::dax_layout_busy_page_range(mapping, start, end);
-        if busy.is_null() && write_back(inode).is_ok() {
+        if busy.is_null() && flush(inode).is_ok() {
             let _moving_out = MovingIn::new(inode);
             c::dax_delete_mapping_range(mapping, start, end);
         }

@@ -16,7 +16,7 @@
 //! |----------------------------------------|------------------------------|
 //! | fsync, msync, O_SYNC, sync_file_range  | [`fsync`], [`writepages`]    |
 //! | sync, syncfs, remounting, unmounting   | [`sync_all`]                 |
-//! | eviction, a device that goes away      | [`write_back`], by `tenancy` |
+//! | eviction, a device that goes away      | [`flush`], by `vacating`     |
 //! | the flusher threads                    | nothing, as in any DAX file  |
 //!
 //! MAP_SYNC asks that a page is mapped for writing only if its place on the device would be found again
@@ -24,7 +24,10 @@
 //! commit: IOMAP_F_DIRTY is never set. Whether the *server* would find the file again is the server's
 //! own affair; it has to see to that before it answers GET_FMAP.
 
-use core::ptr;
+use core::{
+    ptr,
+    sync::atomic::Ordering, //
+};
 
 use kernel::{
     error::to_result,
@@ -73,9 +76,6 @@ fn drain() {
 
 /// Flushes dirty DAX entries.
 ///
-/// Entries do not know their device, and flushing does not depend on it: any device of the file will
-/// do, even one that is going away.
-///
 /// # Safety
 ///
 /// Called by writeback, for the page cache of a mapped inode.
@@ -84,7 +84,58 @@ pub(super) unsafe extern "C" fn writepages(
     wbc: *mut c::writeback_control,
 ) -> ffi::c_int {
     // SAFETY: The host of a page cache that has these operations is a mapped inode in use; writeback
-    // holds a reference to it.
+    // holds a reference to it, and no lock that a fault would take.
+    let ret = unsafe { write_back(mapping, wbc) };
+
+    drain();
+    ret
+}
+
+/// Flushes dirty DAX entries while soft faults leave them alone.
+///
+/// Those that found an entry dirty before are over then, and DAX finds what they have mapped.
+///
+/// # Safety
+///
+/// `mapping` is the page cache of a mapped inode in use, and the caller does not have its
+/// `invalidate_lock`.
+unsafe fn write_back(
+    mapping: *mut c::address_space,
+    wbc: *mut c::writeback_control,
+) -> ffi::c_int {
+    // SAFETY: By the safety requirements.
+    let (header, invalidate_lock) = unsafe {
+        (
+            header((*mapping).host),
+            ptr::addr_of_mut!((*mapping).invalidate_lock),
+        )
+    };
+
+    header.writers_back.fetch_add(1, Ordering::Relaxed);
+    // SAFETY: As above. A fault that begins later sees the number.
+    let ret = unsafe {
+        c::down_write(invalidate_lock);
+        c::up_write(invalidate_lock);
+        flush_entries(mapping, wbc)
+    };
+    // A fault that sees this sees which marks were taken off, too.
+    header.writers_back.fetch_sub(1, Ordering::Release);
+    ret
+}
+
+/// Flushes dirty DAX entries.
+///
+/// Entries do not know their device, and flushing does not depend on it: any device of the file will
+/// do, even one that is going away.
+///
+/// # Safety
+///
+/// `mapping` is the page cache of a mapped inode in use or being evicted, and soft faults are held off.
+unsafe fn flush_entries(
+    mapping: *mut c::address_space,
+    wbc: *mut c::writeback_control,
+) -> ffi::c_int {
+    // SAFETY: By the safety requirements.
     let header = unsafe { header((*mapping).host) };
     let Some(device) = header
         .device_indexes()
@@ -93,28 +144,47 @@ pub(super) unsafe extern "C" fn writepages(
         return 0;
     };
     // SAFETY: As above; the device is held until the last inode is gone.
-    let ret = unsafe { c::dax_writeback_mapping_range(mapping, device.as_raw(), wbc) };
-
-    drain();
-    ret
+    unsafe { c::dax_writeback_mapping_range(mapping, device.as_raw(), wbc) }
 }
 
-/// Flushes all that is dirty of a mapped inode.
+/// All of bytes `start` to `end`.
+fn everything_from(start: c::loff_t, end: c::loff_t) -> c::writeback_control {
+    c::writeback_control {
+        sync_mode: c::writeback_sync_modes_WB_SYNC_ALL,
+        nr_to_write: ffi::c_long::MAX,
+        range_start: start,
+        range_end: end,
+        ..pin_init::zeroed()
+    }
+}
+
+/// Flushes what is dirty of bytes `start` to `end` of an inode that nobody faults in.
 ///
 /// # Safety
 ///
-/// The inode is mapped, and in use or being evicted.
-pub(super) unsafe fn write_back(inode: *mut c::inode) -> Result {
-    let mut wbc = c::writeback_control {
-        sync_mode: c::writeback_sync_modes_WB_SYNC_ALL,
-        nr_to_write: ffi::c_long::MAX,
-        range_start: 0,
-        range_end: c::loff_t::MAX,
-        ..pin_init::zeroed()
-    };
-
+/// The inode is mapped, and being evicted, or in use with the `invalidate_lock` of its page cache held
+/// exclusively.
+pub(super) unsafe fn flush_range(
+    inode: *mut c::inode,
+    start: c::loff_t,
+    end: c::loff_t,
+) -> Result {
+    let mut wbc = everything_from(start, end);
     // SAFETY: By the safety requirements.
-    to_result(unsafe { writepages(ptr::addr_of_mut!((*inode).i_data), &mut wbc) })
+    let ret = unsafe { flush_entries(ptr::addr_of_mut!((*inode).i_data), &mut wbc) };
+
+    drain();
+    to_result(ret)
+}
+
+/// [`flush_range`] of the whole file.
+///
+/// # Safety
+///
+/// As [`flush_range`].
+pub(super) unsafe fn flush(inode: *mut c::inode) -> Result {
+    // SAFETY: By the safety requirements.
+    unsafe { flush_range(inode, 0, c::loff_t::MAX) }
 }
 
 /// Flushes all mapped files of a mount.
@@ -129,8 +199,14 @@ pub(super) unsafe fn write_back(inode: *mut c::inode) -> Result {
 pub(crate) unsafe fn sync_all(sb: *mut c::super_block) -> Result {
     let mut result = Ok(());
 
-    // SAFETY: By the safety requirements; the inodes are mapped and held.
-    unsafe { for_each_mapped(sb, |inode| result = result.and(write_back(inode))) };
+    let each = |inode: *mut c::inode| {
+        let mut wbc = everything_from(0, c::loff_t::MAX);
+        // SAFETY: The inode is mapped and held, and no lock of it is.
+        let ret = unsafe { write_back(ptr::addr_of_mut!((*inode).i_data), &mut wbc) };
+        result = result.and(to_result(ret));
+    };
+    // SAFETY: By the safety requirements.
+    unsafe { for_each_mapped(sb, each) };
     drain();
     result
 }
