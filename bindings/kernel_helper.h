@@ -38,6 +38,7 @@ const fmode_t RUST_CONST_HELPER_FMODE_NOWAIT = FMODE_NOWAIT;
 const fop_flags_t RUST_CONST_HELPER_FOP_BUFFER_WASYNC = FOP_BUFFER_WASYNC;
 const int RUST_CONST_HELPER_IOCB_NOWAIT = IOCB_NOWAIT;
 const fop_flags_t RUST_CONST_HELPER_FOP_MMAP_SYNC = FOP_MMAP_SYNC;
+const xa_mark_t RUST_CONST_HELPER_PAGECACHE_TAG_DIRTY = PAGECACHE_TAG_DIRTY;
 
 /* A macro without arguments. */
 static inline void fuse_dax_fmap_pmem_wmb(void)
@@ -49,22 +50,6 @@ static inline void fuse_dax_fmap_pmem_wmb(void)
 static inline struct page *fuse_dax_fmap_page(unsigned long pfn)
 {
 	return pfn_to_page(pfn);
-}
-
-/* XA_STATE() is a declaration. */
-static inline void *fuse_dax_fmap_load_dirty(struct xarray *xa, unsigned long index,
-					     bool *dirty)
-{
-	XA_STATE(xas, xa, index);
-	void *entry;
-
-	rcu_read_lock();
-	do {
-		entry = xas_load(&xas);
-	} while (xas_retry(&xas, entry));
-	*dirty = entry && xas_get_mark(&xas, PAGECACHE_TAG_DIRTY);
-	rcu_read_unlock();
-	return entry;
 }
 
 /*

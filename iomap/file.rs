@@ -31,10 +31,9 @@ use super::{
         llseek, //
     },
     soft_fault::{
-        may_meet_huge,
-        soft_fault, //
+        soft_fault,
+        Fault, //
     },
-    tenancy::DaxEntry,
     upgrade::{
         upgrade,
         PMD_ORDER, //
@@ -77,25 +76,20 @@ unsafe fn fault(vmf: *mut c::vm_fault, order: ffi::c_uint) -> c::vm_fault_t {
         }
         let inode = (*file).f_inode;
         let header = header(inode);
-        let mut ret = {
-            c::down_read(invalidate_lock);
-            let marked = DaxEntry::marked_at(inode, (*vmf).__bindgen_anon_1.pgoff as u64);
-
-            if order == 0 && may_meet_huge(vmf, marked.entry) {
-                c::up_read(invalidate_lock);
-                c::down_write(invalidate_lock);
-                let ret = c::dax_iomap_fault(vmf, order, &mut pfn, ptr::null_mut(), &IOMAP_OPS);
-                c::up_write(invalidate_lock);
-                ret
-            } else {
-                let ret = soft_fault(vmf, order, inode, header, marked).unwrap_or_else(|| {
-                    c::dax_iomap_fault(vmf, order, &mut pfn, ptr::null_mut(), &IOMAP_OPS)
-                });
-                c::up_read(invalidate_lock);
-                ret
-            }
+        c::down_read(invalidate_lock);
+        let soft = soft_fault(vmf, order, inode, header);
+        let mut ret = match soft {
+            Fault::Done(ret) => ret,
+            Fault::Hard => c::dax_iomap_fault(vmf, order, &mut pfn, ptr::null_mut(), &IOMAP_OPS),
+            Fault::Alone => 0,
         };
+        c::up_read(invalidate_lock);
 
+        if let Fault::Alone = soft {
+            c::down_write(invalidate_lock);
+            ret = c::dax_iomap_fault(vmf, order, &mut pfn, ptr::null_mut(), &IOMAP_OPS);
+            c::up_write(invalidate_lock);
+        }
         if ret & c::vm_fault_reason_VM_FAULT_FALLBACK != 0 && upgrade(vmf, order) {
             c::down_read(invalidate_lock);
             ret = c::dax_iomap_fault(vmf, order, &mut pfn, ptr::null_mut(), &IOMAP_OPS);
@@ -145,9 +139,25 @@ unsafe extern "C" fn page_fault(vmf: *mut c::vm_fault) -> c::vm_fault_t {
     unsafe { fault(vmf, 0) }
 }
 
+/// Maps nothing around a fault. That there is such an operation tells the memory manager that faults of
+/// a page, as those of 2 MiB, need no more than the lock of their mapping; without it, it begins each
+/// twice, the second time with `mmap_lock`, which all threads share (`vmf_can_call_fault()`).
+///
+/// # Safety
+///
+/// Called by the memory manager, for a mapping of a mapped file.
+unsafe extern "C" fn map_pages(
+    _vmf: *mut c::vm_fault,
+    _start: ffi::c_ulong,
+    _end: ffi::c_ulong,
+) -> c::vm_fault_t {
+    0
+}
+
 static VM_OPS: Table<c::vm_operations_struct> = Table(c::vm_operations_struct {
     fault: Some(page_fault),
     huge_fault: Some(huge_fault),
+    map_pages: Some(map_pages),
     page_mkwrite: Some(page_fault),
     pfn_mkwrite: Some(page_fault),
     ..pin_init::zeroed()

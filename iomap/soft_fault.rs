@@ -11,9 +11,10 @@
 //! Here nobody changes the entry. What removes one has the `invalidate_lock` exclusively (`upgrade`,
 //! `vacating`), and DAX itself replaces only what is not backed by memory. So under the shared lock:
 //!
-//! - The page frame of an entry stays what it is, and stays this file's. If it is the frame that the
-//!   program's answer leads to, it may be mapped. Whoever marks a device or its memory as failed takes
-//!   the lock exclusively afterwards, and so finds what was mapped before.
+//! - A page frame that is this file's stays so, and its folio tells for which place of the file, without
+//!   a look into the page cache. If the program's answer leads to that frame, it may be mapped. Whoever
+//!   marks a device or its memory as failed takes the lock exclusively afterwards: until then the frame
+//!   has a memory map, and what was mapped is found.
 //! - An entry that is marked dirty stays so unless somebody writes back, which takes the mark off once
 //!   the page is write-protected everywhere. Whoever writes back says so, and waits until the faults
 //!   that did not know are over ([`super::writeback`]). Meanwhile, and if the mark is not there, a write
@@ -21,12 +22,15 @@
 //! - A table of pages and 2 MiB do not meet: mapping 2 MiB over a table is a warning of the kernel. DAX
 //!   excludes that by its lock of the entry, which this file does not take. Where an entry of a page
 //!   exists, no fault maps 2 MiB; where it does not, and the mapping has room for 2 MiB, a fault of a
-//!   page takes the lock exclusively ([`may_meet_huge`]). Only COW does not, as it looks before it puts
-//!   a table anywhere.
+//!   page takes the lock exclusively ([`Fault::Alone`]). Only COW does not, as it looks before it puts a
+//!   table anywhere.
 //!
 //! What does not fit goes to DAX, which finds out why.
 
-use core::sync::atomic::Ordering;
+use core::{
+    ptr,
+    sync::atomic::Ordering, //
+};
 
 use kernel::ffi;
 
@@ -34,10 +38,7 @@ use crate::bindings::kernel as c;
 
 use super::{
     i_size,
-    tenancy::{
-        DaxEntry,
-        Marked, //
-    },
+    tenancy::Tenancy,
     upgrade::{
         has_room_for_huge,
         PMD_ORDER,
@@ -47,108 +48,181 @@ use super::{
     PAGE, //
 };
 
+/// What became of a fault.
+pub(super) enum Fault {
+    /// It is over, with this result.
+    Done(c::vm_fault_t),
+    /// It is DAX's.
+    Hard,
+    /// It is DAX's, with the lock held exclusively.
+    Alone,
+}
+
 /// Maps what a fault of 2^`order` pages asks for, if that needs no more than the page tables.
 ///
 /// # Safety
 ///
-/// Called in a fault of a page or of 2 MiB of the file that `header` is of, with the `invalidate_lock` of its page cache held
-/// shared, and not for a page that [`may_meet_huge`].
+/// Called in a fault, of a page or of 2 MiB, of the mapped `inode` that `header` is of, with the
+/// `invalidate_lock` of its page cache held shared.
 #[inline]
 pub(super) unsafe fn soft_fault(
     vmf: *mut c::vm_fault,
     order: ffi::c_uint,
     inode: *const c::inode,
     header: &Header,
-    entry: Marked,
-) -> Option<c::vm_fault_t> {
-    // SAFETY: The fault's mapping is valid, and its table of 2 MiB entries is there.
-    let (pgoff, write, shared, cow, pmd) = unsafe {
-        let vma = (*vmf).__bindgen_anon_1.vma;
-        (
-            (*vmf).__bindgen_anon_1.pgoff as u64,
-            (*vmf).flags & c::fault_flag_FAULT_FLAG_WRITE != 0,
-            (*vma).__bindgen_anon_2.vm_flags & c::VM_SHARED as ffi::c_ulong != 0,
-            !(*vmf).cow_page.is_null(),
-            (*vmf).pmd.read_volatile(),
-        )
-    };
-    let huge = order == PMD_ORDER;
-    let (first, last) = if huge {
-        (pgoff & !WITHIN, pgoff | WITHIN)
-    } else {
-        (pgoff, pgoff)
-    };
-
-    let known = entry.entry.filter(|entry| !entry.is_locked())?;
-    let pfn = known.pfn_of(first)?;
-    if cow || write && (!entry.dirty || !shared || header.is_being_written_back()) {
-        return None;
-    }
-    // SAFETY: Looks at a value.
-    let (none, leaf) = unsafe { (c::pmd_none(pmd) != 0, c::pmd_trans_huge(pmd) != 0) };
-    if huge {
-        // SAFETY: The fault's mapping is valid, and the inode in use.
-        let room = unsafe { has_room_for_huge(vmf) && last < i_size(inode).div_ceil(PAGE) };
-        if !known.is_huge() || !room || !none && !leaf {
-            return None;
-        }
-    } else if leaf {
-        return None;
-    }
-
-    // SAFETY: The inode is in use.
-    let mapping = header
-        .resolve(first * PAGE, (last - first + 1) * PAGE, unsafe {
-            i_size(inode)
-        })
-        .ok()?;
-    let device = mapping.device?;
-    if mapping.length < (last - first + 1) * PAGE || device.frame(mapping.addr) != Some(pfn) {
-        return None;
-    }
-    // SAFETY: The frame is this file's as long as the lock is held, and its folio as large as the
-    // entry says. A page that nobody maps has no references; the extra one is DAX's way to have it in
-    // use while it is mapped.
-    Some(unsafe {
-        let folio = c::pfn_folio(pfn as ffi::c_ulong);
-
-        c::folio_ref_inc(folio);
-        let ret = if huge {
-            c::vmf_insert_folio_pmd(vmf, folio, write)
+) -> Fault {
+    // SAFETY: By the safety requirements.
+    unsafe {
+        if order == PMD_ORDER {
+            soft_huge_fault(vmf, inode, header)
         } else {
-            c::vmf_insert_page_mkwrite(vmf, c::fuse_dax_fmap_page(pfn as ffi::c_ulong), write)
-        };
-        c::folio_put(folio);
-        ret
-    })
+            soft_page_fault(vmf, inode, header)
+        }
+    }
 }
 
-/// Whether a fault of one page has to be alone, because others might map 2 MiB around it.
+/// # Safety
+///
+/// As [`soft_fault`].
+#[inline]
+unsafe fn soft_huge_fault(
+    vmf: *mut c::vm_fault,
+    inode: *const c::inode,
+    header: &Header,
+) -> Fault {
+    // SAFETY: The fault's mapping is valid, and its table of 2 MiB entries is there.
+    unsafe {
+        let first = (*vmf).__bindgen_anon_1.pgoff as u64 & !WITHIN;
+        let pmd = (*vmf).pmd.read_volatile();
+
+        if !has_room_for_huge(vmf)
+            || (first | WITHIN) >= i_size(inode).div_ceil(PAGE)
+            || c::pmd_none(pmd) == 0 && c::pmd_trans_huge(pmd) == 0
+        {
+            return Fault::Hard;
+        }
+        let Some((pfn, tenancy)) = noted(inode, header, first, WITHIN + 1) else {
+            return Fault::Hard;
+        };
+        let write = is_write(vmf);
+        if !tenancy.is_huge() || tenancy.first() != first || write && !is_dirty(inode, header, first) {
+            return Fault::Hard;
+        }
+        Fault::Done(while_in_use(pfn, |folio| {
+            c::vmf_insert_folio_pmd(vmf, folio, write)
+        }))
+    }
+}
+
+/// # Safety
+///
+/// As [`soft_fault`].
+#[inline]
+unsafe fn soft_page_fault(
+    vmf: *mut c::vm_fault,
+    inode: *const c::inode,
+    header: &Header,
+) -> Fault {
+    const NOHUGEPAGE: ffi::c_ulong = c::VM_NOHUGEPAGE as ffi::c_ulong;
+
+    // SAFETY: The fault's mapping is valid, and its table of 2 MiB entries is there.
+    unsafe {
+        let index = (*vmf).__bindgen_anon_1.pgoff as u64;
+        let flags = (*(*vmf).__bindgen_anon_1.vma).__bindgen_anon_2.vm_flags;
+
+        if !(*vmf).cow_page.is_null() {
+            return Fault::Hard;
+        }
+        let noted = noted(inode, header, index, 1);
+        let small = noted
+            .as_ref()
+            .is_some_and(|(_, tenancy)| !tenancy.is_huge());
+        if !small && flags & NOHUGEPAGE == 0 && has_room_for_huge(vmf) {
+            return Fault::Alone;
+        }
+        let Some((pfn, tenancy)) = noted else {
+            return Fault::Hard;
+        };
+        let write = is_write(vmf);
+        if c::pmd_trans_huge((*vmf).pmd.read_volatile()) != 0
+            || write && !is_dirty(inode, header, tenancy.first())
+        {
+            return Fault::Hard;
+        }
+        Fault::Done(while_in_use(pfn, |_| {
+            c::vmf_insert_page_mkwrite(vmf, c::fuse_dax_fmap_page(pfn as ffi::c_ulong), write)
+        }))
+    }
+}
+
+/// # Safety
+///
+/// Called in a fault.
+#[inline]
+unsafe fn is_write(vmf: *const c::vm_fault) -> bool {
+    // SAFETY: By the safety requirements.
+    unsafe { (*vmf).flags & c::fault_flag_FAULT_FLAG_WRITE != 0 }
+}
+
+/// The frame where `pages` pages from `index` on begin, if they are in one piece and this file has that
+/// frame for this page already.
 ///
 /// # Safety
 ///
 /// As [`soft_fault`].
 #[inline]
-pub(super) unsafe fn may_meet_huge(vmf: *const c::vm_fault, entry: Option<DaxEntry>) -> bool {
-    const NOHUGEPAGE: ffi::c_ulong = c::VM_NOHUGEPAGE as ffi::c_ulong;
-
-    if entry.is_some_and(|entry| !entry.is_huge() && entry.is_backed()) {
-        return false;
+unsafe fn noted(
+    inode: *const c::inode,
+    header: &Header,
+    index: u64,
+    pages: u64,
+) -> Option<(u64, Tenancy)> {
+    // SAFETY: The inode is in use.
+    let i_size = unsafe { i_size(inode) };
+    let mapping = header.resolve(index * PAGE, pages * PAGE, i_size).ok()?;
+    if mapping.length < pages * PAGE {
+        return None;
     }
-    // SAFETY: The fault's mapping is valid.
-    unsafe {
-        let vma = (*vmf).__bindgen_anon_1.vma;
-
-        (*vmf).cow_page.is_null()
-            && (*vma).__bindgen_anon_2.vm_flags & NOHUGEPAGE == 0
-            && has_room_for_huge(vmf)
-    }
+    let pfn = mapping.device?.frame(mapping.addr)?;
+    // SAFETY: The device has not failed, or at least nobody has got the lock since it has: its memory
+    // map is there.
+    let tenancy = unsafe { Tenancy::of(pfn) };
+    // SAFETY: The inode is in use.
+    let ours = unsafe { tenancy.is_of(&raw const (*inode).i_data, pfn, index) };
+    ours.then_some((pfn, tenancy))
 }
 
-impl Header {
-    /// Whether somebody is about to take marks off dirty entries.
-    #[inline]
-    fn is_being_written_back(&self) -> bool {
-        self.writers_back.load(Ordering::Acquire) != 0
+/// Whether a page that is mapped for writing now will be flushed.
+///
+/// # Safety
+///
+/// As [`soft_fault`]; `first` is the first page of an entry.
+unsafe fn is_dirty(inode: *const c::inode, header: &Header, first: u64) -> bool {
+    // SAFETY: By the safety requirements.
+    header.writers_back.load(Ordering::Acquire) == 0
+        && unsafe {
+            c::xa_get_mark(
+                ptr::addr_of!((*inode).i_data.i_pages).cast_mut(),
+                first as ffi::c_ulong,
+                c::PAGECACHE_TAG_DIRTY,
+            )
+        }
+}
+
+/// A page that nobody maps has no references, and is not to be seen so by the memory manager.
+///
+/// # Safety
+///
+/// The frame has a memory map, and is in the page cache of a file, meanwhile.
+#[inline]
+unsafe fn while_in_use<T>(pfn: u64, map: impl FnOnce(*mut c::folio) -> T) -> T {
+    // SAFETY: By the safety requirements.
+    unsafe {
+        let folio = c::pfn_folio(pfn as ffi::c_ulong);
+
+        c::folio_ref_inc(folio);
+        let mapped = map(folio);
+        c::folio_put(folio);
+        mapped
     }
 }

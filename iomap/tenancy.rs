@@ -173,16 +173,83 @@ impl Drop for MovingIn {
 #[derive(Clone, Copy)]
 pub(super) struct DaxEntry(usize);
 
-/// What a page of a file has in the page cache.
+/// What DAX has noted in a folio: the pages of a file that it backs.
 #[derive(Clone, Copy)]
-pub(super) struct Marked {
-    pub(super) entry: Option<DaxEntry>,
-    /// What was stored through it has to be flushed.
-    pub(super) dirty: bool,
+pub(super) struct Tenancy {
+    folio: *const c::folio,
+    first: u64,
+}
+
+impl Tenancy {
+    /// That of a page frame, which means something only if [`Tenancy::is_of`] says so.
+    ///
+    /// # Safety
+    ///
+    /// The frame has a memory map, as long as the result is used.
+    #[inline]
+    pub(super) unsafe fn of(pfn: u64) -> Self {
+        // SAFETY: By the safety requirements.
+        unsafe {
+            let folio = c::pfn_folio(pfn as ffi::c_ulong);
+
+            Self {
+                folio,
+                first: folio_index(folio),
+            }
+        }
+    }
+
+    /// Whether the frame is that of page `index`.
+    ///
+    /// # Safety
+    ///
+    /// The frame is the same, and nobody moves out of `mapping` meanwhile.
+    #[inline]
+    pub(super) unsafe fn is_of(
+        &self,
+        mapping: *const c::address_space,
+        pfn: u64,
+        index: u64,
+    ) -> bool {
+        // SAFETY: By the safety requirements.
+        let (tenant, head) = unsafe {
+            let folio = &(*self.folio).__bindgen_anon_1.__bindgen_anon_1;
+            (
+                ptr::addr_of!(folio.mapping).read_volatile(),
+                c::folio_pfn(self.folio) as u64,
+            )
+        };
+        ptr::eq(tenant, mapping) && self.first + (pfn - head) == index
+    }
+
+    /// The first page of the file.
+    #[inline]
+    pub(super) fn first(&self) -> u64 {
+        self.first
+    }
+
+    #[inline]
+    pub(super) fn is_huge(&self) -> bool {
+        // SAFETY: By the safety requirements of `of()`.
+        unsafe { c::folio_nr_pages(self.folio) as u64 == PMD_SIZE / PAGE }
+    }
+}
+
+/// The page of the file where a folio begins.
+///
+/// # Safety
+///
+/// The folio is in the page cache of a file, and stays there, or the result is not believed.
+#[inline]
+pub(super) unsafe fn folio_index(folio: *const c::folio) -> u64 {
+    // SAFETY: By the safety requirements.
+    unsafe {
+        let folio = &(*folio).__bindgen_anon_1.__bindgen_anon_1;
+        folio.__bindgen_anon_2.index as u64
+    }
 }
 
 impl DaxEntry {
-    const LOCKED: usize = 1 << 0;
     const PMD: usize = 1 << 1;
     const UNBACKED: usize = 1 << 2 | 1 << 3;
     const PFN_SHIFT: u32 = 4;
@@ -200,25 +267,6 @@ impl DaxEntry {
             c::xa_load(pages, index as ffi::c_ulong)
         };
         Self::new(entry)
-    }
-
-    /// As [`DaxEntry::at`], with whether it is marked dirty.
-    ///
-    /// # Safety
-    ///
-    /// As [`DaxEntry::at`].
-    #[inline]
-    pub(super) unsafe fn marked_at(inode: *const c::inode, index: u64) -> Marked {
-        let mut dirty = false;
-        // SAFETY: As in `at()`.
-        let entry = unsafe {
-            let pages = ptr::addr_of!((*inode).i_data.i_pages).cast_mut();
-            c::fuse_dax_fmap_load_dirty(pages, index as ffi::c_ulong, &mut dirty)
-        };
-        Marked {
-            entry: Self::new(entry),
-            dirty,
-        }
     }
 
     /// The first entry of pages `first` to `last`, if there is one.
@@ -248,20 +296,11 @@ impl DaxEntry {
         self.0 & Self::PMD != 0
     }
 
-    #[inline]
-    pub(super) fn is_locked(self) -> bool {
-        self.0 & Self::LOCKED != 0
-    }
-
-    #[inline]
-    pub(super) fn is_backed(self) -> bool {
-        self.0 & Self::UNBACKED == 0
-    }
 
     /// The page frame behind page `index` of the file, if it is backed.
     #[inline]
     pub(super) fn pfn_of(self, index: u64) -> Option<u64> {
-        if !self.is_backed() {
+        if self.0 & Self::UNBACKED != 0 {
             return None;
         }
         let first = (self.0 >> Self::PFN_SHIFT) as u64;

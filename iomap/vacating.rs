@@ -32,6 +32,7 @@ use crate::{
 use super::{
     header,
     tenancy::{
+        folio_index,
         for_each_mapped,
         MovingIn, //
     },
@@ -92,19 +93,6 @@ unsafe fn give_up(inode: *mut c::inode, start: c::loff_t, end: c::loff_t) {
             let _moving_out = MovingIn::new(inode);
             c::dax_delete_mapping_range(ptr::addr_of_mut!((*inode).i_data), start, end);
         }
-    }
-}
-
-/// The page of the file where a folio begins.
-///
-/// # Safety
-///
-/// The folio is in the page cache of a file, and stays there.
-unsafe fn folio_index(folio: *const c::folio) -> u64 {
-    // SAFETY: By the safety requirements.
-    unsafe {
-        let folio = &(*folio).__bindgen_anon_1.__bindgen_anon_1;
-        folio.__bindgen_anon_2.index as u64
     }
 }
 
