@@ -25,6 +25,10 @@ use core::{
     ptr::{
         self,
         NonNull, //
+    },
+    sync::atomic::{
+        AtomicPtr,
+        Ordering, //
     }, //
 };
 
@@ -38,6 +42,7 @@ use kernel::{
     sync::{
         atomic::{
             Atomic,
+            Full,
             Relaxed, //
         },
         SetOnce, //
@@ -87,7 +92,13 @@ pub(crate) struct Devices {
 }
 
 /// One index. The address of a slot is what the device knows its holder by.
+///
+/// # Invariants
+///
+/// `sound` is null, or points to what is in `device`.
 struct Slot {
+    /// The device, if nothing is wrong with it: what the fault path looks at.
+    sound: AtomicPtr<Device>,
     device: SetOnce<Device>,
     /// 0 if all is well, as nearly always.
     health: Atomic<u32>,
@@ -102,8 +113,22 @@ impl Slot {
     fn mark(&self, mark: u32) {
         let mut seen = self.health.load(Relaxed);
 
-        while let Err(now) = self.health.cmpxchg(seen, seen | mark, Relaxed) {
+        while let Err(now) = self.health.cmpxchg(seen, seen | mark, Full) {
             seen = now;
+        }
+        self.sound.store(ptr::null_mut(), Ordering::Relaxed);
+    }
+
+    /// Puts in the device, which has been held just now.
+    fn fill(&self, device: Device) {
+        self.device.populate(device);
+        if let Some(device) = self.device.as_ref() {
+            self.sound
+                .store(ptr::from_ref(device).cast_mut(), Ordering::SeqCst);
+        }
+        // What was marked meanwhile found nothing to take away.
+        if self.health.load(Relaxed) != 0 {
+            self.sound.store(ptr::null_mut(), Ordering::Relaxed);
         }
     }
 
@@ -293,6 +318,7 @@ impl Devices {
         pin_init!(Self {
             slots: [const {
                 Slot {
+                    sound: AtomicPtr::new(ptr::null_mut()),
                     device: SetOnce::new(),
                     health: Atomic::new(0),
                 }
@@ -311,11 +337,10 @@ impl Devices {
     /// The device of an index, if it is held and nothing is wrong with it, not even with a part.
     #[inline]
     pub(crate) fn get_sound(&self, index: u32) -> Option<&Device> {
-        let slot = self.slots.get(index as usize)?;
+        let sound = self.slots.get(index as usize)?.sound.load(Ordering::Acquire);
 
-        slot.device
-            .as_ref()
-            .filter(|_| slot.health.load(Relaxed) == 0)
+        // SAFETY: By the type invariants of the slot, which keeps its device until unmount.
+        NonNull::new(sound).map(|device| unsafe { device.as_ref() })
     }
 
     /// The device of an index, whether it has failed or not.
@@ -351,7 +376,7 @@ impl Devices {
                 let reply = conn
                     .get_daxdev(inode, index)
                     .map_err(Failure::because("GET_DAXDEV"))?;
-                slot.device.populate(hold(slot, index, &reply, conn)?);
+                slot.fill(hold(slot, index, &reply, conn)?);
             }
         }
         if slot.has_failed() {

@@ -74,7 +74,10 @@ use crate::{
         Inode, //
     },
     ratelimit::pr_warn_limited,
-    stats::Counter, //
+    stats::{
+        self,
+        Counter, //
+    }, //
 };
 
 mod file;
@@ -142,6 +145,8 @@ struct Header {
     dev_bitmap: u64,
     mapped_size: u64,
     meta_len: u32,
+    /// Where the mount counts.
+    counts: stats::Shortcut,
     /// How many write back at the moment; see `soft_fault`.
     writers_back: AtomicU32,
 }
@@ -304,7 +309,7 @@ impl Header {
     }
 
     /// Asks the program where `pos` is, and judges the answer.
-    #[inline]
+    #[inline(always)]
     fn resolve(&self, pos: u64, length: u64, i_size: u64) -> Result<Mapping<'_>, Refusal> {
         let mut mapping = self.locate(pos, length, i_size)?;
 
@@ -315,7 +320,7 @@ impl Header {
     }
 
     /// As [`Header::resolve`], but the memory may have failed.
-    #[inline]
+    #[inline(always)]
     fn locate(&self, pos: u64, length: u64, i_size: u64) -> Result<Mapping<'_>, Refusal> {
         if pos >= i_size.min(self.mapped_size) {
             return Err(Refusal::BeyondFile);
@@ -339,7 +344,7 @@ impl Header {
     }
 
     /// The kernel's own opinion of a claim about `offset`, in a file that ends at `end`.
-    #[inline]
+    #[inline(always)]
     fn judge(&self, claim: Claim, offset: u64, end: u64) -> Result<Mapping<'_>, Refusal> {
         let Claim {
             addr,
@@ -526,6 +531,8 @@ pub(crate) fn publish(
     }
     // SAFETY: The connection, which owns the pin, is freed after the last inode.
     let resolver = unsafe { conn.mount().ops.resolver() }?;
+    // SAFETY: As above.
+    let counts = unsafe { conn.mount().stats.shortcut() }.ok_or(EIO)?;
     let raw = inode.as_raw();
     let meta_len = parsed.fmap.meta_len;
     // INVARIANT: `meta_len` is that of the allocation; the mount is the inode's.
@@ -535,6 +542,7 @@ pub(crate) fn publish(
         dev_bitmap: parsed.dev_bitmap,
         mapped_size: parsed.file_size,
         meta_len,
+        counts,
         writers_back: AtomicU32::new(0),
     });
 

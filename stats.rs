@@ -127,17 +127,37 @@ impl Stats {
         Ok(())
     }
 
-    #[inline]
-    pub(crate) fn add(&self, counter: Counter, number: u64) {
+    pub(crate) fn inc(&self, counter: Counter) {
         if let Some(per_cpu) = self.0.as_ref() {
             // SAFETY: By the type invariants of `PerCpu` this is the per-CPU address of a value.
-            unsafe { c::fuse_dax_fmap_count(per_cpu.value(counter as usize), number) }
+            unsafe { c::fuse_dax_fmap_count(per_cpu.value(counter as usize), 1) }
         }
     }
 
+    /// The way to the counters for who counts in the fault path, or `None` if they have not begun.
+    ///
+    /// # Safety
+    ///
+    /// The caller does not use it longer than `self`.
+    pub(crate) unsafe fn shortcut(&self) -> Option<Shortcut> {
+        // INVARIANT: The caller sees to it.
+        self.0.as_ref().map(|per_cpu| Shortcut(per_cpu.value(0)))
+    }
+}
+
+/// The per-CPU address of the counters of a mount.
+///
+/// # Invariants
+///
+/// The mount's [`Stats`] are there as long as this is used ([`Stats::shortcut`]).
+pub(crate) struct Shortcut(usize);
+
+impl Shortcut {
     #[inline]
-    pub(crate) fn inc(&self, counter: Counter) {
-        self.add(counter, 1);
+    pub(crate) fn add(&self, counter: Counter, number: u64) {
+        let value = self.0 + counter as usize * size_of::<u64>();
+        // SAFETY: By the type invariants this is the per-CPU address of a value.
+        unsafe { c::fuse_dax_fmap_count(value, number) }
     }
 }
 

@@ -116,7 +116,7 @@ fn count(header: &Header, order: ffi::c_uint, ret: c::vm_fault_t) {
     } else {
         Counter::HugeFaults
     };
-    header.mount().stats.inc(counter);
+    header.counts.add(counter, 1);
 }
 
 /// A fault of 2^`order` pages.
@@ -423,7 +423,7 @@ unsafe fn count_bytes(iocb: *const c::kiocb, counter: Counter, done: isize) {
     let header = unsafe { header((*(*iocb).ki_filp).f_inode) };
 
     if let Ok(bytes @ 1..) = u64::try_from(done) {
-        header.mount().stats.add(counter, bytes);
+        header.counts.add(counter, bytes);
     }
 }
 

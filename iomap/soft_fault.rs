@@ -101,14 +101,14 @@ unsafe fn soft_huge_fault(
         {
             return Fault::Hard;
         }
-        let Some((pfn, tenancy)) = noted(inode, header, first, WITHIN + 1) else {
+        let Some((_, tenancy)) = noted(inode, header, first, WITHIN + 1) else {
             return Fault::Hard;
         };
         let write = is_write(vmf);
         if !tenancy.is_huge() || tenancy.first() != first || write && !is_dirty(inode, header, first) {
             return Fault::Hard;
         }
-        Fault::Done(while_in_use(pfn, |folio| {
+        Fault::Done(while_in_use(tenancy, |folio| {
             c::vmf_insert_folio_pmd(vmf, folio, write)
         }))
     }
@@ -149,7 +149,7 @@ unsafe fn soft_page_fault(
         {
             return Fault::Hard;
         }
-        Fault::Done(while_in_use(pfn, |_| {
+        Fault::Done(while_in_use(tenancy, |_| {
             c::vmf_insert_page_mkwrite(vmf, c::fuse_dax_fmap_page(pfn as ffi::c_ulong), write)
         }))
     }
@@ -213,16 +213,14 @@ unsafe fn is_dirty(inode: *const c::inode, header: &Header, first: u64) -> bool 
 ///
 /// # Safety
 ///
-/// The frame has a memory map, and is in the page cache of a file, meanwhile.
+/// The folio is in the page cache of a file meanwhile.
 #[inline]
-unsafe fn while_in_use<T>(pfn: u64, map: impl FnOnce(*mut c::folio) -> T) -> T {
+unsafe fn while_in_use<T>(tenancy: Tenancy, map: impl FnOnce(*mut c::folio) -> T) -> T {
     // SAFETY: By the safety requirements.
     unsafe {
-        let folio = c::pfn_folio(pfn as ffi::c_ulong);
-
-        c::folio_ref_inc(folio);
-        let mapped = map(folio);
-        c::folio_put(folio);
+        c::folio_ref_inc(tenancy.folio());
+        let mapped = map(tenancy.folio());
+        c::folio_put(tenancy.folio());
         mapped
     }
 }

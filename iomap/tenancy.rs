@@ -229,6 +229,11 @@ impl Tenancy {
     }
 
     #[inline]
+    pub(super) fn folio(&self) -> *mut c::folio {
+        self.folio.cast_mut()
+    }
+
+    #[inline]
     pub(super) fn is_huge(&self) -> bool {
         // SAFETY: By the safety requirements of `of()`.
         unsafe { c::folio_nr_pages(self.folio) as u64 == PMD_SIZE / PAGE }
