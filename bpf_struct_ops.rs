@@ -4,7 +4,9 @@
 //!
 //! A user registers a map of this type with a BPF link. The kernel then holds one `kdata`, a
 //! `struct fuse_dax_fmap_ops` whose two function pointers lead through a trampoline into the
-//! programs:
+//! programs. `dax_fmap_parse()` is called that way. `iomap_begin()` is called in each fault, and
+//! directly ([`Resolver`]): half of what a trampoline does is for programs that ask about it.
+//!
 //!
 //! - [`Ops`] is `kdata` between `reg()` and `unreg()`: enough to look it up, not to call it.
 //! - [`PinnedOps`] holds a reference and may be called. A link that is detached, or updated to another
@@ -200,22 +202,53 @@ impl PinnedOps {
     /// The caller keeps `self`, or another pin of the same ops, as long as the [`Resolver`] is
     /// used.
     pub(crate) unsafe fn resolver(&self) -> Result<Resolver> {
-        // SAFETY: By the type invariants; `validate()` saw both members set.
-        let program = unsafe { (*self.0.as_ptr()).iomap_begin }.ok_or(EINVAL)?;
-        // INVARIANT: The caller keeps the ops pinned.
-        Ok(Resolver(program))
+        let mut found: *mut c::bpf_prog = ptr::null_mut();
+
+        // SAFETY: By the type invariants this is `kdata`. What is called gets each of its programs,
+        // and `found`, which outlives the call.
+        unsafe {
+            c::bpf_struct_ops_for_each_prog(
+                self.0.as_ptr().cast(),
+                Some(is_iomap_begin),
+                ptr::from_mut(&mut found).cast(),
+            );
+        }
+        // INVARIANT: It is the program that the ops have for this member, and they hold it. The caller
+        // keeps them pinned.
+        NonNull::new(found).map(Resolver).ok_or(EINVAL)
     }
+}
+
+/// Leaves a program where `found` points to if it is `iomap_begin()`, and returns whether it is.
+///
+/// # Safety
+///
+/// Called by the BPF core with a program of our ops, and with the pointer of
+/// [`PinnedOps::resolver`].
+unsafe extern "C" fn is_iomap_begin(prog: *mut c::bpf_prog, found: *mut ffi::c_void) -> ffi::c_int {
+    // SAFETY: By the safety requirements. The BPF core has checked that this is the member that the
+    // program was loaded for.
+    unsafe {
+        if (*prog).expected_attach_type != verifier::IOMAP_BEGIN_MEMBER {
+            return 0;
+        }
+        *found.cast::<*mut c::bpf_prog>() = prog;
+    }
+    1
 }
 
 /// `iomap_begin()` of pinned ops: one pointer, to be called from the fault path.
 ///
+/// It runs under RCU and on one CPU, as through a trampoline, and is counted in the statistics of BPF.
+/// What it has not got is a context of its own for the run (`current->bpf_ctx`): no helper and no kfunc
+/// that the verifier lets it call looks there.
+///
 /// # Invariants
 ///
-/// The program stays callable as long as this is used ([`PinnedOps::resolver`]).
+/// The program is of the ops' member `iomap_begin`, and stays loaded as long as this is used
+/// ([`PinnedOps::resolver`]).
 #[derive(Clone, Copy)]
-pub(crate) struct Resolver(
-    unsafe extern "C" fn(*mut c::fuse_dax_fmap_resolve_ctx, *mut c::fuse_iomap_io) -> ffi::c_int,
-);
+pub(crate) struct Resolver(NonNull<c::bpf_prog>);
 
 /// What a program claims. Nothing of it is checked yet.
 pub(crate) struct Claim {
@@ -260,9 +293,14 @@ impl Resolver {
             dev_index: 0,
         };
 
-        // SAFETY: The program is callable by the type invariants. It reads `resolve` and its
-        // metadata, writes `io`, and keeps no pointer: the verifier sees to that.
-        let ret = unsafe { (self.0)(ptr::addr_of_mut!(resolve).cast(), &mut io) };
+        // What a program gets is its arguments, as u64s.
+        let args = [
+            ptr::addr_of_mut!(resolve) as u64,
+            ptr::addr_of_mut!(io) as u64,
+        ];
+        // SAFETY: The program is loaded by the type invariants, and takes these two. It reads `resolve`
+        // and its metadata, writes `io`, and keeps no pointer: the verifier sees to that.
+        let ret = unsafe { c::fuse_dax_fmap_run(self.0.as_ptr(), args.as_ptr()) };
         program_result(ret)?;
         Ok(Claim {
             addr: io.addr,

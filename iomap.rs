@@ -41,6 +41,7 @@ use core::{
     sync::atomic::{
         AtomicPtr,
         AtomicU32,
+        AtomicU64,
         Ordering, //
     }, //
 };
@@ -147,8 +148,10 @@ struct Header {
     meta_len: u32,
     /// Where the mount counts.
     counts: stats::Shortcut,
-    /// How many write back at the moment; see `soft_fault`.
+    /// How many write back at the moment, and a number that is another one whenever somebody has; see
+    /// `soft_fault`.
     writers_back: AtomicU32,
+    epoch: AtomicU64,
 }
 
 const _: () = assert!(size_of::<Header>() == 64);
@@ -544,6 +547,7 @@ pub(crate) fn publish(
         meta_len,
         counts,
         writers_back: AtomicU32::new(0),
+        epoch: AtomicU64::new(1),
     });
 
     // SAFETY: The inode is valid and locked, its page cache is empty, and nobody has it open: nobody

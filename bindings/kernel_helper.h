@@ -52,6 +52,17 @@ static inline struct page *fuse_dax_fmap_page(unsigned long pfn)
 	return pfn_to_page(pfn);
 }
 
+/* What a trampoline does around a program, but for the context of its own. */
+static inline int fuse_dax_fmap_run(const struct bpf_prog *prog, const u64 *args)
+{
+	int ret;
+
+	rcu_read_lock_dont_migrate();
+	ret = bpf_prog_run(prog, args);
+	rcu_read_unlock_migrate();
+	return ret;
+}
+
 /*
  * Macros that are code. A per-CPU u64 comes as an integer: its address space is
  * lost on the way through Rust.

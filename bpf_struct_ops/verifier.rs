@@ -66,6 +66,10 @@ pub(super) const NAME: usize = offset_of!(c::fuse_dax_fmap_ops, name);
 const DAX_FMAP_PARSE: usize = offset_of!(c::fuse_dax_fmap_ops, dax_fmap_parse);
 const IOMAP_BEGIN: usize = offset_of!(c::fuse_dax_fmap_ops, iomap_begin);
 
+/// The number of the member, which is what a program for it is loaded with as its
+/// `expected_attach_type`.
+pub(super) const IOMAP_BEGIN_MEMBER: u32 = 2;
+
 /// Offset in bytes of a member that is no bitfield, as `__btf_member_bit_offset()` has it.
 ///
 /// # Safety

@@ -18,7 +18,9 @@
 //! - An entry that is marked dirty stays so unless somebody writes back, which takes the mark off once
 //!   the page is write-protected everywhere. Whoever writes back says so, and waits until the faults
 //!   that did not know are over ([`super::writeback`]). Meanwhile, and if the mark is not there, a write
-//!   is left to DAX.
+//!   is left to DAX. A mark that was seen is noted in the folio, so that the next fault need not look into
+//!   the page cache: as the number of times that the file has been written back (`epoch`), which is
+//!   another one afterwards.
 //! - A table of pages and 2 MiB do not meet: mapping 2 MiB over a table is a warning of the kernel. DAX
 //!   excludes that by its lock of the entry, which this file does not take. Where an entry of a page
 //!   exists, no fault maps 2 MiB; where it does not, and the mapping has room for 2 MiB, a fault of a
@@ -97,7 +99,7 @@ unsafe fn soft_huge_fault(
 
         if !has_room_for_huge(vmf)
             || (first | WITHIN) >= i_size(inode).div_ceil(PAGE)
-            || c::pmd_none(pmd) == 0 && c::pmd_trans_huge(pmd) == 0
+            || pmd.pmd != 0 && c::pmd_none(pmd) == 0 && c::pmd_trans_huge(pmd) == 0
         {
             return Fault::Hard;
         }
@@ -105,7 +107,8 @@ unsafe fn soft_huge_fault(
             return Fault::Hard;
         };
         let write = is_write(vmf);
-        if !tenancy.is_huge() || tenancy.first() != first || write && !is_dirty(inode, header, first) {
+        if !tenancy.is_huge() || tenancy.first() != first || write && !is_dirty(inode, header, &tenancy)
+        {
             return Fault::Hard;
         }
         Fault::Done(while_in_use(tenancy, |folio| {
@@ -145,7 +148,7 @@ unsafe fn soft_page_fault(
         };
         let write = is_write(vmf);
         if c::pmd_trans_huge((*vmf).pmd.read_volatile()) != 0
-            || write && !is_dirty(inode, header, tenancy.first())
+            || write && !is_dirty(inode, header, &tenancy)
         {
             return Fault::Hard;
         }
@@ -179,8 +182,8 @@ unsafe fn noted(
 ) -> Option<(u64, Tenancy)> {
     // SAFETY: The inode is in use.
     let i_size = unsafe { i_size(inode) };
-    let mapping = header.resolve(index * PAGE, pages * PAGE, i_size).ok()?;
-    if mapping.length < pages * PAGE {
+    let mapping = header.locate(index * PAGE, pages * PAGE, i_size).ok()?;
+    if !mapping.sound || mapping.length < pages * PAGE {
         return None;
     }
     let pfn = mapping.device?.frame(mapping.addr)?;
@@ -196,17 +199,32 @@ unsafe fn noted(
 ///
 /// # Safety
 ///
-/// As [`soft_fault`]; `first` is the first page of an entry.
-unsafe fn is_dirty(inode: *const c::inode, header: &Header, first: u64) -> bool {
+/// As [`soft_fault`]; the inode is the tenant.
+#[inline]
+unsafe fn is_dirty(inode: *const c::inode, header: &Header, tenancy: &Tenancy) -> bool {
+    if header.writers_back.load(Ordering::Acquire) != 0 {
+        return false;
+    }
+    let epoch = header.epoch.load(Ordering::Relaxed);
+    // SAFETY: By the safety requirements. Whoever writes back from now on waits for the lock.
+    unsafe { tenancy.note() == epoch || is_marked(inode, tenancy) && tenancy.set_note(epoch) }
+}
+
+/// Whether the entry in the page cache is marked dirty.
+///
+/// # Safety
+///
+/// As [`is_dirty`].
+#[cold]
+unsafe fn is_marked(inode: *const c::inode, tenancy: &Tenancy) -> bool {
     // SAFETY: By the safety requirements.
-    header.writers_back.load(Ordering::Acquire) == 0
-        && unsafe {
-            c::xa_get_mark(
-                ptr::addr_of!((*inode).i_data.i_pages).cast_mut(),
-                first as ffi::c_ulong,
-                c::PAGECACHE_TAG_DIRTY,
-            )
-        }
+    unsafe {
+        c::xa_get_mark(
+            ptr::addr_of!((*inode).i_data.i_pages).cast_mut(),
+            tenancy.first() as ffi::c_ulong,
+            c::PAGECACHE_TAG_DIRTY,
+        )
+    }
 }
 
 /// A page that nobody maps has no references, and is not to be seen so by the memory manager.

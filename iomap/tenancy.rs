@@ -58,7 +58,12 @@ pub(super) fn move_in(
     let moving_in = unsafe { MovingIn::new(inode) };
     let vacant = device.with_frames(addr, pages, |frames| {
         // SAFETY: We are inside.
-        unsafe { frames.are_vacant_but_for(ptr::null()) }
+        let vacant = unsafe { frames.are_vacant_but_for(ptr::null()) };
+        if let Some(pfn) = frames.pfn.filter(|_| vacant) {
+            // SAFETY: As above. Nobody has the frame, and nobody gets it but us.
+            unsafe { Tenancy::of(pfn).set_note(0) };
+        }
+        vacant
     });
     match vacant {
         Some(true) => Ok(Some(moving_in)),
@@ -226,6 +231,40 @@ impl Tenancy {
     #[inline]
     pub(super) fn first(&self) -> u64 {
         self.first
+    }
+
+    /// What the tenant has noted for itself: 0 to begin with. DAX leaves `folio->private` to the file
+    /// system (include/linux/mm_types.h), and so does everybody else without PG_private.
+    ///
+    /// # Safety
+    ///
+    /// As [`Tenancy::is_of`], which said so.
+    #[inline]
+    pub(super) unsafe fn note(&self) -> u64 {
+        // SAFETY: By the safety requirements.
+        unsafe { Self::private(self.folio()).read_volatile() as u64 }
+    }
+
+    /// Notes something else. Returns true.
+    ///
+    /// # Safety
+    ///
+    /// As [`Tenancy::note`].
+    pub(super) unsafe fn set_note(&self, note: u64) -> bool {
+        // SAFETY: By the safety requirements.
+        unsafe { Self::private(self.folio()).write_volatile(note as *mut ffi::c_void) };
+        true
+    }
+
+    /// # Safety
+    ///
+    /// The folio is valid.
+    unsafe fn private(folio: *mut c::folio) -> *mut *mut ffi::c_void {
+        // SAFETY: By the safety requirements.
+        unsafe {
+            let folio = ptr::addr_of_mut!((*folio).__bindgen_anon_1.__bindgen_anon_1);
+            ptr::addr_of_mut!((*folio).__bindgen_anon_3.private)
+        }
     }
 
     #[inline]

@@ -118,7 +118,7 @@ unsafe fn write_back(
         c::up_write(invalidate_lock);
         flush_entries(mapping, wbc)
     };
-    // A fault that sees this sees which marks were taken off, too.
+    // A fault that sees this sees the new epoch, and which marks were taken off, too.
     header.writers_back.fetch_sub(1, Ordering::Release);
     ret
 }
@@ -144,7 +144,10 @@ unsafe fn flush_entries(
         return 0;
     };
     // SAFETY: As above; the device is held until the last inode is gone.
-    unsafe { c::dax_writeback_mapping_range(mapping, device.as_raw(), wbc) }
+    let ret = unsafe { c::dax_writeback_mapping_range(mapping, device.as_raw(), wbc) };
+
+    header.epoch.fetch_add(1, Ordering::Relaxed);
+    ret
 }
 
 /// All of bytes `start` to `end`.
