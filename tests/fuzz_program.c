@@ -42,11 +42,8 @@
 #define HUGE_PAGES	(HUGE / PAGE)
 #define RW_PAGES	100
 #define POKES		4
-/*
- * Of one touch: 2 MiB, again after an upgrade, both once more because the memory
- * manager calls for a page only with mmap_lock, and then the page.
- */
-#define CALLS_MAX	5
+/* Of one touch: 2 MiB, softly, and by DAX, before and after an upgrade, which asks, too; the page, likewise. */
+#define CALLS_MAX	6
 
 static struct fuzz_calls *calls;
 static struct fuzz_run run;
@@ -71,6 +68,7 @@ struct file {
 	bool		huge;		/* mostly mapped in large pieces */
 	spot		entry[WINDOW];	/* what a fault has mapped; 0: nothing */
 	bool		is_huge[WINDOW / HUGE_PAGES];	/* in one piece */
+	bool		dirty[WINDOW];	/* by the first page of the piece */
 };
 
 static struct file file[FILES];
@@ -79,7 +77,7 @@ static unsigned char *shadow[2][SPOTS];
 
 static struct {
 	uint64_t reads, writes, touches, opens, evictions;
-	uint64_t good, refused, errors, sigbus, refused_opens, huge, upgrades, holes;
+	uint64_t good, refused, errors, sigbus, refused_opens, huge, upgrades, holes, soft;
 } seen;
 
 /* What is in a hole. */
@@ -500,6 +498,7 @@ static void give_up(struct file *f, uint64_t page, unsigned int pages)
 		if (s)
 			tenant[dev_of(s)][page_of(s)] = 0;
 		f->entry[page + i] = 0;
+		f->dirty[page + i] = false;
 		f->is_huge[(page + i) / HUGE_PAGES] = false;
 	}
 }
@@ -512,17 +511,35 @@ struct copy {
 /* Where no page of a device is. */
 #define HOLE		(~0U)
 
+/* Is an answer about @pages pages from @page on what the file has there, and can be used at once? */
+static bool is_soft(const struct file *f, const struct claim *c, uint64_t page,
+		    unsigned int pages, bool stores, bool room)
+{
+	bool is_huge = f->is_huge[page / HUGE_PAGES];
+	uint64_t start = page & ~(HUGE_PAGES - 1);
+
+	if (c->error || c->is_hole || c->length < pages * PAGE || !f->entry[page] ||
+	    f->entry[page] != c->spot || (stores && !f->dirty[is_huge ? start : page]))
+		return false;
+	/* A page out of 2 MiB only where they cannot be had as one. */
+	return pages == 1 ? !is_huge || !room : is_huge;
+}
+
 /*
  * A fault of 2 MiB is one question for all of it. If that has been mapped in small
  * pieces, a good answer has them given up, and is asked for again. If no answer will
  * do, for whatever reason, the page alone is asked for, unless it is beyond the end
- * of the file. The last answer counts. Returns the place, HOLE, or 0 for SIGBUS; and how many
- * pages it mapped there.
+ * of the file. The last answer counts. Either begins with a question that only counts
+ * if the answer is what the file has there, and is writable if that is wanted; but for
+ * a copy. Returns the place, HOLE, or 0 for SIGBUS; and how many pages it mapped there.
+ *
+ * @room: a mapping of 2 MiB would fit
  */
-static spot fault(struct file *f, uint64_t page, bool stores, bool copies, uint64_t first,
-		  unsigned int *pages)
+static spot fault(struct file *f, uint64_t page, bool stores, bool copies, bool room,
+		  uint64_t first, unsigned int *pages)
 {
 	bool beyond = f->base + page * PAGE >= end_of(f);
+	bool soft_huge = true, soft_page = !copies;
 	uint64_t start = page & ~(HUGE_PAGES - 1);
 	spot at = 0;
 
@@ -530,11 +547,23 @@ static spot fault(struct file *f, uint64_t page, bool stores, bool copies, uint6
 		const struct fuzz_question *q = &calls->question[first % FUZZ_CALLS];
 		struct claim c = judge(f, q, &calls->answer[first % FUZZ_CALLS]);
 		bool is_last = first + 1 == calls->asked;
-		bool is_huge = q->length == HUGE || !is_last || beyond;
+		bool is_huge = beyond || q->length > PAGE ||
+			       q->file_offset != f->base + page * PAGE;
+		bool *soft = is_huge ? &soft_huge : &soft_page;
 
 		if (at)
 			wrong("%s: page %#lx: asked again", f->name, page);
 		*pages = is_huge ? HUGE_PAGES : 1;
+		if (*soft) {
+			*soft = false;
+			check_question(f, q, f->base + (is_huge ? start : page) * PAGE,
+				       *pages * PAGE);
+			if (is_soft(f, &c, is_huge ? start : page, *pages, stores, room)) {
+				at = f->entry[page];
+				seen.soft++;
+			}
+			continue;
+		}
 		if (!c.error && c.is_hole) {
 			check_question(f, q, f->base + (is_huge ? start : page) * PAGE,
 				       *pages * PAGE);
@@ -564,6 +593,7 @@ static spot fault(struct file *f, uint64_t page, bool stores, bool copies, uint6
 				continue;
 			}
 			map(f, start, c.spot, HUGE_PAGES);
+			f->dirty[start] |= stores && !copies;
 			seen.huge++;
 			at = f->entry[page];
 		} else {
@@ -573,8 +603,10 @@ static spot fault(struct file *f, uint64_t page, bool stores, bool copies, uint6
 				continue;
 			}
 			at = c.spot;
-			if (!copies)
+			if (!copies) {
 				map(f, page, at, 1);
+				f->dirty[f->is_huge[page / HUGE_PAGES] ? start : page] |= stores;
+			}
 		}
 		seen.good++;
 	}
@@ -610,12 +642,21 @@ static void touch_pages(struct file *f)
 		unsigned int byte = below(r, PAGE), sig;
 		unsigned char *at, *data = NULL;
 		unsigned int mapped = 1;
+		uint64_t huge_start;
+		bool room;
 		struct copy *own = copy;
 		uint64_t first = calls->asked;
 		spot s;
 
 		if (chance(r, 40))
 			page = start + below(r, pages);
+		huge_start = page & ~(HUGE_PAGES - 1);
+		room = huge_start >= start && huge_start + HUGE_PAGES <= start + pages &&
+		       ((uintptr_t)p / PAGE - start) % HUGE_PAGES == 0;
+		/* All there is of 2 MiB: nothing tells a question about them from one about it. */
+		if (room && page == huge_start &&
+		    f->base + (page + 1) * PAGE >= page_end(f->map.file_size))
+			continue;
 		at = p + (page - start) * PAGE + byte;
 		while (own->data && own->page != page)
 			own++;
@@ -630,7 +671,7 @@ static void touch_pages(struct file *f)
 			data = own->data;
 		} else {
 			if (first != calls->asked)
-				s = fault(f, page, value >= 0, copies, first, &mapped);
+				s = fault(f, page, value >= 0, copies, room, first, &mapped);
 			else
 				s = f->entry[page] ?: hole[page - start] ? HOLE : 0;
 			if (s == HOLE && mapped > 1)
@@ -923,6 +964,7 @@ TEST_F_TIMEOUT(program, all_fields, patience())
 	       calls->asked - first, fuzz_seconds() - start);
 	TH_LOG("%lu answers good (%lu of them 2 MiB faults, %lu upgrades, %lu holes), %lu refused",
 	       seen.good, seen.huge, seen.upgrades, seen.holes, seen.refused);
+	TH_LOG("%lu soft faults", seen.soft);
 	TH_LOG("%lu reads and %lu writes, %lu with an error; %lu mappings touched, %lu SIGBUS",
 	       seen.reads, seen.writes, seen.errors, seen.touches, seen.sigbus);
 	TH_LOG("%lu opens, %lu refused; %lu evictions", seen.opens, seen.refused_opens,
