@@ -1,0 +1,328 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * Memory that a file has mapped before is mapped again without a look into the page
+ * cache (soft faults). That must not lose what the page cache is there for:
+ *
+ * - what is stored through such a mapping is flushed by the next fsync(2), however
+ *   often the file was mapped, flushed and mapped again before, by whomever, and at
+ *   the same moment;
+ * - pages and 2 MiB do not meet in the page tables of one task: the kernel warns of
+ *   that. Threads here map one range in both sizes, and take it away again;
+ * - it is the place in the file that counts: other places, sizes and rights do not
+ *   get there by it.
+ *
+ * Flushing is seen by the kernel's tracepoint, which tells what it has flushed.
+ */
+#define _GNU_SOURCE
+#include <errno.h>
+#include <fcntl.h>
+#include <pthread.h>
+#include <stdio.h>
+#include <string.h>
+#include <linux/perf_event.h>
+#include <sys/ioctl.h>
+#include <sys/mman.h>
+#include <sys/prctl.h>
+#include <sys/syscall.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "kselftest_harness.h"
+#include "fmap_test.h"
+
+#define SIZE	(8 * MIB)
+
+#define CPUS	8
+#define SECONDS	3
+
+/* Flushes of the entry that begins at page @first, by anybody, on any CPU. */
+static bool flushes_open(int fd[CPUS], unsigned long first)
+{
+	struct perf_event_attr attr = {
+		.type = PERF_TYPE_TRACEPOINT,
+		.size = sizeof(attr),
+	};
+	char filter[64];
+
+	attr.config = read_long("/sys/kernel/tracing/events/fs_dax/dax_writeback_one/id");
+	snprintf(filter, sizeof(filter), "pgoff == %lu", first);
+	for (int cpu = 0; cpu < sysconf(_SC_NPROCESSORS_ONLN); cpu++) {
+		if (cpu == CPUS)
+			return false;
+		fd[cpu] = syscall(SYS_perf_event_open, &attr, -1, cpu, -1,
+				  PERF_FLAG_FD_CLOEXEC);
+		if (fd[cpu] < 0 || ioctl(fd[cpu], PERF_EVENT_IOC_SET_FILTER, filter))
+			return false;
+	}
+	return true;
+}
+
+static uint64_t flushes(const int fd[CPUS])
+{
+	uint64_t n = 0;
+
+	for (int cpu = 0; cpu < CPUS && fd[cpu] > 0; cpu++)
+		n += trace_count(fd[cpu]);
+	return n;
+}
+
+FIXTURE(soft_fault) {
+	struct fuse_server *s;
+	struct scripted map;
+	int fd, flushes[CPUS];
+	uint64_t seen;
+	unsigned char *p;
+	size_t at;		/* what is touched: the second 2 MiB */
+};
+
+FIXTURE_VARIANT(soft_fault) {
+	bool huge;
+};
+
+FIXTURE_VARIANT_ADD(soft_fault, huge) { .huge = true };
+FIXTURE_VARIANT_ADD(soft_fault, pages) { };
+
+FIXTURE_SETUP(soft_fault)
+{
+	if (fmap_missing())
+		SKIP(return, "%s", fmap_missing());
+	/* Behind a page more, no 2 MiB can be mapped as one. */
+	self->map = fmap_linear(0, variant->huge ? 0 : PAGE, SIZE);
+	self->s = fmap_server(SCRIPTED_OPS_NAME);
+	ASSERT_NE(NULL, self->s);
+	fs_add(self->s, "file", SIZE, &self->map, sizeof(self->map));
+	ASSERT_EQ(0, fs_mount(self->s));
+	self->fd = fs_open(self->s, "file", O_RDWR);
+	ASSERT_LE(0, self->fd);
+	ASSERT_LE(0, trace_count_open("fs_dax/dax_writeback_one", NULL));
+	ASSERT_TRUE(flushes_open(self->flushes, HUGE / PAGE));
+	self->p = address_range(0, SIZE);
+	self->at = HUGE;
+}
+
+FIXTURE_TEARDOWN(soft_fault)
+{
+	munmap(self->p, SIZE);
+	close(self->fd);
+	EXPECT_EQ(0, fs_stop(self->s));
+}
+
+#define map_again(prot, flags) do {					\
+	ASSERT_EQ(self->p, mmap(self->p, SIZE, prot, (flags) | MAP_FIXED,	\
+				self->fd, 0));				\
+} while (0)
+
+#define RW	(PROT_READ | PROT_WRITE)
+
+/* fsync(2) flushes what is touched, or does not, because it is clean. */
+#define expect_fsync(n) do {						\
+	uint64_t _now;							\
+									\
+	ASSERT_EQ(0, fsync(self->fd));					\
+	_now = flushes(self->flushes);					\
+	EXPECT_EQ((uint64_t)(n), _now - self->seen);			\
+	self->seen = _now;						\
+} while (0)
+
+TEST_F(soft_fault, what_is_stored_is_flushed)
+{
+	map_again(RW, MAP_SHARED);
+	ASSERT_EQ(0, touch(self->p + self->at, 1));
+	expect_fsync(1);
+	expect_fsync(0);
+
+	/* Where it is mapped. */
+	ASSERT_EQ(0, touch(self->p + self->at, 2));
+	expect_fsync(1);
+
+	/* Mapped again while clean, and then while dirty, once and twice. */
+	for (int i = 0; i < 3; i++) {
+		map_again(RW, MAP_SHARED);
+		ASSERT_EQ(0, touch(self->p + self->at, 3 + i));
+		for (int n = 0; n < i; n++) {
+			map_again(RW, MAP_SHARED);
+			ASSERT_EQ(0, touch(self->p + self->at + 1, 7));
+		}
+		expect_fsync(1);
+		expect_fsync(0);
+	}
+
+	/* Read first. */
+	map_again(RW, MAP_SHARED);
+	ASSERT_EQ(0, touch(self->p + self->at, -1));
+	expect_fsync(0);
+	ASSERT_EQ(0, touch(self->p + self->at, 8));
+	expect_fsync(1);
+	EXPECT_EQ(8, byte_at(self->fd, self->at));
+}
+
+TEST_F(soft_fault, rights)
+{
+	map_again(RW, MAP_SHARED);
+	ASSERT_EQ(0, touch(self->p + self->at, 1));
+	map_again(PROT_READ, MAP_SHARED);
+	ASSERT_EQ(0, touch(self->p + self->at, -1));
+	EXPECT_EQ(SIGSEGV, touch(self->p + self->at, 2));
+	expect_fsync(1);
+	ASSERT_EQ(0, mprotect(self->p, SIZE, RW));
+	ASSERT_EQ(0, touch(self->p + self->at, 3));
+	expect_fsync(1);
+
+	ASSERT_EQ(0, touch(self->p + self->at, 4));
+	map_again(RW, MAP_PRIVATE);
+	ASSERT_EQ(0, touch(self->p + self->at, -1));
+	ASSERT_EQ(0, touch(self->p + self->at, 5));
+	EXPECT_EQ(5, self->p[self->at]);
+	EXPECT_EQ(4, byte_at(self->fd, self->at));
+	expect_fsync(1);
+	ASSERT_EQ(0, touch(self->p + self->at, 6));
+	expect_fsync(0);
+	EXPECT_EQ(4, byte_at(self->fd, self->at));
+}
+
+/* ---- at once ---- */
+
+static struct {
+	int fd;
+	pthread_barrier_t barrier;
+	unsigned char *p;
+	size_t at;
+	_Atomic bool stop;
+	_Atomic unsigned int rounds, lost, wrong, failed;
+} work;
+
+/*
+ * Maps anew, and stores or flushes, all at once; then, when all is quiet and flushed, stores
+ * once more where it is mapped. A mapping that had been left writable behind the page cache's back
+ * would let that pass unnoticed.
+ */
+static void *map_store_flush(void *arg)
+{
+	uintptr_t n = (uintptr_t)arg;
+	unsigned char *room = mmap(NULL, 2 * SIZE, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	unsigned char *p = room + HUGE - (uintptr_t)room % HUGE;
+
+	for (unsigned char value = 0; ; value += 2) {
+		pthread_barrier_wait(&work.barrier);
+		if (work.stop)
+			break;
+		for (int i = 0; i < 2; i++) {
+			if (mmap(p, SIZE, RW, MAP_SHARED | MAP_FIXED, work.fd, 0) != p)
+				work.failed++;
+			if (touch(p + work.at + n, value))
+				work.failed++;
+			if (n % 2 && fsync(work.fd))
+				work.failed++;
+		}
+		pthread_barrier_wait(&work.barrier);
+		/* It is flushed here. */
+		pthread_barrier_wait(&work.barrier);
+		if (touch(p + work.at + n, value + 1) || p[work.at + n] != (unsigned char)(value + 1))
+			work.wrong++;
+		pthread_barrier_wait(&work.barrier);
+	}
+	munmap(room, 2 * SIZE);
+	return NULL;
+}
+
+/* Stores in one range, which all threads have mapped at one address. */
+static void *store(void *arg)
+{
+	uintptr_t n = (uintptr_t)arg;
+
+	for (unsigned int i = 0; !work.stop; i++) {
+		unsigned char *at = work.p + work.at + i % 512 * PAGE + n, value = i / 512;
+
+		if (touch(at, value) || *(volatile unsigned char *)at != value)
+			work.wrong++;
+		work.rounds++;
+	}
+	return NULL;
+}
+
+static void *take_away(void *arg)
+{
+	while (!work.stop) {
+		if (madvise(work.p + work.at, HUGE, MADV_DONTNEED))
+			work.failed++;
+		work.rounds++;
+	}
+	return NULL;
+}
+
+/* Now all may map 2 MiB, now nobody. */
+static void *change_size(void *arg)
+{
+	for (int i = 1; !work.stop; i++) {
+		if (prctl(PR_SET_THP_DISABLE, i & 1, 0, 0, 0))
+			work.failed++;
+		if (i % 7 == 0)
+			fsync(work.fd);
+		work.rounds++;
+	}
+	prctl(PR_SET_THP_DISABLE, 0, 0, 0, 0);
+	return NULL;
+}
+
+#define run_at_once(...) do {						\
+	void *(*_task[])(void *) = { __VA_ARGS__ };			\
+	pthread_t _thread[ARRAY_SIZE(_task)];				\
+									\
+	work.fd = self->fd;						\
+	work.p = self->p;						\
+	work.at = self->at;						\
+	for (uintptr_t _i = 0; _i < ARRAY_SIZE(_task); _i++)		\
+		ASSERT_EQ(0, pthread_create(&_thread[_i], NULL, _task[_i], (void *)_i)); \
+	sleep(SECONDS);							\
+	work.stop = true;						\
+	for (int _i = 0; _i < ARRAY_SIZE(_task); _i++)			\
+		pthread_join(_thread[_i], NULL);			\
+	TH_LOG("%u rounds", work.rounds);				\
+	EXPECT_LT(100, work.rounds);					\
+	EXPECT_EQ(0, work.failed);					\
+	EXPECT_EQ(0, work.wrong);					\
+} while (0)
+
+TEST_F(soft_fault, flushed_at_once)
+{
+	pthread_t thread[4];
+	time_t end = time(NULL) + SECONDS;
+
+	work.fd = self->fd;
+	work.at = self->at;
+	pthread_barrier_init(&work.barrier, NULL, ARRAY_SIZE(thread) + 1);
+	for (uintptr_t i = 0; i < ARRAY_SIZE(thread); i++)
+		ASSERT_EQ(0, pthread_create(&thread[i], NULL, map_store_flush, (void *)i));
+	while (time(NULL) < end) {
+		pthread_barrier_wait(&work.barrier);
+		pthread_barrier_wait(&work.barrier);
+		ASSERT_EQ(0, fsync(self->fd));
+		self->seen = flushes(self->flushes);
+		pthread_barrier_wait(&work.barrier);
+		pthread_barrier_wait(&work.barrier);
+		ASSERT_EQ(0, fsync(self->fd));
+		work.lost += flushes(self->flushes) != self->seen + 1;
+		work.rounds++;
+	}
+	work.stop = true;
+	pthread_barrier_wait(&work.barrier);
+	for (int i = 0; i < ARRAY_SIZE(thread); i++)
+		pthread_join(thread[i], NULL);
+	TH_LOG("%u rounds", work.rounds);
+	EXPECT_LT(10, work.rounds);
+	EXPECT_EQ(0, work.failed);
+	EXPECT_EQ(0, work.wrong);
+	EXPECT_EQ(0, work.lost);
+}
+
+TEST_F(soft_fault, sizes_at_once)
+{
+	map_again(RW, MAP_SHARED);
+	run_at_once(store, store, take_away, change_size);
+}
+
+int main(int argc, char **argv)
+{
+	fmap_register("scripted.bpf.o");
+	return test_harness_run(argc, argv);
+}
