@@ -18,6 +18,7 @@
 #include <fcntl.h>
 #include <pthread.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <linux/perf_event.h>
 #include <sys/ioctl.h>
@@ -34,6 +35,7 @@
 
 #define CPUS	8
 #define SECONDS	3
+#define STORERS	4
 
 /* Flushes of the entry that begins at page @first, by anybody, on any CPU. */
 static bool flushes_open(int fd[CPUS], unsigned long first)
@@ -192,13 +194,14 @@ static struct {
 } work;
 
 /*
- * Maps anew, and stores or flushes, all at once; then, when all is quiet and flushed, stores
- * once more where it is mapped. A mapping that had been left writable behind the page cache's back
- * would let that pass unnoticed.
+ * Maps anew, and stores or flushes, all at once; then, when all is quiet and flushed,
+ * one after the other stores once more where it is mapped. A mapping that was left
+ * writable behind the page cache's back would let that pass unnoticed.
  */
 static void *map_store_flush(void *arg)
 {
 	uintptr_t n = (uintptr_t)arg;
+	unsigned int seed = n;
 	unsigned char *room = mmap(NULL, 2 * SIZE, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 	unsigned char *p = room + HUGE - (uintptr_t)room % HUGE;
 
@@ -206,7 +209,8 @@ static void *map_store_flush(void *arg)
 		pthread_barrier_wait(&work.barrier);
 		if (work.stop)
 			break;
-		for (int i = 0; i < 2; i++) {
+		for (int i = rand_r(&seed) % 3; i >= 0; i--) {
+			usleep(rand_r(&seed) % 1000);
 			if (mmap(p, SIZE, RW, MAP_SHARED | MAP_FIXED, work.fd, 0) != p)
 				work.failed++;
 			if (touch(p + work.at + n, value))
@@ -215,11 +219,14 @@ static void *map_store_flush(void *arg)
 				work.failed++;
 		}
 		pthread_barrier_wait(&work.barrier);
-		/* It is flushed here. */
-		pthread_barrier_wait(&work.barrier);
-		if (touch(p + work.at + n, value + 1) || p[work.at + n] != (unsigned char)(value + 1))
-			work.wrong++;
-		pthread_barrier_wait(&work.barrier);
+		/* It is flushed here, and after each turn. */
+		for (int turn = 0; turn < STORERS; turn++) {
+			pthread_barrier_wait(&work.barrier);
+			if (n == turn && (touch(p + work.at + n, value + 1) ||
+					  p[work.at + n] != (unsigned char)(value + 1)))
+				work.wrong++;
+			pthread_barrier_wait(&work.barrier);
+		}
 	}
 	munmap(room, 2 * SIZE);
 	return NULL;
@@ -285,7 +292,7 @@ static void *change_size(void *arg)
 
 TEST_F(soft_fault, flushed_at_once)
 {
-	pthread_t thread[4];
+	pthread_t thread[STORERS];
 	time_t end = time(NULL) + SECONDS;
 
 	work.fd = self->fd;
@@ -298,10 +305,12 @@ TEST_F(soft_fault, flushed_at_once)
 		pthread_barrier_wait(&work.barrier);
 		ASSERT_EQ(0, fsync(self->fd));
 		self->seen = flushes(self->flushes);
-		pthread_barrier_wait(&work.barrier);
-		pthread_barrier_wait(&work.barrier);
-		ASSERT_EQ(0, fsync(self->fd));
-		work.lost += flushes(self->flushes) != self->seen + 1;
+		for (int turn = 0; turn < STORERS; turn++) {
+			pthread_barrier_wait(&work.barrier);
+			pthread_barrier_wait(&work.barrier);
+			ASSERT_EQ(0, fsync(self->fd));
+			work.lost += flushes(self->flushes) != ++self->seen;
+		}
 		work.rounds++;
 	}
 	work.stop = true;
@@ -309,7 +318,7 @@ TEST_F(soft_fault, flushed_at_once)
 	for (int i = 0; i < ARRAY_SIZE(thread); i++)
 		pthread_join(thread[i], NULL);
 	TH_LOG("%u rounds", work.rounds);
-	EXPECT_LT(10, work.rounds);
+	EXPECT_LT(0, work.rounds);
 	EXPECT_EQ(0, work.failed);
 	EXPECT_EQ(0, work.wrong);
 	EXPECT_EQ(0, work.lost);
