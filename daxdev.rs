@@ -337,7 +337,11 @@ impl Devices {
     /// The device of an index, if it is held and nothing is wrong with it, not even with a part.
     #[inline]
     pub(crate) fn get_sound(&self, index: u32) -> Option<&Device> {
-        let sound = self.slots.get(index as usize)?.sound.load(Ordering::Acquire);
+        let sound = self
+            .slots
+            .get(index as usize)?
+            .sound
+            .load(Ordering::Acquire);
 
         // SAFETY: By the type invariants of the slot, which keeps its device until unmount.
         NonNull::new(sound).map(|device| unsafe { device.as_ref() })

@@ -87,11 +87,7 @@ pub(super) unsafe fn soft_fault(
 ///
 /// As [`soft_fault`].
 #[inline]
-unsafe fn soft_huge_fault(
-    vmf: *mut c::vm_fault,
-    inode: *const c::inode,
-    header: &Header,
-) -> Fault {
+unsafe fn soft_huge_fault(vmf: *mut c::vm_fault, inode: *const c::inode, header: &Header) -> Fault {
     // SAFETY: The fault's mapping is valid, and its table of 2 MiB entries is there.
     unsafe {
         let first = (*vmf).__bindgen_anon_1.pgoff as u64 & !WITHIN;
@@ -107,7 +103,9 @@ unsafe fn soft_huge_fault(
             return Fault::Hard;
         };
         let write = is_write(vmf);
-        if !tenancy.is_huge() || tenancy.first() != first || write && !is_dirty(inode, header, &tenancy)
+        if !tenancy.is_huge()
+            || tenancy.first() != first
+            || write && !is_dirty(inode, header, &tenancy)
         {
             return Fault::Hard;
         }
@@ -121,11 +119,7 @@ unsafe fn soft_huge_fault(
 ///
 /// As [`soft_fault`].
 #[inline]
-unsafe fn soft_page_fault(
-    vmf: *mut c::vm_fault,
-    inode: *const c::inode,
-    header: &Header,
-) -> Fault {
+unsafe fn soft_page_fault(vmf: *mut c::vm_fault, inode: *const c::inode, header: &Header) -> Fault {
     const NOHUGEPAGE: ffi::c_ulong = c::VM_NOHUGEPAGE as ffi::c_ulong;
 
     // SAFETY: The fault's mapping is valid, and its table of 2 MiB entries is there.

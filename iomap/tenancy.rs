@@ -340,7 +340,6 @@ impl DaxEntry {
         self.0 & Self::PMD != 0
     }
 
-
     /// The page frame behind page `index` of the file, if it is backed.
     #[inline]
     pub(super) fn pfn_of(self, index: u64) -> Option<u64> {

@@ -99,10 +99,7 @@ pub(super) unsafe extern "C" fn writepages(
 ///
 /// `mapping` is the page cache of a mapped inode in use, and the caller does not have its
 /// `invalidate_lock`.
-unsafe fn write_back(
-    mapping: *mut c::address_space,
-    wbc: *mut c::writeback_control,
-) -> ffi::c_int {
+unsafe fn write_back(mapping: *mut c::address_space, wbc: *mut c::writeback_control) -> ffi::c_int {
     // SAFETY: By the safety requirements.
     let (header, invalidate_lock) = unsafe {
         (
@@ -167,11 +164,7 @@ fn everything_from(start: c::loff_t, end: c::loff_t) -> c::writeback_control {
 ///
 /// The inode is mapped, and being evicted, or in use with the `invalidate_lock` of its page cache held
 /// exclusively.
-pub(super) unsafe fn flush_range(
-    inode: *mut c::inode,
-    start: c::loff_t,
-    end: c::loff_t,
-) -> Result {
+pub(super) unsafe fn flush_range(inode: *mut c::inode, start: c::loff_t, end: c::loff_t) -> Result {
     let mut wbc = everything_from(start, end);
     // SAFETY: By the safety requirements.
     let ret = unsafe { flush_entries(ptr::addr_of_mut!((*inode).i_data), &mut wbc) };

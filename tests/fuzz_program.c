@@ -42,7 +42,10 @@
 #define HUGE_PAGES	(HUGE / PAGE)
 #define RW_PAGES	100
 #define POKES		4
-/* Of one touch: 2 MiB, softly, and by DAX, before and after an upgrade, which asks, too; the page, likewise. */
+/*
+ * Of one touch: 2 MiB, softly and by DAX, before and after an upgrade, which asks, too;
+ * then the page, softly and by DAX.
+ */
 #define CALLS_MAX	6
 
 static struct fuzz_calls *calls;
@@ -511,7 +514,7 @@ struct copy {
 /* Where no page of a device is. */
 #define HOLE		(~0U)
 
-/* Is an answer about @pages pages from @page on what the file has there, and can be used at once? */
+/* Is an answer about @pages pages what the file has at @page, and can be used at once? */
 static bool is_soft(const struct file *f, const struct claim *c, uint64_t page,
 		    unsigned int pages, bool stores, bool room)
 {
@@ -531,7 +534,8 @@ static bool is_soft(const struct file *f, const struct claim *c, uint64_t page,
  * do, for whatever reason, the page alone is asked for, unless it is beyond the end
  * of the file. The last answer counts. Either begins with a question that only counts
  * if the answer is what the file has there, and is writable if that is wanted; but for
- * a copy. Returns the place, HOLE, or 0 for SIGBUS; and how many pages it mapped there.
+ * a copy. Returns the place, HOLE, or 0 for SIGBUS; and how many pages it mapped
+ * there.
  *
  * @room: a mapping of 2 MiB would fit
  */

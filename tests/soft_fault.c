@@ -109,10 +109,9 @@ FIXTURE_TEARDOWN(soft_fault)
 	EXPECT_EQ(0, fs_stop(self->s));
 }
 
-#define map_again(prot, flags) do {					\
+#define map_again(prot, flags)						\
 	ASSERT_EQ(self->p, mmap(self->p, SIZE, prot, (flags) | MAP_FIXED,	\
-				self->fd, 0));				\
-} while (0)
+				self->fd, 0))
 
 #define RW	(PROT_READ | PROT_WRITE)
 
@@ -189,6 +188,7 @@ static struct {
 	pthread_barrier_t barrier;
 	unsigned char *p;
 	size_t at;
+
 	_Atomic bool stop;
 	_Atomic unsigned int rounds, lost, wrong, failed;
 } work;
