@@ -20,9 +20,10 @@
 //! # Locks
 //!
 //! In this order: `inode->i_rwsem` (writes exclusively, reads shared, publishing exclusively),
-//! `mmap_lock`, `i_data.invalidate_lock` (faults, shared), a DAX entry, `i_mapping->invalidate_lock`
+//! `mmap_lock`, `i_data.invalidate_lock` (faults, nearly always shared), a DAX entry, `i_mapping->invalidate_lock`
 //! (the first touch of a piece of memory; see `tenancy`). The fault path takes no lock of ours. Dropping
-//! entries of a page cache takes its `invalidate_lock` exclusively (`upgrade`, `vacating`).
+//! entries of a page cache takes its `invalidate_lock` exclusively (`upgrade`, `vacating`), and whoever
+//! writes back passes through it (`writeback`).
 //!
 //! # Who judges
 //!
@@ -103,6 +104,7 @@ use file::{
     inode_operations,
     AOPS, //
 };
+use soft_fault::new_stamp;
 use tenancy::{
     may_be_hole,
     move_in,
@@ -148,10 +150,10 @@ struct Header {
     meta_len: u32,
     /// Where the mount counts.
     counts: stats::Shortcut,
-    /// How many write back at the moment, and a number that is another one whenever somebody has; see
-    /// `soft_fault`.
+    /// How many write back at the moment.
     writers_back: AtomicU32,
-    epoch: AtomicU64,
+    /// What folios are noted with; see `soft_fault`.
+    stamp: AtomicU64,
 }
 
 const _: () = assert!(size_of::<Header>() == 64);
@@ -547,7 +549,7 @@ pub(crate) fn publish(
         meta_len,
         counts,
         writers_back: AtomicU32::new(0),
-        epoch: AtomicU64::new(1),
+        stamp: AtomicU64::new(new_stamp()),
     });
 
     // SAFETY: The inode is valid and locked, its page cache is empty, and nobody has it open: nobody

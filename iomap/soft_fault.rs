@@ -11,27 +11,33 @@
 //! Here nobody changes the entry. What removes one has the `invalidate_lock` exclusively (`upgrade`,
 //! `vacating`), and DAX itself replaces only what is not backed by memory. So under the shared lock:
 //!
-//! - A page frame that is this file's stays so, and its folio tells for which place of the file, without
-//!   a look into the page cache. If the program's answer leads to that frame, it may be mapped. Whoever
-//!   marks a device or its memory as failed takes the lock exclusively afterwards: until then the frame
-//!   has a memory map, and what was mapped is found.
+//! - A page frame that is this file's stays so. If the program's answer leads to that frame, it may be
+//!   mapped. Whoever marks a device or its memory as failed takes the lock exclusively afterwards: until
+//!   then the frame has a memory map, and what was mapped is found.
 //! - An entry that is marked dirty stays so unless somebody writes back, which takes the mark off once
 //!   the page is write-protected everywhere. Whoever writes back says so, and waits until the faults
 //!   that did not know are over ([`super::writeback`]). Meanwhile, and if the mark is not there, a write
-//!   is left to DAX. A mark that was seen is noted in the folio, so that the next fault need not look into
-//!   the page cache: as the number of times that the file has been written back (`epoch`), which is
-//!   another one afterwards.
+//!   is left to DAX.
 //! - A table of pages and 2 MiB do not meet: mapping 2 MiB over a table is a warning of the kernel. DAX
 //!   excludes that by its lock of the entry, which this file does not take. Where an entry of a page
 //!   exists, no fault maps 2 MiB; where it does not, and the mapping has room for 2 MiB, a fault of a
 //!   page takes the lock exclusively ([`Fault::Alone`]). Only COW does not, as it looks before it puts a
 //!   table anywhere.
 //!
+//! What the page cache says is looked up once, and noted in the folio ([`noted`]), which is needed anyway:
+//! the file's `stamp`, and whether the entry is marked dirty. The file gets another stamp, which nobody
+//! else ever had, whenever entries were written back or are about to be removed. With the stamp that is
+//! valid, a folio is settled, and so is what it says of its place in the file; without it, DAX may be in
+//! the middle of setting it up.
+//!
 //! What does not fit goes to DAX, which finds out why.
 
 use core::{
     ptr,
-    sync::atomic::Ordering, //
+    sync::atomic::{
+        AtomicU64,
+        Ordering, //
+    }, //
 };
 
 use kernel::ffi;
@@ -40,7 +46,10 @@ use crate::bindings::kernel as c;
 
 use super::{
     i_size,
-    tenancy::Tenancy,
+    tenancy::{
+        DaxEntry,
+        Tenancy, //
+    },
     upgrade::{
         has_room_for_huge,
         PMD_ORDER,
@@ -99,17 +108,14 @@ unsafe fn soft_huge_fault(vmf: *mut c::vm_fault, inode: *const c::inode, header:
         {
             return Fault::Hard;
         }
-        let Some((_, tenancy)) = noted(inode, header, first, WITHIN + 1) else {
+        let write = is_write(vmf);
+        let Some(noted) = noted(inode, header, first, WITHIN + 1, write) else {
             return Fault::Hard;
         };
-        let write = is_write(vmf);
-        if !tenancy.is_huge()
-            || tenancy.first() != first
-            || write && !is_dirty(inode, header, &tenancy)
-        {
+        if !noted.may_map || !noted.tenancy.is_huge() || noted.tenancy.first() != first {
             return Fault::Hard;
         }
-        Fault::Done(while_in_use(tenancy, |folio| {
+        Fault::Done(while_in_use(noted.tenancy, |folio| {
             c::vmf_insert_folio_pmd(vmf, folio, write)
         }))
     }
@@ -130,24 +136,21 @@ unsafe fn soft_page_fault(vmf: *mut c::vm_fault, inode: *const c::inode, header:
         if !(*vmf).cow_page.is_null() {
             return Fault::Hard;
         }
-        let noted = noted(inode, header, index, 1);
-        let small = noted
-            .as_ref()
-            .is_some_and(|(_, tenancy)| !tenancy.is_huge());
+        let write = is_write(vmf);
+        let noted = noted(inode, header, index, 1, write);
+        let small = noted.as_ref().is_some_and(|noted| !noted.tenancy.is_huge());
         if !small && flags & NOHUGEPAGE == 0 && has_room_for_huge(vmf) {
             return Fault::Alone;
         }
-        let Some((pfn, tenancy)) = noted else {
+        let Some(noted) = noted else {
             return Fault::Hard;
         };
-        let write = is_write(vmf);
-        if c::pmd_trans_huge((*vmf).pmd.read_volatile()) != 0
-            || write && !is_dirty(inode, header, &tenancy)
-        {
+        if !noted.may_map || c::pmd_trans_huge((*vmf).pmd.read_volatile()) != 0 {
             return Fault::Hard;
         }
-        Fault::Done(while_in_use(tenancy, |_| {
-            c::vmf_insert_page_mkwrite(vmf, c::fuse_dax_fmap_page(pfn as ffi::c_ulong), write)
+        Fault::Done(while_in_use(noted.tenancy, |_| {
+            let page = c::fuse_dax_fmap_page(noted.pfn as ffi::c_ulong);
+            c::vmf_insert_page_mkwrite(vmf, page, write)
         }))
     }
 }
@@ -162,7 +165,7 @@ unsafe fn is_write(vmf: *const c::vm_fault) -> bool {
 }
 
 /// The frame where `pages` pages from `index` on begin, if they are in one piece and this file has that
-/// frame for this page already.
+/// frame for this page already, and may store to it if that is what the fault does.
 ///
 /// # Safety
 ///
@@ -173,7 +176,8 @@ unsafe fn noted(
     header: &Header,
     index: u64,
     pages: u64,
-) -> Option<(u64, Tenancy)> {
+    write: bool,
+) -> Option<Noted> {
     // SAFETY: The inode is in use.
     let i_size = unsafe { i_size(inode) };
     let mapping = header.locate(index * PAGE, pages * PAGE, i_size).ok()?;
@@ -181,34 +185,78 @@ unsafe fn noted(
         return None;
     }
     let pfn = mapping.device?.frame(mapping.addr)?;
+
+    // In this order: who writes back from now on waits for the lock, and stamps afterwards.
+    let quiet = header.writers_back.load(Ordering::Acquire) == 0;
+    let stamp = header.stamp.load(Ordering::Relaxed);
     // SAFETY: The device has not failed, or at least nobody has got the lock since it has: its memory
     // map is there.
-    let tenancy = unsafe { Tenancy::of(pfn) };
-    // SAFETY: The inode is in use.
-    let ours = unsafe { tenancy.is_of(&raw const (*inode).i_data, pfn, index) };
-    ours.then_some((pfn, tenancy))
+    let mut tenancy = unsafe { Tenancy::of(pfn) };
+    let mut note = tenancy.note();
+    if note & !DIRTY != stamp {
+        // SAFETY: The inode is in use.
+        let entry = unsafe { DaxEntry::at(inode, index) };
+        if !entry.is_some_and(|entry| !entry.is_locked() && entry.pfn_of(index) == Some(pfn)) {
+            return None;
+        }
+        // SAFETY: As above. What it was before, somebody may have been about to change.
+        tenancy = unsafe { Tenancy::of(pfn) };
+        note = stamp;
+        tenancy.set_note(note);
+    }
+    // SAFETY: The inode is in use, and the note is its own.
+    if !unsafe { tenancy.is_of(&raw const (*inode).i_data, pfn, index) } {
+        return None;
+    }
+    let mut writable = false;
+    if write && quiet {
+        if note & DIRTY == 0 {
+            // SAFETY: The inode is in use, and the tenant.
+            if unsafe { is_marked(inode, &tenancy) } {
+                note |= DIRTY;
+                tenancy.set_note(note);
+            }
+        }
+        writable = note & DIRTY != 0;
+    }
+    Some(Noted {
+        pfn,
+        tenancy,
+        may_map: !write || writable,
+    })
 }
 
-/// Whether a page that is mapped for writing now will be flushed.
+/// Memory that a file has.
+struct Noted {
+    pfn: u64,
+    tenancy: Tenancy,
+    /// Nothing else has to be done for this fault.
+    may_map: bool,
+}
+
+/// Beside the stamp in a folio's note: its entry in the page cache is marked dirty.
+const DIRTY: u64 = 1;
+
+/// A number that is in no folio's note, and never was since the machine was started: stamps are even,
+/// and the clock is faster than anybody asks for them, also from one load of the module to the next.
+pub(super) fn new_stamp() -> u64 {
+    static LAST: AtomicU64 = AtomicU64::new(0);
+
+    // SAFETY: May be called anywhere.
+    let now = unsafe { c::ktime_get() } as u64 & !DIRTY;
+    let after = |last: u64| now.max(last + 2);
+    match LAST.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |last| {
+        Some(after(last))
+    }) {
+        Ok(last) | Err(last) => after(last),
+    }
+}
+
+/// Whether the entry of a folio is marked dirty in the page cache.
 ///
 /// # Safety
 ///
 /// As [`soft_fault`]; the inode is the tenant.
-#[inline]
-unsafe fn is_dirty(inode: *const c::inode, header: &Header, tenancy: &Tenancy) -> bool {
-    if header.writers_back.load(Ordering::Acquire) != 0 {
-        return false;
-    }
-    let epoch = header.epoch.load(Ordering::Relaxed);
-    // SAFETY: By the safety requirements. Whoever writes back from now on waits for the lock.
-    unsafe { tenancy.note() == epoch || is_marked(inode, tenancy) && tenancy.set_note(epoch) }
-}
-
-/// Whether the entry in the page cache is marked dirty.
-///
-/// # Safety
-///
-/// As [`is_dirty`].
 #[cold]
 unsafe fn is_marked(inode: *const c::inode, tenancy: &Tenancy) -> bool {
     // SAFETY: By the safety requirements.

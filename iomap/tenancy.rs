@@ -9,7 +9,13 @@
 //! the page cache that its mapped files share as `i_mapping` ([`MovingIn`]). Only the first touch of a
 //! piece of memory takes it, and who gives memory up.
 
-use core::ptr;
+use core::{
+    ptr,
+    sync::atomic::{
+        AtomicPtr,
+        Ordering, //
+    }, //
+};
 
 use kernel::{
     container_of,
@@ -58,12 +64,7 @@ pub(super) fn move_in(
     let moving_in = unsafe { MovingIn::new(inode) };
     let vacant = device.with_frames(addr, pages, |frames| {
         // SAFETY: We are inside.
-        let vacant = unsafe { frames.are_vacant_but_for(ptr::null()) };
-        if let Some(pfn) = frames.pfn.filter(|_| vacant) {
-            // SAFETY: As above. Nobody has the frame, and nobody gets it but us.
-            unsafe { Tenancy::of(pfn).set_note(0) };
-        }
-        vacant
+        unsafe { frames.are_vacant_but_for(ptr::null()) }
     });
     match vacant {
         Some(true) => Ok(Some(moving_in)),
@@ -233,37 +234,26 @@ impl Tenancy {
         self.first
     }
 
-    /// What the tenant has noted for itself: 0 to begin with. DAX leaves `folio->private` to the file
-    /// system (include/linux/mm_types.h), and so does everybody else without PG_private.
-    ///
-    /// # Safety
-    ///
-    /// As [`Tenancy::is_of`], which said so.
+    /// What a tenant has noted in the folio, maybe another one, maybe long ago. DAX leaves
+    /// `folio->private` to the file system (include/linux/mm_types.h), and so does everybody else where
+    /// PG_private is not set.
     #[inline]
-    pub(super) unsafe fn note(&self) -> u64 {
-        // SAFETY: By the safety requirements.
-        unsafe { Self::private(self.folio()).read_volatile() as u64 }
+    pub(super) fn note(&self) -> u64 {
+        self.private().load(Ordering::Acquire) as u64
     }
 
-    /// Notes something else. Returns true.
-    ///
-    /// # Safety
-    ///
-    /// As [`Tenancy::note`].
-    pub(super) unsafe fn set_note(&self, note: u64) -> bool {
-        // SAFETY: By the safety requirements.
-        unsafe { Self::private(self.folio()).write_volatile(note as *mut ffi::c_void) };
-        true
+    /// Notes something else, for a folio that is the caller's.
+    pub(super) fn set_note(&self, note: u64) {
+        self.private()
+            .store(note as *mut ffi::c_void, Ordering::Release);
     }
 
-    /// # Safety
-    ///
-    /// The folio is valid.
-    unsafe fn private(folio: *mut c::folio) -> *mut *mut ffi::c_void {
-        // SAFETY: By the safety requirements.
+    #[inline]
+    fn private(&self) -> &AtomicPtr<ffi::c_void> {
+        // SAFETY: By the safety requirements of `of()` the folio is there. Nobody but we access the field.
         unsafe {
-            let folio = ptr::addr_of_mut!((*folio).__bindgen_anon_1.__bindgen_anon_1);
-            ptr::addr_of_mut!((*folio).__bindgen_anon_3.private)
+            let folio = ptr::addr_of_mut!((*self.folio()).__bindgen_anon_1.__bindgen_anon_1);
+            AtomicPtr::from_ptr(ptr::addr_of_mut!((*folio).__bindgen_anon_3.private))
         }
     }
 
@@ -294,6 +284,7 @@ pub(super) unsafe fn folio_index(folio: *const c::folio) -> u64 {
 }
 
 impl DaxEntry {
+    const LOCKED: usize = 1 << 0;
     const PMD: usize = 1 << 1;
     const UNBACKED: usize = 1 << 2 | 1 << 3;
     const PFN_SHIFT: u32 = 4;
@@ -338,6 +329,11 @@ impl DaxEntry {
     #[inline]
     pub(super) fn is_huge(self) -> bool {
         self.0 & Self::PMD != 0
+    }
+
+    #[inline]
+    pub(super) fn is_locked(self) -> bool {
+        self.0 & Self::LOCKED != 0
     }
 
     /// The page frame behind page `index` of the file, if it is backed.

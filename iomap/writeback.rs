@@ -42,6 +42,7 @@ use crate::{
 
 use super::{
     header,
+    soft_fault::new_stamp,
     tenancy::for_each_mapped,
     Header, //
 };
@@ -115,7 +116,7 @@ unsafe fn write_back(mapping: *mut c::address_space, wbc: *mut c::writeback_cont
         c::up_write(invalidate_lock);
         flush_entries(mapping, wbc)
     };
-    // A fault that sees this sees the new epoch, and which marks were taken off, too.
+    // A fault that sees this sees the new stamp, and which marks were taken off, too.
     header.writers_back.fetch_sub(1, Ordering::Release);
     ret
 }
@@ -134,16 +135,16 @@ unsafe fn flush_entries(
 ) -> ffi::c_int {
     // SAFETY: By the safety requirements.
     let header = unsafe { header((*mapping).host) };
-    let Some(device) = header
+    let device = header
         .device_indexes()
-        .find_map(|index| header.mount().devices.held(index))
-    else {
-        return 0;
-    };
-    // SAFETY: As above; the device is held until the last inode is gone.
-    let ret = unsafe { c::dax_writeback_mapping_range(mapping, device.as_raw(), wbc) };
+        .find_map(|index| header.mount().devices.held(index));
+    let ret = device.map_or(0, |device| {
+        // SAFETY: As above; the device is held until the last inode is gone.
+        unsafe { c::dax_writeback_mapping_range(mapping, device.as_raw(), wbc) }
+    });
 
-    header.epoch.fetch_add(1, Ordering::Relaxed);
+    // What was dirty may not be so any more, or may not be there for much longer.
+    header.stamp.store(new_stamp(), Ordering::Relaxed);
     ret
 }
 
