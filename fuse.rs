@@ -86,6 +86,7 @@ pub(crate) use mounter::{
 };
 pub(crate) use open::{
     plain_fsync,
+    plain_release,
     MAKING_TABLES, //
 };
 
@@ -177,22 +178,9 @@ impl Connection {
             s_op,
             plain_s_op,
             sb,
-            empty_page_cache <- Opaque::ffi_init(move |slot: *mut c::address_space| {
-                // SAFETY: `slot` is valid for writes. The root inode is evicted last but for the
-                // inodes that nobody uses, and empties it then.
-                unsafe {
-                    slot.write_bytes(0, 1);
-                    c::address_space_init_once(slot);
-                    c::__init_rwsem(
-                        ptr::addr_of_mut!((*slot).invalidate_lock),
-                        c"fuse_dax_fmap::invalidate_lock".as_char_ptr(),
-                        kernel::static_lock_class!().as_ptr(),
-                    );
-                    (*slot).host = root;
-                    (*slot).gfp_mask = c::GFP_KERNEL;
-                    (*slot).a_ops = iomap::empty_aops();
-                }
-            }),
+            // SAFETY: The root inode is evicted last but for the inodes that nobody uses, and
+            // empties it then.
+            empty_page_cache <- unsafe { iomap::empty_page_cache(root, iomap::empty_aops()) },
             marked: Atomic::new(false),
             marking <- new_mutex!((), "fuse_dax_fmap::Connection::marking"),
             mount <- Mount::new(ops),

@@ -13,9 +13,9 @@
 //!
 //! FUSE invalidates and truncates the page cache of an inode whenever its server's attributes,
 //! notifications or opens say so. It must not do that to DAX entries, which are mapped memory and not
-//! copies. So a mapped file does what a block device does: its files and mappings use
-//! `inode->i_data` (`file->f_mapping`), and `inode->i_mapping`, which is what FUSE works on, is an
-//! empty page cache that all mapped files of the mount share.
+//! copies. So a mapped file does what a block device does: its mappings use `inode->i_data`, and
+//! `inode->i_mapping`, which is what FUSE works on, is an empty page cache that all mapped files of
+//! the mount share. What a descriptor shows is another empty one (see `open_file`).
 //!
 //! # Locks
 //!
@@ -77,6 +77,7 @@ use crate::{
 };
 
 mod file;
+mod open_file;
 mod report;
 mod tenancy;
 mod upgrade;
@@ -86,6 +87,12 @@ mod writeback;
 pub(crate) use file::{
     empty_aops,
     file_operations, //
+};
+pub(crate) use open_file::{
+    empty_page_cache,
+    Created,
+    OpenFile,
+    Prepared, //
 };
 pub(crate) use vacating::{
     kill_tenants,
@@ -414,6 +421,8 @@ pub(crate) unsafe trait COperations {}
 
 // SAFETY: Function pointers, and pointers to static tables.
 unsafe impl COperations for c::address_space_operations {}
+// SAFETY: As above, and a pointer to the module.
+unsafe impl COperations for c::file_operations {}
 // SAFETY: As above.
 unsafe impl COperations for c::inode_operations {}
 // SAFETY: As above.
@@ -576,6 +585,7 @@ pub(crate) unsafe fn evict(inode: *mut c::inode) {
         (*inode).i_flags &= !c::S_DAX;
     }
     mount.files.add(-1, Relaxed);
+    mount.created.free_of(inode);
     if let Some(header) = NonNull::new(header) {
         // INVARIANT: Nobody points to the allocation any more.
         drop(Fmap { header, meta_len });

@@ -31,6 +31,8 @@ use crate::{
     iomap::{
         self,
         COperations,
+        OpenFile,
+        Prepared,
         State,
         Table, //
     }, //
@@ -145,7 +147,10 @@ unsafe extern "C" fn handle_event(
         } else if iomap::state_for_good(Inode::new(inode)) == State::Mapped {
             // Opened by CREATE, and mapped since: by another opener, or because the server answered
             // with a file that was there.
-            become_mapped(file, gate);
+            match OpenFile::prepare(file, true) {
+                Ok(prepared) => become_mapped(file, gate, prepared),
+                Err(errno) => return errno.to_errno(),
+            }
         } else {
             // Opened by CREATE: plain, and counted as open until it is closed.
             replace_f_op(file, gate.plain);
@@ -158,13 +163,12 @@ unsafe extern "C" fn handle_event(
 ///
 /// # Safety
 ///
-/// As [`replace_f_op`], and the inode is mapped.
-unsafe fn become_mapped(file: *mut c::file, gate: &'static Gate) {
+/// As [`replace_f_op`], and the inode is mapped; `prepared` is for this file.
+unsafe fn become_mapped(file: *mut c::file, gate: &'static Gate, prepared: Prepared) {
     // SAFETY: By the safety requirements.
     unsafe {
         replace_f_op(file, &gate.mapped);
-        (*file).f_mapping = ptr::addr_of_mut!((*(*file).f_inode).i_data);
-        (*file).f_wb_err = c::filemap_sample_wb_err((*file).f_mapping);
+        prepared.give_to(file);
         (*file).f_mode |= c::FMODE_CAN_ODIRECT | c::FMODE_NOWAIT;
     }
 }
@@ -222,10 +226,11 @@ unsafe fn try_open(inode: *mut c::inode, file: *mut c::file) -> Result {
             return Err(EOPNOTSUPP);
         }
         to_result(c::generic_file_open(inode, file))?;
+        let prepared = OpenFile::prepare(file, false)?;
         // OPEN, and no more: what FUSE then does concerns its page cache and its own I/O.
         let mount = (*(*inode).i_sb).s_fs_info.cast::<f::fuse_mount>();
         to_result(f::fuse_do_open(mount, wrapped.nodeid(), file, false))?;
-        become_mapped(file, gate);
+        become_mapped(file, gate, prepared);
     }
     Ok(())
 }
@@ -248,6 +253,24 @@ pub(crate) unsafe fn plain_fsync(
         // SAFETY: FUSE's own, with the VFS's arguments, for a file that FUSE has open.
         Some(plain_fsync) => to_result(unsafe { plain_fsync(file, start, end, datasync) }),
         None => Ok(()),
+    }
+}
+
+/// FUSE's own release: tells the server, when it has no more use for the file.
+///
+/// # Safety
+///
+/// As `->release()`, for an open mapped file.
+pub(crate) unsafe fn plain_release(inode: *mut c::inode, file: *mut c::file) -> ffi::c_int {
+    let Some(Table(gate)) = GATE.as_ref() else {
+        return 0;
+    };
+
+    // SAFETY: The table is FUSE's own.
+    match unsafe { (*gate.plain).release } {
+        // SAFETY: FUSE's own, with the VFS's arguments, for a file that FUSE has open.
+        Some(plain_release) => unsafe { plain_release(inode, file) },
+        None => 0,
     }
 }
 

@@ -8,13 +8,14 @@
 //! caches. Both rest on flags of the device: the first is set by its holder (`daxdev`), the second by
 //! the dax bus.
 //!
-//! The kernel writes back by file (`f_mapping`, hence `i_data`) or by inode (`i_mapping`). By inode it
-//! finds the empty page cache of the mount (see [`super`]), is done at once, and takes the inode for
-//! clean. So whatever goes by inode is ours to do:
+//! The kernel writes back by file (`f_mapping`) or by inode (`i_mapping`). Either way it finds an empty
+//! page cache (see [`super`]), is done at once, and takes the inode for clean. So all of it is ours to
+//! do:
 //!
 //! | who asks                               | what leads here              |
 //! |----------------------------------------|------------------------------|
-//! | fsync, msync, O_SYNC, sync_file_range  | [`fsync`], [`writepages`]    |
+//! | fsync, msync, O_SYNC                   | [`fsync`]                    |
+//! | sync_file_range                        | [`writepages`], by `open_file` |
 //! | sync, syncfs, remounting, unmounting   | [`sync_all`]                 |
 //! | eviction, a device that goes away      | [`write_back`], by `tenancy` |
 //! | the flusher threads                    | nothing, as in any DAX file  |
@@ -78,14 +79,17 @@ fn drain() {
 ///
 /// # Safety
 ///
-/// Called by writeback, for the page cache of a mapped inode.
+/// Called by writeback, for the page cache of a mapped inode or the empty one of an open file.
 pub(super) unsafe extern "C" fn writepages(
     mapping: *mut c::address_space,
     wbc: *mut c::writeback_control,
 ) -> ffi::c_int {
     // SAFETY: The host of a page cache that has these operations is a mapped inode in use; writeback
     // holds a reference to it.
-    let header = unsafe { header((*mapping).host) };
+    let (header, mapping) = unsafe {
+        let inode = (*mapping).host;
+        (header(inode), &raw mut (*inode).i_data)
+    };
     let Some(device) = header
         .device_indexes()
         .find_map(|index| header.mount().devices.held(index))
@@ -135,6 +139,33 @@ pub(crate) unsafe fn sync_all(sb: *mut c::super_block) -> Result {
     result
 }
 
+/// `file_write_and_wait_range()`, for what is in `i_data` whatever the file shows. DAX does not have to
+/// be waited for.
+///
+/// # Safety
+///
+/// `file` is an open mapped file.
+unsafe fn flush(file: *mut c::file, start: c::loff_t, end: c::loff_t) -> Result {
+    if end < start {
+        return Ok(());
+    }
+    // SAFETY: By the safety requirements the inode is in use; `f_lock` guards `f_wb_err`.
+    let (flushed, seen) = unsafe {
+        let i_data = &raw mut (*(*file).f_inode).i_data;
+        let lock = &raw mut (*file).f_lock;
+
+        let flushed = c::filemap_fdatawrite_range(i_data, start, end);
+        c::spin_lock(lock);
+        let seen =
+            c::errseq_check_and_advance(&raw mut (*i_data).wb_err, &raw mut (*file).f_wb_err);
+        c::spin_unlock(lock);
+        // Forgets it for those who do not keep count.
+        c::filemap_check_errors(i_data);
+        (flushed, seen)
+    };
+    to_result(flushed).and(to_result(seen))
+}
+
 /// fsync(2) and its kin: flushes first, and then asks the server, if there is one to be asked.
 ///
 /// What is durable does not depend on the server: after ENOTCONN, too, the data are flushed.
@@ -148,8 +179,8 @@ pub(super) unsafe extern "C" fn fsync(
     end: c::loff_t,
     datasync: ffi::c_int,
 ) -> ffi::c_int {
-    // SAFETY: The VFS passes an open file, whose inode is in use.
-    let flushed = to_result(unsafe { c::file_write_and_wait_range(file, start, end) });
+    // SAFETY: The VFS passes an open file.
+    let flushed = unsafe { flush(file, start, end) };
     drain();
     // SAFETY: As above, and it is mapped.
     let lost = if unsafe { header((*file).f_inode) }.has_failed_device() {
