@@ -407,6 +407,11 @@ TEST_F(open_file, notified_once)
 	ASSERT_NE(MAP_FAILED, p);
 	store_all(p);
 	EXPECT_EQ(0, msync(p, SIZE, MS_SYNC));
+	munmap(p, SIZE);
+	EXPECT_EQ(-1, read(inotify, buf, sizeof(buf)));
+	EXPECT_EQ(EAGAIN, errno);
+	p = map(self->fd, PROT_READ, MAP_SHARED);
+	ASSERT_NE(MAP_FAILED, p);
 	close(self->fd);
 	self->fd = -1;
 	EXPECT_EQ(-1, read(inotify, buf, sizeof(buf)));
