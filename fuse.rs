@@ -17,7 +17,8 @@
 //! 3. **Open** (`open`): a fsnotify mark on the superblock reports each open before `->open()` is
 //!    called. A regular file then gets the *gate*, FUSE's `file_operations` with our `->open()`. That
 //!    settles whether the file is mapped, and hands over to the operations of a mapped file or back
-//!    to FUSE's own. A plain file never passes through our code again.
+//!    to FUSE's own. A plain file never passes through our code again (but for one that is open for
+//!    neither reading nor writing).
 //! 4. **put_super** undoes it all, after the last inode is gone.
 //!
 //! # Who keeps the module
@@ -310,6 +311,7 @@ unsafe extern "C" fn evict_inode(inode: *mut c::inode) {
     };
     // SAFETY: As above; nobody has the inode any more.
     unsafe { iomap::evict(inode) };
+    conn.mount.created.free_of(inode);
 
     // The server can store pages in what it takes for the page cache of a mapped file. Nobody sees
     // them there, but they have to go while their host, the root, is there. No more can come: at

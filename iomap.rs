@@ -90,6 +90,7 @@ pub(crate) use file::{
 };
 pub(crate) use open_file::{
     empty_page_cache,
+    release,
     Created,
     OpenFile,
     Prepared, //
@@ -98,7 +99,10 @@ pub(crate) use vacating::{
     kill_tenants,
     vacate_all, //
 };
-pub(crate) use writeback::sync_all;
+pub(crate) use writeback::{
+    sync_all,
+    write_back_range, //
+};
 
 use file::{
     inode_operations,
@@ -585,7 +589,6 @@ pub(crate) unsafe fn evict(inode: *mut c::inode) {
         (*inode).i_flags &= !c::S_DAX;
     }
     mount.files.add(-1, Relaxed);
-    mount.created.free_of(inode);
     if let Some(header) = NonNull::new(header) {
         // INVARIANT: Nobody points to the allocation any more.
         drop(Fmap { header, meta_len });

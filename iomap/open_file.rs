@@ -21,6 +21,10 @@
 //! A file that a stacked file system has opened (FMODE_BACKING) never gets a descriptor. It uses
 //! `i_data` itself, and so do the mappings that are made of it.
 //!
+//! A file that is open for neither reading nor writing (access mode 3) is FUSE's, and does not keep the
+//! inode from being mapped later; but its descriptor must not show `i_data` then. So it has an
+//! [`OpenFile`] as well, if nothing is known of the inode yet.
+//!
 //! # Opens that do not come to an end
 //!
 //! What an open of ours prepares is given up if it fails. A file that FUSE has opened itself, by
@@ -61,7 +65,6 @@ use super::{
         read_iter,
         AOPS, //
     },
-    header,
     writeback::fsync,
     Table, //
 };
@@ -99,8 +102,8 @@ pub(crate) struct OpenFile {
     page_cache: Opaque<c::address_space>,
     /// What the mappings of this file hold, as long as there are any: not a reference.
     vm_file: AtomicPtr<c::file>,
-    /// In a list, and the next one there.
-    created: bool,
+    /// The list that it is in, and the next one there.
+    created: Option<NonNull<Created>>,
     next: AtomicPtr<OpenFile>,
 }
 
@@ -108,12 +111,16 @@ pub(crate) struct OpenFile {
 pub(crate) struct Prepared(Option<Pin<KBox<OpenFile>>>);
 
 impl OpenFile {
-    /// What `file` will need once it is open; `created` if FUSE has opened it already. May sleep.
+    /// What `file` will need once it is open. May sleep.
     ///
     /// # Safety
     ///
-    /// `file` is being opened by the current task.
-    pub(crate) unsafe fn prepare(file: *const c::file, created: bool) -> Result<Prepared> {
+    /// `file` is being opened by the current task. If FUSE has opened it already, `created` is that of
+    /// its mount.
+    pub(crate) unsafe fn prepare(
+        file: *const c::file,
+        created: Option<&Created>,
+    ) -> Result<Prepared> {
         // SAFETY: By the safety requirements.
         let (f_mode, inode) = unsafe { ((*file).f_mode, (*file).f_inode) };
         if f_mode & c::FMODE_BACKING != 0 {
@@ -124,7 +131,7 @@ impl OpenFile {
                 // SAFETY: The inode is in use as long as the file is open.
                 page_cache <- unsafe { empty_page_cache(inode, &AOPS.0) },
                 vm_file: AtomicPtr::new(ptr::null_mut()),
-                created,
+                created: created.map(NonNull::from),
                 next: AtomicPtr::new(ptr::null_mut()),
             }),
             GFP_KERNEL_ACCOUNT,
@@ -135,11 +142,11 @@ impl OpenFile {
         Ok(Prepared(Some(open_file)))
     }
 
-    /// That of an open mapped file; none if it uses `i_data` itself.
+    /// That of an open file; none if it uses `i_data` itself.
     ///
     /// # Safety
     ///
-    /// `file` is an open mapped file, and stays open as long as the result is used.
+    /// `file` has been [prepared](Self::prepare) or is a vm file, and stays open as long as the result is used.
     unsafe fn of<'a>(file: *const c::file) -> Option<&'a Self> {
         // SAFETY: By the safety requirements.
         let (mapping, i_data) = unsafe { ((*file).f_mapping, &raw mut (*(*file).f_inode).i_data) };
@@ -159,20 +166,19 @@ impl OpenFile {
 impl Prepared {
     /// # Safety
     ///
-    /// It was prepared for `file`, which is being opened by the current task and of a mapped inode.
+    /// It was prepared for `file`, which is being opened by the current task, and has [`release`].
     pub(crate) unsafe fn give_to(self, file: *mut c::file) {
-        // SAFETY: By the safety requirements; what an inode is to us stays as long as it is in use.
+        // SAFETY: By the safety requirements; a mount outlives its files.
         unsafe {
-            let inode = (*file).f_inode;
-            let i_data = &raw mut (*inode).i_data;
+            let i_data = &raw mut (*(*file).f_inode).i_data;
 
             (*file).f_mapping = match self.0 {
                 None => i_data,
                 Some(open_file) => {
                     // It stays where it is.
                     let open_file = KBox::into_raw(Pin::into_inner_unchecked(open_file));
-                    if (*open_file).created {
-                        header(inode).mount().created.add(open_file);
+                    if let Some(created) = (*open_file).created {
+                        created.as_ref().add(open_file);
                     }
                     (*open_file).page_cache.get()
                 }
@@ -187,8 +193,9 @@ impl Prepared {
 ///
 /// # Safety
 ///
-/// Called by the VFS, for an open mapped file that nobody has any more.
-pub(super) unsafe extern "C" fn release(inode: *mut c::inode, file: *mut c::file) -> ffi::c_int {
+/// Called by the VFS, for an open file that was [prepared](OpenFile::prepare), and that nobody has any
+/// more.
+pub(crate) unsafe extern "C" fn release(inode: *mut c::inode, file: *mut c::file) -> ffi::c_int {
     // SAFETY: The VFS's arguments, passed on.
     let ret = unsafe { fuse::plain_release(inode, file) };
 
@@ -198,11 +205,8 @@ pub(super) unsafe extern "C" fn release(inode: *mut c::inode, file: *mut c::file
         // SAFETY: As above. The VFS does not look at `f_mapping` after this.
         unsafe {
             (*file).f_mapping = &raw mut (*inode).i_data;
-            if (*open_file).created {
-                header(inode)
-                    .mount()
-                    .created
-                    .take(|other| ptr::eq(other, open_file));
+            if let Some(created) = (*open_file).created {
+                created.as_ref().take(|other| ptr::eq(other, open_file));
             }
             drop(KBox::from_raw(open_file));
         }
@@ -255,7 +259,7 @@ impl Created {
     }
 
     /// Frees what belongs to nobody, of an inode that nobody has open.
-    pub(super) fn free_of(&self, inode: *const c::inode) {
+    pub(crate) fn free_of(&self, inode: *const c::inode) {
         while let Some(open_file) = self.take(|other| ptr::eq(other.host(), inode)) {
             // SAFETY: Nobody has the inode open, so this was taken for a file that was never opened.
             drop(unsafe { KBox::from_raw(open_file.as_ptr()) });

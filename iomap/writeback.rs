@@ -121,6 +121,24 @@ pub(super) unsafe fn write_back(inode: *mut c::inode) -> Result {
     to_result(unsafe { writepages(ptr::addr_of_mut!((*inode).i_data), &mut wbc) })
 }
 
+/// Writes back what an inode has, mapped or not, and waits for it.
+///
+/// # Safety
+///
+/// The inode is in use.
+///
+/// # Errors
+///
+/// That of anybody who wrote.
+pub(crate) unsafe fn write_back_range(
+    inode: *mut c::inode,
+    start: c::loff_t,
+    end: c::loff_t,
+) -> Result {
+    // SAFETY: By the safety requirements.
+    to_result(unsafe { c::filemap_write_and_wait_range(&raw mut (*inode).i_data, start, end) })
+}
+
 /// Flushes all mapped files of a mount.
 ///
 /// # Safety

@@ -372,6 +372,26 @@ TEST_F(alias, refused)
 	close(fd);
 }
 
+/* Created to be neither read nor written: that keeps nobody from getting the map. */
+TEST_F(alias, idle)
+{
+	struct fmap_cachestat cs;
+	unsigned char *p;
+	int idle = fs_open(self->s, "alias", O_CREAT | O_ACCMODE);
+
+	ASSERT_LE(0, idle);
+	ASSERT_EQ(1, names_created);
+	p = fs_map(self->s, "file", SIZE, PROT_READ | PROT_WRITE);
+	ASSERT_NE(MAP_FAILED, p);
+	EXPECT_EQ(ON_DEVICE, p[0]);
+	EXPECT_EQ(0, touch(p + HUGE, 'i'));
+	EXPECT_EQ(0, fmap_cachestat(idle, &cs));
+	EXPECT_EQ(0, cs.cache + cs.evicted);
+	EXPECT_EQ(0, fsync(idle));
+	munmap(p, SIZE);
+	close(idle);
+}
+
 /* The same while the map is on its way: the creator was first. */
 TEST_F(alias, of_a_file_being_opened)
 {

@@ -138,6 +138,49 @@ TEST_F(open_file, cachestat)
 	close(reader);
 }
 
+/*
+ * Open for neither reading nor writing (access mode 3): FUSE opens that, and nobody
+ * asks for a map. It may come later.
+ */
+TEST_F(open_file, cachestat_of_an_idle_descriptor)
+{
+	struct fuse_server *s;
+	unsigned char *p;
+	char path[128];
+	int fd, idle;
+
+	/* A mount of its own, in which nobody has opened the file yet. */
+	close(self->fd);
+	self->fd = -1;
+	ASSERT_EQ(0, fs_stop(self->s));
+	s = self->s = fmap_server(SCRIPTED_OPS_NAME);
+	ASSERT_NE(NULL, s);
+	fs_add(s, "file", SIZE, &self->map, sizeof(self->map));
+	ASSERT_EQ(0, fs_mount(s));
+	snprintf(path, sizeof(path), "%s", fs_path(s, "file"));
+	idle = open(path, O_ACCMODE);
+	ASSERT_LE(0, idle);
+	EXPECT_EQ(0, s->count[FUSE_GET_FMAP]);
+	expect_no_pages(idle);
+	fd = fs_open(s, "file", O_RDWR);
+	ASSERT_LE(0, fd);
+	p = map(fd, PROT_READ | PROT_WRITE, MAP_SHARED);
+	ASSERT_NE(MAP_FAILED, p);
+	store_all(p);
+	EXPECT_EQ(1, s->count[FUSE_GET_FMAP]);
+	expect_no_pages(idle);
+	EXPECT_EQ(0, fsync(idle));
+	EXPECT_EQ(1, s->count[FUSE_FSYNC]);
+	/* As one that is opened now. */
+	self->fd = open(path, O_ACCMODE);
+	ASSERT_LE(0, self->fd);
+	expect_no_pages(self->fd);
+	munmap(p, SIZE);
+	close(fd);
+	close(idle);
+	EXPECT_TRUE(fs_wait(s, FUSE_RELEASE, 2));
+}
+
 /* ---- what a mapping is ---- */
 
 /* The mappings of @path in an address range, and whether they are as shown elsewhere. */
