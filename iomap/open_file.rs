@@ -146,7 +146,8 @@ impl OpenFile {
     ///
     /// # Safety
     ///
-    /// `file` has been [prepared](Self::prepare) or is a vm file, and stays open as long as the result is used.
+    /// `file` has been [prepared](Self::prepare) or is a vm file, and stays open as long as the result
+    /// is used.
     unsafe fn of<'a>(file: *const c::file) -> Option<&'a Self> {
         // SAFETY: By the safety requirements.
         let (mapping, i_data) = unsafe { ((*file).f_mapping, &raw mut (*(*file).f_inode).i_data) };

@@ -12,13 +12,13 @@
 //! page cache (see [`super`]), is done at once, and takes the inode for clean. So all of it is ours to
 //! do:
 //!
-//! | who asks                               | what leads here              |
-//! |----------------------------------------|------------------------------|
-//! | fsync, msync, O_SYNC                   | [`fsync`]                    |
+//! | who asks                               | what leads here                |
+//! |----------------------------------------|--------------------------------|
+//! | fsync, msync, O_SYNC                   | [`fsync`]                      |
 //! | sync_file_range                        | [`writepages`], by `open_file` |
-//! | sync, syncfs, remounting, unmounting   | [`sync_all`]                 |
-//! | eviction, a device that goes away      | [`write_back`], by `tenancy` |
-//! | the flusher threads                    | nothing, as in any DAX file  |
+//! | sync, syncfs, remounting, unmounting   | [`sync_all`]                   |
+//! | eviction, a device that goes away      | [`write_back`], by `vacating`  |
+//! | the flusher threads                    | nothing, as in any DAX file    |
 //!
 //! MAP_SYNC asks that a page is mapped for writing only if its place on the device would be found again
 //! after a crash. A map does not change as long as anybody can have it mapped, so a fault has nothing to
