@@ -52,6 +52,7 @@ use crate::{
     },
     iomap::{
         self,
+        Created,
         State, //
     },
     ratelimit::{
@@ -179,6 +180,9 @@ pub(crate) struct Mount {
     pub(crate) devices: Devices,
     /// Mapped files.
     pub(crate) files: Atomic<i64>,
+    /// What open mapped files have that FUSE created.
+    #[pin]
+    pub(crate) created: Created,
     pub(crate) stats: Stats,
     /// Limits what is logged about opens.
     #[pin]
@@ -199,6 +203,7 @@ impl Mount {
             ops,
             devices <- Devices::new(),
             files: Atomic::new(0),
+            created <- Created::new(),
             stats: Stats::new(),
             opens <- RateLimit::new(),
             mappings <- RateLimit::new(),

@@ -17,7 +17,8 @@
 //! 3. **Open** (`open`): a fsnotify mark on the superblock reports each open before `->open()` is
 //!    called. A regular file then gets the *gate*, FUSE's `file_operations` with our `->open()`. That
 //!    settles whether the file is mapped, and hands over to the operations of a mapped file or back
-//!    to FUSE's own. A plain file never passes through our code again.
+//!    to FUSE's own. A plain file never passes through our code again (but for one that is open for
+//!    neither reading nor writing).
 //! 4. **put_super** undoes it all, after the last inode is gone.
 //!
 //! # Who keeps the module
@@ -86,6 +87,7 @@ pub(crate) use mounter::{
 };
 pub(crate) use open::{
     plain_fsync,
+    plain_release,
     MAKING_TABLES, //
 };
 
@@ -177,22 +179,9 @@ impl Connection {
             s_op,
             plain_s_op,
             sb,
-            empty_page_cache <- Opaque::ffi_init(move |slot: *mut c::address_space| {
-                // SAFETY: `slot` is valid for writes. The root inode is evicted last but for the
-                // inodes that nobody uses, and empties it then.
-                unsafe {
-                    slot.write_bytes(0, 1);
-                    c::address_space_init_once(slot);
-                    c::__init_rwsem(
-                        ptr::addr_of_mut!((*slot).invalidate_lock),
-                        c"fuse_dax_fmap::invalidate_lock".as_char_ptr(),
-                        kernel::static_lock_class!().as_ptr(),
-                    );
-                    (*slot).host = root;
-                    (*slot).gfp_mask = c::GFP_KERNEL;
-                    (*slot).a_ops = iomap::empty_aops();
-                }
-            }),
+            // SAFETY: The root inode is evicted last but for the inodes that nobody uses, and
+            // empties it then.
+            empty_page_cache <- unsafe { iomap::empty_page_cache(root, iomap::empty_aops()) },
             marked: Atomic::new(false),
             marking <- new_mutex!((), "fuse_dax_fmap::Connection::marking"),
             mount <- Mount::new(ops),
@@ -322,6 +311,7 @@ unsafe extern "C" fn evict_inode(inode: *mut c::inode) {
     };
     // SAFETY: As above; nobody has the inode any more.
     unsafe { iomap::evict(inode) };
+    conn.mount.created.free_of(inode);
 
     // The server can store pages in what it takes for the page cache of a mapped file. Nobody sees
     // them there, but they have to go while their host, the root, is there. No more can come: at

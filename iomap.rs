@@ -13,9 +13,9 @@
 //!
 //! FUSE invalidates and truncates the page cache of an inode whenever its server's attributes,
 //! notifications or opens say so. It must not do that to DAX entries, which are mapped memory and not
-//! copies. So a mapped file does what a block device does: its files and mappings use
-//! `inode->i_data` (`file->f_mapping`), and `inode->i_mapping`, which is what FUSE works on, is an
-//! empty page cache that all mapped files of the mount share.
+//! copies. So a mapped file does what a block device does: its mappings use `inode->i_data`, and
+//! `inode->i_mapping`, which is what FUSE works on, is an empty page cache that all mapped files of
+//! the mount share. What a descriptor shows is another empty one (see `open_file`).
 //!
 //! # Locks
 //!
@@ -83,6 +83,7 @@ use crate::{
 };
 
 mod file;
+mod open_file;
 mod report;
 mod soft_fault;
 mod tenancy;
@@ -94,11 +95,21 @@ pub(crate) use file::{
     empty_aops,
     file_operations, //
 };
+pub(crate) use open_file::{
+    empty_page_cache,
+    release,
+    Created,
+    OpenFile,
+    Prepared, //
+};
 pub(crate) use vacating::{
     kill_tenants,
     vacate_all, //
 };
-pub(crate) use writeback::sync_all;
+pub(crate) use writeback::{
+    sync_all,
+    write_back_range, //
+};
 
 use file::{
     inode_operations,
@@ -428,6 +439,8 @@ pub(crate) unsafe trait COperations {}
 
 // SAFETY: Function pointers, and pointers to static tables.
 unsafe impl COperations for c::address_space_operations {}
+// SAFETY: As above, and a pointer to the module.
+unsafe impl COperations for c::file_operations {}
 // SAFETY: As above.
 unsafe impl COperations for c::inode_operations {}
 // SAFETY: As above.

@@ -25,13 +25,21 @@
 #include <uapi/linux/fuse.h>
 #include <uapi/linux/fuse_dax_fmap.h>
 
-/* Exported, but declared in private headers only (drivers/dax). */
+/* Exported, but declared in private headers only (drivers/dax, fs). */
 struct dev_dax;
 struct dax_device *inode_dax(struct inode *inode);
 phys_addr_t dax_pgoff_to_phys(struct dev_dax *dev_dax, pgoff_t pgoff, unsigned long size);
+struct file *alloc_empty_backing_file(int flags, const struct cred *cred,
+				      const struct file *user_file);
+void backing_file_set_user_path(struct file *f, const struct path *path);
 
 /* Macros with casts, which bindgen does not evaluate. Kbuild takes the prefix off. */
+const fmode_t RUST_CONST_HELPER_FMODE_BACKING = FMODE_BACKING;
 const fmode_t RUST_CONST_HELPER_FMODE_CAN_ODIRECT = FMODE_CAN_ODIRECT;
+const fmode_t RUST_CONST_HELPER_FMODE_CAN_READ = FMODE_CAN_READ;
+const fmode_t RUST_CONST_HELPER_FMODE_FSNOTIFY_MASK = FMODE_FSNOTIFY_MASK;
+const fmode_t RUST_CONST_HELPER_FMODE_NONOTIFY = FMODE_NONOTIFY;
+const fmode_t RUST_CONST_HELPER_FMODE_OPENED = FMODE_OPENED;
 const fmode_t RUST_CONST_HELPER_FMODE_READ = FMODE_READ;
 const fmode_t RUST_CONST_HELPER_FMODE_WRITE = FMODE_WRITE;
 const fmode_t RUST_CONST_HELPER_FMODE_NOWAIT = FMODE_NOWAIT;
@@ -39,6 +47,7 @@ const fop_flags_t RUST_CONST_HELPER_FOP_BUFFER_WASYNC = FOP_BUFFER_WASYNC;
 const int RUST_CONST_HELPER_IOCB_NOWAIT = IOCB_NOWAIT;
 const fop_flags_t RUST_CONST_HELPER_FOP_MMAP_SYNC = FOP_MMAP_SYNC;
 const xa_mark_t RUST_CONST_HELPER_PAGECACHE_TAG_DIRTY = PAGECACHE_TAG_DIRTY;
+const gfp_t RUST_CONST_HELPER_XA_FLAGS_MARK_DIRTY = XA_FLAGS_MARK(PAGECACHE_TAG_DIRTY);
 
 /* A macro without arguments. */
 static inline void fuse_dax_fmap_pmem_wmb(void)

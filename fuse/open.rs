@@ -31,6 +31,8 @@ use crate::{
     iomap::{
         self,
         COperations,
+        OpenFile,
+        Prepared,
         State,
         Table, //
     }, //
@@ -50,6 +52,8 @@ struct Gate {
     gate: c::file_operations,
     /// Those of an open mapped file.
     mapped: c::file_operations,
+    /// FUSE's own, for a file that is open for neither reading nor writing, and may be mapped later.
+    idle: c::file_operations,
 }
 
 // SAFETY: Tables of function pointers, and a pointer to one of FUSE's that is static.
@@ -81,6 +85,12 @@ unsafe fn gate_for(plain: *const c::file_operations) -> Option<&'static Gate> {
                 ..*template
             },
             mapped: iomap::file_operations(template, ModuleRef::this()),
+            idle: c::file_operations {
+                owner: ModuleRef::this(),
+                fsync: Some(idle_fsync),
+                release: Some(iomap::release),
+                ..*template
+            },
         }));
     }
     let gate = GATE.as_ref().map(|table| &table.0)?;
@@ -129,42 +139,79 @@ unsafe extern "C" fn handle_event(
         let file = data.byte_sub(F_PATH).cast::<c::file>().cast_mut();
         let inode = (*file).f_inode;
 
-        if u32::from((*inode).i_mode) & c::S_IFMT != c::S_IFREG
-            || Connection::of((*inode).i_sb).is_none()
-        {
+        if u32::from((*inode).i_mode) & c::S_IFMT != c::S_IFREG {
             return 0;
         }
+        let Some(conn) = Connection::of((*inode).i_sb) else {
+            return 0;
+        };
         // The file's table was loaded from the inode, maybe before another task changed it there.
         let Some(gate) = gate_for((*file).f_op) else {
             return 0;
         };
         ptr::addr_of_mut!((*inode).__bindgen_anon_3.i_fop).write_volatile(&gate.gate);
 
-        if (*file).private_data.is_null() {
+        let done = if (*file).private_data.is_null() {
             replace_f_op(file, &gate.gate);
-        } else if iomap::state_for_good(Inode::new(inode)) == State::Mapped {
-            // Opened by CREATE, and mapped since: by another opener, or because the server answered
-            // with a file that was there.
-            become_mapped(file, gate);
+            Ok(())
         } else {
-            // Opened by CREATE: plain, and counted as open until it is closed.
-            replace_f_op(file, gate.plain);
+            created(file, gate, conn)
+        };
+        match done {
+            Ok(()) => 0,
+            Err(errno) => errno.to_errno(),
         }
     }
-    0
+}
+
+/// Opened by CREATE: plain, and counted as open until it is closed; or mapped since, by another opener,
+/// or because the server answered with a file that was there.
+///
+/// # Safety
+///
+/// As [`replace_f_op`], and FUSE has opened it.
+unsafe fn created(file: *mut c::file, gate: &'static Gate, conn: &Connection) -> Result {
+    let created = Some(&conn.mount().created);
+
+    // SAFETY: By the safety requirements.
+    unsafe {
+        match iomap::state_for_good(Inode::new((*file).f_inode)) {
+            State::Mapped => {
+                let prepared = OpenFile::prepare(file, created)?;
+                become_mapped(file, gate, prepared);
+            }
+            State::Unknown if is_idle(file) => {
+                let prepared = OpenFile::prepare(file, created)?;
+                replace_f_op(file, &gate.idle);
+                prepared.give_to(file);
+            }
+            _ => replace_f_op(file, gate.plain),
+        }
+    }
+    Ok(())
+}
+
+/// Whether a file is open for neither reading nor writing. Then it cannot be used for either, and does
+/// not count as open.
+///
+/// # Safety
+///
+/// The file is being opened by the current task.
+unsafe fn is_idle(file: *const c::file) -> bool {
+    // SAFETY: By the safety requirements.
+    unsafe { (*file).f_mode & (c::FMODE_READ | c::FMODE_WRITE) == 0 }
 }
 
 /// Makes a file that is being opened, and that FUSE has opened, an open mapped file.
 ///
 /// # Safety
 ///
-/// As [`replace_f_op`], and the inode is mapped.
-unsafe fn become_mapped(file: *mut c::file, gate: &'static Gate) {
+/// As [`replace_f_op`], and the inode is mapped; `prepared` is for this file.
+unsafe fn become_mapped(file: *mut c::file, gate: &'static Gate, prepared: Prepared) {
     // SAFETY: By the safety requirements.
     unsafe {
         replace_f_op(file, &gate.mapped);
-        (*file).f_mapping = ptr::addr_of_mut!((*(*file).f_inode).i_data);
-        (*file).f_wb_err = c::filemap_sample_wb_err((*file).f_mapping);
+        prepared.give_to(file);
         (*file).f_mode |= c::FMODE_CAN_ODIRECT | c::FMODE_NOWAIT;
     }
 }
@@ -196,23 +243,24 @@ unsafe fn try_open(inode: *mut c::inode, file: *mut c::file) -> Result {
     if unsafe { is_bad(inode) } {
         return Err(EIO);
     }
-    // A file that is open for neither reading nor writing cannot be used for either, and does not
-    // count as open.
     // SAFETY: The file is being opened by this task.
-    let useful = unsafe { (*file).f_mode } & (c::FMODE_READ | c::FMODE_WRITE) != 0;
-    let state = if useful {
-        fmap_ops::settle(conn, wrapped)?
-    } else {
+    let idle = unsafe { is_idle(file) };
+    let state = if idle {
         iomap::state(wrapped)
+    } else {
+        fmap_ops::settle(conn, wrapped)?
     };
     if state != State::Mapped {
-        // SAFETY: The file is being opened, and FUSE's module has it open.
-        unsafe { replace_f_op(file, gate.plain) };
-        // SAFETY: The table is FUSE's own.
-        return match unsafe { (*gate.plain).open } {
-            // SAFETY: As above, with the VFS's arguments.
-            Some(plain_open) => to_result(unsafe { plain_open(inode, file) }),
-            None => Ok(()),
+        // SAFETY: The file is being opened by this task.
+        return unsafe {
+            if idle && state == State::Unknown {
+                let prepared = OpenFile::prepare(file, None)?;
+                plain_open(inode, file, gate, &gate.idle)?;
+                prepared.give_to(file);
+                Ok(())
+            } else {
+                plain_open(inode, file, gate, gate.plain)
+            }
         };
     }
 
@@ -222,19 +270,63 @@ unsafe fn try_open(inode: *mut c::inode, file: *mut c::file) -> Result {
             return Err(EOPNOTSUPP);
         }
         to_result(c::generic_file_open(inode, file))?;
+        let prepared = OpenFile::prepare(file, None)?;
         // OPEN, and no more: what FUSE then does concerns its page cache and its own I/O.
         let mount = (*(*inode).i_sb).s_fs_info.cast::<f::fuse_mount>();
         to_result(f::fuse_do_open(mount, wrapped.nodeid(), file, false))?;
-        become_mapped(file, gate);
+        become_mapped(file, gate, prepared);
     }
     Ok(())
+}
+
+/// FUSE's own open, of a file that has `table` from then on.
+///
+/// # Safety
+///
+/// As `->open()`, for a file that has the gate's table.
+unsafe fn plain_open(
+    inode: *mut c::inode,
+    file: *mut c::file,
+    gate: &'static Gate,
+    table: *const c::file_operations,
+) -> Result {
+    // SAFETY: The file is being opened, and FUSE's module has it open.
+    unsafe { replace_f_op(file, table) };
+    // SAFETY: The table is FUSE's own.
+    match unsafe { (*gate.plain).open } {
+        // SAFETY: As above, with the VFS's arguments.
+        Some(plain_open) => to_result(unsafe { plain_open(inode, file) }),
+        None => Ok(()),
+    }
+}
+
+/// `->fsync()` of a file whose pages, or DAX entries, are not where FUSE looks for them.
+///
+/// # Safety
+///
+/// Called by the VFS, for a file that has the table of idle files.
+unsafe extern "C" fn idle_fsync(
+    file: *mut c::file,
+    start: c::loff_t,
+    end: c::loff_t,
+    datasync: ffi::c_int,
+) -> ffi::c_int {
+    // SAFETY: An open file's inode is in use.
+    let written = unsafe { iomap::write_back_range((*file).f_inode, start, end) };
+    // SAFETY: The VFS's arguments, passed on.
+    let asked = unsafe { plain_fsync(file, start, end, datasync) };
+
+    match written.and(asked) {
+        Ok(()) => 0,
+        Err(errno) => errno.to_errno(),
+    }
 }
 
 /// FUSE's own fsync: waits for its writes, and asks the server.
 ///
 /// # Safety
 ///
-/// As `->fsync()`, for an open mapped file.
+/// As `->fsync()`, for an open file.
 pub(crate) unsafe fn plain_fsync(
     file: *mut c::file,
     start: c::loff_t,
@@ -248,6 +340,24 @@ pub(crate) unsafe fn plain_fsync(
         // SAFETY: FUSE's own, with the VFS's arguments, for a file that FUSE has open.
         Some(plain_fsync) => to_result(unsafe { plain_fsync(file, start, end, datasync) }),
         None => Ok(()),
+    }
+}
+
+/// FUSE's own release: tells the server, when it has no more use for the file.
+///
+/// # Safety
+///
+/// As `->release()`, for an open file.
+pub(crate) unsafe fn plain_release(inode: *mut c::inode, file: *mut c::file) -> ffi::c_int {
+    let Some(Table(gate)) = GATE.as_ref() else {
+        return 0;
+    };
+
+    // SAFETY: The table is FUSE's own.
+    match unsafe { (*gate.plain).release } {
+        // SAFETY: FUSE's own, with the VFS's arguments, for a file that FUSE has open.
+        Some(plain_release) => unsafe { plain_release(inode, file) },
+        None => 0,
     }
 }
 

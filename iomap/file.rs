@@ -26,6 +26,11 @@ use crate::{
 use super::{
     header,
     i_size,
+    open_file::{
+        release,
+        user_file,
+        VmFile, //
+    },
     report::{
         fiemap,
         llseek, //
@@ -61,7 +66,7 @@ unsafe fn fault(vmf: *mut c::vm_fault, order: ffi::c_uint) -> c::vm_fault_t {
         return c::vm_fault_reason_VM_FAULT_FALLBACK;
     }
     // SAFETY: The file of a mapping is open, so its inode is in use; it is a mapped one, because
-    // only `mmap_prepare()` hands out these operations.
+    // only `mmap()` hands out these operations.
     unsafe {
         let vma = (*vmf).__bindgen_anon_1.vma;
         let file = (*vma).vm_file;
@@ -72,7 +77,7 @@ unsafe fn fault(vmf: *mut c::vm_fault, order: ffi::c_uint) -> c::vm_fault_t {
             && (*vma).__bindgen_anon_2.vm_flags & c::VM_SHARED as ffi::c_ulong != 0
             && (*(*file).f_inode).i_flags & c::S_NOCMTIME == 0
         {
-            c::file_update_time(file);
+            c::file_update_time(user_file(file));
         }
         let inode = (*file).f_inode;
         let header = header(inode);
@@ -165,24 +170,31 @@ static VM_OPS: Table<c::vm_operations_struct> = Table(c::vm_operations_struct {
 
 /// Maps in 2 MiB pieces where memory and addresses allow it. MAP_SYNC: see `writeback`.
 ///
+/// This is not `->mmap_prepare()`: a file that is changed there is leaked if the mapping is merged with
+/// the one beside it (`__mmap_region()`).
+///
 /// # Safety
 ///
-/// Called by the VFS, for an open mapped file.
-unsafe extern "C" fn mmap_prepare(desc: *mut c::vm_area_desc) -> ffi::c_int {
-    const BITS: usize = usize::BITS as usize;
-    const HUGEPAGE: usize = c::VMA_HUGEPAGE_BIT as usize;
-    const SYNC: usize = c::VMA_SYNC_BIT as usize;
+/// Called by the VFS, for an open mapped file or a vm file.
+pub(super) unsafe extern "C" fn mmap(
+    file: *mut c::file,
+    vma: *mut c::vm_area_struct,
+) -> ffi::c_int {
+    // SAFETY: The mapping is being made, and the caller's alone.
+    let flags = unsafe { &raw mut (*vma).__bindgen_anon_2.vm_flags };
 
-    // SAFETY: The descriptor of a mapping that is being made is the caller's, to be filled in, and of
-    // an open mapped file.
+    // SAFETY: As above; the file is a mapped one, by the safety requirements.
     unsafe {
-        if (*desc).vma_flags.__vma_flags[SYNC / BITS] & 1 << (SYNC % BITS) != 0
-            && !header((*(*desc).file).f_inode).is_synchronous()
-        {
+        if *flags & 1 << c::VMA_SYNC_BIT != 0 && !header((*file).f_inode).is_synchronous() {
             return EOPNOTSUPP.to_errno();
         }
-        (*desc).vm_ops = &VM_OPS.0;
-        (*desc).vma_flags.__vma_flags[HUGEPAGE / BITS] |= 1 << (HUGEPAGE % BITS);
+        match VmFile::of(file) {
+            Ok(Some(vm_file)) => c::vma_set_file(vma, vm_file.as_raw()),
+            Ok(None) => (),
+            Err(errno) => return errno.to_errno(),
+        }
+        (*vma).vm_ops = &VM_OPS.0;
+        *flags |= 1 << c::VMA_HUGEPAGE_BIT;
     }
     0
 }
@@ -367,7 +379,7 @@ unsafe fn rewrite_page(iocb: *mut c::kiocb, from: *mut c::iov_iter) -> Result<us
 /// # Safety
 ///
 /// Called by the VFS, for an open mapped file.
-unsafe extern "C" fn read_iter(iocb: *mut c::kiocb, to: *mut c::iov_iter) -> isize {
+pub(super) unsafe extern "C" fn read_iter(iocb: *mut c::kiocb, to: *mut c::iov_iter) -> isize {
     // SAFETY: The VFS passes valid arguments, and keeps the file open meanwhile.
     let _locked = match unsafe { IoLock::new(iocb, false) } {
         Ok(locked) => locked,
@@ -478,11 +490,12 @@ pub(crate) fn file_operations(
         llseek: Some(llseek),
         read_iter: Some(read_iter),
         write_iter: Some(write_iter),
-        mmap: None,
-        mmap_prepare: Some(mmap_prepare),
+        mmap: Some(mmap),
+        mmap_prepare: None,
         get_unmapped_area: Some(c::thp_get_unmapped_area),
         splice_read: Some(c::copy_splice_read),
         splice_write: Some(c::iter_file_splice_write),
+        release: Some(release),
         fsync: Some(fsync),
         fallocate: None,
         copy_file_range: None,

@@ -8,16 +8,17 @@
 //! caches. Both rest on flags of the device: the first is set by its holder (`daxdev`), the second by
 //! the dax bus.
 //!
-//! The kernel writes back by file (`f_mapping`, hence `i_data`) or by inode (`i_mapping`). By inode it
-//! finds the empty page cache of the mount (see [`super`]), is done at once, and takes the inode for
-//! clean. So whatever goes by inode is ours to do:
+//! The kernel writes back by file (`f_mapping`) or by inode (`i_mapping`). Either way it finds an empty
+//! page cache (see [`super`]), is done at once, and takes the inode for clean. So all of it is ours to
+//! do:
 //!
-//! | who asks                               | what leads here              |
-//! |----------------------------------------|------------------------------|
-//! | fsync, msync, O_SYNC, sync_file_range  | [`fsync`], [`writepages`]    |
-//! | sync, syncfs, remounting, unmounting   | [`sync_all`]                 |
-//! | eviction, a device that goes away      | [`flush`], by `vacating`     |
-//! | the flusher threads                    | nothing, as in any DAX file  |
+//! | who asks                               | what leads here                |
+//! |----------------------------------------|--------------------------------|
+//! | fsync, msync, O_SYNC                   | [`fsync`]                      |
+//! | sync_file_range                        | [`writepages`], by `open_file` |
+//! | sync, syncfs, remounting, unmounting   | [`sync_all`]                   |
+//! | eviction, a device that goes away      | [`flush`], by `vacating`       |
+//! | the flusher threads                    | nothing, as in any DAX file    |
 //!
 //! MAP_SYNC asks that a page is mapped for writing only if its place on the device would be found again
 //! after a crash. A map does not change as long as anybody can have it mapped, so a fault has nothing to
@@ -79,14 +80,14 @@ fn drain() {
 ///
 /// # Safety
 ///
-/// Called by writeback, for the page cache of a mapped inode.
+/// Called by writeback, for the page cache of a mapped inode or the empty one of an open file.
 pub(super) unsafe extern "C" fn writepages(
     mapping: *mut c::address_space,
     wbc: *mut c::writeback_control,
 ) -> ffi::c_int {
     // SAFETY: The host of a page cache that has these operations is a mapped inode in use; writeback
     // holds a reference to it, and no lock that a fault would take.
-    let ret = unsafe { write_back(mapping, wbc) };
+    let ret = unsafe { write_back(&raw mut (*(*mapping).host).i_data, wbc) };
 
     drain();
     ret
@@ -184,6 +185,24 @@ pub(super) unsafe fn flush(inode: *mut c::inode) -> Result {
     unsafe { flush_range(inode, 0, c::loff_t::MAX) }
 }
 
+/// Writes back what an inode has, mapped or not, and waits for it.
+///
+/// # Safety
+///
+/// The inode is in use.
+///
+/// # Errors
+///
+/// That of anybody who wrote.
+pub(crate) unsafe fn write_back_range(
+    inode: *mut c::inode,
+    start: c::loff_t,
+    end: c::loff_t,
+) -> Result {
+    // SAFETY: By the safety requirements.
+    to_result(unsafe { c::filemap_write_and_wait_range(&raw mut (*inode).i_data, start, end) })
+}
+
 /// Flushes all mapped files of a mount.
 ///
 /// # Safety
@@ -208,6 +227,33 @@ pub(crate) unsafe fn sync_all(sb: *mut c::super_block) -> Result {
     result
 }
 
+/// `file_write_and_wait_range()`, for what is in `i_data` whatever the file shows. DAX does not have to
+/// be waited for.
+///
+/// # Safety
+///
+/// `file` is an open mapped file.
+unsafe fn flush_file(file: *mut c::file, start: c::loff_t, end: c::loff_t) -> Result {
+    if end < start {
+        return Ok(());
+    }
+    // SAFETY: By the safety requirements the inode is in use; `f_lock` guards `f_wb_err`.
+    let (flushed, seen) = unsafe {
+        let i_data = &raw mut (*(*file).f_inode).i_data;
+        let lock = &raw mut (*file).f_lock;
+
+        let flushed = c::filemap_fdatawrite_range(i_data, start, end);
+        c::spin_lock(lock);
+        let seen =
+            c::errseq_check_and_advance(&raw mut (*i_data).wb_err, &raw mut (*file).f_wb_err);
+        c::spin_unlock(lock);
+        // Forgets it for those who do not keep count.
+        c::filemap_check_errors(i_data);
+        (flushed, seen)
+    };
+    to_result(flushed).and(to_result(seen))
+}
+
 /// fsync(2) and its kin: flushes first, and then asks the server, if there is one to be asked.
 ///
 /// What is durable does not depend on the server: after ENOTCONN, too, the data are flushed.
@@ -221,8 +267,8 @@ pub(super) unsafe extern "C" fn fsync(
     end: c::loff_t,
     datasync: ffi::c_int,
 ) -> ffi::c_int {
-    // SAFETY: The VFS passes an open file, whose inode is in use.
-    let flushed = to_result(unsafe { c::file_write_and_wait_range(file, start, end) });
+    // SAFETY: The VFS passes an open file.
+    let flushed = unsafe { flush_file(file, start, end) };
     drain();
     // SAFETY: As above, and it is mapped.
     let lost = if unsafe { header((*file).f_inode) }.has_failed_device() {

@@ -16,6 +16,7 @@
 #include <fcntl.h>
 #include <poll.h>
 #include <pthread.h>
+#include <signal.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/fanotify.h>
@@ -313,6 +314,7 @@ FIXTURE_TEARDOWN(alias)
 
 TEST_F(alias, of_a_mapped_file)
 {
+	struct fmap_cachestat cs;
 	unsigned char *p, *q;
 	int fd;
 
@@ -336,11 +338,58 @@ TEST_F(alias, of_a_mapped_file)
 	munmap(p, SIZE);
 	munmap(q, SIZE);
 	EXPECT_EQ('3', byte_at(fd, 3));
+	EXPECT_EQ(0, fmap_cachestat(fd, &cs));
+	EXPECT_EQ(0, cs.cache + cs.evicted);
 	close(fd);
 	EXPECT_EQ(0, fs_try(self->s, "alias"));
 	EXPECT_EQ(0, self->s->count[FUSE_READ]);
 	EXPECT_EQ(0, self->s->count[FUSE_WRITE]);
 	EXPECT_EQ(2, self->s->count[FUSE_GET_FMAP]);
+}
+
+/*
+ * It was created, and opened by FUSE, when something says no: the server is told that
+ * it is not open, and nothing is left of it.
+ */
+TEST_F(alias, refused)
+{
+	unsigned int opened, released;
+	int fd = fs_open(self->s, "file", O_RDONLY);
+
+	ASSERT_LE(0, fd);
+	EXPECT_EQ(ON_DEVICE, byte_at(fd, 0));
+	signal(SIGIO, SIG_IGN);
+	ASSERT_EQ(0, fcntl(fd, F_SETLEASE, F_RDLCK));
+	released = self->s->count[FUSE_RELEASE];
+	opened = self->s->count[FUSE_OPEN];
+	EXPECT_EQ(-EWOULDBLOCK, fs_open(self->s, "alias",
+					O_CREAT | O_RDWR | O_NONBLOCK | variant->flags));
+	ASSERT_EQ(1, names_created);
+	EXPECT_TRUE(fs_wait(self->s, FUSE_RELEASE, released + 1));
+	EXPECT_EQ(opened, self->s->count[FUSE_OPEN]);
+	ASSERT_EQ(0, fcntl(fd, F_SETLEASE, F_UNLCK));
+	EXPECT_EQ(0, fs_try(self->s, "alias"));
+	close(fd);
+}
+
+/* Created to be neither read nor written: that keeps nobody from getting the map. */
+TEST_F(alias, idle)
+{
+	struct fmap_cachestat cs;
+	unsigned char *p;
+	int idle = fs_open(self->s, "alias", O_CREAT | O_ACCMODE);
+
+	ASSERT_LE(0, idle);
+	ASSERT_EQ(1, names_created);
+	p = fs_map(self->s, "file", SIZE, PROT_READ | PROT_WRITE);
+	ASSERT_NE(MAP_FAILED, p);
+	EXPECT_EQ(ON_DEVICE, p[0]);
+	EXPECT_EQ(0, touch(p + HUGE, 'i'));
+	EXPECT_EQ(0, fmap_cachestat(idle, &cs));
+	EXPECT_EQ(0, cs.cache + cs.evicted);
+	EXPECT_EQ(0, fsync(idle));
+	munmap(p, SIZE);
+	close(idle);
 }
 
 /* The same while the map is on its way: the creator was first. */

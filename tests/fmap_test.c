@@ -523,6 +523,17 @@ uint64_t trace_count(int fd)
 
 /* ---- mapped files ---- */
 
+#ifndef SYS_cachestat
+#define SYS_cachestat	451
+#endif
+
+int fmap_cachestat(int fd, struct fmap_cachestat *cs)
+{
+	uint64_t all[2] = { 0, 0 };
+
+	return syscall(SYS_cachestat, fd, all, cs, 0);
+}
+
 int byte_at(int fd, off_t pos)
 {
 	unsigned char c;

@@ -127,6 +127,17 @@ int ended(pid_t pid);
 /* Have the kernel forget the files that nobody uses, and their pages. */
 void drop_caches(void);
 
+/* cachestat(2) of all of a file, which no header of the C library has. */
+struct fmap_cachestat {
+	uint64_t	cache;
+	uint64_t	dirty;
+	uint64_t	writeback;
+	uint64_t	evicted;
+	uint64_t	recently_evicted;
+};
+
+int fmap_cachestat(int fd, struct fmap_cachestat *cs);
+
 /* The byte at @pos, or -errno. */
 int byte_at(int fd, off_t pos);
 

@@ -207,6 +207,62 @@ TEST_F(nomem, open)
 	EXPECT_GT(MANY, n);
 }
 
+/*
+ * An open of a file that is known: it fails before the server hears of it. And the first
+ * mapping of an open file.
+ */
+TEST_F(nomem, open_again_and_map)
+{
+	struct fuse_server *s = self->s = server(&self->map);
+	unsigned int n, failures = 0;
+	bool came = true;
+
+	ASSERT_NE(NULL, s);
+	ASSERT_EQ(0, fs_mount(s));
+	ASSERT_EQ(0, fs_try(s, "file"));
+	for (n = 1; came && n < MANY; n++) {
+		unsigned int opened = s->count[FUSE_OPEN];
+		int fd;
+
+		ASSERT_EQ(0, fail(n));
+		fd = fs_open(s, "file", O_RDWR);
+		came = failed();
+		if (fd < 0) {
+			EXPECT_TRUE(came && fd == -ENOMEM) TH_LOG("%u: error %d", n, fd);
+			failures += opened == s->count[FUSE_OPEN];
+		} else {
+			close(fd);
+		}
+	}
+	EXPECT_LT(0, failures);
+	EXPECT_GT(MANY, n);
+
+	came = true;
+	failures = 0;
+	for (n = 1; came && n < MANY; n++) {
+		int fd = fs_open(s, "file", O_RDWR);
+		unsigned char *p;
+		int err;
+
+		ASSERT_LE(0, fd);
+		ASSERT_EQ(0, fail(n));
+		p = mmap(NULL, SIZE, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+		err = p == MAP_FAILED ? errno : 0;
+		came = failed();
+		if (err) {
+			EXPECT_TRUE(came && err == ENOMEM) TH_LOG("%u: error %d", n, err);
+			failures++;
+			p = mmap(NULL, SIZE, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+		}
+		ASSERT_NE(MAP_FAILED, p);
+		close(fd);
+		EXPECT_EQ(0, touch(p, n));
+		munmap(p, SIZE);
+	}
+	EXPECT_LT(0, failures);
+	EXPECT_GT(MANY, n);
+}
+
 /* A fault that finds no memory is tried again. */
 TEST_F(nomem, fault)
 {

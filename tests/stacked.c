@@ -225,6 +225,7 @@ static int mount_overlay(FIXTURE_DATA(stacked) * self, const char *lower, const 
 /* Nobody has opened the file before: the first open comes from overlayfs. */
 TEST_F(stacked, overlay_below_which_nobody_looked)
 {
+	struct fmap_cachestat cs;
 	unsigned char *p, *q;
 	int fd, err = mount_overlay(self, self->s->dir, NULL);
 
@@ -244,9 +245,14 @@ TEST_F(stacked, overlay_below_which_nobody_looked)
 	ASSERT_EQ(0, touch(q + HUGE, 'o'));
 	EXPECT_EQ('o', p[HUGE]);
 	EXPECT_EQ('o', byte_at(fd, HUGE));
+	EXPECT_EQ(0, fmap_cachestat(fd, &cs));
+	EXPECT_EQ(0, cs.cache + cs.evicted);
+	close(fd);
+	EXPECT_EQ('o', p[HUGE]);
+	ASSERT_EQ(0, touch(q + HUGE, 'v'));
+	EXPECT_EQ('v', p[HUGE]);
 	munmap(p, SIZE);
 	munmap(q, SIZE);
-	close(fd);
 	EXPECT_EQ(0, umount(below(self, "merged", false)));
 }
 

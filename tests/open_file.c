@@ -1,0 +1,507 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * What a descriptor of a mapped file shows, and what a mapping keeps.
+ *
+ * A file in DAX memory has no pages in a page cache, but the kernel's notes of what is
+ * mapped lie where others have pages, and not all system calls know the difference:
+ * cachestat(2) reads such a note as something else and follows a wild pointer. So a
+ * descriptor's file shows an empty page cache, and a mapping holds another file than
+ * the descriptor does. Nobody is to notice: a mapping has the path of its file, lives
+ * on without the descriptor, keeps the server from being told of its end, and is not
+ * counted as one more that has the file open.
+ */
+#define _GNU_SOURCE
+#include <errno.h>
+#include <fcntl.h>
+#include <signal.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/inotify.h>
+#include <sys/mman.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "kselftest_harness.h"
+#include "fmap_test.h"
+
+#define SIZE	(8 * MIB)
+
+FIXTURE(open_file) {
+	struct fuse_server *s;
+	struct scripted map;
+	int fd;
+};
+
+FIXTURE_VARIANT(open_file) {
+	uint64_t addr;
+};
+
+FIXTURE_VARIANT_ADD(open_file, huge_pages) {
+	.addr = 4 * MIB,
+};
+
+FIXTURE_VARIANT_ADD(open_file, small_pages) {
+	.addr = 4 * MIB + PAGE,
+};
+
+FIXTURE_SETUP(open_file)
+{
+	if (fmap_missing())
+		SKIP(return, "%s", fmap_missing());
+	self->map = fmap_linear(0, variant->addr, SIZE);
+	self->s = fmap_server(SCRIPTED_OPS_NAME);
+	ASSERT_NE(NULL, self->s);
+	fs_add(self->s, "file", SIZE, &self->map, sizeof(self->map));
+	ASSERT_EQ(0, fs_mount(self->s));
+	self->fd = fs_open(self->s, "file", O_RDWR);
+	ASSERT_LE(0, self->fd);
+}
+
+/* A file that is kept for ever would keep the mount, too. */
+FIXTURE_TEARDOWN(open_file)
+{
+	close(self->fd);
+	EXPECT_EQ(0, self->s->count[FUSE_READ]);
+	EXPECT_EQ(0, self->s->count[FUSE_WRITE]);
+	EXPECT_EQ(0, fs_stop(self->s));
+}
+
+static unsigned char *map(int fd, int prot, int flags)
+{
+	return mmap(address_range(0, SIZE), SIZE, prot, flags | MAP_FIXED, fd, 0);
+}
+
+/* A byte of each page: 2 MiB entries, or 2048 of 4 KiB, with all kinds of addresses. */
+static void store_all(unsigned char *p)
+{
+	for (size_t at = 0; at < SIZE; at += PAGE)
+		p[at] = at / PAGE;
+}
+
+static bool stored_all(const unsigned char *p)
+{
+	for (size_t at = 0; at < SIZE; at += PAGE)
+		if (p[at] != (unsigned char)(at / PAGE))
+			return false;
+	return true;
+}
+
+/* ---- cachestat ---- */
+
+#define expect_no_pages(fd) do {					\
+	struct fmap_cachestat _cs;					\
+									\
+	EXPECT_EQ(0, fmap_cachestat(fd, &_cs)) TH_LOG("%s", strerror(errno)); \
+	EXPECT_EQ(0, _cs.cache);					\
+	EXPECT_EQ(0, _cs.dirty);					\
+	EXPECT_EQ(0, _cs.writeback);					\
+	EXPECT_EQ(0, _cs.evicted);					\
+	EXPECT_EQ(0, _cs.recently_evicted);				\
+} while (0)
+
+TEST_F(open_file, cachestat)
+{
+	int reader = fs_open(self->s, "file", O_RDONLY);
+	int path = fs_open(self->s, "file", O_PATH);
+	unsigned char *p;
+
+	ASSERT_LE(0, reader);
+	ASSERT_LE(0, path);
+	expect_no_pages(self->fd);
+	p = map(self->fd, PROT_READ | PROT_WRITE, MAP_SHARED);
+	ASSERT_NE(MAP_FAILED, p);
+	expect_no_pages(self->fd);
+	/* Mapped for reading, */
+	for (size_t at = 0; at < SIZE; at += PAGE)
+		touch(p + at, -1);
+	expect_no_pages(self->fd);
+	expect_no_pages(reader);
+	/* dirty, */
+	store_all(p);
+	expect_no_pages(self->fd);
+	expect_no_pages(reader);
+	/* flushed, */
+	EXPECT_EQ(0, msync(p, SIZE, MS_SYNC));
+	expect_no_pages(self->fd);
+	expect_no_pages(reader);
+	/* mapped by nobody. */
+	munmap(p, SIZE);
+	expect_no_pages(self->fd);
+	expect_no_pages(reader);
+	{
+		struct fmap_cachestat cs;
+
+		EXPECT_EQ(-1, fmap_cachestat(path, &cs));
+		EXPECT_EQ(EBADF, errno);
+	}
+	close(path);
+	close(reader);
+}
+
+/*
+ * Open for neither reading nor writing (access mode 3): FUSE opens that, and nobody
+ * asks for a map. It may come later.
+ */
+TEST_F(open_file, cachestat_of_an_idle_descriptor)
+{
+	struct fuse_server *s;
+	unsigned char *p;
+	char path[128];
+	int fd, idle;
+
+	/* A mount of its own, in which nobody has opened the file yet. */
+	close(self->fd);
+	self->fd = -1;
+	ASSERT_EQ(0, fs_stop(self->s));
+	s = self->s = fmap_server(SCRIPTED_OPS_NAME);
+	ASSERT_NE(NULL, s);
+	fs_add(s, "file", SIZE, &self->map, sizeof(self->map));
+	ASSERT_EQ(0, fs_mount(s));
+	snprintf(path, sizeof(path), "%s", fs_path(s, "file"));
+	idle = open(path, O_ACCMODE);
+	ASSERT_LE(0, idle);
+	EXPECT_EQ(0, s->count[FUSE_GET_FMAP]);
+	expect_no_pages(idle);
+	fd = fs_open(s, "file", O_RDWR);
+	ASSERT_LE(0, fd);
+	p = map(fd, PROT_READ | PROT_WRITE, MAP_SHARED);
+	ASSERT_NE(MAP_FAILED, p);
+	store_all(p);
+	EXPECT_EQ(1, s->count[FUSE_GET_FMAP]);
+	expect_no_pages(idle);
+	EXPECT_EQ(0, fsync(idle));
+	EXPECT_EQ(1, s->count[FUSE_FSYNC]);
+	/* As one that is opened now. */
+	self->fd = open(path, O_ACCMODE);
+	ASSERT_LE(0, self->fd);
+	expect_no_pages(self->fd);
+	munmap(p, SIZE);
+	close(fd);
+	close(idle);
+	EXPECT_TRUE(fs_wait(s, FUSE_RELEASE, 2));
+}
+
+/* ---- what a mapping is ---- */
+
+/* The mappings of @path in an address range, and whether they are as shown elsewhere. */
+static int mappings_in(const void *p, size_t len, const char *path)
+{
+	unsigned long start, end;
+	char line[512], link[64], target[256] = "";
+	int n = 0;
+	FILE *f = fopen("/proc/self/maps", "r");
+
+	if (!f)
+		return -errno;
+	while (fgets(line, sizeof(line), f)) {
+		if (sscanf(line, "%lx-%lx", &start, &end) != 2 || end <= (uintptr_t)p ||
+		    start >= (uintptr_t)p + len)
+			continue;
+		if (!strstr(line, path))
+			continue;
+		snprintf(link, sizeof(link), "/proc/self/map_files/%lx-%lx", start, end);
+		memset(target, 0, sizeof(target));
+		if (readlink(link, target, sizeof(target) - 1) > 0 && strcmp(target, path))
+			n = -1000;
+		n++;
+	}
+	fclose(f);
+	return n;
+}
+
+TEST_F(open_file, path)
+{
+	unsigned char *p = map(self->fd, PROT_READ | PROT_WRITE, MAP_SHARED);
+	char path[128], link[64];
+	int fd;
+
+	ASSERT_NE(MAP_FAILED, p);
+	snprintf(path, sizeof(path), "%s", fs_path(self->s, "file"));
+	EXPECT_EQ(1, mappings_in(p, SIZE, path));
+	/* What it leads to is the file, with a descriptor like any other. */
+	p[5] = 'p';
+	snprintf(link, sizeof(link), "/proc/self/map_files/%lx-%lx", (long)p, (long)p + SIZE);
+	fd = open(link, O_RDWR);
+	ASSERT_LE(0, fd) TH_LOG("%s: %s", link, strerror(errno));
+	EXPECT_EQ('p', byte_at(fd, 5));
+	expect_no_pages(fd);
+	close(fd);
+	munmap(p, SIZE);
+}
+
+/*
+ * mmap(2) does not merge mappings that lie side by side, but what changes them later
+ * does: they are of one file.
+ */
+TEST_F(open_file, merge)
+{
+	unsigned char *p = address_range(0, SIZE);
+	char path[128];
+
+	snprintf(path, sizeof(path), "%s", fs_path(self->s, "file"));
+	for (size_t at = 0; at < SIZE; at += MIB)
+		ASSERT_NE(MAP_FAILED, mmap(p + at, MIB, PROT_READ | PROT_WRITE,
+					   MAP_SHARED | MAP_FIXED, self->fd, at));
+	store_all(p);
+	ASSERT_EQ(0, mprotect(p, SIZE, PROT_READ));
+	EXPECT_EQ(1, mappings_in(p, SIZE, path));
+	ASSERT_EQ(0, mprotect(p + MIB, MIB, PROT_READ | PROT_WRITE));
+	EXPECT_EQ(3, mappings_in(p, SIZE, path));
+	ASSERT_EQ(0, mprotect(p, SIZE, PROT_READ | PROT_WRITE));
+	EXPECT_EQ(1, mappings_in(p, SIZE, path));
+	EXPECT_TRUE(stored_all(p));
+	munmap(p + MIB, MIB);
+	EXPECT_EQ(2, mappings_in(p, SIZE, path));
+	munmap(p, SIZE);
+	/* Again and again, in one piece or not: it is all given back in the end. */
+	for (int i = 0; i < 100; i++) {
+		p = map(self->fd, PROT_READ, i % 2 ? MAP_SHARED : MAP_PRIVATE);
+		ASSERT_NE(MAP_FAILED, p);
+		munmap(p, i % 3 ? SIZE : SIZE - MIB);
+		munmap(p, SIZE);
+	}
+}
+
+/* The memory manager maps a mapping's file once more, by itself. */
+TEST_F(open_file, remap_file_pages)
+{
+	unsigned char *p = map(self->fd, PROT_READ | PROT_WRITE, MAP_SHARED);
+
+	ASSERT_NE(MAP_FAILED, p);
+	store_all(p);
+	close(self->fd);
+	self->fd = -1;
+	ASSERT_EQ(0, remap_file_pages(p + HUGE, PAGE, 0, 3, 0));
+	EXPECT_EQ(3, p[HUGE]);
+	EXPECT_EQ(0, touch(p + HUGE, 'r'));
+	EXPECT_EQ('r', p[3 * PAGE]);
+	EXPECT_EQ((unsigned char)(HUGE / PAGE + 1), p[HUGE + PAGE]);
+	munmap(p, SIZE);
+	EXPECT_TRUE(fs_wait(self->s, FUSE_RELEASE, 1));
+}
+
+/* ---- how long it lives ---- */
+
+/* No RELEASE comes, although it had time to. */
+#define expect_not_released() do {					\
+	usleep(50 * 1000);						\
+	EXPECT_EQ(0, self->s->count[FUSE_RELEASE]);			\
+} while (0)
+
+#define expect_released(n) do {						\
+	EXPECT_TRUE(fs_wait(self->s, FUSE_RELEASE, n));			\
+	usleep(10 * 1000);						\
+	EXPECT_EQ(n, self->s->count[FUSE_RELEASE]);			\
+} while (0)
+
+/* Nothing was touched before the descriptor went. */
+TEST_F(open_file, closed_before_faults)
+{
+	unsigned char *p = map(self->fd, PROT_READ | PROT_WRITE, MAP_SHARED), *q;
+
+	ASSERT_NE(MAP_FAILED, p);
+	close(self->fd);
+	expect_not_released();
+	store_all(p);
+	EXPECT_TRUE(stored_all(p));
+	EXPECT_EQ(0, msync(p, SIZE, MS_SYNC));
+	EXPECT_EQ(1, self->s->count[FUSE_FSYNC]);
+
+	/* Moved, grown and cut. */
+	q = mremap(p, SIZE, SIZE, MREMAP_MAYMOVE | MREMAP_FIXED, address_range(PAGE, SIZE));
+	ASSERT_NE(MAP_FAILED, q);
+	EXPECT_TRUE(stored_all(q));
+	ASSERT_EQ(q, mremap(q, SIZE, SIZE / 2, 0));
+	p = mremap(q, SIZE / 2, SIZE, MREMAP_MAYMOVE);
+	ASSERT_NE(MAP_FAILED, p);
+	EXPECT_TRUE(stored_all(p));
+	q = mremap(p, 0, SIZE, MREMAP_MAYMOVE);
+	ASSERT_NE(MAP_FAILED, q);
+	EXPECT_TRUE(stored_all(q));
+	munmap(p, SIZE);
+	EXPECT_EQ(0, msync(q, SIZE, MS_SYNC));
+	expect_not_released();
+	munmap(q + PAGE, SIZE - PAGE);
+	expect_not_released();
+	munmap(q, PAGE);
+	expect_released(1);
+	self->fd = -1;
+}
+
+/* Of two descriptors each has its own; the one that is not mapped is told at once. */
+TEST_F(open_file, two_descriptors)
+{
+	unsigned char *p = map(self->fd, PROT_READ | PROT_WRITE, MAP_SHARED), *q;
+	int fd = fs_open(self->s, "file", O_RDWR), third = fs_open(self->s, "file", O_RDONLY);
+
+	ASSERT_NE(MAP_FAILED, p);
+	ASSERT_LE(0, fd);
+	ASSERT_LE(0, third);
+	q = map(fd, PROT_READ, MAP_PRIVATE);
+	ASSERT_NE(MAP_FAILED, q);
+	store_all(p);
+	EXPECT_TRUE(stored_all(q));
+	close(self->fd);
+	close(fd);
+	self->fd = -1;
+	expect_not_released();
+	close(third);
+	expect_released(1);
+	munmap(p, SIZE);
+	expect_released(2);
+	EXPECT_TRUE(stored_all(q));
+	munmap(q, SIZE);
+	expect_released(3);
+}
+
+/* A child inherits it, and has it longest. */
+TEST_F(open_file, fork)
+{
+	unsigned char *p = map(self->fd, PROT_READ | PROT_WRITE, MAP_SHARED);
+	int end[2];
+	pid_t pid;
+	char c;
+
+	ASSERT_NE(MAP_FAILED, p);
+	p[0] = 'p';
+	ASSERT_EQ(0, pipe(end));
+	pid = fork();
+	ASSERT_LE(0, pid);
+	if (!pid) {
+		close(self->fd);
+		close(end[1]);
+		if (read(end[0], &c, 1))
+			_exit(2);
+		_exit(p[0] == 'p' && !touch(p + HUGE, 'c') ? 0 : 1);
+	}
+	close(end[0]);
+	munmap(p, SIZE);
+	close(self->fd);
+	self->fd = -1;
+	expect_not_released();
+	close(end[1]);
+	EXPECT_EQ(0, ended(pid));
+	expect_released(1);
+}
+
+/* ---- who has the file open ---- */
+
+static int lease(int fd, int type)
+{
+	return fcntl(fd, F_SETLEASE, type) ? -errno : 0;
+}
+
+/* Only who opened it counts, with a mapping or without. */
+TEST_F(open_file, counted_once)
+{
+	int fd = fs_open(self->s, "file", O_RDONLY);
+	unsigned char *p;
+
+	ASSERT_LE(0, fd);
+	signal(SIGIO, SIG_IGN);
+	EXPECT_EQ(-EAGAIN, lease(fd, F_WRLCK));
+	close(self->fd);
+	self->fd = -1;
+	for (int i = 0; i < 3; i++) {
+		EXPECT_EQ(0, lease(fd, F_WRLCK));
+		EXPECT_EQ(0, lease(fd, F_UNLCK));
+		p = map(fd, PROT_READ, MAP_SHARED);
+		ASSERT_NE(MAP_FAILED, p);
+		EXPECT_EQ(0, lease(fd, F_WRLCK)) TH_LOG("%s", strerror(errno));
+		EXPECT_EQ(0, lease(fd, F_UNLCK));
+		munmap(p, SIZE);
+	}
+	/* One that is mapped and has no descriptor any more: that one, too. */
+	p = map(fd, PROT_READ, MAP_SHARED);
+	ASSERT_NE(MAP_FAILED, p);
+	close(fd);
+	fd = fs_open(self->s, "file", O_RDONLY);
+	ASSERT_LE(0, fd);
+	EXPECT_EQ(-EAGAIN, lease(fd, F_WRLCK));
+	munmap(p, SIZE);
+	EXPECT_EQ(0, lease(fd, F_WRLCK));
+	EXPECT_EQ(0, lease(fd, F_UNLCK));
+
+	/* A writer that is only mapped is a writer, and then is none. */
+	self->fd = fs_open(self->s, "file", O_RDWR);
+	ASSERT_LE(0, self->fd);
+	p = map(self->fd, PROT_READ | PROT_WRITE, MAP_SHARED);
+	ASSERT_NE(MAP_FAILED, p);
+	close(self->fd);
+	self->fd = -1;
+	EXPECT_EQ(-EAGAIN, lease(fd, F_RDLCK));
+	munmap(p, SIZE);
+	EXPECT_EQ(0, lease(fd, F_RDLCK));
+	EXPECT_EQ(0, lease(fd, F_UNLCK));
+	close(fd);
+}
+
+/* Who watches sees one file that is closed, once neither is left. */
+TEST_F(open_file, notified_once)
+{
+	char buf[4096] __attribute__((aligned(8)));
+	int inotify = inotify_init1(IN_NONBLOCK | IN_CLOEXEC);
+	const struct inotify_event *e = (void *)buf;
+	unsigned char *p;
+
+	ASSERT_LE(0, inotify);
+	ASSERT_LE(0, inotify_add_watch(inotify, fs_path(self->s, "file"), IN_ALL_EVENTS));
+	p = map(self->fd, PROT_READ | PROT_WRITE, MAP_SHARED);
+	ASSERT_NE(MAP_FAILED, p);
+	store_all(p);
+	EXPECT_EQ(0, msync(p, SIZE, MS_SYNC));
+	munmap(p, SIZE);
+	EXPECT_EQ(-1, read(inotify, buf, sizeof(buf)));
+	EXPECT_EQ(EAGAIN, errno);
+	p = map(self->fd, PROT_READ, MAP_SHARED);
+	ASSERT_NE(MAP_FAILED, p);
+	close(self->fd);
+	self->fd = -1;
+	EXPECT_EQ(-1, read(inotify, buf, sizeof(buf)));
+	EXPECT_EQ(EAGAIN, errno);
+	munmap(p, SIZE);
+	EXPECT_EQ(sizeof(*e), read(inotify, buf, sizeof(buf)));
+	EXPECT_EQ(IN_CLOSE_WRITE, e->mask);
+	close(inotify);
+}
+
+/* ---- all at once ---- */
+
+/* Whoever maps first, or is the last to go: it is the same file for all. */
+TEST_F_TIMEOUT(open_file, race, 60)
+{
+	pid_t pid[4];
+
+	for (unsigned int i = 0; i < ARRAY_SIZE(pid); i++) {
+		pid[i] = fork();
+		ASSERT_LE(0, pid[i]);
+		if (pid[i])
+			continue;
+		/* They share the open file, and no memory. */
+		for (unsigned int n = 0; n < 400; n++) {
+			unsigned char *p = mmap(NULL, SIZE, PROT_READ | PROT_WRITE, MAP_SHARED,
+						self->fd, 0);
+			struct fmap_cachestat cs;
+
+			if (p == MAP_FAILED)
+				_exit(1);
+			p[i * HUGE + n] = n;
+			if (p[i * HUGE + n] != (unsigned char)n || fmap_cachestat(self->fd, &cs))
+				_exit(2);
+			munmap(p, SIZE);
+		}
+		_exit(0);
+	}
+	for (unsigned int i = 0; i < ARRAY_SIZE(pid); i++)
+		EXPECT_EQ(0, ended(pid[i]));
+	expect_not_released();
+	close(self->fd);
+	self->fd = -1;
+	expect_released(1);
+}
+
+int main(int argc, char **argv)
+{
+	fmap_register("scripted.bpf.o");
+	return test_harness_run(argc, argv);
+}
