@@ -9,8 +9,8 @@
  *
  *	head: pages | extent | strips
  *
- * Any other is a search tree, of which a lookup reads one line per level and then
- * one line each of the two tables:
+ * Any other is a search tree, of which a lookup reads one line per level, then one
+ * of the extents, and one of the strips if they are several:
  *
  *	head: pages | where the parts are
  *	tree: first page of each extent, 16 in a node; above it, first page of each
@@ -18,13 +18,15 @@
  *	extents, strips
  *
  * Everything counts in pages of 4 KiB, so that 32 bits are enough for 16 TiB and
- * divisions are short. Cost on the fault path is the reason for all of this.
+ * divisions are short. An extent of one strip is that strip, and is found without a
+ * conversion. Cost on the fault path is the reason for all of this.
  */
 #ifndef _EXTENT_MAP_BPF_H
 #define _EXTENT_MAP_BPF_H
 
 #include <linux/bpf.h>
 #include <linux/errno.h>
+#include <stdbool.h>
 #include <stddef.h>
 #include <bpf/bpf_helpers.h>
 #include <bpf/bpf_tracing.h>
@@ -39,23 +41,48 @@
 #define LEVELS		3
 #define HEAD_STRIPS	6
 
-struct map_extent {
-	__u32	chunk;		/* pages; 0: linear */
-	__u16	first_strip;
-	__u16	nr_strips;
-};
-
 /* Device address, page aligned, with the device's index in the low bits. */
 typedef __u64 map_strip;
+
+/*
+ * If it is linear, its strip. Else the highest bit, which no address has, the number
+ * of strips, the first one of them, and the pages in a chunk.
+ */
+typedef __u64 map_extent;
+
+#define EXTENT_OF_TREE	(1ULL << 63)
+#define EXTENT_STRIPS	0x7fffU		/* more than there is room for */
+
+_Static_assert(FUSE_DAX_FMAP_META_MAX / sizeof(map_strip) <= EXTENT_STRIPS,
+	       "an extent can have all strips that a file can");
+
+static __always_inline map_extent extent_interleaved(__u32 chunk, __u32 first_strip,
+						     __u32 nr_strips)
+{
+	return 1ULL << 63 | (__u64)nr_strips << 48 | (__u64)first_strip << 32 | chunk;
+}
+
+static __always_inline bool extent_is_linear(map_extent extent)
+{
+	return (__s64)extent >= 0;
+}
+
+static __always_inline __u32 extent_strips(map_extent extent)
+{
+	return extent >> 48 & EXTENT_STRIPS;
+}
+
+static __always_inline __u32 extent_first(map_extent extent)
+{
+	return extent >> 32 & 0xffff;
+}
 
 struct map_head {
 	__u32	pages;		/* that the extents map */
 	__u32	is_tree;
+	map_extent extent;	/* EXTENT_OF_TREE if it is one */
 	union {
-		struct {
-			struct map_extent extent;
-			map_strip strip[HEAD_STRIPS];
-		};
+		map_strip strip[HEAD_STRIPS];
 		struct {	/* offsets in the metadata; no such level: 0 */
 			__u32 level[LEVELS];	/* [0] are the leaves */
 			__u32 extents;
@@ -95,62 +122,60 @@ static __always_inline __u32 node_find(const struct map_node *node, __u32 page)
 	return i;
 }
 
-/* A page of an extent: which strip, how deep in it, for how many pages. */
+/* A page of an interleaved extent: which strip, how deep in it, for how many pages. */
 struct map_place {
 	__u32	strip;
 	__u32	page;
 	__u32	left;
 };
 
-static __always_inline struct map_place
-place_in_extent(const struct map_extent *extent, __u32 page, __u32 left)
+static __always_inline struct map_place place_in_extent(map_extent extent, __u32 page,
+							__u32 left)
 {
-	struct map_place p = { .strip = 0, .page = page, .left = left };
+	__u32 nr_strips = extent_strips(extent), pages = extent;
+	__u32 chunk = page / pages;
+	__u32 row = chunk / nr_strips;
+	__u32 in_chunk = page - chunk * pages;
 
-	if (extent->chunk) {
-		__u32 chunk = page / extent->chunk;
-		__u32 row = chunk / extent->nr_strips;
-		__u32 in_chunk = page - chunk * extent->chunk;
-
-		p.strip = chunk - row * extent->nr_strips;
-		p.page = row * extent->chunk + in_chunk;
-		if (p.left > extent->chunk - in_chunk)
-			p.left = extent->chunk - in_chunk;
-	}
-	return p;
+	return (struct map_place) {
+		.strip = chunk - row * nr_strips,
+		.page = row * pages + in_chunk,
+		.left = left < pages - in_chunk ? left : pages - in_chunk,
+	};
 }
 
-static __always_inline void place_report(struct fuse_iomap_io *io,
-					 map_strip strip, struct map_place p)
+/* Bytes @offset to @end of a strip. */
+static __always_inline void strip_report(struct fuse_iomap_io *io, map_strip strip,
+					 __u64 offset, __u64 end)
 {
-	io->addr = (strip & ~(__u64)PAGE_MASK) + ((__u64)p.page << PAGE_SHIFT);
-	io->length = (__u64)p.left << PAGE_SHIFT;
+	io->addr = (strip & ~(__u64)PAGE_MASK) + offset;
+	io->length = end - offset;
 	io->dev_index = strip & PAGE_MASK;
+}
+
+static __always_inline void place_report(struct fuse_iomap_io *io, map_strip strip,
+					 struct map_place p)
+{
+	strip_report(io, strip, (__u64)p.page << PAGE_SHIFT,
+		     ((__u64)p.page + p.left) << PAGE_SHIFT);
 }
 
 #define meta_at(ctx, offset, type) \
 	((const type *)bpf_fuse_dax_resolve_get_meta(ctx, offset, sizeof(type)))
 
-static __always_inline int map_resolve(struct fuse_dax_fmap_resolve_ctx *ctx,
-				       struct fuse_iomap_io *io)
+/* A program of its own, so that the usual file does not pay for what it needs. */
+static __noinline int map_resolve_any(struct fuse_dax_fmap_resolve_ctx *ctx,
+				      struct fuse_iomap_io *io, const struct map_head *head)
 {
-	__u64 page = ctx->file_offset >> PAGE_SHIFT;
-	const struct map_extent *extent;
-	const struct map_head *head;
+	__u32 page = ctx->file_offset >> PAGE_SHIFT, end = head->pages;
+	const map_extent *extent;
 	const struct map_node *node;
 	const map_strip *strip;
 	struct map_place p;
-	__u32 first = 0, end, index = 0, i;
-
-	head = meta_at(ctx, 0, struct map_head);
-	if (!head)
-		return -EIO;
-	end = head->pages;
-	if (page >= end)
-		return -ERANGE;
+	__u32 first = 0, index = 0, i;
 
 	if (!head->is_tree) {
-		p = place_in_extent(&head->extent, page, end - page);
+		p = place_in_extent(head->extent, page, end - page);
 		if (p.strip >= HEAD_STRIPS)
 			return -EIO;
 		place_report(io, head->strip[p.strip], p);
@@ -172,16 +197,37 @@ static __always_inline int map_resolve(struct fuse_dax_fmap_resolve_ctx *ctx,
 		index = index * FANOUT + i;
 	}
 
-	extent = meta_at(ctx, head->extents + index * sizeof(*extent),
-			 struct map_extent);
+	extent = meta_at(ctx, head->extents + index * sizeof(*extent), map_extent);
 	if (!extent)
 		return -EIO;
-	p = place_in_extent(extent, page - first, end - page);
-	strip = meta_at(ctx, head->strips + (extent->first_strip + p.strip) *
+	if (extent_is_linear(*extent)) {
+		strip_report(io, *extent, ctx->file_offset - ((__u64)first << PAGE_SHIFT),
+			     (__u64)(end - first) << PAGE_SHIFT);
+		return 0;
+	}
+	p = place_in_extent(*extent, page - first, end - page);
+	strip = meta_at(ctx, head->strips + (extent_first(*extent) + p.strip) *
 					    sizeof(*strip), map_strip);
 	if (!strip)
 		return -EIO;
 	place_report(io, *strip, p);
+	return 0;
+}
+
+static __always_inline int map_resolve(struct fuse_dax_fmap_resolve_ctx *ctx,
+				       struct fuse_iomap_io *io)
+{
+	const struct map_head *head = meta_at(ctx, 0, struct map_head);
+	__u64 end;
+
+	if (!head)
+		return -EIO;
+	end = (__u64)head->pages << PAGE_SHIFT;
+	if (ctx->file_offset >= end)
+		return -ERANGE;
+	if (!extent_is_linear(head->extent))
+		return map_resolve_any(ctx, io, head);
+	strip_report(io, head->extent, ctx->file_offset, end);
 	return 0;
 }
 
@@ -253,6 +299,7 @@ static __always_inline int map_begin(struct map_builder *map,
 	__builtin_memset(map, 0, sizeof(*map));
 	if (nr_extents > 1 || nr_strips > HEAD_STRIPS) {
 		map->head.is_tree = 1;
+		map->head.extent = EXTENT_OF_TREE;
 #pragma unroll
 		for (int level = 0; level < LEVELS; level++) {
 			if (level && entries == 1)
@@ -264,7 +311,7 @@ static __always_inline int map_begin(struct map_builder *map,
 		if (entries > 1)
 			return -E2BIG;
 		map->extents = size;
-		size += (__u64)nr_extents * sizeof(struct map_extent);
+		size += (__u64)nr_extents * sizeof(map_extent);
 		map->strips = size;
 		size += (__u64)nr_strips * sizeof(map_strip);
 	} else {
@@ -284,17 +331,15 @@ static __always_inline int map_add_extent(struct map_builder *map,
 					  __u32 n, __u64 pages, __u64 chunk,
 					  __u32 nr_strips)
 {
-	struct map_extent *extent;
+	map_extent *extent;
 
 	if (pages > PAGES_MAX - map->head.pages || chunk > PAGES_MAX)
 		return -E2BIG;
-	extent = (struct map_extent *)
+	extent = (map_extent *)
 		bpf_fuse_dax_parse_get_meta(ctx, map->extents, sizeof(*extent));
 	if (!extent)
 		return -EIO;
-	extent->chunk = chunk;
-	extent->first_strip = map->nr_strips;
-	extent->nr_strips = nr_strips;
+	*extent = extent_interleaved(chunk, map->nr_strips, nr_strips);
 	map->extents += sizeof(*extent);
 
 	if (map->head.is_tree) {
@@ -313,12 +358,21 @@ static __always_inline int map_add_extent(struct map_builder *map,
 	return 0;
 }
 
+/*
+ * The strip of a linear extent takes its place. No branch tells which it is: the
+ * verifier would follow both, in each round of the loop.
+ */
 static __always_inline int map_add_strip(struct map_builder *map,
 					 struct fuse_dax_fmap_parse_ctx *ctx,
-					 __u64 addr, __u32 dev_index)
+					 __u64 chunk, __u64 addr, __u32 dev_index)
 {
-	map_strip *strip = (map_strip *)
-		bpf_fuse_dax_parse_get_meta(ctx, map->strips, sizeof(*strip));
+	__u32 linear = -((chunk - 1) >> 63);
+	map_strip *strip;
+
+	asm volatile("" : "+r"(linear));
+	strip = (map_strip *)bpf_fuse_dax_parse_get_meta(ctx,
+		(map->strips & ~linear) | ((map->extents - sizeof(map_extent)) & linear),
+		sizeof(*strip));
 
 	if (!strip)
 		return -EIO;

@@ -154,7 +154,7 @@ int BPF_PROG(famfs_parse, struct fuse_dax_fmap_parse_ctx *pctx)
 			if (!s)
 				return -EBADMSG;
 			TRY(check_strip(s, strip_pages(pages, chunk, strips)));
-			TRY(map_add_strip(&map, pctx, s->offset, s->devindex));
+			TRY(map_add_strip(&map, pctx, chunk, s->offset, s->devindex));
 			dev_bitmap |= 1ULL << s->devindex;
 			pos += sizeof(*s);
 		}

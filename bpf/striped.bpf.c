@@ -113,7 +113,7 @@ int BPF_PROG(striped_parse, struct fuse_dax_fmap_parse_ctx *pctx)
 			if (!s)
 				return -EBADMSG;
 			TRY(check_strip(s, strip_pages(pages, chunk, e->nr_strips)));
-			TRY(map_add_strip(&map, pctx, s->offset, s->dev_index));
+			TRY(map_add_strip(&map, pctx, chunk, s->offset, s->dev_index));
 			dev_bitmap |= 1ULL << s->dev_index;
 			strip_pos += sizeof(*s);
 		}

@@ -11,6 +11,8 @@
 #define SEC(name)
 #undef __always_inline
 #define __always_inline inline __attribute__((always_inline))
+#undef __noinline
+#define __noinline __attribute__((noinline))
 
 /* As the iterator in the kernel: signed, bounds read once. */
 #define bpf_for(i, start, end)						\
