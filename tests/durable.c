@@ -437,7 +437,7 @@ TEST_F(durable, connection_aborted)
 
 	make_dirty(0);
 	make_dirty(1);
-	umount2(s->dir, MNT_FORCE);
+	EXPECT_EQ(0, fs_abort(s));
 	mark();
 	EXPECT_EQ(-1, fsync(self->fd[0]));
 	EXPECT_EQ(ENOTCONN, errno) TH_LOG("%s", strerror(errno));

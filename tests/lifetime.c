@@ -404,8 +404,7 @@ TEST_F(waiting, connection_aborted)
 	int status;
 
 	open_and_wait();
-	/* It is not busy any more if the opener is quick. */
-	self->s->mounted = umount2(self->s->dir, MNT_FORCE);
+	EXPECT_EQ(0, fs_abort(self->s));
 	status = ended(self->pid);
 	EXPECT_TRUE(WIFEXITED(status));
 	EXPECT_NE(0, WEXITSTATUS(status));

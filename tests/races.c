@@ -188,7 +188,8 @@ static void end_it(struct fuse_server *s, enum ending how, const pid_t *pid)
 		fs_kill(s);
 		break;
 	case FORCE:
-		umount2(s->dir, MNT_FORCE);
+		/* It is really unmounted if no task has a file at this moment. */
+		s->mounted = umount2(s->dir, MNT_FORCE);
 		break;
 	case DETACH:
 	case DETACH_AND_KILL:

@@ -20,7 +20,6 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
-#include <sys/mount.h>
 #include <sys/prctl.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
@@ -439,7 +438,7 @@ TEST_F(uring, connection_aborted)
 	pid_t pid[2];
 
 	start_openers();
-	umount2(self->s->dir, MNT_FORCE);
+	EXPECT_EQ(0, fs_abort(self->s));
 	expect_cut_off();
 	*answer_now = true;
 	EXPECT_EQ(0, fs_stop(self->s));
