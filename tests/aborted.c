@@ -88,12 +88,8 @@ static void stop_here(struct fuse_server *s, const struct fuse_in_header *in,
 /* The server stopped, and is known to have. */
 static bool has_stopped(struct fuse_server *s)
 {
-	char path[64], stat[256], *state;
-
-	snprintf(path, sizeof(path), "/proc/%d/stat", s->pid);
 	for (int ms = 0; ms < FS_PATIENCE; ms++) {
-		state = read_file(path, stat, sizeof(stat)) ? NULL : strrchr(stat, ')');
-		if (state && state[2] == 'T')
+		if (task_state(s->pid) == 'T')
 			return true;
 		usleep(1000);
 	}
@@ -160,18 +156,15 @@ FIXTURE_TEARDOWN(aborted)
 
 #define start_openers() do {						\
 	for (; self->openers < OPENERS; self->openers++) {		\
-		pid_t pid = fork();					\
+		pid_t pid = fs_try_in_child(self->s, self->openers % 2 ? "b" : "a"); \
 									\
 		ASSERT_LE(0, pid);					\
-		if (!pid)						\
-			_exit(-fs_try(self->s, self->openers % 2 ? "b" : "a")); \
 		self->opener[self->openers] = pid;			\
 	}								\
 	ASSERT_TRUE(fs_wait(self->s, variant->opcode, 1));		\
 	ASSERT_TRUE(has_stopped(self->s));				\
-	usleep(50 * 1000);						\
 	for (unsigned int i = 0; i < OPENERS; i++)			\
-		EXPECT_EQ(0, waitpid(self->opener[i], NULL, WNOHANG));	\
+		EXPECT_TRUE(asleep(self->opener[i]));			\
 } while (0)
 
 /* The connection is gone, and they were told so. */

@@ -478,6 +478,38 @@ int ended(pid_t pid)
 	return -1;
 }
 
+char task_state(pid_t pid)
+{
+	char path[64], stat[512], *end;
+
+	snprintf(path, sizeof(path), "/proc/%d/stat", pid);
+	end = read_file(path, stat, sizeof(stat)) ? NULL : strrchr(stat, ')');
+	return end && end[1] ? end[2] : 0;
+}
+
+bool asleep(pid_t pid)
+{
+	const int looks = 5;	/* who sleeps for no longer than that only took a lock */
+	int seen = 0;
+
+	for (int ms = 0; ms < FS_PATIENCE && seen < looks; ms++) {
+		char state = task_state(pid);
+
+		seen = state == 'S' || state == 'D' ? seen + 1 : 0;
+		usleep(1000);
+	}
+	return seen == looks;
+}
+
+pid_t fs_try_in_child(struct fuse_server *s, const char *name)
+{
+	pid_t pid = fork();
+
+	if (!pid)
+		_exit(-fs_try(s, name));
+	return pid;
+}
+
 void drop_caches(void)
 {
 	write_file("/proc/sys/vm/drop_caches", "3");

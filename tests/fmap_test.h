@@ -124,6 +124,15 @@ uint64_t trace_count(int fd);
 /* How child @pid ended: its status, or -1 if it does not. */
 int ended(pid_t pid);
 
+/* The state of a task as in /proc: 'R', 'S', 'D', 'T', 'Z' and others; 0 if there is none. */
+char task_state(pid_t pid);
+
+/* Wait until a task sleeps, and goes on doing so: it waits for somebody. */
+bool asleep(pid_t pid);
+
+/* A child that opens and closes @name, and exits with the errno. -1 if there is none. */
+pid_t fs_try_in_child(struct fuse_server *s, const char *name);
+
 /* Have the kernel forget the files that nobody uses, and their pages. */
 void drop_caches(void);
 

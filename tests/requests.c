@@ -340,7 +340,8 @@ TEST_F(requests, eight_openers)
 		}
 	}
 	EXPECT_TRUE(fs_wait(s, FUSE_GET_FMAP, 1));
-	usleep(100 * 1000);		/* let the others come that far */
+	for (int i = 0; i < TASKS; i++)
+		EXPECT_TRUE(asleep(pid[i]));
 	fs_release(s, FUSE_GET_FMAP);
 	for (int i = 0; i < TASKS; i++) {
 		ASSERT_EQ(pid[i], waitpid(pid[i], &status, 0));
@@ -366,14 +367,13 @@ TEST_F(requests, two_files_one_device)
 	s->hold[FUSE_GET_DAXDEV] = true;
 	ASSERT_EQ(0, fs_mount(s));
 	for (int i = 0; i < 2; i++) {
-		pid[i] = fork();
+		pid[i] = fs_try_in_child(s, i ? "b" : "a");
 		ASSERT_LE(0, pid[i]);
-		if (!pid[i])
-			_exit(-fs_try(s, i ? "b" : "a"));
 	}
 	EXPECT_TRUE(fs_wait(s, FUSE_GET_FMAP, 2));
 	EXPECT_TRUE(fs_wait(s, FUSE_GET_DAXDEV, 1));
-	usleep(50 * 1000);
+	for (int i = 0; i < 2; i++)
+		EXPECT_TRUE(asleep(pid[i]));
 	fs_release(s, FUSE_GET_DAXDEV);
 	for (int i = 0; i < 2; i++) {
 		ASSERT_EQ(pid[i], waitpid(pid[i], &status, 0));
