@@ -601,6 +601,23 @@ void *address_range(size_t within, size_t len)
 	return (char *)(((uintptr_t)p + HUGE - 1) & ~(HUGE - 1)) + within;
 }
 
+bool fusectl_mount(void)
+{
+	return !access(FUSECTL, X_OK) && !mount("fusectl", FUSECTL, "fusectl", 0, NULL);
+}
+
+int fusectl_abort(struct fuse_server *s)
+{
+	char path[128];
+	struct stat st;
+
+	/* Attributes of the root may have to be asked for; its number does not. */
+	if (fstatat(AT_FDCWD, s->dir, &st, AT_STATX_DONT_SYNC))
+		return -errno;
+	snprintf(path, sizeof(path), FUSECTL "/%u/abort", minor(st.st_dev));
+	return write_file(path, "1");
+}
+
 long fs_counter(struct fuse_server *s, const char *name)
 {
 	FILE *mounts = fopen("/sys/kernel/debug/" MODULE_NAME "/mounts", "r");

@@ -151,6 +151,14 @@ void *fs_map(struct fuse_server *s, const char *name, size_t len, int prot);
 /* An address range of @len bytes that begins @within bytes behind an aligned 2 MiB. */
 void *address_range(size_t within, size_t len);
 
+/*
+ * The connections of FUSE, in the test's own mount namespace; false where there is no
+ * fusectl. Another way to cut one than fs_abort(), for a mount that stays: 0 or -errno.
+ */
+#define FUSECTL	"/sys/fs/fuse/connections"
+bool fusectl_mount(void);
+int fusectl_abort(struct fuse_server *s);
+
 /* A counter of the mount in the module's list of mounts; -1 if it has none. */
 long fs_counter(struct fuse_server *s, const char *name);
 
