@@ -515,6 +515,24 @@ void drop_caches(void)
 	write_file("/proc/sys/vm/drop_caches", "3");
 }
 
+static unsigned int forgets(struct fuse_server *s)
+{
+	return s->count[FUSE_FORGET] + s->count[FUSE_BATCH_FORGET];
+}
+
+bool fs_forget(struct fuse_server *s)
+{
+	unsigned int before = forgets(s);
+
+	for (int ms = 0; ms < FS_PATIENCE; ms++) {
+		drop_caches();
+		if (forgets(s) != before)
+			return true;
+		usleep(1000);
+	}
+	return false;
+}
+
 /* ---- faults ---- */
 
 int trace_count_open(const char *event, const char *filter)

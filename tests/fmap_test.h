@@ -136,6 +136,12 @@ pid_t fs_try_in_child(struct fuse_server *s, const char *name);
 /* Have the kernel forget the files that nobody uses, and their pages. */
 void drop_caches(void);
 
+/*
+ * Have the kernel forget a file of @s that nobody uses. Its last close keeps it until the
+ * server has answered, so that may take more than once.
+ */
+bool fs_forget(struct fuse_server *s);
+
 /* The byte at @pos, or -errno. */
 int byte_at(int fd, off_t pos);
 

@@ -335,8 +335,7 @@ TEST_F(stacked, file_handles)
 		EXPECT_EQ(-1, pattern_read(fd, FILLED, 1, 0));
 		EXPECT_EQ(1, pwrite(fd, "h", 1, HUGE));
 		close(fd);
-		for (int i = 0; i < 50 && !self->s->count[FUSE_FORGET]; i++)
-			drop_caches();
+		EXPECT_TRUE(fs_forget(self->s));
 	}
 	close(root);
 }
