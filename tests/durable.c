@@ -531,23 +531,30 @@ TEST_F(durable, flusher)
 TEST_F(durable, busy)
 {
 	const size_t step = 257 * KIB;
-	pid_t pid[3];
+	volatile bool *over = mmap(NULL, PAGE, PROT_READ | PROT_WRITE,
+				   MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+	pid_t pid[2];
 
+	ASSERT_NE(MAP_FAILED, over);
 	mark();
 	for (unsigned int i = 0; i < ARRAY_SIZE(pid); i++) {
 		pid[i] = fork();
 		ASSERT_LE(0, pid[i]);
 		if (pid[i])
 			continue;
-		for (unsigned int n = 0; n < 100; n++) {
-			if (i == 2 && (fsync(self->fd[0]) || syncfs(self->fd[1])))
-				_exit(1);
-			if (i < 2)
-				for (size_t at = 0; at < SIZE; at += step)
-					self->p[i][at] = n;
+		for (bool last = false; !last; ) {
+			last = *over;
+			for (size_t at = 0; at < SIZE; at += step)
+				self->p[i][at] = last ? 'l' : 's';
 		}
 		_exit(0);
 	}
+	for (unsigned int n = 0; n < 100; n++) {
+		EXPECT_EQ(0, fsync(self->fd[0]));
+		EXPECT_EQ(0, syncfs(self->fd[1]));
+	}
+	/* They are the last, so there is something left to be flushed. */
+	*over = true;
 	for (unsigned int i = 0; i < ARRAY_SIZE(pid); i++)
 		EXPECT_EQ(0, ended(pid[i]));
 	EXPECT_EQ(0, syncfs(self->fd[0]));
@@ -558,7 +565,7 @@ TEST_F(durable, busy)
 	expect_flushed(0, 0);
 	for (int i = 0; i < 2; i++)
 		for (size_t at = 0; at < SIZE; at += step)
-			EXPECT_EQ(99, self->p[i][at]);
+			EXPECT_EQ('l', self->p[i][at]);
 	let_go();
 	finish();
 }
