@@ -22,7 +22,6 @@
 #include <sys/mount.h>
 #include <sys/stat.h>
 #include <sys/statfs.h>
-#include <sys/sysmacros.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -31,44 +30,21 @@
 
 #define SIZE		(64 * KIB)
 #define OPENERS		6
-#define CONNECTIONS	"/sys/fs/fuse/connections"
-
-/* ---- fusectl ---- */
-
-/* Abort the connection of @s, which has to be mounted: 0 or -errno. */
-static int abort_connection(struct fuse_server *s)
-{
-	char path[128];
-	struct stat st;
-
-	/* Attributes of the root may have to be asked for; its number does not. */
-	if (fstatat(AT_FDCWD, s->dir, &st, AT_STATX_DONT_SYNC))
-		return -errno;
-	snprintf(path, sizeof(path), CONNECTIONS "/%u/abort", minor(st.st_dev));
-	return write_file(path, "1");
-}
 
 /* Abort all connections, for one that is not mounted yet. */
 static void abort_all(void)
 {
-	DIR *dir = opendir(CONNECTIONS);
+	DIR *dir = opendir(FUSECTL);
 	struct dirent *e;
 	char path[512];
 
 	while (dir && (e = readdir(dir))) {
-		snprintf(path, sizeof(path), CONNECTIONS "/%s/abort", e->d_name);
+		snprintf(path, sizeof(path), FUSECTL "/%s/abort", e->d_name);
 		if (e->d_name[0] != '.')
 			write_file(path, "1");
 	}
 	if (dir)
 		closedir(dir);
-}
-
-/* In the test's own mount namespace. */
-static bool have_fusectl(void)
-{
-	return !access(CONNECTIONS, X_OK) &&
-	       !mount("fusectl", CONNECTIONS, "fusectl", 0, NULL);
 }
 
 /* ---- those who wait ---- */
@@ -88,12 +64,8 @@ static void stop_here(struct fuse_server *s, const struct fuse_in_header *in,
 /* The server stopped, and is known to have. */
 static bool has_stopped(struct fuse_server *s)
 {
-	char path[64], stat[256], *state;
-
-	snprintf(path, sizeof(path), "/proc/%d/stat", s->pid);
 	for (int ms = 0; ms < FS_PATIENCE; ms++) {
-		state = read_file(path, stat, sizeof(stat)) ? NULL : strrchr(stat, ')');
-		if (state && state[2] == 'T')
+		if (task_state(s->pid) == 'T')
 			return true;
 		usleep(1000);
 	}
@@ -136,7 +108,7 @@ FIXTURE_SETUP(aborted)
 	self->map = fmap_linear(0, 0, SIZE);
 	self->s = fmap_server(SCRIPTED_OPS_NAME);
 	ASSERT_NE(NULL, self->s);
-	if (!have_fusectl())
+	if (!fusectl_mount())
 		SKIP(return, "there is no fusectl");
 	self->s->forked = true;
 	self->s->hook[variant->opcode] = stop_here;
@@ -160,18 +132,15 @@ FIXTURE_TEARDOWN(aborted)
 
 #define start_openers() do {						\
 	for (; self->openers < OPENERS; self->openers++) {		\
-		pid_t pid = fork();					\
+		pid_t pid = fs_try_in_child(self->s, self->openers % 2 ? "b" : "a"); \
 									\
 		ASSERT_LE(0, pid);					\
-		if (!pid)						\
-			_exit(-fs_try(self->s, self->openers % 2 ? "b" : "a")); \
 		self->opener[self->openers] = pid;			\
 	}								\
 	ASSERT_TRUE(fs_wait(self->s, variant->opcode, 1));		\
 	ASSERT_TRUE(has_stopped(self->s));				\
-	usleep(50 * 1000);						\
 	for (unsigned int i = 0; i < OPENERS; i++)			\
-		EXPECT_EQ(0, waitpid(self->opener[i], NULL, WNOHANG));	\
+		EXPECT_TRUE(asleep(self->opener[i]));			\
 } while (0)
 
 /* The connection is gone, and they were told so. */
@@ -184,15 +153,14 @@ FIXTURE_TEARDOWN(aborted)
 			TH_LOG("opener %u: status %x", i, _status);	\
 		}							\
 	}								\
-	EXPECT_EQ(!self->s->mounted ? -ENOENT :				\
-		  variant->opcode == FUSE_INIT ? -ECONNREFUSED : -ENOTCONN, \
+	EXPECT_EQ(variant->opcode == FUSE_INIT ? -ECONNREFUSED : -ENOTCONN, \
 		  fs_try(self->s, "a"));				\
 } while (0)
 
 TEST_F(aborted, connection)
 {
 	start_openers();
-	EXPECT_EQ(0, abort_connection(self->s));
+	EXPECT_EQ(0, fusectl_abort(self->s));
 	expect_cut_off();
 	kill(self->s->pid, SIGCONT);
 }
@@ -200,8 +168,7 @@ TEST_F(aborted, connection)
 TEST_F(aborted, by_force)
 {
 	start_openers();
-	/* It is not busy any more if the openers are quick. */
-	self->s->mounted = umount2(self->s->dir, MNT_FORCE);
+	EXPECT_EQ(0, fs_abort(self->s));
 	expect_cut_off();
 	kill(self->s->pid, SIGCONT);
 }
@@ -278,7 +245,7 @@ TEST_F(aborted, openers_killed_and_connection)
 	start_openers();
 	for (unsigned int i = 0; i < OPENERS; i++)
 		kill(self->opener[i], SIGKILL);
-	EXPECT_EQ(0, abort_connection(self->s));
+	EXPECT_EQ(0, fusectl_abort(self->s));
 	for (unsigned int i = 0; i < OPENERS; i++)
 		EXPECT_EQ(SIGKILL, ended(self->opener[i]));
 	kill(self->s->pid, SIGCONT);
@@ -351,7 +318,7 @@ FIXTURE_SETUP(mounter)
 	self->map = fmap_linear(0, 0, SIZE);
 	self->s = fmap_server(SCRIPTED_OPS_NAME);
 	ASSERT_NE(NULL, self->s);
-	if (!have_fusectl())
+	if (!fusectl_mount())
 		SKIP(return, "there is no fusectl");
 	self->s->forked = true;
 	self->s->sync_init = true;

@@ -2,10 +2,7 @@
 /*
  * Where the bytes of a file are: the `striped` format, end to end.
  *
- * The model deals pages out: it walks through a file chunk by chunk and gives
- * each one to the next strip in turn, like cards, and remembers where every page
- * went. There is no division in it, and nothing of the arithmetic of the program
- * under test.
+ * A model (layout.h) says where every page of a file is.
  *
  * The devices are read behind everybody's back, through the kernel's direct map
  * (peek.bpf.c), so a mistake that reads and writes make alike is found, too. For
@@ -33,168 +30,10 @@
 
 #include "kselftest_harness.h"
 #include "fmap_test.h"
+#include "layout.h"
 #include "striped.h"
 
-#define MAX_EXTENTS	2048
-#define MAX_STRIPS	4096
 #define AREA		(64 * MIB)	/* of each device that files may use */
-
-/* ---- a layout, its blob, and the model ---- */
-
-struct strip {
-	uint32_t dev;
-	uint64_t offset, length;
-	unsigned int nr;	/* its place in the table */
-};
-
-struct layout {
-	uint64_t size;
-	unsigned int nr_extents, nr_strips;
-	struct {
-		uint64_t length, chunk;
-		unsigned int nr, first;
-	} extent[MAX_EXTENTS];
-	struct strip strip[MAX_STRIPS];
-	uint64_t used[2];	/* of each device */
-
-	struct page {
-		uint32_t dev;
-		uint64_t addr;
-	} *page;
-	size_t nr_pages;
-
-	unsigned char *blob;
-	size_t blob_len;
-};
-
-/* The parts of a file that are looked at, in order. */
-struct piece {
-	uint64_t at;
-	size_t len;
-};
-
-static void add_strip(struct layout *l, uint32_t dev, uint64_t offset,
-		      uint64_t length)
-{
-	l->strip[l->nr_strips] = (struct strip){
-		.dev = dev, .offset = offset, .length = length, .nr = l->nr_strips,
-	};
-	l->nr_strips++;
-	if (l->used[dev] < offset + length)
-		l->used[dev] = offset + length;
-}
-
-static void add_extent(struct layout *l, uint64_t length, uint64_t chunk,
-		       unsigned int nr)
-{
-	unsigned int e = l->nr_extents++;
-
-	l->extent[e].length = length;
-	l->extent[e].chunk = chunk;
-	l->extent[e].nr = nr;
-	l->extent[e].first = l->nr_strips;
-}
-
-static void add_linear(struct layout *l, uint32_t dev, uint64_t offset,
-		       uint64_t length)
-{
-	add_extent(l, length, 0, 1);
-	add_strip(l, dev, offset, length);
-}
-
-/* Over devices 0, 1, 0, 1, ..., each strip where its device has room next. */
-static void add_interleaved(struct layout *l, uint64_t length, uint64_t chunk,
-			    unsigned int nr)
-{
-	uint64_t rows = 0;
-
-	for (uint64_t at = 0; at < length; at += chunk * nr)
-		rows++;
-	add_extent(l, length, chunk, nr);
-	for (unsigned int i = 0; i < nr; i++)
-		add_strip(l, i % 2, l->used[i % 2], rows * chunk);
-}
-
-static void deal(struct layout *l)
-{
-	uint64_t total = 0;
-	size_t n = 0;
-
-	for (unsigned int e = 0; e < l->nr_extents; e++)
-		total += l->extent[e].length;
-	l->page = calloc(total / PAGE + 1, sizeof(*l->page));
-	for (unsigned int e = 0; e < l->nr_extents; e++) {
-		uint64_t left = l->extent[e].length;
-		uint64_t chunk = l->extent[e].chunk ?: left;
-		struct strip *s = &l->strip[l->extent[e].first];
-		uint64_t given[64] = { 0 };
-		unsigned int turn = 0;
-
-		while (left) {
-			uint64_t piece = left < chunk ? left : chunk;
-
-			for (uint64_t x = 0; x < piece; x += PAGE) {
-				l->page[n].dev = s[turn].dev;
-				l->page[n].addr = s[turn].offset + given[turn] + x;
-				n++;
-			}
-			given[turn] += piece;
-			left -= piece;
-			if (++turn == l->extent[e].nr)
-				turn = 0;
-		}
-	}
-	l->nr_pages = n;
-}
-
-static int by_place(const void *a, const void *b)
-{
-	const struct strip *const *x = a, *const *y = b;
-
-	if ((*x)->dev != (*y)->dev)
-		return (*x)->dev < (*y)->dev ? -1 : 1;
-	return (*x)->offset < (*y)->offset ? -1 : 1;
-}
-
-static void encode(struct layout *l)
-{
-	struct striped_header *h;
-	struct striped_extent *e;
-	struct striped_strip *s;
-	struct strip **order;
-
-	l->blob_len = sizeof(*h) + l->nr_extents * sizeof(*e) +
-		      l->nr_strips * sizeof(*s);
-	l->blob = calloc(1, l->blob_len);
-	h = (void *)l->blob;
-	e = (void *)(h + 1);
-	s = (void *)(e + l->nr_extents);
-	for (unsigned int i = 0; i < l->nr_extents; i++) {
-		e[i].length = l->extent[i].length;
-		e[i].chunk_size = l->extent[i].chunk;
-		e[i].nr_strips = l->extent[i].nr;
-	}
-	order = calloc(l->nr_strips + 1, sizeof(*order));
-	for (unsigned int i = 0; i < l->nr_strips; i++) {
-		s[i].offset = l->strip[i].offset;
-		s[i].length = l->strip[i].length;
-		s[i].dev_index = l->strip[i].dev;
-		order[i] = &l->strip[i];
-	}
-	qsort(order, l->nr_strips, sizeof(*order), by_place);
-	*h = (struct striped_header){
-		.magic = STRIPED_MAGIC,
-		.version = STRIPED_VERSION,
-		.file_size = l->size,
-		.nr_extents = l->nr_extents,
-		.nr_strips = l->nr_strips,
-		.first_strip = l->nr_strips ? order[0]->nr : STRIPED_END,
-	};
-	for (unsigned int i = 0; i < l->nr_strips; i++)
-		s[order[i]->nr].next = i + 1 < l->nr_strips ?
-				       order[i + 1]->nr : STRIPED_END;
-	free(order);
-}
 
 /* ---- the layouts that are tested ---- */
 
@@ -316,6 +155,12 @@ static ssize_t differ(const unsigned char *a, const unsigned char *b, size_t len
 
 /* ---- the tests ---- */
 
+/* The parts of a file that are looked at, in order. */
+struct piece {
+	uint64_t at;
+	size_t len;
+};
+
 FIXTURE(data) {
 	struct fuse_server *s;
 	struct layout *l;
@@ -349,18 +194,6 @@ LAYOUT(interleaved_odd, 0);
 LAYOUT(mixed, 5);
 LAYOUT(scattered, 0);
 LAYOUT(full, 0);
-
-static struct layout *new_layout(void (*make)(struct layout *l))
-{
-	struct layout *l = calloc(1, sizeof(*l));
-
-	if (!l)
-		return NULL;
-	make(l);
-	deal(l);
-	encode(l);
-	return l;
-}
 
 static void whole_0(struct layout *l)
 {

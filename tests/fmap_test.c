@@ -478,9 +478,59 @@ int ended(pid_t pid)
 	return -1;
 }
 
+char task_state(pid_t pid)
+{
+	char path[64], stat[512], *end;
+
+	snprintf(path, sizeof(path), "/proc/%d/stat", pid);
+	end = read_file(path, stat, sizeof(stat)) ? NULL : strrchr(stat, ')');
+	return end && end[1] ? end[2] : 0;
+}
+
+bool asleep(pid_t pid)
+{
+	const int looks = 5;	/* who sleeps for no longer than that only took a lock */
+	int seen = 0;
+
+	for (int ms = 0; ms < FS_PATIENCE && seen < looks; ms++) {
+		char state = task_state(pid);
+
+		seen = state == 'S' || state == 'D' ? seen + 1 : 0;
+		usleep(1000);
+	}
+	return seen == looks;
+}
+
+pid_t fs_try_in_child(struct fuse_server *s, const char *name)
+{
+	pid_t pid = fork();
+
+	if (!pid)
+		_exit(-fs_try(s, name));
+	return pid;
+}
+
 void drop_caches(void)
 {
 	write_file("/proc/sys/vm/drop_caches", "3");
+}
+
+static unsigned int forgets(struct fuse_server *s)
+{
+	return s->count[FUSE_FORGET] + s->count[FUSE_BATCH_FORGET];
+}
+
+bool fs_forget(struct fuse_server *s)
+{
+	unsigned int before = forgets(s);
+
+	for (int ms = 0; ms < FS_PATIENCE; ms++) {
+		drop_caches();
+		if (forgets(s) != before)
+			return true;
+		usleep(1000);
+	}
+	return false;
 }
 
 /* ---- faults ---- */
@@ -578,6 +628,23 @@ void *address_range(size_t within, size_t len)
 	if (p == MAP_FAILED)
 		return p;
 	return (char *)(((uintptr_t)p + HUGE - 1) & ~(HUGE - 1)) + within;
+}
+
+bool fusectl_mount(void)
+{
+	return !access(FUSECTL, X_OK) && !mount("fusectl", FUSECTL, "fusectl", 0, NULL);
+}
+
+int fusectl_abort(struct fuse_server *s)
+{
+	char path[128];
+	struct stat st;
+
+	/* Attributes of the root may have to be asked for; its number does not. */
+	if (fstatat(AT_FDCWD, s->dir, &st, AT_STATX_DONT_SYNC))
+		return -errno;
+	snprintf(path, sizeof(path), FUSECTL "/%u/abort", minor(st.st_dev));
+	return write_file(path, "1");
 }
 
 long fs_counter(struct fuse_server *s, const char *name)

@@ -124,6 +124,15 @@ uint64_t trace_count(int fd);
 /* How child @pid ended: its status, or -1 if it does not. */
 int ended(pid_t pid);
 
+/* The state of a task as in /proc: 'R', 'S', 'D', 'T', 'Z' and others; 0 if there is none. */
+char task_state(pid_t pid);
+
+/* Wait until a task sleeps, and goes on doing so: it waits for somebody. */
+bool asleep(pid_t pid);
+
+/* A child that opens and closes @name, and exits with the errno. -1 if there is none. */
+pid_t fs_try_in_child(struct fuse_server *s, const char *name);
+
 /* Have the kernel forget the files that nobody uses, and their pages. */
 void drop_caches(void);
 
@@ -137,6 +146,12 @@ struct fmap_cachestat {
 };
 
 int fmap_cachestat(int fd, struct fmap_cachestat *cs);
+
+/*
+ * Have the kernel forget a file of @s that nobody uses. Its last close keeps it until the
+ * server has answered, so that may take more than once.
+ */
+bool fs_forget(struct fuse_server *s);
 
 /* The byte at @pos, or -errno. */
 int byte_at(int fd, off_t pos);
@@ -152,6 +167,14 @@ void *fs_map(struct fuse_server *s, const char *name, size_t len, int prot);
 
 /* An address range of @len bytes that begins @within bytes behind an aligned 2 MiB. */
 void *address_range(size_t within, size_t len);
+
+/*
+ * The connections of FUSE, in the test's own mount namespace; false where there is no
+ * fusectl. Another way to cut one than fs_abort(), for a mount that stays: 0 or -errno.
+ */
+#define FUSECTL	"/sys/fs/fuse/connections"
+bool fusectl_mount(void);
+int fusectl_abort(struct fuse_server *s);
 
 /* A counter of the mount in the module's list of mounts; -1 if it has none. */
 long fs_counter(struct fuse_server *s, const char *name);

@@ -512,6 +512,23 @@ void fs_kill(struct fuse_server *s)
 	s->pid = 0;
 }
 
+/*
+ * umount -f cuts the connection and then unmounts what is idle. Who waits for the server
+ * keeps the mount busy, but may be told and gone before it gets that far.
+ */
+int fs_abort(struct fuse_server *s)
+{
+	int busy = open(s->dir, O_PATH | O_CLOEXEC);
+	int err;
+
+	if (busy < 0)
+		return -errno;
+	err = umount2(s->dir, MNT_FORCE) ? errno : 0;
+	s->mounted = err;
+	close(busy);
+	return err == EBUSY ? 0 : -EINVAL;
+}
+
 static void join(struct fuse_server *s)
 {
 	if (s->running)

@@ -142,6 +142,9 @@ int fs_stop(struct fuse_server *s);
 /* Kill the process of a @forked server. */
 void fs_kill(struct fuse_server *s);
 
+/* Cut the connection, as umount -f does, and leave the mount: 0 or -errno. */
+int fs_abort(struct fuse_server *s);
+
 /* open(2) of a file of the server: a descriptor or -errno. */
 int fs_open(struct fuse_server *s, const char *name, int flags);
 

@@ -23,6 +23,7 @@
 #define FUZZ_PIECES	24
 #define FUZZ_AREA_END	(FUZZ_AREA + FUZZ_PIECES * FUZZ_PIECE)
 #define FUZZ_CANARIES	(2 * FUZZ_PIECES / 3)
+#define FUZZ_FILE_SIZE	(4UL << 20)
 
 static inline uint64_t fuzz_canary_addr(unsigned int n)
 {
@@ -90,9 +91,11 @@ bool fuzz_server_stop(struct fuzz_mount *m, int ms);
 uint64_t fuzz_sent(const struct fuzz_mount *m);
 void fuzz_server_print(const struct fuzz_mount *m);
 
-/* A map of some file in this format; maybe not a good one. Returns its size. */
+/* fuzz_maps.c: a map of some file in this format; maybe not a good one. Returns its size. */
 unsigned int fuzz_map(struct rng *r, enum format kind, bool honest, unsigned char *blob,
 		      unsigned int size);
+/* Whether what could be read as such a map names memory with a canary in it. */
+bool fuzz_names_canary(enum format kind, const unsigned char *blob, unsigned int size);
 /* Changes bytes. Returns the new size, at most @max. */
 unsigned int fuzz_damage(struct rng *r, unsigned char *bytes, unsigned int size,
 			 unsigned int max);

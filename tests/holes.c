@@ -65,7 +65,7 @@ FIXTURE_SETUP(holes)
 	ASSERT_EQ(0, fs_mount(self->s));
 	/* What is there without the hole: zeros would prove nothing. */
 	ASSERT_EQ(0, fs_fill(self->s, "file", 'x', SIZE));
-	drop_caches();
+	ASSERT_TRUE(fs_forget(self->s));
 	self->map.hole = variant->hole;
 	self->map.hole_end = variant->hole_end;
 	self->fd = fs_open(self->s, "file", O_RDWR);
@@ -286,7 +286,7 @@ TEST_F(holes, nonsense)
 	munmap(self->p, SIZE);
 	close(self->fd);
 	for (unsigned int i = 0; i < ARRAY_SIZE(bad); i++) {
-		drop_caches();
+		ASSERT_TRUE(fs_forget(self->s));
 		self->map.hole = 0;
 		self->map.hole_end = bad[i].type ? 0 : SIZE;
 		self->map.hole_length = bad[i].length;
@@ -306,7 +306,7 @@ TEST_F(holes, nonsense)
 		close(self->fd);
 	}
 	/* One that is longer than anything is cut. */
-	drop_caches();
+	ASSERT_TRUE(fs_forget(self->s));
 	self->map.hole_length = -PAGE;
 	self->map.hole_end = SIZE;
 	self->map.type = 0;

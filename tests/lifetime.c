@@ -100,16 +100,6 @@ static int device_free_wait(const struct scripted *map)
 	return err;
 }
 
-/* A child that opens @name, and the code it ends with: the errno. */
-static pid_t open_in_child(struct fuse_server *s, const char *name)
-{
-	pid_t pid = fork();
-
-	if (!pid)
-		_exit(-fs_try(s, name));
-	return pid;
-}
-
 #define mount_and_map() do {						\
 	ASSERT_EQ(0, fs_mount(self->s));				\
 	self->fd = fs_open(self->s, "file", O_RDWR);			\
@@ -306,10 +296,10 @@ FIXTURE_TEARDOWN(waiting)
 
 #define open_and_wait() do {						\
 	ASSERT_EQ(0, fs_mount(self->s));				\
-	self->pid = open_in_child(self->s, "file");			\
+	self->pid = fs_try_in_child(self->s, "file");			\
 	ASSERT_LE(0, self->pid);					\
 	ASSERT_TRUE(fs_wait(self->s, variant->opcode, 1));		\
-	usleep(20 * 1000);						\
+	ASSERT_TRUE(asleep(self->pid));					\
 } while (0)
 
 TEST_F(waiting, opener_killed)
@@ -338,9 +328,9 @@ TEST_F(waiting, one_of_two_killed)
 	pid_t second;
 
 	open_and_wait();
-	second = open_in_child(self->s, "file");
+	second = fs_try_in_child(self->s, "file");
 	ASSERT_LE(0, second);
-	usleep(20 * 1000);
+	ASSERT_TRUE(asleep(second));
 	kill(self->pid, SIGKILL);
 	EXPECT_EQ(SIGKILL, ended(self->pid));
 	fs_release(self->s, variant->opcode);
@@ -404,8 +394,7 @@ TEST_F(waiting, connection_aborted)
 	int status;
 
 	open_and_wait();
-	/* It is not busy any more if the opener is quick. */
-	self->s->mounted = umount2(self->s->dir, MNT_FORCE);
+	EXPECT_EQ(0, fs_abort(self->s));
 	status = ended(self->pid);
 	EXPECT_TRUE(WIFEXITED(status));
 	EXPECT_NE(0, WEXITSTATUS(status));
@@ -471,14 +460,12 @@ FIXTURE_SETUP(signals)
 	fs_add(self->s, "file", SIZE, &self->map, sizeof(self->map));
 	ASSERT_EQ(0, fs_mount(self->s));
 	for (int i = 0; i < 2; i++) {
-		pid_t pid = fork();
+		pid_t pid = fs_try_in_child(self->s, "file");
 
 		ASSERT_LE(0, pid);
-		if (!pid)
-			_exit(-fs_try(self->s, "file"));
 		*(i ? &self->second : &self->first) = pid;
 		ASSERT_TRUE(fs_wait(self->s, variant->opcode, 1));
-		usleep(20 * 1000);
+		ASSERT_TRUE(asleep(pid));
 	}
 	/* The second one waits for its turn, not for the server. */
 	EXPECT_EQ(1, self->s->count[variant->opcode]);
@@ -589,9 +576,9 @@ TEST_F(init, answered_late)
 
 	ASSERT_EQ(0, fs_mount(self->s));
 	ASSERT_TRUE(fs_wait(self->s, FUSE_INIT, 1));
-	pid = open_in_child(self->s, "file");
+	pid = fs_try_in_child(self->s, "file");
 	ASSERT_LE(0, pid);
-	usleep(20 * 1000);
+	ASSERT_TRUE(asleep(pid));
 	fs_release(self->s, FUSE_INIT);
 	EXPECT_EQ(0, ended(pid));
 	EXPECT_EQ(1, self->s->count[FUSE_GET_FMAP]);

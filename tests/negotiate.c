@@ -127,7 +127,7 @@ static int enter_userns(void)
 	EXPECT_LT(0, (s)->count[FUSE_READ]);				\
 	EXPECT_EQ(1, (s)->count[FUSE_WRITE]);				\
 	EXPECT_EQ(0, (s)->count[FUSE_GET_FMAP]);			\
-	EXPECT_EQ(self->refs, module_refs());				\
+	EXPECT_TRUE(module_refs_wait(self->refs));			\
 } while (0)
 
 /*

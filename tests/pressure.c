@@ -179,7 +179,8 @@ FIXTURE_TEARDOWN(pressure)
 			_exit(what);					\
 	}								\
 	ASSERT_TRUE(fs_wait(self->s, FUSE_GET_FMAP, 1));		\
-	usleep(300 * 1000);						\
+	for (int i = 0; i < TASKS; i++)					\
+		ASSERT_TRUE(asleep(self->pid[i]));			\
 } while (0)
 
 static int map_and_touch(struct fuse_server *s, int value)

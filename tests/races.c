@@ -20,8 +20,6 @@
 #include <sys/mount.h>
 #include <sys/prctl.h>
 #include <sys/stat.h>
-#include <sys/statfs.h>
-#include <sys/sysmacros.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -31,7 +29,6 @@
 #define FILES		4
 #define TASKS		6
 #define SIZE		(16 * PAGE)
-#define CONNECTIONS	"/sys/fs/fuse/connections"
 
 static int number(const char *name, int otherwise)
 {
@@ -112,17 +109,6 @@ static void task(struct fuse_server *s, struct shared *shared, unsigned int seed
 	_exit(0);
 }
 
-static void abort_connection(struct fuse_server *s)
-{
-	char path[128];
-	struct stat st;
-
-	if (fstatat(AT_FDCWD, s->dir, &st, AT_STATX_DONT_SYNC))
-		return;
-	snprintf(path, sizeof(path), CONNECTIONS "/%u/abort", minor(st.st_dev));
-	write_file(path, "1");
-}
-
 enum ending {
 	NONE, ABORT, KILL, STOP_AND_KILL, FORCE, DETACH, DETACH_AND_KILL, TASKS_KILLED,
 	ENDINGS
@@ -177,7 +163,7 @@ static void end_it(struct fuse_server *s, enum ending how, const pid_t *pid)
 {
 	switch (how) {
 	case ABORT:
-		abort_connection(s);
+		fusectl_abort(s);
 		break;
 	case KILL:
 		fs_kill(s);
@@ -188,7 +174,8 @@ static void end_it(struct fuse_server *s, enum ending how, const pid_t *pid)
 		fs_kill(s);
 		break;
 	case FORCE:
-		umount2(s->dir, MNT_FORCE);
+		/* It is really unmounted if no task has a file at this moment. */
+		s->mounted = umount2(s->dir, MNT_FORCE);
 		break;
 	case DETACH:
 	case DETACH_AND_KILL:
@@ -213,7 +200,7 @@ TEST_F_TIMEOUT(races, rounds, 60 + 10 * number("ROUNDS", ENDINGS))
 
 	s = new_server(self->map, false, false);
 	ASSERT_NE(NULL, s);
-	if (mount("fusectl", CONNECTIONS, "fusectl", 0, NULL))
+	if (!fusectl_mount())
 		SKIP(return, "there is no fusectl");
 	ASSERT_EQ(0, fs_mount(s));
 	for (int i = 0; i < FILES; i++)

@@ -170,7 +170,7 @@ TEST_F(report, many_extents)
 		SKIP(return, "one extent is all there can be");
 	/* Another file, for a program that gives no more than @step. */
 	close(self->fd);
-	drop_caches();
+	ASSERT_TRUE(fs_forget(self->s));
 	self->map.flags |= SCRIPTED_STEPS;
 	self->map.step = step;
 	self->fd = fs_open(self->s, "file", O_RDWR);
@@ -266,7 +266,7 @@ TEST_F(report, refused)
 
 	close(self->fd);
 	for (unsigned int i = 0; i < ARRAY_SIZE(bad); i++) {
-		drop_caches();
+		ASSERT_TRUE(fs_forget(self->s));
 		self->map.flags = 0;
 		self->map.begin_ret = bad[i].begin_ret;
 		self->map.addr = bad[i].addr;
@@ -296,7 +296,7 @@ TEST_F(report, without_end)
 	pid_t pid;
 
 	close(self->fd);
-	drop_caches();
+	ASSERT_TRUE(fs_forget(self->s));
 	self->map.flags = 0;
 	self->map.length = PAGE;
 	self->map.file_size = INT64_MAX;

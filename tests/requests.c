@@ -340,7 +340,8 @@ TEST_F(requests, eight_openers)
 		}
 	}
 	EXPECT_TRUE(fs_wait(s, FUSE_GET_FMAP, 1));
-	usleep(100 * 1000);		/* let the others come that far */
+	for (int i = 0; i < TASKS; i++)
+		EXPECT_TRUE(asleep(pid[i]));
 	fs_release(s, FUSE_GET_FMAP);
 	for (int i = 0; i < TASKS; i++) {
 		ASSERT_EQ(pid[i], waitpid(pid[i], &status, 0));
@@ -366,14 +367,13 @@ TEST_F(requests, two_files_one_device)
 	s->hold[FUSE_GET_DAXDEV] = true;
 	ASSERT_EQ(0, fs_mount(s));
 	for (int i = 0; i < 2; i++) {
-		pid[i] = fork();
+		pid[i] = fs_try_in_child(s, i ? "b" : "a");
 		ASSERT_LE(0, pid[i]);
-		if (!pid[i])
-			_exit(-fs_try(s, i ? "b" : "a"));
 	}
 	EXPECT_TRUE(fs_wait(s, FUSE_GET_FMAP, 2));
 	EXPECT_TRUE(fs_wait(s, FUSE_GET_DAXDEV, 1));
-	usleep(50 * 1000);
+	for (int i = 0; i < 2; i++)
+		EXPECT_TRUE(asleep(pid[i]));
 	fs_release(s, FUSE_GET_DAXDEV);
 	for (int i = 0; i < 2; i++) {
 		ASSERT_EQ(pid[i], waitpid(pid[i], &status, 0));
@@ -386,20 +386,11 @@ TEST_F(requests, two_files_one_device)
 TEST_F(requests, drop_caches)
 {
 	struct fuse_server *s = self->s;
-	unsigned int forgets;
 
 	fs_add(s, "file", SIZE, &self->map, sizeof(self->map));
 	ASSERT_EQ(0, fs_mount(s));
 	EXPECT_EQ(0, fs_try(s, "file"));
-	forgets = s->count[FUSE_FORGET] + s->count[FUSE_BATCH_FORGET];
-	/* The last close gives the inode back a moment later. */
-	for (int ms = 0; ms < FS_PATIENCE; ms += 10) {
-		ASSERT_EQ(0, write_file("/proc/sys/vm/drop_caches", "2"));
-		if (s->count[FUSE_FORGET] + s->count[FUSE_BATCH_FORGET] > forgets)
-			break;
-		usleep(10 * 1000);
-	}
-	EXPECT_LT(forgets, s->count[FUSE_FORGET] + s->count[FUSE_BATCH_FORGET]);
+	EXPECT_TRUE(fs_forget(s));
 	EXPECT_EQ(0, fs_try(s, "file"));
 	EXPECT_EQ(2, s->count[FUSE_GET_FMAP]);
 	EXPECT_EQ(1, s->count[FUSE_GET_DAXDEV]);
@@ -420,7 +411,7 @@ TEST_F(requests, drop_caches_keeps_data)
 			EXPECT_EQ(round, p[PAGE]);
 		p[PAGE] = round + 1;
 		munmap(p, SIZE);
-		ASSERT_EQ(0, write_file("/proc/sys/vm/drop_caches", "3"));
+		ASSERT_TRUE(fs_forget(s));
 	}
 	EXPECT_EQ(1, s->count[FUSE_GET_DAXDEV]);
 }

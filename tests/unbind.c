@@ -276,7 +276,7 @@ TEST_F(unbind, lazily_unmounted)
 /* The server died: nobody is left to answer anything. */
 TEST_F(unbind, connection_aborted)
 {
-	umount2(self->s->dir, MNT_FORCE);
+	EXPECT_EQ(0, fs_abort(self->s));
 	ASSERT_EQ(0, unbind(&daxdev[0]));
 	expect_gone();
 	expect_stays();

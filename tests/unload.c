@@ -260,10 +260,8 @@ TEST_F(unload, after_killed_opener)
 	load_ops();
 	self->s->hold[FUSE_GET_FMAP] = true;
 	ASSERT_EQ(0, fs_mount(self->s));
-	pid = fork();
+	pid = fs_try_in_child(self->s, "file");
 	ASSERT_LE(0, pid);
-	if (!pid)
-		_exit(-fs_try(self->s, "file"));
 	ASSERT_TRUE(fs_wait(self->s, FUSE_GET_FMAP, 1));
 	kill(pid, SIGKILL);
 	waitpid(pid, NULL, 0);

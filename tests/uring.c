@@ -20,7 +20,6 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
-#include <sys/mount.h>
 #include <sys/prctl.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
@@ -389,15 +388,6 @@ static void until_told(struct fuse_server *s, const struct fuse_in_header *in,
 	fs_default(s, in, arg);
 }
 
-static pid_t open_in_child(struct fuse_server *s)
-{
-	pid_t pid = fork();
-
-	if (!pid)
-		_exit(-fs_try(s, "file"));
-	return pid;
-}
-
 /* Two openers, one of whom waits for the server and one for a turn. */
 #define start_openers() do {						\
 	answer_now = mmap(NULL, PAGE, PROT_READ | PROT_WRITE,		\
@@ -407,9 +397,10 @@ static pid_t open_in_child(struct fuse_server *s)
 	ASSERT_EQ(0, fs_mount(self->s));				\
 	ASSERT_EQ(0, access(fs_path(self->s, "file"), F_OK));		\
 	for (int i = 0; i < 2; i++)					\
-		pid[i] = open_in_child(self->s);			\
+		pid[i] = fs_try_in_child(self->s, "file");		\
 	ASSERT_TRUE(fs_wait(self->s, FUSE_GET_FMAP, 1));		\
-	usleep(50 * 1000);						\
+	ASSERT_TRUE(asleep(pid[0]));					\
+	ASSERT_TRUE(asleep(pid[1]));					\
 } while (0)
 
 TEST_F(uring, opener_killed)
@@ -439,7 +430,7 @@ TEST_F(uring, connection_aborted)
 	pid_t pid[2];
 
 	start_openers();
-	umount2(self->s->dir, MNT_FORCE);
+	EXPECT_EQ(0, fs_abort(self->s));
 	expect_cut_off();
 	*answer_now = true;
 	EXPECT_EQ(0, fs_stop(self->s));
