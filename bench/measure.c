@@ -1,13 +1,14 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * measure [OPTION]... NAME PATTERN...: what touching mapped memory, reading, writing and opening cost.
+ * measure [OPTION]... NAME PATTERN...: what touching mapped memory, reading, writing and
+ * opening cost.
  *
  *	-f FILE		what is mapped; "anon" and "thp": anonymous memory
  *	-l MIB		how much of it is touched (2m-*: 64, 4k-*: 16)
  *	-c COMMAND	makes the file one that nobody has touched yet
  *	-p PASSES	(5)
  *	-e EXTENTS -i	of the file's map, interleaved: for the name of the row only
- *	-b BYTES -g BYTES	touch BYTES of the file, leave out as many, and so on (see server.c, -g)
+ *	-b BYTES -g GAP	touch BYTES of the file, leave out GAP, and so on (see server.c, -g)
  *	-n FILES	for open-*: FILE with the numbers 0 to FILES - 1 behind it
  *	-T		mark one touch for trace_plugin.c
  *	-w		on a clock instead of under icount: see below
@@ -28,9 +29,9 @@
  * --------
  *
  * QEMU with "-icount shift=0" and one CPU advances its clock, and with it the TSC, by one
- * nanosecond for each instruction of the guest. So RDTSC counts instructions, of user space and of the kernel.
- * It is read between any two touches. What the loop itself takes is found by running it
- * once more, over memory that is mapped by then, and taken off.
+ * nanosecond for each instruction of the guest. So RDTSC counts instructions, of user space
+ * and of the kernel. It is read between any two touches. What the loop itself takes is found
+ * by running it once more, over memory that is mapped by then, and taken off.
  *
  * The timer goes on ticking. Ticks come at a known distance, so touches that a tick may have
  * interrupted are known and left out of the mean. The result of a pattern is the
@@ -390,7 +391,7 @@ static void measure_touch(const char *pattern)
 static void measure_io(const char *pattern)
 {
 	bool write = pattern[1] == 'w', large = !strcmp(strrchr(pattern, '-'), "-2m");
-	size_t size = large ? HUGE : PAGE, length = large ? 64 * MIB : 4 * MIB;
+	size_t size = large ? HUGE : PAGE, length = large ? 16 * MIB : 4 * MIB;
 	unsigned int n = length / size;
 	struct pass pass[PASSES];
 	uint64_t overhead;
@@ -515,7 +516,7 @@ static void measure_scale(const char *pattern)
 		worker[i].step = huge ? HUGE : PAGE;
 		worker[i].start = &start;
 	}
-	/* One and two take turns, so that whoever disturbs disturbs both. */
+	/* One and two take turns, so that a disturbance meets both. */
 	for (unsigned int round = 0; round < 2 * ROUNDS; round++) {
 		unsigned int cpus = 1 + round % CPUS;
 		double begin;

@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What the benchmark compares a BPF program with: `iomap_begin()` of `bpf/striped.bpf.c` in Rust, in
-//! the module itself, as a file system does that knows its format.
+//! What the benchmark compares a BPF program with: `iomap_begin()` of `bpf/striped.bpf.c` in Rust,
+//! in the module itself, as a file system does that knows its format.
 //!
 //! Only a module that is built with `--cfg fmap_native` has this (see `bench/`); the one that is
 //! shipped knows no format. Metadata is what the program's parser left, the lookup is that of
-//! `bpf/extent_map.bpf.h`, line by line, and each access is checked against the metadata's size, as the
-//! kfunc does it.
+//! `bpf/extent_map.bpf.h`, line by line, and each access is checked against the metadata's size, as
+//! the kfunc does it.
 
 use kernel::{
     page::PAGE_SHIFT,

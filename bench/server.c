@@ -210,8 +210,8 @@ static void reply_init(const struct fuse_in_header *in, const struct fuse_init_i
 	};
 
 	if (config.ops)
-		strncpy((char *)&out + FUSE_DAX_FMAP_INIT_OUT_NAME, config.ops,
-			FUSE_DAX_FMAP_OPS_NAME_LEN - 1);
+		memcpy((char *)&out + FUSE_DAX_FMAP_INIT_OUT_NAME, config.ops,
+		       strnlen(config.ops, FUSE_DAX_FMAP_OPS_NAME_LEN - 1));
 	reply(in, 0, &out, sizeof(out));
 }
 
@@ -294,11 +294,11 @@ static void handle(const struct fuse_in_header *in, const void *arg)
 		reply_attr(in);
 		break;
 	case FUSE_OPEN:
-		if (config.zero_message) {
+		if (config.zero_message)
 			reply(in, -ENOSYS, NULL, 0);
-			break;
-		}
-		/* fall through */
+		else
+			reply(in, 0, &open, sizeof(open));
+		break;
 	case FUSE_OPENDIR:
 		reply(in, 0, &open, sizeof(open));
 		break;

@@ -10,8 +10,9 @@
  *
  * All addresses are virtual. Outside of markers an instruction costs a compare.
  *
- * Debian has no package with qemu-plugin.h; the few declarations of version 4 of the interface
- * that are needed are here. QEMU refuses a plugin of a version that it does not know.
+ * Debian has no package with qemu-plugin.h; the few declarations of version 4 of the
+ * interface that are needed are here. QEMU refuses a plugin of a version that it does not
+ * know.
  */
 #include <inttypes.h>
 #include <stdbool.h>
@@ -41,15 +42,18 @@ enum { COND_NE = 3 };
 
 typedef void (*udata_cb)(unsigned int vcpu, void *udata);
 
-void qemu_plugin_register_vcpu_tb_trans_cb(plugin_id id, void (*cb)(plugin_id id, struct tb *tb));
-void qemu_plugin_register_vcpu_insn_exec_cb(struct insn *insn, udata_cb cb, int flags, void *udata);
+void qemu_plugin_register_vcpu_tb_trans_cb(plugin_id id,
+					   void (*cb)(plugin_id id, struct tb *tb));
+void qemu_plugin_register_vcpu_insn_exec_cb(struct insn *insn, udata_cb cb, int flags,
+					    void *udata);
 void qemu_plugin_register_vcpu_insn_exec_cond_cb(struct insn *insn, udata_cb cb, int flags, int cond,
 						 struct u64_entry entry, uint64_t imm, void *udata);
 void qemu_plugin_register_vcpu_mem_cb(struct insn *insn,
 				      void (*cb)(unsigned int vcpu, meminfo info, uint64_t vaddr,
 						 void *udata),
 				      int flags, int rw, void *udata);
-void qemu_plugin_register_atexit_cb(plugin_id id, void (*cb)(plugin_id id, void *udata), void *udata);
+void qemu_plugin_register_atexit_cb(plugin_id id, void (*cb)(plugin_id id, void *udata),
+				    void *udata);
 size_t qemu_plugin_tb_n_insns(const struct tb *tb);
 struct insn *qemu_plugin_tb_get_insn(const struct tb *tb, size_t n);
 uint64_t qemu_plugin_insn_vaddr(const struct insn *insn);
@@ -74,8 +78,8 @@ static void executed(unsigned int vcpu, void *addr)
 static void accessed(unsigned int vcpu, meminfo info, uint64_t vaddr, void *addr)
 {
 	if (tracing)
-		fprintf(out, "%c %" PRIx64 " %u\n", qemu_plugin_mem_is_store(info) ? 'w' : 'r', vaddr,
-			1U << qemu_plugin_mem_size_shift(info));
+		fprintf(out, "%c %" PRIx64 " %u\n", qemu_plugin_mem_is_store(info) ? 'w' : 'r',
+			vaddr, 1U << qemu_plugin_mem_size_shift(info));
 }
 
 static void begin(unsigned int vcpu, void *addr)

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
 //! bench-report DATE: what `make bench` ends with.
 //!
-//! Reads what the three boots of `bench/run` left in `build/bench/`, and writes, always from all of it:
+//! Reads what the three boots of `bench/run` left in `build/bench/`, and writes, always from all
+//! of it:
 //!
 //! - to the terminal: the rows, and the bars with what was measured for them
 //! - `build/bench.json`: every row, for programs
@@ -68,6 +69,7 @@ fn report(date: &str) -> Result<(), String> {
         ("Cache lines of ours in one fault", table(&lines(&traces))),
         ("Bars", table(&bar_table(&bars))),
     ];
+    md += &summary(&rows);
     for (title, table) in &tables {
         if !table.is_empty() {
             let _ = write!(md, "\n### {title}\n\n{table}");
@@ -91,6 +93,67 @@ fn report(date: &str) -> Result<(), String> {
         }
     }
     Ok(())
+}
+
+/// What a reader wants to know first.
+fn summary(rows: &Rows) -> String {
+    const FAULTS: [&str; 4] = [
+        "2m-read-again",
+        "2m-write-again",
+        "4k-read-again",
+        "4k-write-again",
+    ];
+    let insns = |name: &str, pattern: &str| Some(rows.get(name, pattern, 1, "linear")?.insns);
+    // "A to B instructions (C to D %)" that one takes more than the other.
+    let more = |name: &str, than: &str| {
+        let pairs: Vec<(f64, f64)> = FAULTS
+            .iter()
+            .filter_map(|pattern| Some((insns(name, pattern)?, insns(than, pattern)?)))
+            .collect();
+        let differences: Vec<f64> = pairs.iter().map(|(a, b)| a - b).collect();
+        let percent: Vec<f64> = pairs.iter().map(|(a, b)| 100.0 * (a - b) / b).collect();
+        (!pairs.is_empty()).then(|| {
+            let range = |values: &[f64], digits: usize| {
+                let least = values.iter().copied().fold(f64::INFINITY, f64::min);
+                let most = values.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+                format!("{least:.digits$} to {most:.digits$}")
+            };
+            format!(
+                "{} instructions ({} %)",
+                range(&differences, 0),
+                range(&percent, 1)
+            )
+        })
+    };
+    // A pattern for several names.
+    let each = |pattern: &str, names: &[&str]| {
+        names
+            .iter()
+            .filter_map(|name| Some(format!("{name} {}", number(insns(name, pattern)?))))
+            .collect::<Vec<_>>()
+            .join(", ")
+    };
+
+    let mut text = String::new();
+    if let Some(more) = more("bpf", "native") {
+        let _ = writeln!(
+            text,
+            "- What BPF costs, over the same lookup in Rust: {more} per fault."
+        );
+    }
+    if let Some(more) = more("hashmap", "bpf") {
+        let _ = writeln!(text, "- What the hash map costs on top of that: {more}.");
+    }
+    let _ = writeln!(
+        text,
+        "- The floor, 2 MiB read again: {}.\n- The same, 4 KiB: {}.",
+        each(
+            FAULTS[0],
+            &["hugetlbfs", "device-dax", "bpf", "ext4-dax", "xfs-dax"]
+        ),
+        each(FAULTS[2], &["anonymous", "bpf", "ext4-dax", "xfs-dax"])
+    );
+    format!("\n{text}")
 }
 
 /// A table of Markdown, aligned for terminals, too. The first column is text.

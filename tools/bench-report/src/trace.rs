@@ -143,8 +143,8 @@ fn is_ours(function: &str) -> bool {
 }
 
 /// Reads what the guest and the plugin said. The guest names touches in the order in which they
-/// were traced, and prints its symbols while the module that they need is loaded. The plugin has seen each
-/// twice, once more when it was mapped.
+/// were traced, and prints its symbols while the module that they need is loaded. The plugin has
+/// seen each twice, once more when it was mapped.
 pub fn parse(raw: &str, trace: &str) -> Result<Vec<Trace>, String> {
     let mut sections = trace.split("begin\n").skip(1);
     let mut traces = Vec::new();
