@@ -246,7 +246,7 @@ static void reply_read(const struct fuse_in_header *in, const struct fuse_read_i
 	reply(in, 0, zeros, left < MAX_WRITE ? left : MAX_WRITE);
 }
 
-static void reply_get_fmap(const struct fuse_in_header *in)
+static void reply_get_fmap(const struct fuse_in_header *in, const struct fuse_get_fmap_in *arg)
 {
 	uint64_t n = in->nodeid - FIRST_NODEID;
 	struct {
@@ -255,6 +255,10 @@ static void reply_get_fmap(const struct fuse_in_header *in)
 		struct striped_strip strip;
 	} __attribute__((packed)) small;
 
+	if (map_len > arg->size) {
+		reply(in, -ERANGE, NULL, 0);
+		return;
+	}
 	if (config.files == 1) {
 		reply(in, 0, &map, map_len);
 		return;
@@ -324,7 +328,7 @@ static void handle(const struct fuse_in_header *in, const void *arg)
 	case FUSE_INTERRUPT:
 		break;		/* have no answer */
 	case FUSE_GET_FMAP:
-		reply_get_fmap(in);
+		reply_get_fmap(in, arg);
 		break;
 	case FUSE_GET_DAXDEV:
 		reply_get_daxdev(in, arg);

@@ -46,8 +46,9 @@ void qemu_plugin_register_vcpu_tb_trans_cb(plugin_id id,
 					   void (*cb)(plugin_id id, struct tb *tb));
 void qemu_plugin_register_vcpu_insn_exec_cb(struct insn *insn, udata_cb cb, int flags,
 					    void *udata);
-void qemu_plugin_register_vcpu_insn_exec_cond_cb(struct insn *insn, udata_cb cb, int flags, int cond,
-						 struct u64_entry entry, uint64_t imm, void *udata);
+void qemu_plugin_register_vcpu_insn_exec_cond_cb(struct insn *insn, udata_cb cb, int flags,
+						 int cond, struct u64_entry entry, uint64_t imm,
+						 void *udata);
 void qemu_plugin_register_vcpu_mem_cb(struct insn *insn,
 				      void (*cb)(unsigned int vcpu, meminfo info, uint64_t vaddr,
 						 void *udata),
