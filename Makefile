@@ -31,13 +31,16 @@ help:
 	@echo '                          first time builds it (10 to 30 minutes); same options'
 	@echo 'make exercise [TIMES=N]   fio, fsx and stress-ng on mapped files, N (20) times'
 	@echo '     [DEVICE=cxl]         as much as in "make check"'
+	@echo 'make bench                instructions per fault, read, write and open, against other memory'
+	@echo '     [ROWS="bpf native"]  and file systems (docs/fault-path.md); only these rows'
+	@echo '     [QUICK=1]            only the most important patterns'
 	@echo 'make lint                 formatting, clippy, shellcheck, checkpatch'
 	@echo 'make clean                remove build/'
 	@echo
 	@echo 'The build root and the kernel are kept in ~/.cache/fuse-dax-fmap (or in'
 	@echo 'XDG_CACHE_HOME). Remove that directory to get the newest kernel, or its space.'
 
-.PHONY: all help module debug-module bpf tools tests exercisers lint demo check check-debug exercise clean
+.PHONY: all help module debug-module bpf tools tests exercisers bench-programs native-module lint demo check check-debug exercise bench clean
 
 ifneq ($(INSIDE)$(KDIR),)
 
@@ -54,9 +57,20 @@ tools: | $(BUILD)
 	@mkdir -p $(BUILD)/bin
 	cd tools && cargo build --release --locked --target-dir $(BUILD)/cargo
 	@install $(BUILD)/cargo/release/fmapctl $(BUILD)/cargo/release/fmapfs $(BUILD)/bin/
+	@install -D $(BUILD)/cargo/release/bench-report $(BUILD)/bench/bench-report
 
 tests: | $(BUILD)
 	@$(MAKE) -C tests OUT=$(BUILD)/tests KSRC=/kernel/source CC=gcc-14 CLANG=clang-19
+
+# What "make bench" needs besides: its programs, those that make file systems, and a
+# module that knows the format of striped itself (bench/native.rs).
+bench-programs: | $(BUILD)
+	@$(MAKE) -C bench OUT=$(BUILD)/bench CC=gcc-14 CLANG=clang-19
+	@bench/collect $(BUILD)/bench/add
+
+native-module: | $(BUILD)
+	@scripts/build-module /kernel/build $(BUILD)/native KRUSTFLAGS='--cfg=fmap_native -Aunused'
+	@install -D -m 644 $(BUILD)/native/fuse-dax-fmap.ko $(BUILD)/bench/native.ko
 
 # What exercises file systems and is no Debian package, and what helps with it.
 exercisers: $(BUILD)/exercisers/bin/fsx $(BUILD)/exercisers/fixed.so
@@ -83,7 +97,7 @@ else
 
 INSIDE_ROOT := scripts/enter make --no-print-directory -C $(CURDIR) INSIDE=1
 
-all module bpf tools tests exercisers lint $(BUILD)/fmap-map:
+all module bpf tools tests exercisers bench-programs native-module lint $(BUILD)/fmap-map:
 	@$(INSIDE_ROOT) -j$$(nproc) $@
 
 debug-module:
@@ -106,6 +120,10 @@ exercise:
 	@scripts/build-quietly module bpf tools tests exercisers
 	@tests/vm/run --exercisers --device $(DEVICE) --timeout 36000 -- \
 		'EXERCISE=$(TIMES) TEST_TIMEOUT=36000 run-kselftests exercisers.sh'
+
+bench:
+	@scripts/build-quietly module bpf tools native-module bench-programs
+	@ROWS='$(ROWS)' QUICK='$(QUICK)' bench/run
 
 clean:
 	rm -rf $(BUILD)

@@ -47,6 +47,11 @@ use crate::{
 
 mod verifier;
 
+// A build for the benchmark only: what a program costs.
+#[cfg(fmap_native)]
+#[path = "bench/native.rs"]
+mod native;
+
 /// Registered ops. May go away at any time; see [`Ops::pin`].
 ///
 /// # Invariants
@@ -293,6 +298,8 @@ impl Resolver {
             dev_index: 0,
         };
 
+        #[cfg(fmap_native)]
+        return native::resolve(meta, offset);
         // What a program gets is its arguments, as u64s.
         let args = [
             ptr::addr_of_mut!(resolve) as u64,

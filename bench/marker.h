@@ -1,0 +1,18 @@
+/* SPDX-License-Identifier: GPL-2.0 */
+/*
+ * How a program in the guest tells trace_plugin.c, in QEMU, which instructions it
+ * means: two no-operations that no compiler makes. On a machine without the
+ * plugin they do nothing.
+ */
+#ifndef MARKER_H
+#define MARKER_H
+
+/* nopl DISPLACEMENT(%rax) */
+#define MARKER_BEGIN	0x464d4231	/* "1BMF" */
+#define MARKER_END	0x464d4531	/* "1EMF" */
+
+#define MARKER_STR_(x)	#x
+#define MARKER_STR(x)	MARKER_STR_(x)
+#define marker(x)	asm volatile("nopl " MARKER_STR(x) "(%%rax)" ::: "memory")
+
+#endif /* MARKER_H */

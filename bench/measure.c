@@ -1,0 +1,632 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * measure [OPTION]... NAME PATTERN...: what touching mapped memory, reading, writing and
+ * opening cost.
+ *
+ *	-f FILE		what is mapped; "anon" and "thp": anonymous memory
+ *	-l MIB		how much of it is touched (2m-*: 64, 4k-*: 16)
+ *	-c COMMAND	makes the file one that nobody has touched yet
+ *	-p PASSES	(5)
+ *	-e EXTENTS -i	of the file's map, interleaved: for the name of the row only
+ *	-b BYTES -g GAP	touch BYTES of the file, leave out GAP, and so on (see server.c, -g)
+ *	-n FILES	for open-*: FILE with the numbers 0 to FILES - 1 behind it
+ *	-T		mark one touch for trace_plugin.c
+ *	-w		on a clock instead of under icount: see below
+ *
+ * Patterns:
+ *
+ *	2m|4k - read|write - first	the first touch after COMMAND
+ *			   - again	after munmap() and mmap()
+ *			   - dontneed	after madvise(MADV_DONTNEED)
+ *	pread|pwrite - 4k|2m		calls of that size, of pages that have been used before
+ *	open - first|cached		open() and close(), after COMMAND, and again
+ *	scale - 2m|4k			with -w: touches after MADV_DONTNEED by one and by two CPUs
+ *
+ * 2m: one byte in each 2 MiB, at addresses where 2 MiB pages fit. 4k: one byte in each 4 KiB, at
+ * addresses where they do not.
+ *
+ * The unit
+ * --------
+ *
+ * QEMU with "-icount shift=0" and one CPU advances its clock, and with it the TSC, by one
+ * nanosecond for each instruction of the guest. So RDTSC counts instructions, of user space
+ * and of the kernel. It is read between any two touches. What the loop itself takes is found
+ * by running it once more, over memory that is mapped by then, and taken off.
+ *
+ * The timer goes on ticking. Ticks come at a known distance, so touches that a tick may have
+ * interrupted are known and left out of the mean. The result of a pattern is the
+ * median of its passes; smallest and largest are printed, too, and the mean with all ticks:
+ *
+ *	row NAME PATTERN EXTENTS LAYOUT MEDIAN MIN MAX RAW PASSES TOUCHES TICKS
+ *
+ * -w prints nanoseconds, which mean something only in relation to each other:
+ *
+ *	wall NAME PATTERN CPUS NANOSECONDS
+ */
+#define _GNU_SOURCE
+#include <err.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <pthread.h>
+#include <stdbool.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <time.h>
+#include <unistd.h>
+#include <x86intrin.h>
+
+#include "marker.h"
+
+#define MIB		(1UL << 20)
+#define HUGE		(2 * MIB)
+#define PAGE		4096UL
+#define TOUCHES		16384
+#define PASSES		32
+#define TRACED		5	/* the touch that is traced */
+#define SLACK		10000	/* how far a tick may be from where it is expected */
+
+static struct {
+	const char *name;
+	const char *file;
+	const char *cold;
+	size_t length;
+	size_t band, gap;
+	unsigned int passes;
+	unsigned int extents;
+	unsigned int files;
+	bool interleaved;
+	bool trace;
+	bool wall;
+} config = { .passes = 5, .extents = 1 };
+
+/* Where the touches are, and when. */
+static size_t at[TOUCHES];
+static unsigned int touches;
+static uint64_t when[TOUCHES + 1];
+
+/* ---- ticks ---- */
+
+/* Interrupts come at these times of each period. */
+#define TICK		4000000		/* HZ is 250 in Debian's kernel */
+#define PHASES		8
+
+static uint64_t phase[PHASES];
+static unsigned int phases;
+
+static bool near_phase(uint64_t t)
+{
+	for (unsigned int i = 0; i < phases; i++)
+		if ((t + SLACK + TICK - phase[i]) % TICK <= 2 * SLACK)
+			return true;
+	return false;
+}
+
+/* Look at the clock for some periods. Where it jumps more than once is an interrupt. */
+static void find_ticks(void)
+{
+	uint64_t start = __rdtsc(), last = start, now, jump[64];
+	unsigned int n = 0;
+
+	if (config.wall)
+		return;
+	do {
+		now = __rdtsc();
+		if (now - last > 300 && n < 64)
+			jump[n++] = last % TICK;
+		last = now;
+	} while (now - start < 6 * TICK);
+	for (unsigned int i = 0; i < n; i++) {
+		if (near_phase(jump[i]) || phases == PHASES)
+			continue;
+		phase[phases++] = jump[i];
+		for (unsigned int j = i + 1; j <= n; j++)
+			if (j == n)
+				phases--;
+			else if ((jump[j] + SLACK + TICK - jump[i]) % TICK <= 2 * SLACK)
+				break;
+	}
+	if (!phases)
+		fprintf(stderr, "measure: there seem to be no timer interrupts\n");
+}
+
+static bool tick_between(uint64_t from, uint64_t to)
+{
+	for (unsigned int i = 0; i < phases; i++)
+		/* How long before @to, at least, was the last one, if it was late? */
+		if ((to + SLACK + TICK - phase[i]) % TICK <= to - from + 2 * SLACK)
+			return true;
+	return false;
+}
+
+/* ---- passes ---- */
+
+struct pass {
+	double mean;		/* without touches that a tick may have interrupted */
+	double raw;
+	unsigned int ticks;	/* such touches */
+};
+
+static struct pass result(unsigned int n, double overhead)
+{
+	struct pass p = { 0 };
+	unsigned int counted = 0;
+	double sum = 0;
+
+	for (unsigned int i = 0; i < n; i++) {
+		if (tick_between(when[i], when[i + 1])) {
+			p.ticks++;
+			continue;
+		}
+		sum += when[i + 1] - when[i];
+		counted++;
+	}
+	p.raw = (double)(when[n] - when[0]) / n - overhead;
+	p.mean = counted ? sum / counted - overhead : p.raw;
+	return p;
+}
+
+static int by_value(const void *a, const void *b)
+{
+	uint64_t x = *(const uint64_t *)a, y = *(const uint64_t *)b;
+
+	return x < y ? -1 : x > y;
+}
+
+/* What one turn of the loop takes that has just run. */
+static uint64_t median_turn(unsigned int n)
+{
+	static uint64_t turn[TOUCHES];
+
+	for (unsigned int i = 0; i < n; i++)
+		turn[i] = when[i + 1] - when[i];
+	qsort(turn, n, sizeof(*turn), by_value);
+	return turn[n / 2];
+}
+
+static int by_mean(const void *a, const void *b)
+{
+	const struct pass *x = a, *y = b;
+
+	return x->mean < y->mean ? -1 : x->mean > y->mean;
+}
+
+static void report(const char *pattern, struct pass *pass, unsigned int n)
+{
+	double raw = 0;
+	unsigned int ticks = 0;
+
+	for (unsigned int i = 0; i < config.passes; i++) {
+		raw += pass[i].raw / config.passes;
+		ticks += pass[i].ticks;
+	}
+	qsort(pass, config.passes, sizeof(*pass), by_mean);
+	if (config.wall)
+		/* Whoever disturbs makes it longer. */
+		printf("wall %s %s 1 %.1f\n", config.name, pattern, pass[0].raw);
+	else
+		printf("row %s %s %u %s %.1f %.1f %.1f %.1f %u %u %u\n", config.name, pattern,
+		       config.extents, config.interleaved ? "interleaved" : "linear",
+		       pass[config.passes / 2].mean, pass[0].mean, pass[config.passes - 1].mean,
+		       raw, config.passes, n, ticks);
+	fflush(stdout);
+}
+
+static void make_cold(void)
+{
+	fflush(stdout);
+	/* Always a command: it leaves something in the address space, and each VMA counts. */
+	if (system(config.cold ?: ":"))
+		errx(1, "failed: %s", config.cold);
+}
+
+/* What a process or a mount left to be done later gets done. Costs nothing: it is idle. */
+static void settle(void)
+{
+	usleep(100 * 1000);
+}
+
+static int open_file(void)
+{
+	int fd;
+
+	settle();
+
+	if (!strcmp(config.file, "anon") || !strcmp(config.file, "thp"))
+		return -1;
+	fd = open(config.file, O_RDWR);
+	if (fd < 0)
+		err(1, "%s", config.file);
+	return fd;
+}
+
+/* ---- touching ---- */
+
+static __attribute__((noinline)) void touch_read(const char *map)
+{
+	for (unsigned int i = 0; i < touches; i++) {
+		when[i] = __rdtsc();
+		(void)*(volatile const char *)(map + at[i]);
+	}
+	when[touches] = __rdtsc();
+}
+
+static __attribute__((noinline)) void touch_write(char *map)
+{
+	for (unsigned int i = 0; i < touches; i++) {
+		when[i] = __rdtsc();
+		*(volatile char *)(map + at[i]) = 1;
+	}
+	when[touches] = __rdtsc();
+}
+
+/* The same, but one touch is between markers. To be called twice, too. */
+static void touch_traced(char *map, bool write)
+{
+	for (unsigned int i = 0; i < touches; i++) {
+		volatile char *p = map + at[i];
+
+		when[i] = __rdtsc();
+		if (i == TRACED && write) {
+			marker(MARKER_BEGIN);
+			*p = 1;
+			marker(MARKER_END);
+		} else if (i == TRACED) {
+			marker(MARKER_BEGIN);
+			(void)*p;
+			marker(MARKER_END);
+		} else if (write) {
+			*p = 1;
+		} else {
+			(void)*p;
+		}
+	}
+	when[touches] = __rdtsc();
+}
+
+static void touch(char *map, bool write, bool traced)
+{
+	if (traced)
+		touch_traced(map, write);
+	else if (write)
+		touch_write(map);
+	else
+		touch_read(map);
+}
+
+/* Always at the same address, so that each pass needs the same page tables. */
+static char *map_at(char *addr, int fd, size_t length)
+{
+	int flags = fd < 0 ? MAP_PRIVATE | MAP_ANONYMOUS : MAP_SHARED;
+	char *map = mmap(addr, length, PROT_READ | PROT_WRITE, flags | MAP_FIXED, fd, 0);
+
+	if (map == MAP_FAILED)
+		err(1, "mmap of %s", config.file);
+	if (fd < 0 && madvise(map, length,
+			      strcmp(config.file, "thp") ? MADV_NOHUGEPAGE : MADV_HUGEPAGE))
+		err(1, "madvise");
+	return map;
+}
+
+static char *address_range(size_t length)
+{
+	char *room = mmap(NULL, length + 2 * HUGE, PROT_NONE,
+			  MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+
+	if (room == MAP_FAILED)
+		err(1, "mmap");
+	return (char *)(((uintptr_t)room + HUGE - 1) & -HUGE);
+}
+
+/* Choose the places; returns how long the mapping has to be. */
+static size_t choose(size_t step, size_t length)
+{
+	size_t band = config.band ?: length, pos = 0;
+
+	touches = 0;
+	for (size_t left = length; left; left -= band, pos += config.gap) {
+		if (band > left)
+			band = left;
+		for (size_t i = 0; i < band && touches < TOUCHES; i += step)
+			at[touches++] = pos + i;
+		pos += band;
+	}
+	return pos;
+}
+
+static void measure_touch(const char *pattern)
+{
+	bool huge = !strncmp(pattern, "2m", 2), write = !strncmp(pattern + 3, "write", 5);
+	const char *kind = strrchr(pattern, '-') + 1;
+	bool first = !strcmp(kind, "first"), dontneed = !strcmp(kind, "dontneed");
+	size_t length = choose(huge ? HUGE : PAGE,
+			       config.length ?: huge ? 64 * MIB : 16 * MIB);
+	char *addr = address_range(length) + (huge ? 0 : PAGE);
+	struct pass pass[PASSES];
+	unsigned int passes = config.trace ? 1 : config.passes;
+	int fd;
+
+	make_cold();
+	fd = open_file();
+	for (int i = first ? 0 : -1; i < (int)passes; i++) {
+		bool traced = config.trace && i >= 0;
+		uint64_t touched;
+		char *map;
+
+		if (first && i > 0) {
+			if (fd >= 0)
+				close(fd);
+			make_cold();
+			fd = open_file();
+		}
+		map = map_at(addr, fd, length);
+		if (dontneed) {
+			touch(map, write, false);
+			if (madvise(map, length, MADV_DONTNEED))
+				err(1, "madvise");
+		}
+		touch(map, write, traced);
+		if (i >= 0) {
+			static uint64_t saved[TOUCHES + 1];
+			uint64_t overhead;
+
+			memcpy(saved, when, sizeof(when));
+			touched = when[TRACED + 1] - when[TRACED];
+			touch(map, write, traced);
+			overhead = traced ? when[TRACED + 1] - when[TRACED] : median_turn(touches);
+			memcpy(when, saved, sizeof(when));
+			if (traced)
+				printf("trace %s %s %u %s %lu %lu\n", config.name, pattern,
+				       config.extents,
+				       config.interleaved ? "interleaved" : "linear", touched,
+				       overhead);
+			else
+				pass[i] = result(touches, overhead);
+		}
+		munmap(map, length);
+	}
+	if (!config.trace)
+		report(pattern, pass, touches);
+	fflush(stdout);
+	if (fd >= 0)
+		close(fd);
+}
+
+/* ---- read(2) and write(2) ---- */
+
+static void measure_io(const char *pattern)
+{
+	bool write = pattern[1] == 'w', large = !strcmp(strrchr(pattern, '-'), "-2m");
+	size_t size = large ? HUGE : PAGE, length = large ? 16 * MIB : 4 * MIB;
+	unsigned int n = length / size;
+	struct pass pass[PASSES];
+	uint64_t overhead;
+	int fd = open_file();
+	char *buf;
+
+	buf = mmap(NULL, size, PROT_READ | PROT_WRITE,
+		   MAP_PRIVATE | MAP_ANONYMOUS | MAP_POPULATE, -1, 0);
+	if (buf == MAP_FAILED)
+		err(1, "mmap");
+	memset(buf, 1, size);
+	for (unsigned int i = 0; i < n; i++)
+		when[i] = __rdtsc();
+	when[n] = __rdtsc();
+	overhead = median_turn(n);
+
+	for (int p = -1; p < (int)config.passes; p++) {
+		for (unsigned int i = 0; i < n; i++) {
+			ssize_t done;
+
+			when[i] = __rdtsc();
+			done = write ? pwrite(fd, buf, size, i * size) :
+				       pread(fd, buf, size, i * size);
+			if (done != (ssize_t)size)
+				err(1, "%s of %s", pattern, config.file);
+		}
+		when[n] = __rdtsc();
+		if (p >= 0)
+			pass[p] = result(n, overhead);
+	}
+	report(pattern, pass, n);
+	munmap(buf, size);
+	close(fd);
+}
+
+/* ---- open(2) and close(2) ---- */
+
+static void measure_open(const char *pattern)
+{
+	bool first = !strcmp(pattern, "open-first");
+	struct pass pass[PASSES];
+	char (*path)[64];
+
+	if (config.files > TOUCHES)
+		errx(1, "at most %u files", TOUCHES);
+	path = calloc(config.files, sizeof(*path));
+	for (unsigned int i = 0; i < config.files; i++)
+		snprintf(path[i], sizeof(path[i]), "%s%u", config.file, i);
+
+	for (int p = first ? 0 : -1; p < (int)config.passes; p++) {
+		if (first)
+			make_cold();
+		settle();
+		for (unsigned int i = 0; i < config.files; i++) {
+			int fd;
+
+			when[i] = __rdtsc();
+			fd = open(path[i], O_RDWR);
+			if (fd < 0)
+				err(1, "%s", path[i]);
+			close(fd);
+		}
+		when[config.files] = __rdtsc();
+		if (p >= 0)
+			pass[p] = result(config.files, 0);
+	}
+	report(pattern, pass, config.files);
+	free(path);
+}
+
+/* ---- two CPUs ---- */
+
+/*
+ * Rounds are short and many, and the best of them counts: it takes both CPUs at the same time
+ * to see what two CPUs can do, and the host has other work.
+ */
+#define CPUS		2
+#define ROUNDS		150
+#define ROUND_TOUCHES	512
+
+struct worker {
+	pthread_t thread;
+	char *map;
+	size_t length, step;
+	pthread_barrier_t *start;
+	double begin, end;
+};
+
+static double now(void)
+{
+	struct timespec ts;
+
+	clock_gettime(CLOCK_MONOTONIC, &ts);
+	return ts.tv_sec * 1e9 + ts.tv_nsec;
+}
+
+static void *work(void *arg)
+{
+	struct worker *w = arg;
+	unsigned int done = 0;
+
+	pthread_barrier_wait(w->start);
+	w->begin = now();
+	while (done < ROUND_TOUCHES) {
+		for (size_t i = 0; i < w->length && done < ROUND_TOUCHES; i += w->step, done++)
+			(void)*(volatile char *)(w->map + i);
+		madvise(w->map, w->length, MADV_DONTNEED);
+	}
+	w->end = now();
+	return NULL;
+}
+
+/* Each CPU has a mapping of its own, of its own half of the file. */
+static void measure_scale(const char *pattern)
+{
+	bool huge = !strcmp(pattern, "scale-2m");
+	size_t length = 32 * MIB / (huge ? 1 : 4);
+	struct worker worker[CPUS];
+	pthread_barrier_t start;
+	int fd = open_file();
+
+	for (unsigned int i = 0; i < CPUS; i++) {
+		char *addr = address_range(length) + (huge ? 0 : PAGE);
+
+		worker[i].map = mmap(addr, length, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED,
+				     fd, i * 32 * MIB);
+		if (worker[i].map == MAP_FAILED)
+			err(1, "mmap of %s", config.file);
+		worker[i].length = length;
+		worker[i].step = huge ? HUGE : PAGE;
+		worker[i].start = &start;
+	}
+	/* One and two take turns, so that a disturbance meets both. */
+	for (unsigned int round = 0; round < 2 * ROUNDS; round++) {
+		unsigned int cpus = 1 + round % CPUS;
+		double begin, end;
+
+		pthread_barrier_init(&start, NULL, cpus);
+		for (unsigned int i = 0; i < cpus; i++) {
+			cpu_set_t set;
+
+			if (pthread_create(&worker[i].thread, NULL, work, &worker[i]))
+				errx(1, "thread");
+			CPU_ZERO(&set);
+			CPU_SET(i, &set);
+			pthread_setaffinity_np(worker[i].thread, sizeof(set), &set);
+		}
+		for (unsigned int i = 0; i < cpus; i++)
+			pthread_join(worker[i].thread, NULL);
+		begin = worker[0].begin;
+		end = worker[0].end;
+		for (unsigned int i = 1; i < cpus; i++) {
+			begin = worker[i].begin < begin ? worker[i].begin : begin;
+			end = worker[i].end > end ? worker[i].end : end;
+		}
+		printf("wall %s %s %u %.1f\n", config.name, pattern, cpus,
+		       (end - begin) / ROUND_TOUCHES / cpus);
+		pthread_barrier_destroy(&start);
+	}
+	fflush(stdout);
+	for (unsigned int i = 0; i < CPUS; i++)
+		munmap(worker[i].map, length);
+	close(fd);
+}
+
+int main(int argc, char **argv)
+{
+	int c;
+
+	while ((c = getopt(argc, argv, "f:l:c:p:e:ib:g:n:Tw")) != -1) {
+		switch (c) {
+		case 'f':
+			config.file = optarg;
+			break;
+		case 'l':
+			config.length = strtoul(optarg, NULL, 0) * MIB;
+			break;
+		case 'c':
+			config.cold = optarg;
+			break;
+		case 'p':
+			config.passes = strtoul(optarg, NULL, 0);
+			break;
+		case 'e':
+			config.extents = strtoul(optarg, NULL, 0);
+			break;
+		case 'i':
+			config.interleaved = true;
+			break;
+		case 'b':
+			config.band = strtoul(optarg, NULL, 0);
+			break;
+		case 'g':
+			config.gap = strtoul(optarg, NULL, 0);
+			break;
+		case 'n':
+			config.files = strtoul(optarg, NULL, 0);
+			break;
+		case 'T':
+			config.trace = true;
+			break;
+		case 'w':
+			config.wall = true;
+			break;
+		default:
+			return 2;
+		}
+	}
+	if (argc - optind < 2 || !config.file || !config.passes || config.passes > PASSES)
+		errx(2, "see the top of measure.c");
+	config.name = argv[optind++];
+	memset(when, 1, sizeof(when));
+	find_ticks();
+	for (; optind < argc; optind++) {
+		const char *pattern = argv[optind];
+
+		if (!strncmp(pattern, "open-", 5))
+			measure_open(pattern);
+		else if (!strncmp(pattern, "scale-", 6))
+			measure_scale(pattern);
+		else if (pattern[0] == 'p')
+			measure_io(pattern);
+		else if (strlen(pattern) > 8)
+			measure_touch(pattern);
+		else
+			errx(2, "no such pattern: %s", pattern);
+	}
+	return 0;
+}
