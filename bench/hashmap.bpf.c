@@ -33,9 +33,8 @@ static __always_inline int hash_resolve(struct fuse_dax_fmap_resolve_ctx *ctx,
 					struct fuse_iomap_io *io)
 {
 	const __u64 *id = meta_at(ctx, ctx->meta_buf_size - sizeof(*id), __u64);
-	__u64 page = ctx->file_offset >> PAGE_SHIFT, key;
 	const struct map_head *head;
-	struct map_place p;
+	__u64 key, end;
 
 	if (!id)
 		return -EIO;
@@ -43,12 +42,12 @@ static __always_inline int hash_resolve(struct fuse_dax_fmap_resolve_ctx *ctx,
 	head = bpf_map_lookup_elem(&files, &key);
 	if (!head)
 		return -EIO;
-	if (page >= head->pages)
+	end = (__u64)head->pages << PAGE_SHIFT;
+	if (ctx->file_offset >= end)
 		return -ERANGE;
-	p = place_in_extent(&head->extent, page, head->pages - page);
-	if (p.strip >= HEAD_STRIPS)
-		return -EIO;
-	place_report(io, head->strip[p.strip], p);
+	if (!extent_is_linear(head->extent))
+		return map_resolve_any(ctx, io, head);
+	strip_report(io, head->extent, ctx->file_offset, end);
 	return 0;
 }
 

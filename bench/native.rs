@@ -20,13 +20,31 @@ const FANOUT: usize = 16;
 const HEAD_STRIPS: usize = 6;
 const PAGE_MASK: u64 = (1 << PAGE_SHIFT) - 1;
 
-/// `struct map_extent`.
-#[repr(C)]
+/// `map_extent`.
 #[derive(Clone, Copy)]
-struct Extent {
-    chunk: u32,
-    first_strip: u16,
-    nr_strips: u16,
+#[repr(transparent)]
+struct Extent(u64);
+
+impl Extent {
+    #[inline]
+    fn is_linear(self) -> bool {
+        self.0 >> 63 == 0
+    }
+
+    #[inline]
+    fn chunk(self) -> u32 {
+        self.0 as u32
+    }
+
+    #[inline]
+    fn first_strip(self) -> u32 {
+        (self.0 >> 32 & 0xffff) as u32
+    }
+
+    #[inline]
+    fn nr_strips(self) -> u32 {
+        (self.0 >> 48 & 0x7fff) as u32
+    }
 }
 
 /// The beginning of `struct map_head`.
@@ -34,13 +52,13 @@ struct Extent {
 struct Head {
     pages: u32,
     is_tree: u32,
+    extent: Extent,
 }
 
 /// `struct map_head` of a file of one extent with few strips.
 #[repr(C)]
 struct Line {
     head: Head,
-    extent: Extent,
     strip: [u64; HEAD_STRIPS],
 }
 
@@ -72,7 +90,7 @@ fn meta_at<T>(meta: &[u8], offset: u32) -> Result<&T> {
     Ok(unsafe { &*meta.as_ptr().add(offset as usize).cast::<T>() })
 }
 
-/// A page of an extent: which strip, how deep in it, for how many pages.
+/// A page of an interleaved extent: which strip, how deep in it, for how many pages.
 struct Place {
     strip: u32,
     page: u32,
@@ -80,35 +98,43 @@ struct Place {
 }
 
 #[inline]
-fn place_in_extent(extent: &Extent, page: u32, left: u32) -> Place {
-    let (size, strips) = (extent.chunk, u32::from(extent.nr_strips));
+fn place_in_extent(extent: Extent, page: u32, left: u32) -> Result<Place> {
+    let (size, strips) = (extent.chunk(), extent.nr_strips());
 
     if size == 0 || strips == 0 {
-        return Place {
-            strip: 0,
-            page,
-            left,
-        };
+        return Err(EIO);
     }
     let chunk = page / size;
     let row = chunk / strips;
     let in_chunk = page.wrapping_sub(chunk.wrapping_mul(size));
 
-    Place {
+    Ok(Place {
         strip: chunk.wrapping_sub(row.wrapping_mul(strips)),
         page: row.wrapping_mul(size).wrapping_add(in_chunk),
         left: left.min(size.wrapping_sub(in_chunk)),
+    })
+}
+
+/// Bytes `offset` to `end` of a strip.
+#[inline]
+fn report(strip: u64, offset: u64, end: u64) -> Claim {
+    Claim {
+        addr: (strip & !PAGE_MASK).wrapping_add(offset),
+        length: end.wrapping_sub(offset),
+        dev_index: (strip & PAGE_MASK) as u32,
+        type_: 0,
     }
 }
 
 #[inline]
-fn report(strip: u64, place: &Place) -> Claim {
-    Claim {
-        addr: (strip & !PAGE_MASK).wrapping_add(u64::from(place.page) << PAGE_SHIFT),
-        length: u64::from(place.left) << PAGE_SHIFT,
-        dev_index: (strip & PAGE_MASK) as u32,
-        type_: 0,
-    }
+fn report_place(strip: u64, place: &Place) -> Claim {
+    let offset = u64::from(place.page) << PAGE_SHIFT;
+
+    report(
+        strip,
+        offset,
+        offset.wrapping_add(u64::from(place.left) << PAGE_SHIFT),
+    )
 }
 
 /// The last entry of a node that does not begin behind `page`: four steps.
@@ -135,18 +161,26 @@ fn node_find(node: &Node, page: u32) -> usize {
 /// `map_resolve()`.
 #[inline]
 pub(super) fn resolve(meta: &[u8], offset: u64) -> Result<Claim> {
-    let head = meta_at::<Head>(meta, 0)?;
-    let mut end = head.pages;
-    let page = match u32::try_from(offset >> PAGE_SHIFT) {
-        Ok(page) if page < end => page,
-        _ => return Err(ERANGE),
-    };
+    let line = meta_at::<Line>(meta, 0)?;
+    let end = u64::from(line.head.pages) << PAGE_SHIFT;
+    if offset >= end {
+        return Err(ERANGE);
+    }
+    if line.head.extent.is_linear() {
+        return Ok(report(line.head.extent.0, offset, end));
+    }
+    resolve_any(meta, offset, line)
+}
 
-    if head.is_tree == 0 {
-        let line = meta_at::<Line>(meta, 0)?;
-        let place = place_in_extent(&line.extent, page, end - page);
+/// `map_resolve_any()`.
+#[inline(never)]
+fn resolve_any(meta: &[u8], offset: u64, line: &Line) -> Result<Claim> {
+    let (page, mut end) = ((offset >> PAGE_SHIFT) as u32, line.head.pages);
+
+    if line.head.is_tree == 0 {
+        let place = place_in_extent(line.head.extent, page, end.wrapping_sub(page))?;
         let strip = line.strip.get(place.strip as usize).ok_or(EIO)?;
-        return Ok(report(*strip, &place));
+        return Ok(report_place(*strip, &place));
     }
 
     let tree = meta_at::<Tree>(meta, 0)?;
@@ -164,8 +198,17 @@ pub(super) fn resolve(meta: &[u8], offset: u64) -> Result<Claim> {
         index = index.wrapping_mul(FANOUT as u32).wrapping_add(i as u32);
     }
     let extent = meta_at::<Extent>(meta, tree.extents.wrapping_add(index.wrapping_mul(8)))?;
-    let place = place_in_extent(extent, page.wrapping_sub(first), end.wrapping_sub(page));
-    let strip = u32::from(extent.first_strip).wrapping_add(place.strip);
+    if extent.is_linear() {
+        let start = u64::from(first) << PAGE_SHIFT;
+        let end = u64::from(end) << PAGE_SHIFT;
+        return Ok(report(
+            extent.0,
+            offset.wrapping_sub(start),
+            end.wrapping_sub(start),
+        ));
+    }
+    let place = place_in_extent(*extent, page.wrapping_sub(first), end.wrapping_sub(page))?;
+    let strip = extent.first_strip().wrapping_add(place.strip);
     let strip = meta_at::<u64>(meta, tree.strips.wrapping_add(strip.wrapping_mul(8)))?;
-    Ok(report(*strip, &place))
+    Ok(report_place(*strip, &place))
 }
