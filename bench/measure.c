@@ -508,10 +508,9 @@ struct worker {
 	pthread_t thread;
 	char *map;
 	size_t step;
-	_Atomic unsigned int *missing;
+	unsigned int *missing;
 	double begin, end;
 };
-
 
 static double now(void)
 {
@@ -526,7 +525,8 @@ static void *work(void *arg)
 	struct worker *w = arg;
 
 	/* Not asleep: then the host runs both when it begins. */
-	for (--*w->missing; *w->missing;)
+	__atomic_sub_fetch(w->missing, 1, __ATOMIC_SEQ_CST);
+	while (__atomic_load_n(w->missing, __ATOMIC_SEQ_CST))
 		__builtin_ia32_pause();
 	w->begin = now();
 	for (unsigned int i = 0; i < ROUND_TOUCHES; i++)
@@ -545,7 +545,7 @@ static void measure_scale(const char *pattern)
 	size_t step = huge ? HUGE : PAGE, length = ROUND_TOUCHES * step, half = 32 * MIB;
 	struct worker worker[CPUS];
 	int fd = open_file();
-	_Atomic unsigned int missing;
+	unsigned int missing;
 
 	for (unsigned int i = 0; i < CPUS; i++) {
 		char *addr = address_range(length) + (huge ? 0 : PAGE);
