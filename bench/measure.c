@@ -438,9 +438,26 @@ static void measure_io(const char *pattern)
 
 /* ---- open(2) and close(2) ---- */
 
+static void trace_open(const char *pattern, const char *path)
+{
+	uint64_t start, end, overhead;
+
+	start = __rdtsc();
+	marker(MARKER_BEGIN);
+	close(open(path, O_RDWR));
+	marker(MARKER_END);
+	end = __rdtsc();
+	overhead = __rdtsc();
+	marker(MARKER_BEGIN);
+	marker(MARKER_END);
+	overhead = __rdtsc() - overhead;
+	printf("trace %s %s 1 linear %lu %lu\n", config.name, pattern, end - start, overhead);
+}
+
 static void measure_open(const char *pattern)
 {
 	bool first = !strcmp(pattern, "open-first");
+	unsigned int passes = config.trace ? 1 : config.passes;
 	struct pass pass[PASSES];
 	char (*path)[64];
 
@@ -450,7 +467,7 @@ static void measure_open(const char *pattern)
 	for (unsigned int i = 0; i < config.files; i++)
 		snprintf(path[i], sizeof(path[i]), "%s%u", config.file, i);
 
-	for (int p = first ? 0 : -1; p < (int)config.passes; p++) {
+	for (int p = first ? 0 : -1; p < (int)passes; p++) {
 		if (first)
 			make_cold();
 		settle();
@@ -458,6 +475,10 @@ static void measure_open(const char *pattern)
 			int fd;
 
 			when[i] = __rdtsc();
+			if (config.trace && p >= 0 && i == TRACED) {
+				trace_open(pattern, path[i]);
+				continue;
+			}
 			fd = open(path[i], O_RDWR);
 			if (fd < 0)
 				err(1, "%s", path[i]);
@@ -467,7 +488,9 @@ static void measure_open(const char *pattern)
 		if (p >= 0)
 			pass[p] = result(config.files, 0);
 	}
-	report(pattern, pass, config.files);
+	if (!config.trace)
+		report(pattern, pass, config.files);
+	fflush(stdout);
 	free(path);
 }
 
@@ -478,14 +501,14 @@ static void measure_open(const char *pattern)
  * to see what two CPUs can do, and the host has other work.
  */
 #define CPUS		2
-#define ROUNDS		150
-#define ROUND_TOUCHES	512
+#define ROUNDS		400
+#define ROUND_TOUCHES	128
 
 struct worker {
 	pthread_t thread;
 	char *map;
-	size_t length, step;
-	pthread_barrier_t *start;
+	size_t step;
+	unsigned int *missing;
 	double begin, end;
 };
 
@@ -500,45 +523,50 @@ static double now(void)
 static void *work(void *arg)
 {
 	struct worker *w = arg;
-	unsigned int done = 0;
 
-	pthread_barrier_wait(w->start);
+	/* Not asleep: then the host runs both when it begins. */
+	__atomic_sub_fetch(w->missing, 1, __ATOMIC_SEQ_CST);
+	while (__atomic_load_n(w->missing, __ATOMIC_SEQ_CST))
+		__builtin_ia32_pause();
 	w->begin = now();
-	while (done < ROUND_TOUCHES) {
-		for (size_t i = 0; i < w->length && done < ROUND_TOUCHES; i += w->step, done++)
-			(void)*(volatile char *)(w->map + i);
-		madvise(w->map, w->length, MADV_DONTNEED);
-	}
+	for (unsigned int i = 0; i < ROUND_TOUCHES; i++)
+		(void)*(volatile char *)(w->map + i * w->step);
 	w->end = now();
 	return NULL;
 }
 
-/* Each CPU has a mapping of its own, of its own half of the file. */
+/*
+ * Each CPU has a mapping of its own, of its own half of the file; as often as it takes for all
+ * touches of a round, because MADV_DONTNEED would interrupt the other CPU.
+ */
 static void measure_scale(const char *pattern)
 {
 	bool huge = !strcmp(pattern, "scale-2m");
-	size_t length = 32 * MIB / (huge ? 1 : 4);
+	size_t step = huge ? HUGE : PAGE, length = ROUND_TOUCHES * step, half = 32 * MIB;
 	struct worker worker[CPUS];
-	pthread_barrier_t start;
 	int fd = open_file();
+	unsigned int missing;
 
 	for (unsigned int i = 0; i < CPUS; i++) {
 		char *addr = address_range(length) + (huge ? 0 : PAGE);
 
-		worker[i].map = mmap(addr, length, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED,
-				     fd, i * 32 * MIB);
-		if (worker[i].map == MAP_FAILED)
-			err(1, "mmap of %s", config.file);
-		worker[i].length = length;
-		worker[i].step = huge ? HUGE : PAGE;
-		worker[i].start = &start;
+		for (size_t pos = 0; pos < length; pos += half)
+			if (mmap(addr + pos, length < half ? length : half, PROT_READ | PROT_WRITE,
+				 MAP_SHARED | MAP_FIXED, fd, i * half) == MAP_FAILED)
+				err(1, "mmap of %s", config.file);
+		worker[i].map = addr;
+		worker[i].step = step;
+		worker[i].missing = &missing;
 	}
 	/* One and two take turns, so that a disturbance meets both. */
 	for (unsigned int round = 0; round < 2 * ROUNDS; round++) {
 		unsigned int cpus = 1 + round % CPUS;
 		double begin, end;
 
-		pthread_barrier_init(&start, NULL, cpus);
+		for (unsigned int i = 0; i < CPUS; i++)
+			if (madvise(worker[i].map, length, MADV_DONTNEED))
+				err(1, "madvise");
+		missing = cpus;
 		for (unsigned int i = 0; i < cpus; i++) {
 			cpu_set_t set;
 
@@ -558,7 +586,6 @@ static void measure_scale(const char *pattern)
 		}
 		printf("wall %s %s %u %.1f\n", config.name, pattern, cpus,
 		       (end - begin) / ROUND_TOUCHES / cpus);
-		pthread_barrier_destroy(&start);
 	}
 	fflush(stdout);
 	for (unsigned int i = 0; i < CPUS; i++)

@@ -80,17 +80,13 @@ fn report(date: &str) -> Result<(), String> {
     write("build/bench.md", &md)?;
     write("build/bench.json", &json(&rows, &bars, date))?;
     write("build/bench.svg", &plot::svg(&rows))?;
-    for size in ["2m", "4k"] {
-        let mut text = String::new();
-        for kind in ["read-again", "write-again", "read-first"] {
-            let pattern = format!("{size}-{kind}");
-            for trace in traces.iter().filter(|trace| trace.pattern == pattern) {
-                text += &trace.to_string();
-            }
-        }
-        if !text.is_empty() {
-            write(&format!("{DIR}/functions-{size}.txt"), &text)?;
-        }
+    for kind in ["2m", "4k", "open"] {
+        let text: String = traces
+            .iter()
+            .filter(|trace| trace.pattern.starts_with(kind))
+            .map(trace::Trace::to_string)
+            .collect();
+        write(&format!("{DIR}/functions-{kind}.txt"), &text)?;
     }
     Ok(())
 }
@@ -291,7 +287,10 @@ fn spread(rows: &Rows) -> Vec<Vec<String>> {
         .collect();
     for row in &spread {
         out.push(vec![
-            format!("{} {} {}", row.name, row.pattern, row.extents),
+            format!(
+                "{} {}, {} {}",
+                row.name, row.pattern, row.extents, row.layout
+            ),
             number(row.insns),
             number(row.min),
             number(row.max),
@@ -379,7 +378,7 @@ fn functions(traces: &[trace::Trace], size: &str) -> String {
 fn lines(traces: &[trace::Trace]) -> Vec<Vec<String>> {
     let mut out = vec![["", "code", "data", "sum"].map(str::to_owned).to_vec()];
     for trace in traces {
-        if trace.lines.code + trace.lines.data == 0 {
+        if trace.lines.code + trace.lines.data == 0 || trace.pattern.starts_with("open") {
             continue;
         }
         out.push(vec![

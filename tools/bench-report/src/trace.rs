@@ -9,6 +9,7 @@ const LINE: u64 = 64;
 /// A kernel stack, which is aligned to its size.
 const STACK: u64 = 16 << 10;
 const KERNEL: u64 = 1 << 63;
+const USER: &str = "user space";
 
 /// One touch.
 #[derive(Debug, Default)]
@@ -92,7 +93,7 @@ impl Symbols {
 
     fn function(&self, addr: u64) -> &str {
         if addr < KERNEL {
-            return "the touch itself";
+            return USER;
         }
         self.0
             .range(..=addr)
@@ -231,10 +232,14 @@ fn resolve(touch: &str, control: &str, symbols: &Symbols) -> Trace {
             _ => (),
         }
     }
-    // What the same instructions do when nothing has to be done for them.
-    if let Some(count) = counts.get_mut("the touch itself") {
-        *count -= control.lines().filter(|line| line.starts_with('i')).count() as u64;
+    // What the same instructions do when nothing has to be done for them. A plugin is shown those that
+    // fault, too, but they are not executed then.
+    let own = control.lines().filter(|line| line.starts_with('i')).count() as u64;
+    let faulting = own;
+    if let Some(count) = counts.get_mut(USER) {
+        *count -= own + faulting;
     }
+    counts.retain(|_, count| *count > 0);
     ours.retain(|line, _| !others.contains(line));
     let mut functions: Vec<(String, u64)> = counts
         .into_iter()
