@@ -162,6 +162,29 @@ impl MovingIn {
     }
 }
 
+impl MovingIn {
+    /// Takes what is backed from byte `start` to `end` out of the page cache of `inode`, and what was
+    /// noted in the folios out of them: pages that are put together to a folio have to be blank.
+    ///
+    /// # Safety
+    ///
+    /// The lock is that of `inode`, a mapped one that is being evicted, or in use with the
+    /// `invalidate_lock` of its page cache held exclusively; nothing of the range is mapped or in use.
+    pub(super) unsafe fn move_out(&self, inode: *mut c::inode, start: c::loff_t, end: c::loff_t) {
+        let last = end as u64 / PAGE;
+
+        // SAFETY: By the safety requirements. The frame of an entry has a memory map.
+        unsafe {
+            DaxEntry::for_each(inode, start as u64 / PAGE, last, |index, entry| {
+                if let Some(pfn) = entry.pfn_of(index) {
+                    Tenancy::of(pfn).set_note(0);
+                }
+            });
+            c::dax_delete_mapping_range(ptr::addr_of_mut!((*inode).i_data), start, end);
+        }
+    }
+}
+
 impl Drop for MovingIn {
     fn drop(&mut self) {
         // SAFETY: `new()` took it, and its inode is still mapped; the task is the same.
@@ -317,6 +340,32 @@ impl DaxEntry {
             c::xa_find(pages, &mut index, last as ffi::c_ulong, c::XA_PRESENT)
         };
         Self::new(entry)
+    }
+
+    /// Calls `each` with the entries of pages `first` to `last`, and a page of each.
+    ///
+    /// # Safety
+    ///
+    /// As [`DaxEntry::at`].
+    unsafe fn for_each(
+        inode: *const c::inode,
+        first: u64,
+        last: u64,
+        mut each: impl FnMut(u64, Self),
+    ) {
+        let (mut index, last) = (first as ffi::c_ulong, last as ffi::c_ulong);
+
+        // SAFETY: As in `at()`.
+        unsafe {
+            let pages = ptr::addr_of!((*inode).i_data.i_pages).cast_mut();
+            let mut entry = c::xa_find(pages, &mut index, last, c::XA_PRESENT);
+            while !entry.is_null() {
+                if let Some(entry) = Self::new(entry) {
+                    each(index as u64, entry);
+                }
+                entry = c::xa_find_after(pages, &mut index, last, c::XA_PRESENT);
+            }
+        }
     }
 
     #[inline]

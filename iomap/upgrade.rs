@@ -141,8 +141,7 @@ unsafe fn drop_entries(inode: *mut c::inode, pos: u64) -> bool {
             && c::dax_layout_busy_page_range(mapping, start, end).is_null()
             && flush_range(inode, start, end).is_ok();
         if dropped {
-            let _moving_out = MovingIn::new(inode);
-            c::dax_delete_mapping_range(mapping, start, end);
+            MovingIn::new(inode).move_out(inode, start, end);
             header(inode).mount().stats.inc(Counter::Upgrades);
         }
         c::up_write(invalidate_lock);

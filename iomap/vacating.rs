@@ -90,8 +90,7 @@ unsafe fn give_up(inode: *mut c::inode, start: c::loff_t, end: c::loff_t) {
         // SAFETY: By the safety requirements. An error of writeback is in the page cache.
         unsafe {
             let _ = flush(inode);
-            let _moving_out = MovingIn::new(inode);
-            c::dax_delete_mapping_range(ptr::addr_of_mut!((*inode).i_data), start, end);
+            MovingIn::new(inode).move_out(inode, start, end);
         }
     }
 }
@@ -206,8 +205,7 @@ pub(crate) unsafe fn kill_tenants(conn: &Connection, pfn: u64, flags: ffi::c_int
         // Also where nobody was told.
         let busy = c::dax_layout_busy_page_range(mapping, start, end);
         if busy.is_null() && flush(inode).is_ok() {
-            let _moving_out = MovingIn::new(inode);
-            c::dax_delete_mapping_range(mapping, start, end);
+            MovingIn::new(inode).move_out(inode, start, end);
         }
         c::up_write(invalidate_lock);
         killed
