@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! A mapped file: its header, `iomap_begin()`, and the operations of its file, its mappings and its
-//! page cache.
+//! A mapped file: what an inode has to be one, from its first open until it is evicted. What is done
+//! with it has files of its own; `judge` is where the program is asked.
 //!
 //! `inode->i_private`, which FUSE leaves alone, says what a file of a bound mount is ([`State`]). For
 //! a mapped file it points to a [`Header`]: one load from the inode, and the first cache line has all
@@ -24,13 +24,6 @@
 //! (the first touch of a piece of memory; see `tenancy`). The fault path takes no lock of ours. Dropping
 //! entries of a page cache takes its `invalidate_lock` exclusively (`upgrade`, `vacating`), and whoever
 //! writes back passes through it (`writeback`).
-//!
-//! # Who judges
-//!
-//! The program says where a byte is; [`Header::judge`] says whether it may be there. What is not
-//! inside a held device that the file declared is refused with EIO; so is, in a fault, memory that is
-//! mapped at another place already ([`move_in`]). A mapping ends where memory has failed
-//! ([`Mapping::cut_at_poison`]). Writes to a hole get no further ([`may_be_hole`]).
 
 use core::{
     alloc::Layout,
@@ -65,24 +58,19 @@ use kernel::{
 use crate::{
     bindings::kernel as c,
     bpf_struct_ops::{
-        Claim,
         Parsed,
         Resolver, //
     },
-    daxdev::Device,
     fmap_ops::Mount,
     fuse::{
         Connection,
         Inode, //
     },
-    ratelimit::pr_warn_limited,
-    stats::{
-        self,
-        Counter, //
-    }, //
+    stats, //
 };
 
 mod file;
+mod judge;
 mod open_file;
 mod report;
 mod soft_fault;
@@ -116,21 +104,10 @@ use file::{
     AOPS, //
 };
 use soft_fault::new_stamp;
-use tenancy::{
-    may_be_hole,
-    move_in,
-    MovingIn, //
-};
 use vacating::vacate;
 
 const PAGE: u64 = PAGE_SIZE as u64;
 const PMD_SIZE: u64 = 2 << 20;
-
-/// Where the page ends that the last of `bytes` is in. For sizes, which are at most i64::MAX.
-#[inline]
-fn page_end(bytes: u64) -> u64 {
-    (bytes + (PAGE - 1)) & !(PAGE - 1)
-}
 
 /// What is known of a file.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -227,88 +204,6 @@ impl Drop for Fmap {
     }
 }
 
-/// Why a mapping is refused.
-enum Refusal {
-    Program(Error),
-    BeyondFile,
-    Empty,
-    Unaligned,
-    UndeclaredDevice,
-    FailedDevice,
-    BeyondDevice,
-    SharedMemory,
-    Moved,
-    Poisoned,
-    UnknownType,
-    WriteToHole,
-}
-
-impl Refusal {
-    fn cause(&self) -> &'static str {
-        match self {
-            Self::Program(_) => "iomap_begin() returns an error",
-            Self::BeyondFile => "beyond the end of the file",
-            Self::Empty => "length 0",
-            Self::Unaligned => "address or length are no multiples of the page size",
-            Self::UndeclaredDevice => "a device that the file has not declared",
-            Self::FailedDevice => "the device has failed",
-            Self::BeyondDevice => "beyond the end of the device",
-            Self::SharedMemory => "memory that is mapped at another place of a file",
-            Self::Moved => "another place than the one that is mapped",
-            Self::Poisoned => "memory that has failed",
-            Self::UnknownType => "a type of mapping that does not exist",
-            Self::WriteToHole => "a write to a hole",
-        }
-    }
-}
-
-/// A mapping that may be used.
-struct Mapping<'a> {
-    /// `None` for a hole, which has no address either.
-    device: Option<&'a Device>,
-    addr: u64,
-    offset: u64,
-    length: u64,
-    /// No memory of the device has failed.
-    sound: bool,
-}
-
-impl Mapping<'_> {
-    /// Ends the mapping where memory has failed.
-    #[cold]
-    fn cut_at_poison(&mut self) -> Result<(), Refusal> {
-        let Some(device) = self.device else {
-            return Ok(());
-        };
-        match device.sound_pages(self.addr, self.length / PAGE) {
-            None => Err(Refusal::FailedDevice),
-            Some(0) => Err(Refusal::Poisoned),
-            Some(pages) => {
-                self.length = self.length.min(pages * PAGE);
-                Ok(())
-            }
-        }
-    }
-
-    /// # Safety
-    ///
-    /// `iomap` is to be filled in, and zeroed.
-    #[inline]
-    unsafe fn fill(&self, iomap: *mut c::iomap) {
-        // SAFETY: By the safety requirements.
-        unsafe {
-            (*iomap).addr = self.addr;
-            (*iomap).offset = self.offset as c::loff_t;
-            (*iomap).length = self.length;
-            // Zero is a hole without a device.
-            if let Some(device) = self.device {
-                (*iomap).type_ = c::IOMAP_MAPPED as u16;
-                (*iomap).dax_dev = device.as_raw();
-            }
-        }
-    }
-}
-
 impl Header {
     #[inline]
     fn meta(&self) -> &[u8] {
@@ -323,108 +218,7 @@ impl Header {
         // SAFETY: By the type invariants.
         unsafe { self.mount.as_ref() }
     }
-
-    /// Asks the program where `pos` is, and judges the answer.
-    #[inline(always)]
-    fn resolve(&self, pos: u64, length: u64, i_size: u64) -> Result<Mapping<'_>, Refusal> {
-        let mut mapping = self.locate(pos, length, i_size)?;
-
-        if !mapping.sound {
-            mapping.cut_at_poison()?;
-        }
-        Ok(mapping)
-    }
-
-    /// As [`Header::resolve`], but the memory may have failed.
-    #[inline(always)]
-    fn locate(&self, pos: u64, length: u64, i_size: u64) -> Result<Mapping<'_>, Refusal> {
-        if pos >= i_size.min(self.mapped_size) {
-            return Err(Refusal::BeyondFile);
-        }
-        // Sizes and lengths are at most i64::MAX, so nothing overflows; `pos` is inside.
-        let end = page_end(self.mapped_size);
-        let offset = pos & !(PAGE - 1);
-        let wanted = page_end(pos - offset + length).min(end - offset);
-
-        let claim = self
-            .resolver
-            .resolve(self.meta(), offset, wanted, self.mapped_size)
-            .map_err(Refusal::Program)?;
-        self.judge(claim, offset, end)
-    }
-
-    /// Whether what is at `pos`, in a file of `i_size` bytes, is on a device that has failed.
-    #[cold]
-    fn device_has_failed(&self, pos: u64, i_size: u64) -> bool {
-        matches!(self.locate(pos, 1, i_size), Err(Refusal::FailedDevice))
-    }
-
-    /// The kernel's own opinion of a claim about `offset`, in a file that ends at `end`.
-    #[inline(always)]
-    fn judge(&self, claim: Claim, offset: u64, end: u64) -> Result<Mapping<'_>, Refusal> {
-        let Claim {
-            addr,
-            length,
-            dev_index,
-            type_,
-        } = claim;
-
-        if u32::from(type_) != c::FUSE_IOMAP_MAPPED {
-            return Self::judge_hole(claim, offset, end);
-        }
-        if length == 0 {
-            return Err(Refusal::Empty);
-        }
-        if (addr | length) % PAGE != 0 {
-            return Err(Refusal::Unaligned);
-        }
-        if dev_index >= u64::BITS || self.dev_bitmap & (1 << dev_index) == 0 {
-            return Err(Refusal::UndeclaredDevice);
-        }
-        let devices = &self.mount().devices;
-        let (device, sound) = match devices.get_sound(dev_index) {
-            Some(device) => (device, true),
-            None => {
-                let device = devices.get(dev_index).ok_or(Refusal::FailedDevice)?;
-                (device, false)
-            }
-        };
-        match addr.checked_add(length) {
-            Some(end) if end <= device.size() => (),
-            _ => return Err(Refusal::BeyondDevice),
-        }
-        Ok(Mapping {
-            device: Some(device),
-            addr,
-            offset,
-            length: length.min(end - offset),
-            sound,
-        })
-    }
-
-    /// The same for what is not mapped.
-    #[cold]
-    fn judge_hole(claim: Claim, offset: u64, end: u64) -> Result<Mapping<'static>, Refusal> {
-        if u32::from(claim.type_) != c::FUSE_IOMAP_HOLE {
-            return Err(Refusal::UnknownType);
-        }
-        if claim.length == 0 {
-            return Err(Refusal::Empty);
-        }
-        if claim.length % PAGE != 0 {
-            return Err(Refusal::Unaligned);
-        }
-        Ok(Mapping {
-            device: None,
-            addr: c::IOMAP_NULL_ADDR as u64,
-            offset,
-            length: claim.length.min(end - offset),
-            sound: true,
-        })
-    }
 }
-
-const _: () = assert!(c::IOMAP_HOLE == 0);
 
 /// A table of C operations.
 #[repr(transparent)]
@@ -611,122 +405,5 @@ pub(crate) unsafe fn evict(inode: *mut c::inode) {
     if let Some(header) = NonNull::new(header) {
         // INVARIANT: Nobody points to the allocation any more.
         drop(Fmap { header, meta_len });
-    }
-}
-
-// --- iomap --------------------------------------------------------------------------------------
-
-static IOMAP_OPS: c::iomap_ops = c::iomap_ops {
-    iomap_begin: Some(iomap_begin),
-    iomap_end: Some(iomap_end),
-    ..pin_init::zeroed()
-};
-
-/// `iomap_begin()` of a mapped file.
-///
-/// # Safety
-///
-/// Called by the DAX core for a mapped inode that is in use.
-unsafe extern "C" fn iomap_begin(
-    inode: *mut c::inode,
-    pos: c::loff_t,
-    length: c::loff_t,
-    flags: ffi::c_uint,
-    iomap: *mut c::iomap,
-    _srcmap: *mut c::iomap,
-) -> ffi::c_int {
-    // SAFETY: By the safety requirements.
-    let (header, i_size) = unsafe { (header(inode), i_size(inode)) };
-    let (pos, length) = (pos as u64, length as u64);
-
-    let resolved = header.resolve(pos, length, i_size).and_then(|mapping| {
-        let moving_in = match mapping.device {
-            Some(device) if flags & c::IOMAP_FAULT != 0 => {
-                let pages = length.min(mapping.length - (pos - mapping.offset)) / PAGE;
-                let addr = mapping.addr + (pos - mapping.offset);
-                move_in(inode, device, addr, pos, pages)?
-            }
-            Some(_) => None,
-            None => {
-                may_be_hole(inode, pos, flags)?;
-                None
-            }
-        };
-        Ok((mapping, moving_in))
-    });
-    match resolved {
-        Ok((mapping, moving_in)) => {
-            // SAFETY: `iomap` is the caller's, zeroed, to be filled in.
-            unsafe {
-                mapping.fill(iomap);
-                (*iomap).private = MovingIn::into_raw(moving_in);
-            }
-            0
-        }
-        // SAFETY: By the safety requirements.
-        Err(refusal) => unsafe { refused(inode, header, pos, length, flags, refusal) }.to_errno(),
-    }
-}
-
-/// `iomap_end()`: a first touch is over.
-///
-/// # Safety
-///
-/// Called by the DAX core after [`iomap_begin`], by the same task.
-unsafe extern "C" fn iomap_end(
-    _inode: *mut c::inode,
-    _pos: c::loff_t,
-    _length: c::loff_t,
-    _written: isize,
-    _flags: ffi::c_uint,
-    iomap: *mut c::iomap,
-) -> ffi::c_int {
-    // SAFETY: `iomap_begin()` left this there, and it is called once.
-    drop(unsafe { MovingIn::from_raw((*iomap).private) });
-    0
-}
-
-/// Logs a refusal, and turns it into the errno of the operation.
-///
-/// # Safety
-///
-/// The inode is valid.
-#[cold]
-unsafe fn refused(
-    inode: *const c::inode,
-    header: &Header,
-    pos: u64,
-    length: u64,
-    flags: ffi::c_uint,
-    refusal: Refusal,
-) -> Error {
-    let mount = header.mount();
-
-    mount.stats.inc(Counter::RefusedMappings);
-    // A 2 MiB fault that is refused is tried again as one of 4 KiB, and a write of failed memory as
-    // one of the whole page.
-    let tried_again = match refusal {
-        Refusal::Poisoned if flags & c::IOMAP_FAULT == 0 => flags & c::IOMAP_WRITE != 0,
-        _ => flags & c::IOMAP_FAULT != 0 && length > PAGE,
-    };
-    if !tried_again {
-        pr_warn_limited!(
-            mount.mappings,
-            "ops {}: inode {} at {:#x}: {}\n",
-            mount.ops.name(),
-            // SAFETY: By the safety requirements.
-            unsafe { (*inode).i_ino },
-            pos,
-            refusal.cause()
-        );
-    }
-    match refusal {
-        // For a fault: SIGBUS that says so.
-        Refusal::Poisoned if flags & (c::IOMAP_FAULT | c::IOMAP_WRITE) != 0 => EHWPOISON,
-        // A fault knows no errno but these: ENOMEM would be retried for ever, EHWPOISON believed. And a
-        // write would go about making memory well again.
-        Refusal::Program(errno) if flags & c::IOMAP_FAULT == 0 && errno != EHWPOISON => errno,
-        Refusal::WriteToHole if flags & c::IOMAP_FAULT == 0 => ENOSPC,
-        _ => EIO,
     }
 }

@@ -33,22 +33,12 @@ static __always_inline int hash_resolve(struct fuse_dax_fmap_resolve_ctx *ctx,
 					struct fuse_iomap_io *io)
 {
 	const __u64 *id = meta_at(ctx, ctx->meta_buf_size - sizeof(*id), __u64);
-	const struct map_head *head;
-	__u64 key, end;
+	__u64 key;
 
 	if (!id)
 		return -EIO;
 	key = *id;
-	head = bpf_map_lookup_elem(&files, &key);
-	if (!head)
-		return -EIO;
-	end = (__u64)head->pages << PAGE_SHIFT;
-	if (ctx->file_offset >= end)
-		return -ERANGE;
-	if (!extent_is_linear(head->extent))
-		return map_resolve_any(ctx, io, head);
-	strip_report(io, head->extent, ctx->file_offset, end);
-	return 0;
+	return map_resolve_from(ctx, io, bpf_map_lookup_elem(&files, &key));
 }
 
 /* Files that are gone are not taken out; the oldest are overwritten. */

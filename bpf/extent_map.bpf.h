@@ -214,10 +214,10 @@ static __noinline int map_resolve_any(struct fuse_dax_fmap_resolve_ctx *ctx,
 	return 0;
 }
 
-static __always_inline int map_resolve(struct fuse_dax_fmap_resolve_ctx *ctx,
-				       struct fuse_iomap_io *io)
+static __always_inline int map_resolve_from(struct fuse_dax_fmap_resolve_ctx *ctx,
+					    struct fuse_iomap_io *io,
+					    const struct map_head *head)
 {
-	const struct map_head *head = meta_at(ctx, 0, struct map_head);
 	__u64 end;
 
 	if (!head)
@@ -229,6 +229,12 @@ static __always_inline int map_resolve(struct fuse_dax_fmap_resolve_ctx *ctx,
 		return map_resolve_any(ctx, io, head);
 	strip_report(io, head->extent, ctx->file_offset, end);
 	return 0;
+}
+
+static __always_inline int map_resolve(struct fuse_dax_fmap_resolve_ctx *ctx,
+				       struct fuse_iomap_io *io)
+{
+	return map_resolve_from(ctx, io, meta_at(ctx, 0, struct map_head));
 }
 
 /*

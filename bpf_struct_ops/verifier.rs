@@ -70,6 +70,14 @@ const IOMAP_BEGIN: usize = offset_of!(c::fuse_dax_fmap_ops, iomap_begin);
 /// `expected_attach_type`.
 pub(super) const IOMAP_BEGIN_MEMBER: u32 = 2;
 
+// It is the third of three.
+const _: () = assert!(
+    NAME < DAX_FMAP_PARSE
+        && DAX_FMAP_PARSE < IOMAP_BEGIN
+        && IOMAP_BEGIN + size_of::<usize>() == size_of::<c::fuse_dax_fmap_ops>()
+        && IOMAP_BEGIN - DAX_FMAP_PARSE == size_of::<usize>()
+);
+
 /// Offset in bytes of a member that is no bitfield, as `__btf_member_bit_offset()` has it.
 ///
 /// # Safety

@@ -26,6 +26,7 @@ use crate::{
 use super::{
     header,
     i_size,
+    judge::IOMAP_OPS,
     open_file::{
         release,
         user_file,
@@ -49,7 +50,6 @@ use super::{
     },
     Header,
     Table,
-    IOMAP_OPS,
     PAGE, //
 };
 

@@ -21,8 +21,10 @@ use crate::bindings::kernel as c;
 use super::{
     header,
     i_size,
-    page_end,
-    refused, //
+    judge::{
+        page_end,
+        refused, //
+    }, //
 };
 
 /// For asking: no fault, no tenant, no lock.

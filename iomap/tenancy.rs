@@ -30,7 +30,7 @@ use crate::{
 };
 
 use super::{
-    Refusal,
+    judge::Refusal,
     PAGE,
     PLAIN,
     PMD_SIZE, //

@@ -20,6 +20,7 @@
 #include <sys/sysmacros.h>
 #include <sys/wait.h>
 #include <unistd.h>
+#include <linux/fs.h>
 #include <linux/perf_event.h>
 #include <bpf/bpf.h>
 
@@ -534,6 +535,32 @@ bool fs_forget(struct fuse_server *s)
 }
 
 /* ---- faults ---- */
+
+int mapped_as_huge(const volatile void *p)
+{
+	uint64_t start = (uintptr_t)p & ~(HUGE - 1);
+	struct page_region region;
+	struct pm_scan_arg arg = {
+		.size = sizeof(arg),
+		.start = start,
+		.end = start + HUGE,
+		.vec = (uintptr_t)&region,
+		.vec_len = 1,
+		.category_mask = PAGE_IS_PRESENT | PAGE_IS_HUGE,
+		.return_mask = PAGE_IS_PRESENT | PAGE_IS_HUGE,
+	};
+	int fd = open("/proc/self/pagemap", O_RDONLY | O_CLOEXEC), n = -1;
+
+	if (fd >= 0)
+		n = ioctl(fd, PAGEMAP_SCAN, &arg);
+	if (n < 0)
+		n = -errno;
+	else if (n)
+		n = region.start == start && region.end == start + HUGE;
+	if (fd >= 0)
+		close(fd);
+	return n;
+}
 
 int trace_count_open(const char *event, const char *filter)
 {

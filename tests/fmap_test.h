@@ -114,6 +114,9 @@ int module_unload(void);
 int module_unload_wait(void);
 int module_set(const char *param, const char *value);
 
+/* Is there an entry of 2 MiB in this task's page tables? 1, 0 or -errno. */
+int mapped_as_huge(const volatile void *p);
+
 /*
  * Count a tracepoint of this task: faults by their size. The counter is a
  * descriptor, or -errno.

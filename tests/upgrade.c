@@ -10,8 +10,8 @@
  * be had, because the memory is not in one piece or a page of it is in use, it is
  * pages, once and without a fight.
  *
- * Faults are counted by the module; the kernel's own tracepoints are passed only by
- * the first fault of each piece.
+ * Faults are counted by the module, as the kernel's own tracepoints are passed only by
+ * the first fault of each piece; what is in the page tables, the kernel says.
  */
 #define _GNU_SOURCE
 #include <errno.h>
@@ -106,6 +106,8 @@ TEST_F(upgrade, after_a_small_mapping)
 	EXPECT_EQ('b', p[8 * PAGE]);
 	EXPECT_EQ(0, touch(p + HUGE, 'c'));
 	expect_faults(2, 0);
+	EXPECT_EQ(1, mapped_as_huge(p));
+	EXPECT_EQ(1, mapped_as_huge(p + HUGE));
 	/* For good: the next small mapping uses what is there. */
 	one_page(7, 'd');
 	expect_faults(0, 1);
@@ -114,6 +116,8 @@ TEST_F(upgrade, after_a_small_mapping)
 	ASSERT_NE(MAP_FAILED, p);
 	EXPECT_EQ('d', p[7 * PAGE]);
 	expect_faults(1, 0);
+	EXPECT_EQ(1, mapped_as_huge(p));
+	EXPECT_EQ(0, mapped_as_huge(p + HUGE));
 	munmap(p, SIZE);
 	EXPECT_EQ(1, fs_counter(self->s, "upgrades"));
 }
@@ -131,6 +135,8 @@ TEST_F(upgrade, beside_a_misaligned_mapping)
 	ASSERT_NE(MAP_FAILED, p);
 	EXPECT_EQ(0, touch(p + 30 * PAGE, 30));
 	expect_faults(1, 0);
+	EXPECT_EQ(1, mapped_as_huge(p));
+	EXPECT_EQ(0, mapped_as_huge(odd));
 	/* Both see each other's stores. The small pages were taken down once. */
 	for (int i = 0; i < 20; i++) {
 		EXPECT_EQ(i, p[i * PAGE]);
@@ -158,6 +164,7 @@ TEST_F(upgrade, not_in_one_piece)
 	for (int i = 0; i < 8; i++)
 		EXPECT_EQ(i, p[i * PAGE]);
 	expect_faults(0, 16);
+	EXPECT_EQ(0, mapped_as_huge(p));
 	EXPECT_EQ(0, fs_counter(self->s, "upgrades"));
 	munmap(p, SIZE);
 	munmap(q, SIZE);

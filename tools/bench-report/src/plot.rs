@@ -66,6 +66,7 @@ pub fn svg(rows: &Rows) -> String {
     }
     format!(
         "<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"{WIDTH}\" height=\"{0}\" viewBox=\"0 0 {WIDTH} {0}\">\n\
+         <!-- SPDX-License-Identifier: GPL-2.0 -->\n\
          <style>text{{font:11px sans-serif}}.t{{font-weight:bold}}.n{{text-anchor:end}}.b{{fill:#9ab}}.o{{fill:#c63}}</style>\n\
          <rect width=\"100%\" height=\"100%\" fill=\"#fff\"/>\n{body}</svg>\n",
         y + 14.0
