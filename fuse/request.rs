@@ -106,7 +106,7 @@ impl Request {
     /// The server's; [`EINTR`] if the task is being killed; ENOTCONN and the like without a server.
     fn send(inode: &Inode, question: &Question) -> Result<KVVec<u8>> {
         // Up to 1 MiB, and for as long as the server likes: it counts as the opener's.
-        let reply = KVVec::from_elem(0u8, question.room, GFP_KERNEL_ACCOUNT)?;
+        let reply = KVVec::<u8>::zeroed(question.room, GFP_KERNEL_ACCOUNT)?;
         let request = Arc::pin_init(
             pin_init!(Self {
                 args <- Opaque::ffi_init(|slot: *mut f::fuse_args| {
