@@ -61,14 +61,20 @@ static inline struct page *fuse_dax_fmap_page(unsigned long pfn)
 	return pfn_to_page(pfn);
 }
 
-/* What a trampoline does around a program, but for the context of its own. */
+/*
+ * What a trampoline does around a program, but for the context of its own, and the way
+ * tracepoints do it: without preemption, which is a read side of RCU and one CPU at once.
+ * Lockdep has to be told so.
+ */
 static inline int fuse_dax_fmap_run(const struct bpf_prog *prog, const u64 *args)
 {
 	int ret;
 
-	rcu_read_lock_dont_migrate();
+	preempt_disable();
+	rcu_lock_acquire(&rcu_lock_map);
 	ret = bpf_prog_run(prog, args);
-	rcu_read_unlock_migrate();
+	rcu_lock_release(&rcu_lock_map);
+	preempt_enable();
 	return ret;
 }
 
