@@ -21,6 +21,7 @@
 //! leaves out what Rust defines.
 
 use core::{
+    marker::PhantomData,
     mem::offset_of,
     ptr::{
         self,
@@ -245,6 +246,7 @@ unsafe extern "C" fn is_iomap_begin(prog: *mut c::bpf_prog, found: *mut ffi::c_v
 /// `iomap_begin()` of pinned ops: one pointer, to be called from the fault path.
 ///
 /// It runs under RCU and on one CPU, as through a trampoline, and is counted in the statistics of BPF.
+/// Both come from disabled preemption, as for programs at tracepoints, which may call what this may.
 /// What it has not got is a context of its own for the run (`current->bpf_ctx`): no helper and no kfunc
 /// that the verifier lets it call looks there.
 ///
@@ -254,6 +256,41 @@ unsafe extern "C" fn is_iomap_begin(prog: *mut c::bpf_prog, found: *mut ffi::c_v
 /// ([`PinnedOps::resolver`]).
 #[derive(Clone, Copy)]
 pub(crate) struct Resolver(NonNull<c::bpf_prog>);
+
+/// What `dax_fmap_parse()` left of a file's map.
+///
+/// # Invariants
+///
+/// `len` bytes from `first` on, and the whole of `first` in any case, are initialized, and nobody
+/// writes them for `'a`.
+#[derive(Clone, Copy)]
+pub(crate) struct Metadata<'a> {
+    first: *const c::fuse_dax_fmap_meta,
+    len: u32,
+    _bytes: PhantomData<&'a [u8]>,
+}
+
+impl Metadata<'_> {
+    /// # Safety
+    ///
+    /// As the type invariants have it.
+    #[inline]
+    pub(crate) unsafe fn new(first: *const c::fuse_dax_fmap_meta, len: u32) -> Self {
+        // INVARIANT: By the safety requirements.
+        Self {
+            first,
+            len,
+            _bytes: PhantomData,
+        }
+    }
+
+    #[cfg(fmap_native)]
+    #[inline]
+    fn bytes(&self) -> &[u8] {
+        // SAFETY: By the type invariants.
+        unsafe { core::slice::from_raw_parts(self.first.cast(), self.len as usize) }
+    }
+}
 
 /// What a program claims. Nothing of it is checked yet.
 pub(crate) struct Claim {
@@ -272,21 +309,20 @@ impl Resolver {
     #[inline]
     pub(crate) fn resolve(
         &self,
-        meta: &[u8],
+        meta: Metadata<'_>,
         offset: u64,
         length: u64,
         size: u64,
     ) -> Result<Claim> {
         let mut resolve = ResolveCtx {
             ctx: c::fuse_dax_fmap_resolve_ctx {
-                // Metadata is at most FUSE_DAX_FMAP_META_MAX bytes.
-                meta_buf_size: meta.len() as u32,
+                meta_buf_size: meta.len,
                 reserved: 0,
                 file_offset: offset,
                 length,
                 file_size: size,
             },
-            meta: meta.as_ptr(),
+            meta: meta.first.cast(),
         };
         // A program that fills nothing in returns a mapping of length 0, which is refused.
         let mut io = c::fuse_iomap_io {
@@ -299,14 +335,15 @@ impl Resolver {
         };
 
         #[cfg(fmap_native)]
-        return native::resolve(meta, offset);
+        return native::resolve(meta.bytes(), offset);
         // What a program gets is its arguments, as u64s.
         let args = [
             ptr::addr_of_mut!(resolve) as u64,
             ptr::addr_of_mut!(io) as u64,
+            meta.first as u64,
         ];
-        // SAFETY: The program is loaded by the type invariants, and takes these two. It reads `resolve`
-        // and its metadata, writes `io`, and keeps no pointer: the verifier sees to that.
+        // SAFETY: The program is loaded by the type invariants, and takes these three. It reads `resolve`
+        // and the metadata, writes `io`, and keeps no pointer: the verifier sees to that.
         let ret = unsafe { c::fuse_dax_fmap_run(self.0.as_ptr(), args.as_ptr()) };
         program_result(ret)?;
         Ok(Claim {

@@ -58,6 +58,7 @@ use kernel::{
 use crate::{
     bindings::kernel as c,
     bpf_struct_ops::{
+        Metadata,
         Parsed,
         Resolver, //
     },
@@ -127,7 +128,7 @@ const PLAIN: *mut ffi::c_void = ptr::without_provenance_mut(1);
 ///
 /// # Invariants
 ///
-/// - `meta_len` bytes of metadata follow.
+/// - `meta_len` bytes of metadata follow, and zeros up to the end of its first line.
 /// - `mount` outlives the inode: its connection is freed after the last inode.
 #[repr(C, align(64))]
 struct Header {
@@ -158,7 +159,8 @@ pub(crate) struct Fmap {
 
 impl Fmap {
     fn layout(meta_len: u32) -> Result<Layout> {
-        let size = size_of::<Header>() + meta_len as usize;
+        let room = size_of::<c::fuse_dax_fmap_meta>().max(meta_len as usize);
+        let size = size_of::<Header>() + room;
         Layout::from_size_align(size, align_of::<Header>()).map_err(|_| EINVAL)
     }
 
@@ -206,11 +208,9 @@ impl Drop for Fmap {
 
 impl Header {
     #[inline]
-    fn meta(&self) -> &[u8] {
-        // SAFETY: By the type invariants this many bytes follow, and nobody writes them any more.
-        unsafe {
-            core::slice::from_raw_parts(ptr::from_ref(self).add(1).cast(), self.meta_len as usize)
-        }
+    fn meta(&self) -> Metadata<'_> {
+        // SAFETY: By the type invariants this is what follows, and nobody writes it any more.
+        unsafe { Metadata::new(ptr::from_ref(self).add(1).cast(), self.meta_len) }
     }
 
     #[inline]

@@ -5,17 +5,11 @@
  * that was discussed, here to be measured.
  *
  * The parser is that of striped, to the letter. When the metadata is ready, its first line becomes
- * the value of the map. This is all that files of one extent with few strips have, and others are
- * refused: how a tree is searched has nothing to do with where it is.
+ * the value of the map, and gets the file's number in the place of the last strip. This is all
+ * that files of one linear extent have, and others are refused: how a tree is searched has nothing to
+ * do with where it is.
  */
 #include "striped.h"
-#include <linux/bpf.h>
-#include <bpf/bpf_helpers.h>
-#include <linux/fuse_dax_fmap.h>
-
-/* The number of the file is behind its metadata. */
-#define bpf_fuse_dax_parse_alloc_meta(ctx, size) \
-	bpf_fuse_dax_parse_alloc_meta(ctx, (size) + sizeof(__u64))
 #include "extent_map.bpf.h"
 
 #define FILES	16384
@@ -29,16 +23,18 @@ struct {
 
 static __u64 last_id;
 
-static __always_inline int hash_resolve(struct fuse_dax_fmap_resolve_ctx *ctx,
-					struct fuse_iomap_io *io)
-{
-	const __u64 *id = meta_at(ctx, ctx->meta_buf_size - sizeof(*id), __u64);
-	__u64 key;
+#define ID	(FUSE_DAX_FMAP_META_FIRST - 1)
 
-	if (!id)
+static __always_inline int hash_resolve(struct fuse_dax_fmap_resolve_ctx *ctx,
+					struct fuse_iomap_io *io,
+					const struct fuse_dax_fmap_meta *meta)
+{
+	__u64 key = meta->word[ID];
+	const struct map_head *head = bpf_map_lookup_elem(&files, &key);
+
+	if (!head)
 		return -EIO;
-	key = *id;
-	return map_resolve_from(ctx, io, bpf_map_lookup_elem(&files, &key));
+	return map_resolve_from(ctx, io, head);
 }
 
 /* Files that are gone are not taken out; the oldest are overwritten. */
@@ -46,19 +42,17 @@ static __always_inline int hash_end(struct map_builder *map, struct fuse_dax_fma
 				    __u32 nr_extents)
 {
 	__u64 id = __sync_fetch_and_add(&last_id, 1) % FILES;
-	const struct map_head *head;
-	__u64 *to;
+	struct fuse_dax_fmap_meta *meta;
 
-	if (map->head.is_tree)
-		return -EOPNOTSUPP;
 	TRY(map_end(map, ctx, nr_extents));
-	to = (__u64 *)bpf_fuse_dax_parse_get_meta(ctx, ctx->meta_buf_size - sizeof(*to),
-						  sizeof(*to));
-	head = (const struct map_head *)bpf_fuse_dax_parse_get_meta(ctx, 0, sizeof(*head));
-	if (!to || !head)
+	meta = (struct fuse_dax_fmap_meta *)
+		bpf_fuse_dax_parse_get_meta(ctx, 0, sizeof(*meta));
+	if (!meta)
 		return -EIO;
-	*to = id;
-	return bpf_map_update_elem(&files, &id, head, BPF_ANY);
+	if (!extent_is_linear(((struct map_head *)meta)->extent))
+		return -EOPNOTSUPP;
+	meta->word[ID] = id;
+	return bpf_map_update_elem(&files, &id, meta, BPF_ANY);
 }
 
 /* The rest is striped itself, under another name. */

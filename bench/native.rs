@@ -15,7 +15,6 @@ use kernel::{
 
 use super::Claim;
 
-const LEVELS: usize = 3;
 const FANOUT: usize = 16;
 const HEAD_STRIPS: usize = 6;
 const PAGE_MASK: u64 = (1 << PAGE_SHIFT) - 1;
@@ -24,6 +23,8 @@ const PAGE_MASK: u64 = (1 << PAGE_SHIFT) - 1;
 #[derive(Clone, Copy)]
 #[repr(transparent)]
 struct Extent(u64);
+
+const EXTENT_OF_TREE: u64 = 1 << 63;
 
 impl Extent {
     #[inline]
@@ -50,8 +51,7 @@ impl Extent {
 /// The beginning of `struct map_head`.
 #[repr(C)]
 struct Head {
-    pages: u32,
-    is_tree: u32,
+    size: u64,
     extent: Extent,
 }
 
@@ -66,15 +66,37 @@ struct Line {
 #[repr(C)]
 struct Tree {
     head: Head,
-    level: [u32; LEVELS],
-    extents: u32,
+    levels: u32,
+    leaves: u32,
     strips: u32,
+    _unused: [u32; 2 * HEAD_STRIPS - 3],
 }
 
 /// `struct map_node`.
 #[repr(C)]
 struct Node {
     first: [u32; FANOUT],
+}
+
+/// `struct map_nodes`.
+#[repr(C)]
+struct Nodes {
+    top: Node,
+    below: [Node; FANOUT],
+}
+
+/// `struct map_leaf`.
+#[repr(C)]
+struct Leaf {
+    pages: Node,
+    extent: [Extent; FANOUT],
+}
+
+/// `struct map_leaf_and_end`.
+#[repr(C)]
+struct LeafAndEnd {
+    leaf: Leaf,
+    end: u32,
 }
 
 /// What is at `offset` in the metadata.
@@ -115,25 +137,25 @@ fn place_in_extent(extent: Extent, page: u32, left: u32) -> Result<Place> {
     })
 }
 
-/// Bytes `offset` to `end` of a strip.
+/// `length` bytes of a strip, from `offset` on.
 #[inline]
-fn report(strip: u64, offset: u64, end: u64) -> Claim {
+fn report(strip: u64, offset: u64, length: u64) -> Claim {
+    let dev_index = strip & PAGE_MASK;
+
     Claim {
-        addr: (strip & !PAGE_MASK).wrapping_add(offset),
-        length: end.wrapping_sub(offset),
-        dev_index: (strip & PAGE_MASK) as u32,
+        addr: (strip - dev_index).wrapping_add(offset),
+        length,
+        dev_index: dev_index as u32,
         type_: 0,
     }
 }
 
 #[inline]
 fn report_place(strip: u64, place: &Place) -> Claim {
-    let offset = u64::from(place.page) << PAGE_SHIFT;
-
     report(
         strip,
-        offset,
-        offset.wrapping_add(u64::from(place.left) << PAGE_SHIFT),
+        u64::from(place.page) << PAGE_SHIFT,
+        u64::from(place.left) << PAGE_SHIFT,
     )
 }
 
@@ -162,12 +184,12 @@ fn node_find(node: &Node, page: u32) -> usize {
 #[inline]
 pub(super) fn resolve(meta: &[u8], offset: u64) -> Result<Claim> {
     let line = meta_at::<Line>(meta, 0)?;
-    let end = u64::from(line.head.pages) << PAGE_SHIFT;
-    if offset >= end {
+    let left = line.head.size.wrapping_sub(offset);
+    if left as i64 <= 0 {
         return Err(ERANGE);
     }
     if line.head.extent.is_linear() {
-        return Ok(report(line.head.extent.0, offset, end));
+        return Ok(report(line.head.extent.0, offset, left));
     }
     resolve_any(meta, offset, line)
 }
@@ -175,39 +197,45 @@ pub(super) fn resolve(meta: &[u8], offset: u64) -> Result<Claim> {
 /// `map_resolve_any()`.
 #[inline(never)]
 fn resolve_any(meta: &[u8], offset: u64, line: &Line) -> Result<Claim> {
-    let (page, mut end) = ((offset >> PAGE_SHIFT) as u32, line.head.pages);
+    let page = (offset >> PAGE_SHIFT) as u32;
 
-    if line.head.is_tree == 0 {
+    if line.head.extent.0 != EXTENT_OF_TREE {
+        let end = (line.head.size >> PAGE_SHIFT) as u32;
         let place = place_in_extent(line.head.extent, page, end.wrapping_sub(page))?;
         let strip = line.strip.get(place.strip as usize).ok_or(EIO)?;
         return Ok(report_place(*strip, &place));
     }
 
     let tree = meta_at::<Tree>(meta, 0)?;
-    let (mut first, mut index) = (0, 0u32);
-    for level in tree.level.iter().rev() {
-        if *level == 0 {
-            continue;
+    let nodes = size_of::<Tree>() as u32;
+    let index = match tree.levels {
+        2 => {
+            let nodes = meta_at::<Nodes>(meta, nodes)?;
+            let i = node_find(&nodes.top, page);
+            i * FANOUT + node_find(&nodes.below[i], page)
         }
-        let node = meta_at::<Node>(meta, level.wrapping_add(index.wrapping_mul(64)))?;
-        let i = node_find(node, page);
-        first = node.first[i];
-        if i < FANOUT - 1 {
-            end = node.first[i + 1];
-        }
-        index = index.wrapping_mul(FANOUT as u32).wrapping_add(i as u32);
-    }
-    let extent = meta_at::<Extent>(meta, tree.extents.wrapping_add(index.wrapping_mul(8)))?;
+        1 => node_find(meta_at::<Node>(meta, nodes)?, page),
+        _ => 0,
+    };
+    let leaf = index as u32 * size_of::<Leaf>() as u32;
+    let at = meta_at::<LeafAndEnd>(meta, tree.leaves.wrapping_add(leaf))?;
+    let i = node_find(&at.leaf.pages, page);
+    let first = at.leaf.pages.first[i];
+    let end = match i {
+        15 => at.end,
+        _ => at.leaf.pages.first[i + 1],
+    };
+    let extent = at.leaf.extent[i];
     if extent.is_linear() {
         let start = u64::from(first) << PAGE_SHIFT;
         let end = u64::from(end) << PAGE_SHIFT;
         return Ok(report(
             extent.0,
             offset.wrapping_sub(start),
-            end.wrapping_sub(start),
+            end.wrapping_sub(offset),
         ));
     }
-    let place = place_in_extent(*extent, page.wrapping_sub(first), end.wrapping_sub(page))?;
+    let place = place_in_extent(extent, page.wrapping_sub(first), end.wrapping_sub(page))?;
     let strip = extent.first_strip().wrapping_add(place.strip);
     let strip = meta_at::<u64>(meta, tree.strips.wrapping_add(strip.wrapping_mul(8)))?;
     Ok(report_place(*strip, &place))

@@ -7,17 +7,22 @@
  *
  * A file of one extent with few strips, the usual one, is one cache line:
  *
- *	head: pages | extent | strips
+ *	head: size | extent | strips
  *
- * Any other is a search tree, of which a lookup reads one line per level, then one
- * of the extents, and one of the strips if they are several:
+ * Any other is a search tree, of which a lookup reads one line per level, one more of
+ * the leaf, and one of the strips if they are several:
  *
- *	head: pages | where the parts are
- *	tree: first page of each extent, 16 in a node; above it, first page of each
- *	      node, 16 in a node; and so on, up to LEVELS
- *	extents, strips
+ *	head: size | where the parts are
+ *	nodes: first page of each leaf, 16 in a node, if there are several leaves;
+ *	       above them, if they are several, the top: first page of each node
+ *	leaves: first page of each extent, and the extents, 16 in a leaf
+ *	strips
  *
- * Everything counts in pages of 4 KiB, so that 32 bits are enough for 16 TiB and
+ * The head is what the program gets as struct fuse_dax_fmap_meta. The rest it has to
+ * ask for, by a kfunc, so each part is asked for at once: the nodes with the top, the
+ * pages of a leaf with its extents.
+ *
+ * The parts count in pages of 4 KiB, so that 32 bits are enough for 16 TiB and
  * divisions are short. An extent of one strip is that strip, and is found without a
  * conversion. Cost on the fault path is the reason for all of this.
  */
@@ -38,7 +43,7 @@
 #define LLONG_MAX	0x7fffffffffffffffULL
 
 #define FANOUT		16
-#define LEVELS		3
+#define EXTENTS_MAX	(FANOUT * FANOUT * FANOUT)
 #define HEAD_STRIPS	6
 
 /* Device address, page aligned, with the device's index in the low bits. */
@@ -78,22 +83,44 @@ static __always_inline __u32 extent_first(map_extent extent)
 }
 
 struct map_head {
-	__u32	pages;		/* that the extents map */
-	__u32	is_tree;
+	__u64	size;		/* bytes that the extents map */
 	map_extent extent;	/* EXTENT_OF_TREE if it is one */
 	union {
 		map_strip strip[HEAD_STRIPS];
-		struct {	/* offsets in the metadata; no such level: 0 */
-			__u32 level[LEVELS];	/* [0] are the leaves */
-			__u32 extents;
-			__u32 strips;
+		struct {
+			__u32 levels;	/* of nodes, which are behind the head */
+			__u32 leaves;	/* where they are in the metadata */
+			__u32 strips;	/* the same */
 		};
 	};
 };
 
+_Static_assert(sizeof(struct map_head) == sizeof(struct fuse_dax_fmap_meta),
+	       "all of the head is at hand");
+
 struct map_node {
-	__u32	first[FANOUT];	/* unused ones: map_head.pages */
+	__u32	first[FANOUT];	/* unused ones: the end of the file */
 };
+
+/* Two levels of nodes. */
+struct map_nodes {
+	struct map_node top;
+	struct map_node below[FANOUT];
+};
+
+struct map_leaf {
+	struct map_node pages;
+	map_extent extent[FANOUT];
+};
+
+/* A leaf, and the page that the next one begins with; behind the last one: the end of the file. */
+struct map_leaf_and_end {
+	struct map_leaf leaf;
+	__u32	end;
+};
+
+/* For the last page; strips are aligned. */
+#define LEAVES_END	sizeof(__u64)
 
 /*
  * Lookup
@@ -144,20 +171,22 @@ static __always_inline struct map_place place_in_extent(map_extent extent, __u32
 	};
 }
 
-/* Bytes @offset to @end of a strip. */
+/* @length bytes of a strip, from @offset on. */
 static __always_inline void strip_report(struct fuse_iomap_io *io, map_strip strip,
-					 __u64 offset, __u64 end)
+					 __u64 offset, __u64 length)
 {
-	io->addr = (strip & ~(__u64)PAGE_MASK) + offset;
-	io->length = end - offset;
-	io->dev_index = strip & PAGE_MASK;
+	__u64 dev_index = strip & PAGE_MASK;
+
+	asm volatile("" : "+r"(dev_index));	/* or clang makes it a longer mask again */
+	io->length = length;
+	io->dev_index = dev_index;
+	io->addr = strip - dev_index + offset;
 }
 
 static __always_inline void place_report(struct fuse_iomap_io *io, map_strip strip,
 					 struct map_place p)
 {
-	strip_report(io, strip, (__u64)p.page << PAGE_SHIFT,
-		     ((__u64)p.page + p.left) << PAGE_SHIFT);
+	strip_report(io, strip, (__u64)p.page << PAGE_SHIFT, (__u64)p.left << PAGE_SHIFT);
 }
 
 #define meta_at(ctx, offset, type) \
@@ -167,46 +196,58 @@ static __always_inline void place_report(struct fuse_iomap_io *io, map_strip str
 static __noinline int map_resolve_any(struct fuse_dax_fmap_resolve_ctx *ctx,
 				      struct fuse_iomap_io *io, const struct map_head *head)
 {
-	__u32 page = ctx->file_offset >> PAGE_SHIFT, end = head->pages;
-	const map_extent *extent;
-	const struct map_node *node;
+	__u64 offset = ctx->file_offset, start;
+	__u32 page = offset >> PAGE_SHIFT, index = 0, first, end, i;
+	const struct map_leaf_and_end *at;
 	const map_strip *strip;
 	struct map_place p;
-	__u32 first = 0, index = 0, i;
+	map_extent extent;
 
-	if (!head->is_tree) {
-		p = place_in_extent(head->extent, page, end - page);
-		if (p.strip >= HEAD_STRIPS)
+	if (offset >= head->size)
+		return -ERANGE;
+	if (head->extent != EXTENT_OF_TREE) {
+		p = place_in_extent(head->extent, page, (head->size >> PAGE_SHIFT) - page);
+		strip = meta_at(ctx, offsetof(struct map_head, strip) +
+				     p.strip * sizeof(*strip), map_strip);
+		if (!strip)
 			return -EIO;
-		place_report(io, head->strip[p.strip], p);
+		place_report(io, *strip, p);
 		return 0;
 	}
 
-#pragma unroll
-	for (int level = LEVELS - 1; level >= 0; level--) {
-		if (!head->level[level])
-			continue;
-		node = meta_at(ctx, head->level[level] + index * sizeof(*node),
-			       struct map_node);
+	if (head->levels == 2) {
+		const struct map_nodes *nodes =
+			meta_at(ctx, sizeof(*head), struct map_nodes);
+
+		if (!nodes)
+			return -EIO;
+		i = node_find(&nodes->top, page);
+		index = i * FANOUT + node_find(&nodes->below[i], page);
+	} else if (head->levels == 1) {
+		const struct map_node *node =
+			meta_at(ctx, sizeof(*head), struct map_node);
+
 		if (!node)
 			return -EIO;
-		i = node_find(node, page);
-		first = node->first[i];
-		if (i < FANOUT - 1)
-			end = node->first[i + 1];
-		index = index * FANOUT + i;
+		index = node_find(node, page);
 	}
-
-	extent = meta_at(ctx, head->extents + index * sizeof(*extent), map_extent);
-	if (!extent)
+	at = meta_at(ctx, head->leaves + index * sizeof(struct map_leaf),
+		     struct map_leaf_and_end);
+	if (!at)
 		return -EIO;
-	if (extent_is_linear(*extent)) {
-		strip_report(io, *extent, ctx->file_offset - ((__u64)first << PAGE_SHIFT),
-			     (__u64)(end - first) << PAGE_SHIFT);
+	i = node_find(&at->leaf.pages, page);
+	first = at->leaf.pages.first[i];
+	end = i < FANOUT - 1 ? at->leaf.pages.first[i + 1] : at->end;
+	extent = at->leaf.extent[i];
+
+	if (extent_is_linear(extent)) {
+		start = (__u64)first << PAGE_SHIFT;
+		strip_report(io, extent, offset - start,
+			     ((__u64)end << PAGE_SHIFT) - offset);
 		return 0;
 	}
-	p = place_in_extent(*extent, page - first, end - page);
-	strip = meta_at(ctx, head->strips + (extent_first(*extent) + p.strip) *
+	p = place_in_extent(extent, page - first, end - page);
+	strip = meta_at(ctx, head->strips + (extent_first(extent) + p.strip) *
 					    sizeof(*strip), map_strip);
 	if (!strip)
 		return -EIO;
@@ -218,23 +259,22 @@ static __always_inline int map_resolve_from(struct fuse_dax_fmap_resolve_ctx *ct
 					    struct fuse_iomap_io *io,
 					    const struct map_head *head)
 {
-	__u64 end;
+	__u64 offset = ctx->file_offset;
+	__s64 left = head->size - offset;	/* both are less than 2^63 */
+	map_extent extent = head->extent;
 
-	if (!head)
-		return -EIO;
-	end = (__u64)head->pages << PAGE_SHIFT;
-	if (ctx->file_offset >= end)
-		return -ERANGE;
-	if (!extent_is_linear(head->extent))
-		return map_resolve_any(ctx, io, head);
-	strip_report(io, head->extent, ctx->file_offset, end);
-	return 0;
+	if (left > 0 && extent_is_linear(extent)) {
+		strip_report(io, extent, offset, left);
+		return 0;
+	}
+	return map_resolve_any(ctx, io, head);
 }
 
 static __always_inline int map_resolve(struct fuse_dax_fmap_resolve_ctx *ctx,
-				       struct fuse_iomap_io *io)
+				       struct fuse_iomap_io *io,
+				       const struct fuse_dax_fmap_meta *meta)
 {
-	return map_resolve_from(ctx, io, meta_at(ctx, 0, struct map_head));
+	return map_resolve_from(ctx, io, (const struct map_head *)meta);
 }
 
 /*
@@ -248,8 +288,10 @@ static __always_inline int map_resolve(struct fuse_dax_fmap_resolve_ctx *ctx,
  */
 
 struct map_builder {
-	struct map_head	head;	/* of a tree; else only its first two fields */
-	__u32	extents;	/* offset of the next extent */
+	struct map_head	head;	/* of a tree */
+	__u32	pages;		/* that the extents so far map */
+	bool	is_tree;
+	__u32	extent;		/* offset of the extent that was added last */
 	__u32	strips;		/* offset of the next strip */
 	__u32	nr_strips;	/* so far */
 };
@@ -295,38 +337,57 @@ static __always_inline int put_u32(struct fuse_dax_fmap_parse_ctx *ctx,
 	return 0;
 }
 
+/* Offset of number @n of the lowest level of nodes. */
+static __always_inline __u32 node_entry(const struct map_builder *map, __u32 n)
+{
+	__u32 below = map->head.levels == 2 ? sizeof(struct map_node) : 0;
+
+	return sizeof(struct map_head) + below + n * sizeof(__u32);
+}
+
+/* Offset of the first page of extent @n in its leaf. */
+static __always_inline __u32 leaf_entry(const struct map_builder *map, __u32 n)
+{
+	return map->head.leaves + n / FANOUT * sizeof(struct map_leaf) +
+	       n % FANOUT * sizeof(__u32);
+}
+
+/* Offset of extent @n in its leaf. */
+static __always_inline __u32 leaf_extent(const struct map_builder *map, __u32 n)
+{
+	return map->head.leaves + n / FANOUT * sizeof(struct map_leaf) +
+	       sizeof(struct map_node) + n % FANOUT * sizeof(map_extent);
+}
+
 static __always_inline int map_begin(struct map_builder *map,
 				     struct fuse_dax_fmap_parse_ctx *ctx,
 				     __u32 nr_extents, __u32 nr_strips)
 {
 	__u64 size = sizeof(struct map_head);
-	__u32 entries = nr_extents;
 
 	__builtin_memset(map, 0, sizeof(*map));
+	map->extent = offsetof(struct map_head, extent);
+	map->strips = offsetof(struct map_head, strip);
+
+	if (nr_extents > EXTENTS_MAX)
+		return -E2BIG;
 	if (nr_extents > 1 || nr_strips > HEAD_STRIPS) {
-		map->head.is_tree = 1;
-		map->head.extent = EXTENT_OF_TREE;
-#pragma unroll
-		for (int level = 0; level < LEVELS; level++) {
-			if (level && entries == 1)
-				break;
-			entries = ((__u64)entries + FANOUT - 1) / FANOUT;
-			map->head.level[level] = size;
-			size += (__u64)entries * sizeof(struct map_node);
+		if (nr_extents > FANOUT * FANOUT) {
+			map->head.levels = 2;
+			size += sizeof(struct map_nodes);
+		} else if (nr_extents > FANOUT) {
+			map->head.levels = 1;
+			size += sizeof(struct map_node);
 		}
-		if (entries > 1)
-			return -E2BIG;
-		map->extents = size;
-		size += (__u64)nr_extents * sizeof(map_extent);
+		map->head.leaves = size;
+		size += (nr_extents + FANOUT - 1) / FANOUT * sizeof(struct map_leaf) +
+			LEAVES_END;
+		map->is_tree = true;
+		map->head.extent = EXTENT_OF_TREE;
+		map->head.strips = size;
 		map->strips = size;
 		size += (__u64)nr_strips * sizeof(map_strip);
-	} else {
-		map->extents = offsetof(struct map_head, extent);
-		map->strips = offsetof(struct map_head, strip);
 	}
-	map->head.extents = map->extents;
-	map->head.strips = map->strips;
-
 	if (size > FUSE_DAX_FMAP_META_MAX)
 		return -E2BIG;
 	return bpf_fuse_dax_parse_alloc_meta(ctx, size);
@@ -339,28 +400,25 @@ static __always_inline int map_add_extent(struct map_builder *map,
 {
 	map_extent *extent;
 
-	if (pages > PAGES_MAX - map->head.pages || chunk > PAGES_MAX)
+	if (pages > PAGES_MAX - map->pages || chunk > PAGES_MAX)
 		return -E2BIG;
+
+	if (map->is_tree) {
+		TRY(put_u32(ctx, leaf_entry(map, n), map->pages));
+		if (map->head.levels && !(n % FANOUT))
+			TRY(put_u32(ctx, node_entry(map, n / FANOUT), map->pages));
+		if (map->head.levels == 2 && !(n % (FANOUT * FANOUT)))
+			TRY(put_u32(ctx, sizeof(struct map_head) +
+					 n / (FANOUT * FANOUT) * sizeof(__u32),
+				    map->pages));
+		map->extent = leaf_extent(map, n);
+	}
 	extent = (map_extent *)
-		bpf_fuse_dax_parse_get_meta(ctx, map->extents, sizeof(*extent));
+		bpf_fuse_dax_parse_get_meta(ctx, map->extent, sizeof(*extent));
 	if (!extent)
 		return -EIO;
 	*extent = extent_interleaved(chunk, map->nr_strips, nr_strips);
-	map->extents += sizeof(*extent);
-
-	if (map->head.is_tree) {
-#pragma unroll
-		for (int level = 0; level < LEVELS; level++) {
-			if (!map->head.level[level])
-				break;
-			TRY(put_u32(ctx, map->head.level[level] + n * 4,
-				    map->head.pages));
-			if (n % FANOUT)
-				break;
-			n /= FANOUT;
-		}
-	}
-	map->head.pages += pages;
+	map->pages += pages;
 	return 0;
 }
 
@@ -377,7 +435,7 @@ static __always_inline int map_add_strip(struct map_builder *map,
 
 	asm volatile("" : "+r"(linear));
 	strip = (map_strip *)bpf_fuse_dax_parse_get_meta(ctx,
-		(map->strips & ~linear) | ((map->extents - sizeof(map_extent)) & linear),
+		(map->strips & ~linear) | (map->extent & linear),
 		sizeof(*strip));
 
 	if (!strip)
@@ -391,35 +449,38 @@ static __always_inline int map_add_strip(struct map_builder *map,
 /* Bytes of the file that the extents so far map. */
 static __always_inline __u64 map_size(const struct map_builder *map)
 {
-	return (__u64)map->head.pages << PAGE_SHIFT;
+	return (__u64)map->pages << PAGE_SHIFT;
 }
 
 static __always_inline int map_end(struct map_builder *map,
 				   struct fuse_dax_fmap_parse_ctx *ctx,
 				   __u32 nr_extents)
 {
-	__u32 entries = nr_extents;
+	__u32 leaves = (nr_extents + FANOUT - 1) / FANOUT, nodes, i;
 	struct map_head *head;
-	__u32 i;
-
-	if (!map->head.is_tree)
-		return put_u32(ctx, 0, map->head.pages);
 
 	head = (struct map_head *)bpf_fuse_dax_parse_get_meta(ctx, 0, sizeof(*head));
 	if (!head)
 		return -EIO;
-	*head = map->head;
+	if (map->is_tree)
+		*head = map->head;
+	head->size = map_size(map);
+	if (!map->is_tree)
+		return 0;
 
-	/* Fill up the last node of each level. */
-#pragma unroll
-	for (int level = 0; level < LEVELS; level++) {
-		if (!map->head.level[level])
-			break;
-		bpf_for(i, entries, (entries + FANOUT - 1) / FANOUT * FANOUT)
-			TRY(put_u32(ctx, map->head.level[level] + i * 4,
-				    map->head.pages));
-		entries = (entries + FANOUT - 1) / FANOUT;
-	}
+	/* Fill up the last leaf, the last node, and the top. */
+	bpf_for(i, nr_extents, leaves * FANOUT)
+		TRY(put_u32(ctx, leaf_entry(map, i), map->pages));
+	TRY(put_u32(ctx, leaf_entry(map, leaves * FANOUT), map->pages));
+	if (!map->head.levels)
+		return 0;
+	nodes = (leaves + FANOUT - 1) / FANOUT;
+	bpf_for(i, leaves, nodes * FANOUT)
+		TRY(put_u32(ctx, node_entry(map, i), map->pages));
+	if (map->head.levels == 2)
+		bpf_for(i, nodes, FANOUT)
+			TRY(put_u32(ctx, sizeof(struct map_head) + i * sizeof(__u32),
+				    map->pages));
 	return 0;
 }
 

@@ -132,9 +132,9 @@ int BPF_PROG(striped_parse, struct fuse_dax_fmap_parse_ctx *pctx)
 
 SEC("struct_ops/iomap_begin")
 int BPF_PROG(striped_iomap_begin, struct fuse_dax_fmap_resolve_ctx *rctx,
-	     struct fuse_iomap_io *io)
+	     struct fuse_iomap_io *io, const struct fuse_dax_fmap_meta *meta)
 {
-	return map_resolve(rctx, io);
+	return map_resolve(rctx, io, meta);
 }
 
 SEC(".struct_ops.link")

@@ -92,12 +92,11 @@ struct striped_strip {
 };
 
 /*
- * Metadata that a file takes in the kernel, at most: a line for the header, a
- * search tree of 16-way nodes (3 levels, for up to 4,096 extents), the extents,
- * the strips.
+ * Metadata that a file takes in the kernel, at most: a line for the header, 17 for the
+ * nodes of a search tree, and its leaves, which hold 16 extents each, up to 4,096
+ * together; the strips.
  */
 #define STRIPED_META_SIZE(nr_extents, nr_strips)				\
-	(64ULL + 64 * (((nr_extents) + 15) / 16 + ((nr_extents) + 255) / 256 + 1) + \
-	 8ULL * (nr_extents) + 8ULL * (nr_strips))
+	(64ULL + 17 * 64 + 192 * (((nr_extents) + 15) / 16) + 8 + 8ULL * (nr_strips))
 
 #endif /* _STRIPED_H */

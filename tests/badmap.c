@@ -556,6 +556,7 @@ TEST_F(parse, no_metadata)
 	EXPECT_EQ(-1, pread(fd, &c, 1, 0));
 	EXPECT_EQ(EIO, errno);
 	EXPECT_EQ(0, fmap_seen()->begin_meta_buf_size);
+	EXPECT_EQ(0, fmap_seen()->broken);
 	close(fd);
 }
 

@@ -87,6 +87,9 @@ REFUSED(w_io_type_wide, NOT_OUT);
 REFUSED(w_io_flags, NOT_OUT);
 REFUSED(w_io_straddle, NOT_OUT);
 REFUSED(w_meta, "cannot write into rdonly_mem");
+REFUSED(w_first, NOT_OUT);
+REFUSED(first_beyond, "access beyond struct fuse_dax_fmap_meta");
+REFUSED(first_variable, "variable");
 REFUSED(b_alloc, "kfunc bpf_fuse_dax_parse_alloc_meta");
 REFUSED(b_blob, "kernel function");
 REFUSED(b_meta, "kernel function");
@@ -177,6 +180,16 @@ TEST_F(reg, names)
 			EXPECT_EQ(EINVAL, errno);
 		bpf_link__destroy(link);
 	}
+}
+
+/* What is of no use to a program it may leave out. */
+TEST_F(reg, two_arguments)
+{
+	self->obj = open_policy("two_arguments", NULL);
+	ASSERT_NE(NULL, self->obj);
+	ASSERT_EQ(0, bpf_object__load(self->obj)) TH_LOG("%s", fmap_bpf_log());
+	self->link = attach(self->obj, "two_arguments");
+	EXPECT_NE(NULL, self->link);
 }
 
 TEST_F(reg, name_is_unique)

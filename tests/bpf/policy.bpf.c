@@ -18,7 +18,8 @@ int BPF_PROG(name, struct fuse_dax_fmap_parse_ctx *parse)
 
 #define BEGIN(name) \
 SEC("struct_ops/iomap_begin") \
-int BPF_PROG(name, struct fuse_dax_fmap_resolve_ctx *resolve, struct fuse_iomap_io *io)
+int BPF_PROG(name, struct fuse_dax_fmap_resolve_ctx *resolve, struct fuse_iomap_io *io, \
+	     const struct fuse_dax_fmap_meta *first)
 
 #define OPS(var, opsname, p, b)				\
 SEC(".struct_ops.link")					\
@@ -55,7 +56,7 @@ BEGIN(good_begin)
 
 	if (!meta || io->offset != resolve->file_offset || io->type || io->flags)
 		return -1;
-	io->addr = meta[7];
+	io->addr = meta[7] + first->word[7] + *(const __u8 *)first + *((const __u32 *)first + 3);
 	io->length = resolve->length + resolve->file_size + resolve->meta_buf_size;
 	io->dev_index = 1;
 	io->type = FUSE_IOMAP_HOLE;
@@ -152,6 +153,9 @@ BAD_BEGIN(w_meta, {
 	if (p)
 		p[0] = 1;
 });
+BAD_BEGIN(w_first, *(volatile __u64 *)&first->word[0] = 1);
+BAD_BEGIN(first_beyond, io->addr = ((const volatile __u64 *)first)[8]);
+BAD_BEGIN(first_variable, io->addr = first->word[resolve->length & 7]);
 BAD_BEGIN(b_alloc, io->addr = bpf_fuse_dax_parse_alloc_meta((void *)resolve, 8));
 BAD_BEGIN(b_blob, {
 	const __u8 *p = bpf_fuse_dax_parse_get_blob((void *)resolve, 0, 8);
@@ -165,6 +169,17 @@ BAD_BEGIN(b_meta, {
 	if (p)
 		io->addr = p[0];
 });
+
+/* A program need not take all arguments. */
+SEC("struct_ops/iomap_begin")
+int BPF_PROG(two_arguments_prog, struct fuse_dax_fmap_resolve_ctx *resolve,
+	     struct fuse_iomap_io *io)
+{
+	io->addr = resolve->file_offset;
+	return 0;
+}
+
+OPS(two_arguments, "two_arguments", good_parse, two_arguments_prog);
 
 SEC("struct_ops.s/iomap_begin")
 int BPF_PROG(sleepable_prog, struct fuse_dax_fmap_resolve_ctx *resolve,

@@ -73,9 +73,27 @@ int BPF_PROG(scripted_parse, struct fuse_dax_fmap_parse_ctx *parse)
 	return blob->parse_ret;
 }
 
+/* The first line is what the kfunc gives, and zeros behind the end. */
+static __always_inline bool first_line_differs(struct fuse_dax_fmap_resolve_ctx *ctx,
+					       const struct fuse_dax_fmap_meta *meta)
+{
+	bool differs = false;
+
+#pragma unroll
+	for (int i = 0; i < FUSE_DAX_FMAP_META_FIRST; i++) {
+		const __u64 *word = (const __u64 *)
+			bpf_fuse_dax_resolve_get_meta(ctx, i * sizeof(*word), sizeof(*word));
+
+		if (word ? *word != meta->word[i] :
+			   ctx->meta_buf_size <= i * sizeof(*word) && meta->word[i])
+			differs = true;
+	}
+	return differs;
+}
+
 SEC("struct_ops/iomap_begin")
 int BPF_PROG(scripted_begin, struct fuse_dax_fmap_resolve_ctx *resolve,
-	     struct fuse_iomap_io *io)
+	     struct fuse_iomap_io *io, const struct fuse_dax_fmap_meta *first)
 {
 	__u64 call = __sync_fetch_and_add(&seen.begins, 1);
 	const struct scripted *meta;
@@ -87,7 +105,8 @@ int BPF_PROG(scripted_begin, struct fuse_dax_fmap_resolve_ctx *resolve,
 	seen.io_offset = io->offset;
 	if (resolve->file_offset % PAGE || !resolve->length ||
 	    io->offset != resolve->file_offset || io->type || io->flags ||
-	    resolve->file_offset + resolve->length > resolve->file_size + PAGE)
+	    resolve->file_offset + resolve->length > resolve->file_size + PAGE ||
+	    first_line_differs(resolve, first))
 		__sync_fetch_and_add(&seen.broken, 1);
 
 	meta = (const void *)bpf_fuse_dax_resolve_get_meta(resolve, 0, sizeof(*meta));

@@ -80,6 +80,10 @@ int file_open(struct file *file, const struct fuse_dax_fmap_ops *ops,
 		.meta_size = parse.ctx.meta_buf_size,
 		.meta = parse.meta,
 	};
+	if (parse.meta)
+		memcpy(&file->first, parse.meta,
+		       file->meta_size < sizeof(file->first) ? file->meta_size :
+							       sizeof(file->first));
 	return 0;
 }
 
@@ -96,7 +100,7 @@ int file_resolve(const struct file *file, __u64 offset, struct fuse_iomap_io *io
 	};
 
 	*io = (struct fuse_iomap_io){ .offset = offset };
-	return file->ops->iomap_begin(&resolve.ctx, io);
+	return file->ops->iomap_begin(&resolve.ctx, io, &file->first);
 }
 
 void file_close(struct file *file)

@@ -15,6 +15,7 @@ struct file {
 	__u64	dev_bitmap;
 	__u32	meta_size;
 	void	*meta;
+	struct fuse_dax_fmap_meta first;
 };
 
 /* 0 or a negative errno. After 0, file_close(). */

@@ -22,6 +22,7 @@
 /* Limits. The kernel enforces every one of them. */
 #define FUSE_DAX_FMAP_OPS_NAME_LEN	16		/* with its NUL */
 #define FUSE_DAX_FMAP_META_MAX		(64U << 10)	/* metadata of a file */
+#define FUSE_DAX_FMAP_META_FIRST	8		/* words of it without a kfunc */
 #define FUSE_DAX_FMAP_BLOB_MIN		(4U << 10)	/* first room for a map */
 #define FUSE_DAX_FMAP_BLOB_MAX		(1U << 20)	/* last room for a map */
 #define FUSE_DAX_FMAP_DEVICES_MAX	64		/* width of dev_bitmap */
@@ -134,6 +135,17 @@ struct fuse_dax_fmap_resolve_ctx {
 	__u64	file_size;
 };
 
+/**
+ * struct fuse_dax_fmap_meta - the first cache line of the metadata
+ * @word: as dax_fmap_parse() left it; zeros behind the end of the metadata
+ *
+ * A pointer that the verifier knows to be good: read at constant offsets it needs no
+ * kfunc and no check. Cast it to what the parser wrote there.
+ */
+struct fuse_dax_fmap_meta {
+	__u64	word[FUSE_DAX_FMAP_META_FIRST];
+};
+
 /* Types of a mapping. */
 #define FUSE_IOMAP_MAPPED		0	/* memory of a device */
 #define FUSE_IOMAP_HOLE			1	/* nothing: reads as zeros */
@@ -181,8 +193,9 @@ struct fuse_iomap_io {
  *	&fuse_dax_fmap_parse_ctx.file_size and .dev_bitmap, and leaves in the
  *	metadata whatever @iomap_begin wants to find there.
  * @iomap_begin: resolve one offset. Called at each page fault and for each
- *	piece of a read or a write; must not sleep. Returns 0, or a negative errno
- *	that the operation fails with (SIGBUS on a fault). Fills @io.
+ *	piece of a read or a write; must not sleep, and runs without preemption.
+ *	Returns 0, or a negative errno that the operation fails with (SIGBUS on a
+ *	fault). Fills @io. A program that has no use for @meta need not take it.
  *
  * Both are required. Register with a BPF link (SEC(".struct_ops.link")); a
  * mount that uses the ops keeps them callable until it is unmounted, whatever
@@ -201,7 +214,8 @@ struct fuse_dax_fmap_ops {
 	char	name[FUSE_DAX_FMAP_OPS_NAME_LEN];
 	int	(*dax_fmap_parse)(struct fuse_dax_fmap_parse_ctx *ctx);
 	int	(*iomap_begin)(struct fuse_dax_fmap_resolve_ctx *ctx,
-			       struct fuse_iomap_io *io);
+			       struct fuse_iomap_io *io,
+			       const struct fuse_dax_fmap_meta *meta);
 };
 
 /*

@@ -262,7 +262,7 @@ fn check_extents(extents: &[Extent]) -> Result<u64, Error> {
 
 /// `STRIPED_META_SIZE()`.
 fn meta_size(extents: u64, strips: u64) -> u64 {
-    64 + 64 * (extents.div_ceil(16) + extents.div_ceil(256) + 1) + 8 * extents + 8 * strips
+    64 + 17 * 64 + 192 * extents.div_ceil(16) + 8 + 8 * strips
 }
 
 /// The table of strips, in the order of the extents.
