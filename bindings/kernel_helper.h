@@ -61,6 +61,13 @@ static inline struct page *fuse_dax_fmap_page(unsigned long pfn)
 	return pfn_to_page(pfn);
 }
 
+/* With the statistics of BPF switched on. Out of the way, as it needs registers. */
+static noinline __cold int fuse_dax_fmap_run_counted(const struct bpf_prog *prog,
+						     const u64 *args)
+{
+	return bpf_prog_run(prog, args);
+}
+
 /*
  * What a trampoline does around a program, but for the context of its own, and the way
  * tracepoints do it: without preemption, which is a read side of RCU and one CPU at once.
@@ -72,7 +79,10 @@ static inline int fuse_dax_fmap_run(const struct bpf_prog *prog, const u64 *args
 
 	preempt_disable();
 	rcu_lock_acquire(&rcu_lock_map);
-	ret = bpf_prog_run(prog, args);
+	if (static_branch_unlikely(&bpf_stats_enabled_key))
+		ret = fuse_dax_fmap_run_counted(prog, args);
+	else
+		ret = bpf_dispatcher_nop_func(args, prog->insnsi, prog->bpf_func);
 	rcu_lock_release(&rcu_lock_map);
 	preempt_enable();
 	return ret;

@@ -12,6 +12,8 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
+#include <bpf/bpf.h>
+
 #include "kselftest_harness.h"
 #include "fmap_test.h"
 
@@ -167,6 +169,49 @@ TEST_F(counters, refusals)
 }
 
 /* Each mount has its own. */
+/* Runs of the program @name so far, as BPF counts them; -1: there is none. */
+static long runs(const char *name)
+{
+	__u32 id = 0;
+
+	while (!bpf_prog_get_next_id(id, &id)) {
+		struct bpf_prog_info info = { 0 };
+		__u32 len = sizeof(info);
+		int fd = bpf_prog_get_fd_by_id(id), err;
+
+		if (fd < 0)
+			continue;
+		err = bpf_prog_get_info_by_fd(fd, &info, &len);
+		close(fd);
+		if (!err && !strcmp(info.name, name))
+			return info.run_cnt;
+	}
+	return -1;
+}
+
+/* The statistics of BPF know each call of iomap_begin(), if they are switched on. */
+TEST_F(counters, statistics_of_bpf)
+{
+	int stats = bpf_enable_stats(BPF_STATS_RUN_TIME);
+	long before, begins;
+	char c;
+
+	ASSERT_LE(0, stats);
+	before = runs("scripted_begin");
+	ASSERT_LE(0, before);
+	begins = fmap_seen()->begins;
+	for (int i = 0; i < 3; i++)
+		ASSERT_EQ(1, pread(self->fd, &c, 1, 0));
+	begins = fmap_seen()->begins - begins;
+	EXPECT_LE(3, begins);
+	EXPECT_EQ(begins, runs("scripted_begin") - before);
+	close(stats);
+
+	before = runs("scripted_begin");
+	ASSERT_EQ(1, pread(self->fd, &c, 1, 0));
+	EXPECT_EQ(before, runs("scripted_begin"));
+}
+
 TEST_F(counters, of_two_mounts)
 {
 	struct fuse_server *other = fmap_server(SCRIPTED_OPS_NAME);

@@ -64,8 +64,18 @@ fn report(date: &str) -> Result<(), String> {
         ("read(2) and write(2)", table(&calls(&rows))),
         ("open(2) and close(2), 10,000 files", table(&opens(&rows))),
         ("Spread", table(&spread(&rows))),
-        ("Where one 2 MiB fault goes", functions(&traces, "2m")),
-        ("Where one 4 KiB fault goes", functions(&traces, "4k")),
+        (
+            "Where one 2 MiB fault goes",
+            functions(&traces, "2m-read-again", &FAULTING, at_least_20),
+        ),
+        (
+            "Where one 4 KiB fault goes",
+            functions(&traces, "4k-read-again", &FAULTING, at_least_20),
+        ),
+        (
+            "What an open and close of a cached file has more than FUSE's own",
+            functions(&traces, "open-cached", &OPENING, differ_by_10),
+        ),
         ("Cache lines of ours in one fault", table(&lines(&traces))),
         ("Bars", table(&bar_table(&bars))),
     ];
@@ -93,11 +103,15 @@ fn report(date: &str) -> Result<(), String> {
 
 /// What a reader wants to know first.
 fn summary(rows: &Rows) -> String {
-    const FAULTS: [&str; 4] = [
+    const FAULTS: [&str; 8] = [
         "2m-read-again",
         "2m-write-again",
         "4k-read-again",
         "4k-write-again",
+        "2m-read-first",
+        "2m-write-first",
+        "4k-read-first",
+        "4k-write-first",
     ];
     let insns = |name: &str, pattern: &str| Some(rows.get(name, pattern, 1, "linear")?.insns);
     // "A to B instructions (C to D %)" that one takes more than the other.
@@ -307,11 +321,25 @@ fn spread(rows: &Rows) -> Vec<Vec<String>> {
     out
 }
 
-/// Functions that take a part that can be seen, the rest together, and the sum.
-fn functions(traces: &[trace::Trace], size: &str) -> String {
-    const SHOWN: u64 = 20;
-    let pattern = format!("{size}-read-again");
-    let names = ["bpf", "native", "hashmap", "device-dax", "ext4-dax"];
+const FAULTING: [&str; 5] = ["bpf", "native", "hashmap", "device-dax", "ext4-dax"];
+const OPENING: [&str; 2] = ["fuse-no-open", "bpf-no-open"];
+
+fn at_least_20(counts: &[u64]) -> bool {
+    counts.iter().any(|count| *count >= 20)
+}
+
+fn differ_by_10(counts: &[u64]) -> bool {
+    counts.iter().max().unwrap_or(&0) - counts.iter().min().unwrap_or(&0) >= 10
+}
+
+/// The functions of a pattern whose counts in the rows of `names` are worth a line, the rest
+/// together, and the sum.
+fn functions(
+    traces: &[trace::Trace],
+    pattern: &str,
+    names: &[&str],
+    worth_a_line: impl Fn(&[u64]) -> bool,
+) -> String {
     let columns: Vec<_> = names
         .iter()
         .filter_map(|name| {
@@ -323,18 +351,21 @@ fn functions(traces: &[trace::Trace], size: &str) -> String {
     if columns.is_empty() {
         return String::new();
     }
-    let mut all: Vec<&str> = columns
-        .iter()
-        .flat_map(|trace| trace.functions.iter())
-        .filter(|(_, count)| *count >= SHOWN)
-        .map(|(function, _)| function.as_str())
-        .collect();
-    all.sort_unstable();
-    all.dedup();
     let count = |trace: &trace::Trace, function: &str| {
         let found = trace.functions.iter().find(|(name, _)| name == function);
         found.map_or(0, |(_, count)| *count)
     };
+    let mut all: Vec<&str> = columns
+        .iter()
+        .flat_map(|trace| trace.functions.iter())
+        .map(|(function, _)| function.as_str())
+        .collect();
+    all.sort_unstable();
+    all.dedup();
+    all.retain(|function| {
+        let counts: Vec<_> = columns.iter().map(|trace| count(trace, function)).collect();
+        worth_a_line(&counts)
+    });
     all.sort_by_key(|function| {
         columns
             .iter()
@@ -362,7 +393,7 @@ fn functions(traces: &[trace::Trace], size: &str) -> String {
     let measured = columns.iter().map(|trace| number(trace.measured as f64));
     for (title, cells) in [
         (
-            "smaller ones",
+            "all others",
             rest.iter().map(u64::to_string).collect::<Vec<_>>(),
         ),
         ("sum", sums.collect()),

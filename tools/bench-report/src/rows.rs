@@ -207,10 +207,20 @@ impl Rows {
         use Limit::{AtLeast, AtMost};
         const HUGE: [&str; 2] = ["2m-read-again", "2m-write-again"];
         const SMALL: [&str; 2] = ["4k-read-again", "4k-write-again"];
-        let faults = || HUGE.into_iter().chain(SMALL);
+        const FIRST: [&str; 4] = [
+            "2m-read-first",
+            "2m-write-first",
+            "4k-read-first",
+            "4k-write-first",
+        ];
+        let faults = || HUGE.into_iter().chain(SMALL).chain(FIRST);
         let over = |pattern| Some(self.insns("bpf", pattern)? - self.insns("native", pattern)?);
         let ratios = |patterns: [&'static str; 2], name, other| {
             worst(patterns.map(|pattern| self.ratio(name, other, pattern)))
+        };
+        let over_in_a_tree = |pattern, layout| {
+            let native = self.get("native", pattern, 2048, layout)?.insns;
+            Some(self.get("bpf", pattern, 2048, layout)?.insns - native)
         };
         let many = |pattern, layout| {
             let one = self.get("bpf", pattern, 1, layout)?.insns;
@@ -223,7 +233,7 @@ impl Rows {
         let mut bars =
             vec![
                 Bar::new(
-                    "bpf over native, any fault",
+                    "bpf over native, any fault, one extent",
                     AtMost(100.0),
                     " insns",
                     worst(faults().map(over)),
@@ -234,6 +244,14 @@ impl Rows {
                     " %",
                     worst(faults().map(|pattern| {
                         Some(100.0 * over(pattern)? / self.insns("native", pattern)?)
+                    })),
+                ),
+                Bar::new(
+                    "bpf over native, after remap, 2,048 extents",
+                    Limit::None,
+                    " insns",
+                    worst([HUGE[0], SMALL[0]].into_iter().flat_map(|pattern| {
+                        ["linear", "interleaved"].map(|l| over_in_a_tree(pattern, l))
                     })),
                 ),
                 Bar::new(
@@ -352,7 +370,7 @@ mod tests {
     #[test]
     fn what_was_not_measured_meets_no_bar() {
         let rows = Rows::parse(COUNT, "").unwrap();
-        assert_eq!(bar(&rows, "bpf over native, any fault").1, "-");
+        assert_eq!(bar(&rows, "bpf over native, any fault, one extent").1, "-");
         assert_eq!(bar(&rows, "two CPUs over one, 2 MiB, bpf").1, "-");
     }
 
