@@ -6,8 +6,8 @@
  *
  * The parser is that of striped, to the letter. When the metadata is ready, its first line becomes
  * the value of the map, and gets the file's number in the place of the last strip. This is all
- * that files of one linear extent have, and others are refused: how a tree is searched has nothing to
- * do with where it is.
+ * that files of one linear extent have, and others are refused: how a tree is searched has
+ * nothing to do with where it is.
  */
 #include "striped.h"
 #include "extent_map.bpf.h"
