@@ -266,15 +266,8 @@ impl Frames {
         let Some(pfn) = self.pfn else {
             return true;
         };
-        (pfn..pfn + self.pages).all(|pfn| {
-            // SAFETY: By the safety requirements these frames have a memory map.
-            unsafe {
-                let folio = c::pfn_folio(pfn as ffi::c_ulong);
-                let mapping = ptr::addr_of!((*folio).__bindgen_anon_1.__bindgen_anon_1.mapping)
-                    .read_volatile();
-                mapping.is_null() || ptr::eq(mapping, own)
-            }
-        })
+        // SAFETY: By the safety requirements these frames have a memory map.
+        unsafe { c::fuse_dax_fmap_are_vacant(pfn as ffi::c_ulong, self.pages, own) }
     }
 }
 

@@ -61,6 +61,25 @@ static inline struct page *fuse_dax_fmap_page(unsigned long pfn)
 	return pfn_to_page(pfn);
 }
 
+/*
+ * Whether no page of @pages from @pfn on is in the page cache of any file but @own. A
+ * first touch of 2 MiB asks for all 512, so this is a loop around the macro, and not the
+ * macro. Memory of devices has its struct pages side by side (SPARSEMEM_VMEMMAP).
+ */
+static inline bool fuse_dax_fmap_are_vacant(unsigned long pfn, u64 pages,
+					    const struct address_space *own)
+{
+	const struct page *page = pfn_to_page(pfn);
+
+	for (; pages; pages--, page++) {
+		const struct address_space *mapping = READ_ONCE(page_folio(page)->mapping);
+
+		if (mapping && mapping != own)
+			return false;
+	}
+	return true;
+}
+
 /* With the statistics of BPF switched on. Out of the way, as it needs registers. */
 static noinline __cold int fuse_dax_fmap_run_counted(const struct bpf_prog *prog,
 						     const u64 *args)
