@@ -86,6 +86,9 @@ unsafe fn gate_for(plain: *const c::file_operations) -> Option<&'static Gate> {
             idle: c::file_operations {
                 owner: ModuleRef::this(),
                 fsync: Some(idle_fsync),
+                // Nobody may; a loop device does not ask, and would find no pages to read into.
+                read_iter: None,
+                write_iter: None,
                 ..*template
             },
         }));
