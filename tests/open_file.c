@@ -138,6 +138,17 @@ TEST_F(open_file, cachestat)
 	close(reader);
 }
 
+static struct {
+	uint64_t nodeid, fh;
+} synced;
+
+static void note_fsync(struct fuse_server *s, const struct fuse_in_header *in, const void *arg)
+{
+	synced.nodeid = in->nodeid;
+	synced.fh = ((const struct fuse_fsync_in *)arg)->fh;
+	fs_default(s, in, arg);
+}
+
 /* A mount of its own, in which nobody has opened the file yet. */
 #define start_anew() do {						\
 	close(self->fd);						\
@@ -187,14 +198,6 @@ TEST_F(open_file, cachestat_of_an_idle_descriptor)
 	EXPECT_TRUE(fs_wait(s, FUSE_RELEASE, 2));
 }
 
-static uint64_t synced;
-
-static void note_fsync(struct fuse_server *s, const struct fuse_in_header *in, const void *arg)
-{
-	synced = in->nodeid;
-	fs_default(s, in, arg);
-}
-
 /* It is one of its file, before that is mapped and after. */
 TEST_F(open_file, idle_descriptor)
 {
@@ -211,9 +214,9 @@ TEST_F(open_file, idle_descriptor)
 	ASSERT_LE(0, idle) TH_LOG("%s", strerror(errno));
 	for (int mapped = 0; mapped < 2; mapped++) {
 		EXPECT_EQ(mapped, s->count[FUSE_GET_FMAP]);
-		synced = 0;
+		synced.nodeid = 0;
 		EXPECT_EQ(0, fsync(idle));
-		EXPECT_EQ(s->file[1].nodeid, synced);
+		EXPECT_EQ(s->file[1].nodeid, synced.nodeid);
 		EXPECT_EQ(SIZE, lseek(idle, 0, SEEK_END));
 		EXPECT_EQ(5, lseek(idle, 5, SEEK_SET));
 		EXPECT_EQ(0, sync_file_range(idle, 0, 0, SYNC_FILE_RANGE_WAIT_BEFORE |
@@ -390,9 +393,13 @@ TEST_F(open_file, pieces)
 TEST_F(open_file, remap_file_pages)
 {
 	unsigned char *p = map(self->fd, PROT_READ | PROT_WRITE, MAP_SHARED);
+	uint64_t fh;
 
+	self->s->hook[FUSE_FSYNC] = note_fsync;
 	ASSERT_NE(MAP_FAILED, p);
 	store_all(p);
+	EXPECT_EQ(0, fsync(self->fd));
+	fh = synced.fh;
 	close(self->fd);
 	self->fd = -1;
 	ASSERT_EQ(0, remap_file_pages(p + HUGE, PAGE, 0, 3, 0));
@@ -401,6 +408,10 @@ TEST_F(open_file, remap_file_pages)
 	for (int i = 0; i < 10; i++)
 		ASSERT_EQ(0, remap_file_pages(p + HUGE, PAGE, 0, 4 - i % 2, 0));
 	EXPECT_EQ(3, p[HUGE]);
+	/* It is still what the server has open. */
+	synced.fh = ~fh;
+	EXPECT_EQ(0, msync(p + HUGE, PAGE, MS_SYNC));
+	EXPECT_EQ(fh, synced.fh);
 	EXPECT_EQ(0, touch(p + HUGE, 'r'));
 	EXPECT_EQ('r', p[3 * PAGE]);
 	EXPECT_EQ((unsigned char)(HUGE / PAGE + 1), p[HUGE + PAGE]);
