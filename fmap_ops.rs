@@ -52,7 +52,7 @@ use crate::{
     },
     iomap::{
         self,
-        Created,
+        IdlePageCaches,
         State, //
     },
     ratelimit::{
@@ -180,9 +180,9 @@ pub(crate) struct Mount {
     pub(crate) devices: Devices,
     /// Mapped files.
     pub(crate) files: Atomic<i64>,
-    /// What open mapped files have that FUSE created.
+    /// What files show that are open for neither reading nor writing.
     #[pin]
-    pub(crate) created: Created,
+    pub(crate) idle: IdlePageCaches,
     pub(crate) stats: Stats,
     /// Limits what is logged about opens.
     #[pin]
@@ -203,7 +203,7 @@ impl Mount {
             ops,
             devices <- Devices::new(),
             files: Atomic::new(0),
-            created <- Created::new(),
+            idle <- IdlePageCaches::new(),
             stats: Stats::new(),
             opens <- RateLimit::new(),
             mappings <- RateLimit::new(),

@@ -87,7 +87,6 @@ pub(crate) use mounter::{
 };
 pub(crate) use open::{
     plain_fsync,
-    plain_release,
     MAKING_TABLES, //
 };
 
@@ -181,7 +180,7 @@ impl Connection {
             sb,
             // SAFETY: The root inode is evicted last but for the inodes that nobody uses, and
             // empties it then.
-            empty_page_cache <- unsafe { iomap::empty_page_cache(root, iomap::empty_aops()) },
+            empty_page_cache <- unsafe { iomap::empty_page_cache(root) },
             marked: Atomic::new(false),
             marking <- new_mutex!((), "fuse_dax_fmap::Connection::marking"),
             mount <- Mount::new(ops),
@@ -311,7 +310,8 @@ unsafe extern "C" fn evict_inode(inode: *mut c::inode) {
     };
     // SAFETY: As above; nobody has the inode any more.
     unsafe { iomap::evict(inode) };
-    conn.mount.created.free_of(inode);
+    // SAFETY: It is still FUSE's.
+    conn.mount.idle.forget(unsafe { Inode::new(inode) });
 
     // The server can store pages in what it takes for the page cache of a mapped file. Nobody sees
     // them there, but they have to go while their host, the root, is there. No more can come: at

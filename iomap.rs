@@ -5,17 +5,18 @@
 //!
 //! `inode->i_private`, which FUSE leaves alone, says what a file of a bound mount is ([`State`]). For
 //! a mapped file it points to a [`Header`]: one load from the inode, and the first cache line has all
-//! that the fault path needs before it calls the program; the program's metadata lies right behind.
+//! that the fault path needs before it calls the program; the program's metadata lies right behind,
+//! and what the fault path does not need in front ([`MappedFile`]).
 //! A header is published once, with the inode lock held, and freed when the inode is evicted; nobody
 //! can be inside an operation of an inode that is being evicted.
 //!
-//! # Two page caches
+//! # Three page caches
 //!
 //! FUSE invalidates and truncates the page cache of an inode whenever its server's attributes,
 //! notifications or opens say so. It must not do that to DAX entries, which are mapped memory and not
 //! copies. So a mapped file does what a block device does: its mappings use `inode->i_data`, and
 //! `inode->i_mapping`, which is what FUSE works on, is an empty page cache that all mapped files of
-//! the mount share. What a descriptor shows is another empty one (see `open_file`).
+//! the mount share. What a descriptor shows is another empty one, of its inode (see `page_cache`).
 //!
 //! # Locks
 //!
@@ -27,7 +28,10 @@
 
 use core::{
     alloc::Layout,
-    mem::size_of,
+    mem::{
+        offset_of,
+        size_of, //
+    },
     ptr::{
         self,
         NonNull, //
@@ -46,13 +50,15 @@ use kernel::{
         Allocator,
         NumaNode, //
     },
+    container_of,
     ffi,
     page::{
         PAGE_SHIFT,
         PAGE_SIZE, //
     },
     prelude::*,
-    sync::atomic::Relaxed, //
+    sync::atomic::Relaxed,
+    types::Opaque, //
 };
 
 use crate::{
@@ -72,24 +78,20 @@ use crate::{
 
 mod file;
 mod judge;
-mod open_file;
+mod page_cache;
 mod report;
 mod soft_fault;
 mod tenancy;
 mod upgrade;
 mod vacating;
+mod vm_file;
 mod writeback;
 
-pub(crate) use file::{
-    empty_aops,
-    file_operations, //
-};
-pub(crate) use open_file::{
+pub(crate) use file::file_operations;
+pub(crate) use page_cache::{
     empty_page_cache,
-    release,
-    Created,
-    OpenFile,
-    Prepared, //
+    show_page_cache,
+    IdlePageCaches, //
 };
 pub(crate) use vacating::{
     kill_tenants,
@@ -104,6 +106,7 @@ use file::{
     inode_operations,
     AOPS, //
 };
+use page_cache::init_shown;
 use soft_fault::new_stamp;
 use vacating::vacate;
 
@@ -124,7 +127,7 @@ pub(crate) enum State {
 /// `i_private` of a file without a map. No header has this address.
 const PLAIN: *mut ffi::c_void = ptr::without_provenance_mut(1);
 
-/// What a mapped file costs besides its metadata, which follows immediately.
+/// What faults, reads and writes need of a mapped file besides its metadata, which follow.
 ///
 /// # Invariants
 ///
@@ -147,53 +150,79 @@ struct Header {
 
 const _: () = assert!(size_of::<Header>() == 64);
 
-/// A header that is not published yet: only the metadata is there.
+/// All that a mapped file costs besides its metadata, which follow.
+#[repr(C)]
+struct MappedFile {
+    /// What its files show.
+    page_cache: Opaque<c::address_space>,
+    header: Header,
+}
+
+const _: () =
+    assert!(offset_of!(MappedFile, header) + size_of::<Header>() == size_of::<MappedFile>());
+
+/// A mapped file that is not published yet: only the metadata is there.
 ///
 /// # Invariants
 ///
 /// The pointer owns an allocation of [`Fmap::layout`], zeroed or written.
 pub(crate) struct Fmap {
-    header: NonNull<Header>,
+    mapped: NonNull<MappedFile>,
     meta_len: u32,
 }
 
 impl Fmap {
     fn layout(meta_len: u32) -> Result<Layout> {
         let room = size_of::<c::fuse_dax_fmap_meta>().max(meta_len as usize);
-        let size = size_of::<Header>() + room;
-        Layout::from_size_align(size, align_of::<Header>()).map_err(|_| EINVAL)
+        let size = size_of::<MappedFile>() + room;
+        Layout::from_size_align(size, align_of::<MappedFile>()).map_err(|_| EINVAL)
     }
 
-    /// Room for a header and `meta_len` zeroed bytes of metadata, accounted to the opener. May sleep.
+    /// Room for [`MappedFile`] and `meta_len` zeroed bytes of metadata, accounted to the opener. May sleep.
     pub(crate) fn new(meta_len: u32) -> Result<Self> {
         let flags = GFP_KERNEL_ACCOUNT | __GFP_ZERO;
         let memory = KVmalloc::alloc(Self::layout(meta_len)?, flags, NumaNode::NO_NODE)?;
 
         // INVARIANT: Allocated just now.
         Ok(Self {
-            header: memory.cast(),
+            mapped: memory.cast(),
             meta_len,
         })
     }
 
     pub(crate) fn meta_mut(&mut self) -> &mut [u8] {
-        // SAFETY: By the type invariants this many bytes follow the header, they are initialized,
-        // and `self` owns them.
+        // SAFETY: By the type invariants this many bytes follow, they are initialized, and `self` owns
+        // them.
         unsafe {
             core::slice::from_raw_parts_mut(
-                self.header.add(1).cast().as_ptr(),
+                self.mapped.add(1).cast().as_ptr(),
                 self.meta_len as usize,
             )
         }
     }
 
-    fn into_header(self, header: Header) -> NonNull<Header> {
-        let memory = self.header;
+    /// Makes the rest of it, for a file that is to be published. Does not sleep.
+    fn complete(self, inode: &Inode, header: Header) -> *mut Header {
+        let mapped = self.mapped.as_ptr();
 
         core::mem::forget(self);
-        // SAFETY: By the type invariants the allocation has room for a header, and was ours.
-        unsafe { memory.write(header) };
-        memory
+        // SAFETY: By the type invariants the allocation has room for both, and was ours; it stays until
+        // the inode is evicted.
+        unsafe {
+            init_shown((&raw mut (*mapped).page_cache).cast(), inode.as_raw());
+            (&raw mut (*mapped).header).write(header);
+            &raw mut (*mapped).header
+        }
+    }
+}
+
+impl MappedFile {
+    /// # Safety
+    ///
+    /// The inode is mapped.
+    unsafe fn of(inode: *const c::inode) -> *mut Self {
+        // SAFETY: By the safety requirements that is the header, which `Fmap::complete()` made.
+        unsafe { container_of!((*inode).i_private.cast::<Header>(), Self, header) }
     }
 }
 
@@ -201,7 +230,7 @@ impl Drop for Fmap {
     fn drop(&mut self) {
         if let Ok(layout) = Self::layout(self.meta_len) {
             // SAFETY: By the type invariants; allocated with this layout.
-            unsafe { KVmalloc::free(self.header.cast(), layout) };
+            unsafe { KVmalloc::free(self.mapped.cast(), layout) };
         }
     }
 }
@@ -348,7 +377,7 @@ pub(crate) fn publish(
     let raw = inode.as_raw();
     let meta_len = parsed.fmap.meta_len;
     // INVARIANT: `meta_len` is that of the allocation; the mount is the inode's.
-    let header = parsed.fmap.into_header(Header {
+    let header = Header {
         resolver,
         mount: NonNull::from(conn.mount()),
         dev_bitmap: parsed.dev_bitmap,
@@ -357,7 +386,8 @@ pub(crate) fn publish(
         counts,
         writers_back: AtomicU32::new(0),
         stamp: AtomicU64::new(new_stamp()),
-    });
+    };
+    let header = parsed.fmap.complete(inode, header);
 
     // SAFETY: The inode is valid and locked, its page cache is empty, and nobody has it open: nobody
     // else looks at these fields in a way that could mind.
@@ -369,7 +399,7 @@ pub(crate) fn publish(
         (*raw).i_blkbits = PAGE_SHIFT as u8;
     }
     inode.change_flags(|flags| flags | c::S_DAX);
-    i_private(inode).store(header.as_ptr().cast(), Ordering::Release);
+    i_private(inode).store(header.cast(), Ordering::Release);
     conn.mount().files.add(1, Relaxed);
     Ok(State::Mapped)
 }
@@ -388,9 +418,13 @@ pub(crate) unsafe fn evict(inode: *mut c::inode) {
         unsafe { (*inode).i_private = ptr::null_mut() };
         return;
     }
-    let header = private.cast::<Header>();
-    // SAFETY: `publish()` put it there, and by its type invariants the mount is still there.
-    let (mount, meta_len) = unsafe { ((*header).mount.as_ref(), (*header).meta_len) };
+    // SAFETY: `publish()` put a header there, and by its type invariants the mount is still there.
+    let (mapped, mount, meta_len) = unsafe {
+        let Header {
+            mount, meta_len, ..
+        } = header(inode);
+        (MappedFile::of(inode), mount.as_ref(), *meta_len)
+    };
 
     // SAFETY: As above, and the inode is mapped: it has DAX entries in `i_data` and nowhere else.
     // Without S_DAX FUSE does not look for DAX state of its own.
@@ -402,8 +436,8 @@ pub(crate) unsafe fn evict(inode: *mut c::inode) {
         (*inode).i_flags &= !c::S_DAX;
     }
     mount.files.add(-1, Relaxed);
-    if let Some(header) = NonNull::new(header) {
-        // INVARIANT: Nobody points to the allocation any more.
-        drop(Fmap { header, meta_len });
+    if let Some(mapped) = NonNull::new(mapped) {
+        // INVARIANT: Nobody points to the allocation any more: a file would keep the inode.
+        drop(Fmap { mapped, meta_len });
     }
 }

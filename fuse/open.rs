@@ -31,8 +31,6 @@ use crate::{
     iomap::{
         self,
         COperations,
-        OpenFile,
-        Prepared,
         State,
         Table, //
     }, //
@@ -88,7 +86,9 @@ unsafe fn gate_for(plain: *const c::file_operations) -> Option<&'static Gate> {
             idle: c::file_operations {
                 owner: ModuleRef::this(),
                 fsync: Some(idle_fsync),
-                release: Some(iomap::release),
+                // Nobody may; a loop device does not ask, and would find no pages to read into.
+                read_iter: None,
+                write_iter: None,
                 ..*template
             },
         }));
@@ -171,20 +171,11 @@ unsafe extern "C" fn handle_event(
 ///
 /// As [`replace_f_op`], and FUSE has opened it.
 unsafe fn created(file: *mut c::file, gate: &'static Gate, conn: &Connection) -> Result {
-    let created = Some(&conn.mount().created);
-
     // SAFETY: By the safety requirements.
     unsafe {
         match iomap::state_for_good(Inode::new((*file).f_inode)) {
-            State::Mapped => {
-                let prepared = OpenFile::prepare(file, created)?;
-                become_mapped(file, gate, prepared);
-            }
-            State::Unknown if is_idle(file) => {
-                let prepared = OpenFile::prepare(file, created)?;
-                replace_f_op(file, &gate.idle);
-                prepared.give_to(file);
-            }
+            State::Mapped => become_mapped(file, gate),
+            State::Unknown if is_idle(file) => become_idle(file, gate, conn)?,
             _ => replace_f_op(file, gate.plain),
         }
     }
@@ -206,14 +197,29 @@ unsafe fn is_idle(file: *const c::file) -> bool {
 ///
 /// # Safety
 ///
-/// As [`replace_f_op`], and the inode is mapped; `prepared` is for this file.
-unsafe fn become_mapped(file: *mut c::file, gate: &'static Gate, prepared: Prepared) {
+/// As [`replace_f_op`], and the inode is mapped.
+unsafe fn become_mapped(file: *mut c::file, gate: &'static Gate) {
     // SAFETY: By the safety requirements.
     unsafe {
         replace_f_op(file, &gate.mapped);
-        prepared.give_to(file);
+        iomap::show_page_cache(file);
         (*file).f_mode |= c::FMODE_CAN_ODIRECT | c::FMODE_NOWAIT;
     }
+}
+
+/// Makes a file that is being opened an [idle](is_idle) one, of an inode that may be mapped later.
+///
+/// # Safety
+///
+/// As [`replace_f_op`]; the file is of this connection.
+unsafe fn become_idle(file: *mut c::file, gate: &'static Gate, conn: &Connection) -> Result {
+    // SAFETY: By the safety requirements.
+    unsafe {
+        conn.mount().idle.show(file)?;
+        replace_f_op(file, &gate.idle);
+        (*file).f_mode |= c::FMODE_CAN_ODIRECT;
+    }
+    Ok(())
 }
 
 /// `->open()` of the gate.
@@ -254,13 +260,11 @@ unsafe fn try_open(inode: *mut c::inode, file: *mut c::file) -> Result {
         // SAFETY: The file is being opened by this task.
         return unsafe {
             if idle && state == State::Unknown {
-                let prepared = OpenFile::prepare(file, None)?;
-                plain_open(inode, file, gate, &gate.idle)?;
-                prepared.give_to(file);
-                Ok(())
+                become_idle(file, gate, conn)?;
             } else {
-                plain_open(inode, file, gate, gate.plain)
+                replace_f_op(file, gate.plain);
             }
+            plain_open(inode, file, gate)
         };
     }
 
@@ -270,28 +274,20 @@ unsafe fn try_open(inode: *mut c::inode, file: *mut c::file) -> Result {
             return Err(EOPNOTSUPP);
         }
         to_result(c::generic_file_open(inode, file))?;
-        let prepared = OpenFile::prepare(file, None)?;
         // OPEN, and no more: what FUSE then does concerns its page cache and its own I/O.
         let mount = (*(*inode).i_sb).s_fs_info.cast::<f::fuse_mount>();
         to_result(f::fuse_do_open(mount, wrapped.nodeid(), file, false))?;
-        become_mapped(file, gate, prepared);
+        become_mapped(file, gate);
     }
     Ok(())
 }
 
-/// FUSE's own open, of a file that has `table` from then on.
+/// FUSE's own open.
 ///
 /// # Safety
 ///
-/// As `->open()`, for a file that has the gate's table.
-unsafe fn plain_open(
-    inode: *mut c::inode,
-    file: *mut c::file,
-    gate: &'static Gate,
-    table: *const c::file_operations,
-) -> Result {
-    // SAFETY: The file is being opened, and FUSE's module has it open.
-    unsafe { replace_f_op(file, table) };
+/// As `->open()`.
+unsafe fn plain_open(inode: *mut c::inode, file: *mut c::file, gate: &'static Gate) -> Result {
     // SAFETY: The table is FUSE's own.
     match unsafe { (*gate.plain).open } {
         // SAFETY: As above, with the VFS's arguments.
@@ -340,24 +336,6 @@ pub(crate) unsafe fn plain_fsync(
         // SAFETY: FUSE's own, with the VFS's arguments, for a file that FUSE has open.
         Some(plain_fsync) => to_result(unsafe { plain_fsync(file, start, end, datasync) }),
         None => Ok(()),
-    }
-}
-
-/// FUSE's own release: tells the server, when it has no more use for the file.
-///
-/// # Safety
-///
-/// As `->release()`, for an open file.
-pub(crate) unsafe fn plain_release(inode: *mut c::inode, file: *mut c::file) -> ffi::c_int {
-    let Some(Table(gate)) = GATE.as_ref() else {
-        return 0;
-    };
-
-    // SAFETY: The table is FUSE's own.
-    match unsafe { (*gate.plain).release } {
-        // SAFETY: FUSE's own, with the VFS's arguments, for a file that FUSE has open.
-        Some(plain_release) => unsafe { plain_release(inode, file) },
-        None => 0,
     }
 }
 

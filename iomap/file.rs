@@ -27,11 +27,6 @@ use super::{
     header,
     i_size,
     judge::IOMAP_OPS,
-    open_file::{
-        release,
-        user_file,
-        VmFile, //
-    },
     report::{
         fiemap,
         llseek, //
@@ -43,6 +38,10 @@ use super::{
     upgrade::{
         upgrade,
         PMD_ORDER, //
+    },
+    vm_file::{
+        set_vm_file,
+        user_file, //
     },
     writeback::{
         fsync,
@@ -188,10 +187,8 @@ pub(super) unsafe extern "C" fn mmap(
         if *flags & 1 << c::VMA_SYNC_BIT != 0 && !header((*file).f_inode).is_synchronous() {
             return EOPNOTSUPP.to_errno();
         }
-        match VmFile::of(file) {
-            Ok(Some(vm_file)) => c::vma_set_file(vma, vm_file.as_raw()),
-            Ok(None) => (),
-            Err(errno) => return errno.to_errno(),
+        if let Err(errno) = set_vm_file(vma, file) {
+            return errno.to_errno();
         }
         (*vma).vm_ops = &VM_OPS.0;
         *flags |= 1 << c::VMA_HUGEPAGE_BIT;
@@ -463,13 +460,6 @@ unsafe fn modified(iocb: *mut c::kiocb) -> ffi::c_int {
 
 // --- Tables -------------------------------------------------------------------------------------
 
-/// Operations of a page cache that nobody reads or writes.
-pub(crate) fn empty_aops() -> *const c::address_space_operations {
-    static EMPTY: Table<c::address_space_operations> = Table(pin_init::zeroed());
-
-    &EMPTY.0
-}
-
 pub(super) static AOPS: Table<c::address_space_operations> = Table(c::address_space_operations {
     writepages: Some(writepages),
     dirty_folio: Some(c::noop_dirty_folio),
@@ -495,7 +485,6 @@ pub(crate) fn file_operations(
         get_unmapped_area: Some(c::thp_get_unmapped_area),
         splice_read: Some(c::copy_splice_read),
         splice_write: Some(c::iter_file_splice_write),
-        release: Some(release),
         fsync: Some(fsync),
         fallocate: None,
         copy_file_range: None,

@@ -12,13 +12,13 @@
 //! page cache (see [`super`]), is done at once, and takes the inode for clean. So all of it is ours to
 //! do:
 //!
-//! | who asks                               | what leads here                |
-//! |----------------------------------------|--------------------------------|
-//! | fsync, msync, O_SYNC                   | [`fsync`]                      |
-//! | sync_file_range                        | [`writepages`], by `open_file` |
-//! | sync, syncfs, remounting, unmounting   | [`sync_all`]                   |
-//! | eviction, a device that goes away      | [`flush`], by `vacating`       |
-//! | the flusher threads                    | nothing, as in any DAX file    |
+//! | who asks                               | what leads here                 |
+//! |----------------------------------------|---------------------------------|
+//! | fsync, msync, O_SYNC                   | [`fsync`]                       |
+//! | sync_file_range                        | [`writepages`], by `page_cache` |
+//! | sync, syncfs, remounting, unmounting   | [`sync_all`]                    |
+//! | eviction, a device that goes away      | [`flush`], by `vacating`        |
+//! | the flusher threads                    | nothing, as in any DAX file     |
 //!
 //! MAP_SYNC asks that a page is mapped for writing only if its place on the device would be found again
 //! after a crash. A map does not change as long as anybody can have it mapped, so a fault has nothing to
@@ -80,14 +80,14 @@ fn drain() {
 ///
 /// # Safety
 ///
-/// Called by writeback, for the page cache of a mapped inode or the empty one of an open file.
+/// Called by writeback, for `i_data` of a mapped inode.
 pub(super) unsafe extern "C" fn writepages(
     mapping: *mut c::address_space,
     wbc: *mut c::writeback_control,
 ) -> ffi::c_int {
     // SAFETY: The host of a page cache that has these operations is a mapped inode in use; writeback
     // holds a reference to it, and no lock that a fault would take.
-    let ret = unsafe { write_back(&raw mut (*(*mapping).host).i_data, wbc) };
+    let ret = unsafe { write_back(mapping, wbc) };
 
     drain();
     ret

@@ -372,6 +372,30 @@ TEST_F(alias, refused)
 	close(fd);
 }
 
+/* The same of one that is not known yet, and is to be neither read nor written. */
+TEST_F(alias, refused_idle)
+{
+	int idle = fs_open(self->s, "file", O_ACCMODE);
+	struct fmap_cachestat cs;
+	unsigned int released;
+
+	ASSERT_LE(0, idle);
+	EXPECT_EQ(1, self->s->count[FUSE_GET_FMAP]);
+	signal(SIGIO, SIG_IGN);
+	ASSERT_EQ(0, fcntl(idle, F_SETLEASE, F_RDLCK));
+	released = self->s->count[FUSE_RELEASE];
+	EXPECT_EQ(-EWOULDBLOCK, fs_open(self->s, "alias", O_CREAT | O_ACCMODE | O_NONBLOCK));
+	ASSERT_EQ(1, names_created);
+	EXPECT_TRUE(fs_wait(self->s, FUSE_RELEASE, released + 1));
+	ASSERT_EQ(0, fcntl(idle, F_SETLEASE, F_UNLCK));
+	EXPECT_EQ(0, fs_try(self->s, "alias"));
+	EXPECT_TRUE(is_mapped(self->s, "file"));
+	EXPECT_EQ(0, fmap_cachestat(idle, &cs));
+	EXPECT_EQ(0, cs.cache + cs.evicted);
+	close(idle);
+	EXPECT_TRUE(fs_forget(self->s));
+}
+
 /* Created to be neither read nor written: that keeps nobody from getting the map. */
 TEST_F(alias, idle)
 {

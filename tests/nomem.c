@@ -220,7 +220,8 @@ TEST_F(nomem, open)
 }
 
 /*
- * An open of a file that is known: it fails before the server hears of it. And the first
+ * An open for neither reading nor writing, which needs something of its own the first
+ * time: it fails before the server hears of it. An open of a file that is known. And a
  * mapping of an open file.
  */
 TEST_F(nomem, open_again_and_map)
@@ -231,6 +232,29 @@ TEST_F(nomem, open_again_and_map)
 
 	ASSERT_NE(NULL, s);
 	ASSERT_EQ(0, fs_mount(s));
+	for (n = 1; came && n < MANY; n++) {
+		unsigned int opened = s->count[FUSE_OPEN];
+		struct fmap_cachestat cs;
+		int fd;
+
+		drop_caches();
+		ASSERT_EQ(0, fail(n));
+		fd = fs_open(s, "file", O_ACCMODE);
+		came = failed();
+		if (fd < 0) {
+			EXPECT_TRUE(came && fd == -ENOMEM) TH_LOG("%u: error %d", n, fd);
+			failures += opened == s->count[FUSE_OPEN];
+		} else {
+			EXPECT_EQ(0, fmap_cachestat(fd, &cs));
+			close(fd);
+		}
+	}
+	EXPECT_LT(0, failures);
+	EXPECT_GT(MANY, n);
+	ASSERT_EQ(0, s->count[FUSE_GET_FMAP]);
+
+	came = true;
+	failures = 0;
 	ASSERT_EQ(0, fs_try(s, "file"));
 	for (n = 1; came && n < MANY; n++) {
 		unsigned int opened = s->count[FUSE_OPEN];

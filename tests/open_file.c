@@ -138,6 +138,29 @@ TEST_F(open_file, cachestat)
 	close(reader);
 }
 
+static struct {
+	uint64_t nodeid, fh;
+} synced;
+
+static void note_fsync(struct fuse_server *s, const struct fuse_in_header *in, const void *arg)
+{
+	synced.nodeid = in->nodeid;
+	synced.fh = ((const struct fuse_fsync_in *)arg)->fh;
+	fs_default(s, in, arg);
+}
+
+/* A mount of its own, in which nobody has opened the file yet. */
+#define start_anew() do {						\
+	close(self->fd);						\
+	self->fd = -1;							\
+	ASSERT_EQ(0, fs_stop(self->s));					\
+	self->s = fmap_server(SCRIPTED_OPS_NAME);			\
+	ASSERT_NE(NULL, self->s);					\
+	fs_add(self->s, "other", PAGE, &self->map, sizeof(self->map));	\
+	fs_add(self->s, "file", SIZE, &self->map, sizeof(self->map));	\
+	ASSERT_EQ(0, fs_mount(self->s));				\
+} while (0)
+
 /*
  * Open for neither reading nor writing (access mode 3): FUSE opens that, and nobody
  * asks for a map. It may come later.
@@ -149,14 +172,8 @@ TEST_F(open_file, cachestat_of_an_idle_descriptor)
 	char path[128];
 	int fd, idle;
 
-	/* A mount of its own, in which nobody has opened the file yet. */
-	close(self->fd);
-	self->fd = -1;
-	ASSERT_EQ(0, fs_stop(self->s));
-	s = self->s = fmap_server(SCRIPTED_OPS_NAME);
-	ASSERT_NE(NULL, s);
-	fs_add(s, "file", SIZE, &self->map, sizeof(self->map));
-	ASSERT_EQ(0, fs_mount(s));
+	start_anew();
+	s = self->s;
 	snprintf(path, sizeof(path), "%s", fs_path(s, "file"));
 	idle = open(path, O_ACCMODE);
 	ASSERT_LE(0, idle);
@@ -179,6 +196,112 @@ TEST_F(open_file, cachestat_of_an_idle_descriptor)
 	close(fd);
 	close(idle);
 	EXPECT_TRUE(fs_wait(s, FUSE_RELEASE, 2));
+}
+
+/* It is one of its file, before that is mapped and after. */
+TEST_F(open_file, idle_descriptor)
+{
+	struct fuse_server *s;
+	int idle, many[20];
+	unsigned char *p;
+	char path[128];
+
+	start_anew();
+	s = self->s;
+	s->hook[FUSE_FSYNC] = note_fsync;
+	snprintf(path, sizeof(path), "%s", fs_path(s, "file"));
+	idle = open(path, O_ACCMODE | O_DIRECT);
+	ASSERT_LE(0, idle) TH_LOG("%s", strerror(errno));
+	for (int mapped = 0; mapped < 2; mapped++) {
+		EXPECT_EQ(mapped, s->count[FUSE_GET_FMAP]);
+		synced.nodeid = 0;
+		EXPECT_EQ(0, fsync(idle));
+		EXPECT_EQ(s->file[1].nodeid, synced.nodeid);
+		EXPECT_EQ(SIZE, lseek(idle, 0, SEEK_END));
+		EXPECT_EQ(5, lseek(idle, 5, SEEK_SET));
+		EXPECT_EQ(0, sync_file_range(idle, 0, 0, SYNC_FILE_RANGE_WAIT_BEFORE |
+					     SYNC_FILE_RANGE_WRITE |
+					     SYNC_FILE_RANGE_WAIT_AFTER));
+		for (int advice = POSIX_FADV_NORMAL; advice <= POSIX_FADV_NOREUSE; advice++)
+			EXPECT_EQ(0, posix_fadvise(idle, 0, SIZE, advice));
+		for (unsigned int i = 0; i < ARRAY_SIZE(many); i++) {
+			many[i] = open(path, O_ACCMODE);
+			ASSERT_LE(0, many[i]);
+			expect_no_pages(many[i]);
+		}
+		for (unsigned int i = 0; i < ARRAY_SIZE(many); i++)
+			close(many[i]);
+		if (!mapped)
+			self->fd = fs_open(s, "file", O_RDWR);
+		ASSERT_LE(0, self->fd);
+		p = map(self->fd, PROT_READ | PROT_WRITE, MAP_SHARED);
+		ASSERT_NE(MAP_FAILED, p);
+		store_all(p);
+		munmap(p, SIZE);
+	}
+	expect_no_pages(idle);
+	close(idle);
+}
+
+/*
+ * Some have the file open for neither reading nor writing, or wait for its map with
+ * others, as the map comes: what their descriptors show was decided before, or is now.
+ */
+TEST_F_TIMEOUT(open_file, cachestat_while_the_map_comes, 60)
+{
+	struct fmap_cachestat cs;
+	pid_t idle[2], opener[4];
+	struct fuse_server *s;
+	char path[128];
+	int end[2];
+
+	start_anew();
+	s = self->s;
+	snprintf(path, sizeof(path), "%s", fs_path(s, "file"));
+	for (unsigned int round = 1; round <= 5; round++) {
+		s->hold[FUSE_GET_FMAP] = true;
+		ASSERT_EQ(0, pipe2(end, O_NONBLOCK));
+		for (unsigned int i = 0; i < ARRAY_SIZE(idle); i++) {
+			idle[i] = fork();
+			ASSERT_LE(0, idle[i]);
+			if (idle[i])
+				continue;
+			close(end[1]);
+			for (int fd = open(path, O_ACCMODE);;) {
+				char c;
+
+				if (fd < 0 || fmap_cachestat(fd, &cs) || cs.cache || cs.evicted)
+					_exit(1);
+				if (!read(end[0], &c, 1))
+					_exit(0);
+			}
+		}
+		for (unsigned int i = 0; i < ARRAY_SIZE(opener); i++) {
+			opener[i] = fork();
+			ASSERT_LE(0, opener[i]);
+			if (!opener[i]) {
+				int fd = fs_open(s, "file", O_RDWR);
+				unsigned char *p = map(fd, PROT_READ | PROT_WRITE, MAP_SHARED);
+
+				if (p == MAP_FAILED)
+					_exit(1);
+				store_all(p);
+				_exit(fmap_cachestat(fd, &cs) || cs.cache || cs.evicted ? 2 : 0);
+			}
+		}
+		ASSERT_TRUE(fs_wait(s, FUSE_GET_FMAP, round));
+		usleep(20 * 1000);
+		s->hold[FUSE_GET_FMAP] = false;
+		fs_release(s, FUSE_GET_FMAP);
+		for (unsigned int i = 0; i < ARRAY_SIZE(opener); i++)
+			EXPECT_EQ(0, ended(opener[i]));
+		close(end[0]);
+		close(end[1]);
+		for (unsigned int i = 0; i < ARRAY_SIZE(idle); i++)
+			EXPECT_EQ(0, ended(idle[i]));
+		EXPECT_EQ(round, s->count[FUSE_GET_FMAP]);
+		EXPECT_TRUE(fs_forget(s));
+	}
 }
 
 /* ---- what a mapping is ---- */
@@ -230,28 +353,32 @@ TEST_F(open_file, path)
 }
 
 /*
- * mmap(2) does not merge mappings that lie side by side, but what changes them later
- * does: they are of one file.
+ * What two calls of mmap(2) have mapped side by side stays two mappings, whatever
+ * changes them later. What was one call is one file: it comes apart, and together
+ * again.
  */
-TEST_F(open_file, merge)
+TEST_F(open_file, pieces)
 {
 	unsigned char *p = address_range(0, SIZE);
 	char path[128];
 
 	snprintf(path, sizeof(path), "%s", fs_path(self->s, "file"));
-	for (size_t at = 0; at < SIZE; at += MIB)
-		ASSERT_NE(MAP_FAILED, mmap(p + at, MIB, PROT_READ | PROT_WRITE,
+	for (size_t at = 0; at < SIZE; at += 2 * MIB)
+		ASSERT_NE(MAP_FAILED, mmap(p + at, 2 * MIB, PROT_READ | PROT_WRITE,
 					   MAP_SHARED | MAP_FIXED, self->fd, at));
+	EXPECT_EQ(4, mappings_in(p, SIZE, path));
 	store_all(p);
 	ASSERT_EQ(0, mprotect(p, SIZE, PROT_READ));
-	EXPECT_EQ(1, mappings_in(p, SIZE, path));
-	ASSERT_EQ(0, mprotect(p + MIB, MIB, PROT_READ | PROT_WRITE));
-	EXPECT_EQ(3, mappings_in(p, SIZE, path));
-	ASSERT_EQ(0, mprotect(p, SIZE, PROT_READ | PROT_WRITE));
-	EXPECT_EQ(1, mappings_in(p, SIZE, path));
+	EXPECT_EQ(4, mappings_in(p, SIZE, path));
+	/* Half of two of them. */
+	ASSERT_EQ(0, mprotect(p + MIB, 2 * MIB, PROT_READ | PROT_WRITE));
+	EXPECT_EQ(6, mappings_in(p, SIZE, path));
 	EXPECT_TRUE(stored_all(p));
-	munmap(p + MIB, MIB);
-	EXPECT_EQ(2, mappings_in(p, SIZE, path));
+	ASSERT_EQ(0, mprotect(p, SIZE, PROT_READ | PROT_WRITE));
+	EXPECT_EQ(4, mappings_in(p, SIZE, path));
+	EXPECT_TRUE(stored_all(p));
+	munmap(p + MIB / 2, MIB);
+	EXPECT_EQ(5, mappings_in(p, SIZE, path));
 	munmap(p, SIZE);
 	/* Again and again, in one piece or not: it is all given back in the end. */
 	for (int i = 0; i < 100; i++) {
@@ -266,13 +393,25 @@ TEST_F(open_file, merge)
 TEST_F(open_file, remap_file_pages)
 {
 	unsigned char *p = map(self->fd, PROT_READ | PROT_WRITE, MAP_SHARED);
+	uint64_t fh;
 
+	self->s->hook[FUSE_FSYNC] = note_fsync;
 	ASSERT_NE(MAP_FAILED, p);
 	store_all(p);
+	EXPECT_EQ(0, fsync(self->fd));
+	fh = synced.fh;
 	close(self->fd);
 	self->fd = -1;
 	ASSERT_EQ(0, remap_file_pages(p + HUGE, PAGE, 0, 3, 0));
 	EXPECT_EQ(3, p[HUGE]);
+	/* What it has mapped, again. */
+	for (int i = 0; i < 10; i++)
+		ASSERT_EQ(0, remap_file_pages(p + HUGE, PAGE, 0, 4 - i % 2, 0));
+	EXPECT_EQ(3, p[HUGE]);
+	/* It is still what the server has open. */
+	synced.fh = ~fh;
+	EXPECT_EQ(0, msync(p + HUGE, PAGE, MS_SYNC));
+	EXPECT_EQ(fh, synced.fh);
 	EXPECT_EQ(0, touch(p + HUGE, 'r'));
 	EXPECT_EQ('r', p[3 * PAGE]);
 	EXPECT_EQ((unsigned char)(HUGE / PAGE + 1), p[HUGE + PAGE]);
@@ -467,7 +606,7 @@ TEST_F(open_file, notified_once)
 
 /* ---- all at once ---- */
 
-/* Whoever maps first, or is the last to go: it is the same file for all. */
+/* Whoever maps first, or is the last to go: the server is told once. */
 TEST_F_TIMEOUT(open_file, race, 60)
 {
 	pid_t pid[4];

@@ -211,6 +211,21 @@ TEST_F_TIMEOUT(stacked, loop_with_direct_io, 60)
 	loop_and_file_system(_metadata, self, LO_FLAGS_DIRECT_IO);
 }
 
+/* A descriptor for neither reading nor writing is no disk; the kernel does not look at that. */
+TEST_F(stacked, loop_over_an_idle_descriptor)
+{
+	int idle = fs_open(self->s, "file", O_ACCMODE), loop;
+	char device[32];
+
+	ASSERT_LE(0, idle);
+	loop = loop_attach(idle, LO_FLAGS_READ_ONLY, device, sizeof(device));
+	if (loop == -ENOENT || loop == -ENODEV)
+		SKIP(return, "no loop devices");
+	EXPECT_EQ(-EINVAL, loop);
+	EXPECT_EQ(0, self->s->count[FUSE_GET_FMAP]);
+	close(idle);
+}
+
 /* ---- overlayfs ---- */
 
 static int mount_overlay(FIXTURE_DATA(stacked) * self, const char *lower, const char *upper)
