@@ -24,7 +24,8 @@
 //! `mmap_lock`, `i_data.invalidate_lock` (faults, nearly always shared), a DAX entry, `i_mapping->invalidate_lock`
 //! (the first touch of a piece of memory; see `tenancy`). The fault path takes no lock of ours. Dropping
 //! entries of a page cache takes its `invalidate_lock` exclusively (`upgrade`, `vacating`), and whoever
-//! writes back passes through it (`writeback`).
+//! writes back passes through it (`writeback`). Innermost are the lock of a page table and, inside it, that
+//! of a page cache's tree (`tracked_fault`).
 
 use core::{
     alloc::Layout,
@@ -82,6 +83,7 @@ mod page_cache;
 mod report;
 mod soft_fault;
 mod tenancy;
+mod tracked_fault;
 mod upgrade;
 mod vacating;
 mod vm_file;

@@ -15,6 +15,7 @@
 #include <linux/fs_struct.h>
 #include <linux/fsnotify_backend.h>
 #include <linux/iomap.h>
+#include <linux/leafops.h>
 #include <linux/mm.h>
 #include <linux/pagemap.h>
 #include <linux/percpu.h>
@@ -59,6 +60,17 @@ static inline void fuse_dax_fmap_pmem_wmb(void)
 static inline struct page *fuse_dax_fmap_page(unsigned long pfn)
 {
 	return pfn_to_page(pfn);
+}
+
+/* Macros that are locks. */
+static inline void fuse_dax_fmap_xa_lock_irq(struct xarray *xa)
+{
+	xa_lock_irq(xa);
+}
+
+static inline void fuse_dax_fmap_xa_unlock_irq(struct xarray *xa)
+{
+	xa_unlock_irq(xa);
 }
 
 /*

@@ -35,6 +35,10 @@ use super::{
         soft_fault,
         Fault, //
     },
+    tracked_fault::{
+        is_tracked,
+        tracked_fault, //
+    },
     upgrade::{
         upgrade,
         PMD_ORDER, //
@@ -80,6 +84,11 @@ unsafe fn fault(vmf: *mut c::vm_fault, order: ffi::c_uint) -> c::vm_fault_t {
         }
         let inode = (*file).f_inode;
         let header = header(inode);
+        if is_tracked(vma) {
+            let ret = tracked_fault(vmf, order, inode, header);
+            count(header, order, ret);
+            return ret;
+        }
         c::down_read(invalidate_lock);
         let soft = soft_fault(vmf, order, inode, header);
         let mut ret = match soft {
@@ -104,13 +113,14 @@ unsafe fn fault(vmf: *mut c::vm_fault, order: ffi::c_uint) -> c::vm_fault_t {
     }
 }
 
+/// What a fault ends with if it fails.
+pub(super) const ERROR: c::vm_fault_t = c::vm_fault_reason_VM_FAULT_SIGBUS
+    | c::vm_fault_reason_VM_FAULT_OOM
+    | c::vm_fault_reason_VM_FAULT_HWPOISON;
+
 /// Counts a fault, unless it is tried again with a smaller size.
 #[inline]
 fn count(header: &Header, order: ffi::c_uint, ret: c::vm_fault_t) {
-    const ERROR: c::vm_fault_t = c::vm_fault_reason_VM_FAULT_SIGBUS
-        | c::vm_fault_reason_VM_FAULT_OOM
-        | c::vm_fault_reason_VM_FAULT_HWPOISON;
-
     let counter = if ret & ERROR != 0 {
         Counter::FailedFaults
     } else if ret & c::vm_fault_reason_VM_FAULT_FALLBACK != 0 {

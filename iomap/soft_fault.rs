@@ -30,7 +30,8 @@
 //! valid, a folio is settled, and so is what it says of its place in the file; without it, DAX may be in
 //! the middle of setting it up.
 //!
-//! What does not fit goes to DAX, which finds out why.
+//! What does not fit goes to DAX, which finds out why. A mapping whose stores are tracked never gets here
+//! ([`super::tracked_fault`]).
 
 use core::{
     ptr,

@@ -469,9 +469,8 @@ TEST_F(mappings, proc)
 }
 
 /*
- * Faults are the file system's: user space cannot have them. (Left out: write
- * protection that resolves itself, UFFD_FEATURE_WP_ASYNC, which the kernel allows for
- * any memory and does not get right for DAX.)
+ * Faults are the file system's: user space cannot have them. (Protection that resolves
+ * itself, UFFD_FEATURE_WP_ASYNC, has tests of its own: userfaultfd.c.)
  */
 TEST_F(mappings, userfaultfd)
 {

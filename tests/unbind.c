@@ -18,8 +18,11 @@
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
+#include <linux/userfaultfd.h>
+#include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/mount.h>
+#include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -225,6 +228,36 @@ TEST_F(unbind, while_mapped)
 		EXPECT_NE(NULL, strstr(mounts, failed)) TH_LOG("%s", mounts);
 	}
 	let_go();
+	EXPECT_EQ(0, fs_umount(self->s));
+	expect_usable();
+	finish();
+}
+
+/* Where stores are tracked, and markers stay in the page tables. */
+TEST_F(unbind, while_tracked)
+{
+	struct uffdio_api api = { .api = UFFD_API, .features = UFFD_FEATURE_WP_ASYNC };
+	struct uffdio_register reg = {
+		.range = { (uintptr_t)self->gone, SIZE },
+		.mode = UFFDIO_REGISTER_MODE_WP,
+	};
+	struct uffdio_writeprotect wp = {
+		.range = { (uintptr_t)self->gone, SIZE },
+		.mode = UFFDIO_WRITEPROTECT_MODE_WP,
+	};
+	int uffd = syscall(SYS_userfaultfd, O_CLOEXEC | UFFD_USER_MODE_ONLY);
+
+	if (uffd < 0 || ioctl(uffd, UFFDIO_API, &api))
+		SKIP(return, "no UFFD_FEATURE_WP_ASYNC: %s", strerror(errno));
+	ASSERT_EQ(0, ioctl(uffd, UFFDIO_REGISTER, &reg));
+	ASSERT_EQ(0, ioctl(uffd, UFFDIO_WRITEPROTECT, &wp));
+	EXPECT_EQ(1, self->gone[0]);
+	EXPECT_EQ(0, touch(self->gone + PAGE, 3));
+	ASSERT_EQ(0, unbind(&daxdev[0]));
+	expect_gone();
+	expect_stays();
+	let_go();
+	close(uffd);
 	EXPECT_EQ(0, fs_umount(self->s));
 	expect_usable();
 	finish();
