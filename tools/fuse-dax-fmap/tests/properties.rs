@@ -227,9 +227,9 @@ fn valid(file_size: u64, extents: &[Extent]) -> bool {
         total += wide(extent.length);
     }
     let size = wide(file_size);
-    let nodes = extents.len().div_ceil(16) + extents.len().div_ceil(256) + 1;
+    let leaves = extents.len().div_ceil(16);
     total < 16 << 40
-        && 64 + 64 * nodes + 8 * extents.len() + 8 * strips.len() <= 65536
+        && 64 + 17 * 64 + 192 * leaves + 8 + 8 * strips.len() <= 65536
         && if extents.is_empty() {
             size == 0
         } else {
@@ -318,8 +318,7 @@ proptest! {
         }).collect();
         let encoded = encode(n as u64 * ALIGN, &extents);
 
-        let nodes = n.div_ceil(16) + n.div_ceil(256) + 1;
-        let fits = 64 + 64 * nodes + 8 * n + 8 * n * strips <= 65536;
+        let fits = 64 + 17 * 64 + 192 * n.div_ceil(16) + 8 + 8 * n * strips <= 65536;
         prop_assert_eq!(encoded.is_ok(), fits);
         prop_assert!(fits || encoded == Err(Error::TooBig));
     }
