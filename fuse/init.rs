@@ -93,6 +93,9 @@ pub(super) unsafe extern "C" fn request_send(_data: *mut ffi::c_void, req: *cons
 /// # Safety
 ///
 /// `req` is an INIT that is being sent by the current task.
+// The probe sees all requests of all FUSE mounts: what is rare is out of its way.
+#[cold]
+#[inline(never)]
 unsafe fn offer(req: *const f::fuse_req) -> Option<()> {
     // SAFETY: The arguments of a request that is being sent are valid. FUSE keeps those of INIT in a
     // `struct fuse_init_args`.

@@ -103,12 +103,18 @@ unsafe fn gate_for(plain: *const c::file_operations) -> Option<&'static Gate> {
 ///
 /// `file` is being opened by the current task; the module of `new` is loaded and stays so.
 unsafe fn replace_f_op(file: *mut c::file, new: *const c::file_operations) {
-    // SAFETY: By the safety requirements; the file owns a reference to the module of its old table.
+    // SAFETY: By the safety requirements; the file owns a reference to the module of its old table, which
+    // will do for a new one of the same module.
     unsafe {
         let old = (*file).f_op;
-        c::__module_get((*new).owner);
+        let another = (*old).owner != (*new).owner;
+        if another {
+            c::__module_get((*new).owner);
+        }
         (*file).f_op = new;
-        c::module_put((*old).owner);
+        if another {
+            c::module_put((*old).owner);
+        }
     }
 }
 
@@ -149,7 +155,10 @@ unsafe extern "C" fn handle_event(
         let Some(gate) = gate_for((*file).f_op) else {
             return 0;
         };
-        ptr::addr_of_mut!((*inode).__bindgen_anon_3.i_fop).write_volatile(&gate.gate);
+        let i_fop = ptr::addr_of_mut!((*inode).__bindgen_anon_3.i_fop);
+        if !ptr::eq(i_fop.read_volatile(), &gate.gate) {
+            i_fop.write_volatile(&gate.gate);
+        }
 
         let done = if (*file).private_data.is_null() {
             replace_f_op(file, &gate.gate);
