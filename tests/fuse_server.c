@@ -17,6 +17,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "fmap_test.h"
 #include "fuse_server.h"
 
 int fs_slowness(void)
@@ -101,9 +102,9 @@ static void reply_init(struct fuse_server *s, const struct fuse_in_header *in,
 
 	memcpy((char *)&out + FUSE_DAX_FMAP_INIT_OUT_NAME, s->ops_name,
 	       sizeof(s->ops_name));
-	/* As any server whose INIT has something to do. */
+	/* As any server whose INIT has something to do: who mounts waits by then. */
 	if (s->sync_init && !s->eager)
-		usleep(2000);
+		asleep(s->mounter);
 	fs_reply(s, in, 0, &out, s->init_len);
 }
 
@@ -470,6 +471,7 @@ int fs_mount(struct fuse_server *s)
 		return -errno;
 	if (s->sync_init && ioctl(s->fd, FUSE_DEV_IOC_SYNC_INIT))
 		err = -errno;
+	s->mounter = gettid();
 	/* Synchronous: mount(2) waits for the answer. */
 	if (!err && (s->sync_init || s->forked))
 		err = start(s);

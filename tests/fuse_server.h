@@ -109,6 +109,7 @@ struct fuse_server {
 	int		fd;
 	char		dir[64];
 	bool		mounted;
+	pid_t		mounter;	/* who calls mount(2) */
 	pid_t		pid;
 	pthread_t	thread;
 	bool		running;
