@@ -7,7 +7,6 @@
 //! programs. `dax_fmap_parse()` is called that way. `iomap_begin()` is called in each fault, and
 //! directly ([`Resolver`]): half of what a trampoline does is for programs that ask about it.
 //!
-//!
 //! - [`Ops`] is `kdata` between `reg()` and `unreg()`: enough to look it up, not to call it.
 //! - [`PinnedOps`] holds a reference and may be called. A link that is detached, or updated to another
 //!   `kdata`, stops new pins and leaves the existing ones alone.
@@ -15,7 +14,8 @@
 //! A program sees a context (`include/uapi/linux/fuse_dax_fmap.h`). It is the first member of a
 //! larger structure here, and the kfuncs go from the one to the other. This is sound because the
 //! verifier lets no other pointer through: a context argument is trusted, of exactly this BTF type,
-//! and only [`PinnedOps::parse`] and [`Resolver::resolve`] ever make one.
+//! and only [`PinnedOps::parse`] and [`Resolver::resolve`] ever make one. The first line of the metadata
+//! needs no kfunc: a type of its own, so the verifier knows how far a program may read.
 //!
 //! The types, the stubs and the kfuncs themselves are in C (`fuse_dax_fmap_btf.c`), because pahole
 //! leaves out what Rust defines.
