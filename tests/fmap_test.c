@@ -516,22 +516,25 @@ void drop_caches(void)
 	write_file("/proc/sys/vm/drop_caches", "3");
 }
 
-static unsigned int forgets(struct fuse_server *s)
+unsigned int fs_forgets(const struct fuse_server *s)
 {
 	return s->count[FUSE_FORGET] + s->count[FUSE_BATCH_FORGET];
 }
 
-bool fs_forget(struct fuse_server *s)
+bool fs_forget_since(struct fuse_server *s, unsigned int before)
 {
-	unsigned int before = forgets(s);
-
 	for (int ms = 0; ms < FS_PATIENCE; ms++) {
 		drop_caches();
-		if (forgets(s) != before)
+		if (fs_forgets(s) != before)
 			return true;
 		usleep(1000);
 	}
 	return false;
+}
+
+bool fs_forget(struct fuse_server *s)
+{
+	return fs_forget_since(s, fs_forgets(s));
 }
 
 /* ---- faults ---- */

@@ -156,6 +156,13 @@ int fmap_cachestat(int fd, struct fmap_cachestat *cs);
  */
 bool fs_forget(struct fuse_server *s);
 
+/*
+ * The same, if the kernel may have done so already: how often it had when somebody still
+ * used the file.
+ */
+unsigned int fs_forgets(const struct fuse_server *s);
+bool fs_forget_since(struct fuse_server *s, unsigned int before);
+
 /* The byte at @pos, or -errno. */
 int byte_at(int fd, off_t pos);
 
