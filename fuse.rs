@@ -456,6 +456,12 @@ impl Inode {
         unsafe { (*self.as_fuse()).nodeid }
     }
 
+    /// What the server has negotiated.
+    fn fuse_conn(&self) -> *mut f::fuse_conn {
+        // SAFETY: The inode is FUSE's and in use, so its mount is there.
+        unsafe { (*(*(*self.as_raw()).i_sb).s_fs_info.cast::<f::fuse_mount>()).fc }
+    }
+
     pub(crate) fn lock(&self) -> InodeLock<'_> {
         // SAFETY: The inode is in use.
         unsafe { c::down_write(ptr::addr_of_mut!((*self.as_raw()).i_rwsem)) };
@@ -480,12 +486,21 @@ impl Inode {
 
     /// Whether FUSE leaves it to the server to take set-user-id bits off a file that is written to.
     pub(crate) fn server_takes_privileges_off(&self) -> bool {
-        // SAFETY: The inode is FUSE's and in use, so its connection is there; it was negotiated.
+        let fc = self.fuse_conn();
+
+        // SAFETY: The inode is in use, so its connection is there.
         unsafe {
-            let mount = (*(*self.as_raw()).i_sb).s_fs_info.cast::<f::fuse_mount>();
-            let fc = (*mount).fc;
             f::fuse_conn::handle_killpriv_raw(fc) | f::fuse_conn::handle_killpriv_v2_raw(fc) != 0
         }
+    }
+
+    /// Whether close(2) concerns the server before the last one does: if it has FLUSH, or FUSE keeps times
+    /// for it.
+    fn server_wants_flush(&self) -> bool {
+        let fc = self.fuse_conn();
+
+        // SAFETY: The inode is in use, so its connection is there. A FLUSH that fails sets `no_flush`.
+        unsafe { f::fuse_conn::no_flush_raw(fc) == 0 || f::fuse_conn::writeback_cache_raw(fc) != 0 }
     }
 
     /// Writes back and drops what FUSE has cached. May sleep, and ask the server.

@@ -28,7 +28,7 @@ use crate::bindings::kernel as c;
 pub(super) struct ModuleRef;
 
 impl ModuleRef {
-    pub(super) fn this() -> *mut c::module {
+    fn this() -> *mut c::module {
         kernel::module::this_module::<crate::LocalModule>().as_ptr()
     }
 

@@ -37,12 +37,14 @@ use crate::{
 };
 
 use super::{
-    mounter::ModuleRef,
     Connection,
     Inode, //
 };
 
 /// The tables of open files, made from FUSE's when the first one is seen.
+///
+/// They name the module that FUSE's name, and not this one: an open file keeps its mount, and that keeps
+/// this module.
 struct Gate {
     /// FUSE's own.
     plain: *const c::file_operations,
@@ -78,13 +80,14 @@ unsafe fn gate_for(plain: *const c::file_operations) -> Option<&'static Gate> {
         GATE.populate(Table(Gate {
             plain,
             gate: c::file_operations {
-                owner: ModuleRef::this(),
                 open: Some(open),
                 ..*template
             },
-            mapped: iomap::file_operations(template, ModuleRef::this()),
+            mapped: c::file_operations {
+                flush: Some(flush),
+                ..iomap::file_operations(template)
+            },
             idle: c::file_operations {
-                owner: ModuleRef::this(),
                 fsync: Some(idle_fsync),
                 // Nobody may; a loop device does not ask, and would find no pages to read into.
                 read_iter: None,
@@ -95,27 +98,6 @@ unsafe fn gate_for(plain: *const c::file_operations) -> Option<&'static Gate> {
     }
     let gate = GATE.as_ref().map(|table| &table.0)?;
     (ptr::eq(gate.plain, plain) || ptr::eq(&gate.gate, plain)).then_some(gate)
-}
-
-/// Gives an open file other operations, and with them another module to keep.
-///
-/// # Safety
-///
-/// `file` is being opened by the current task; the module of `new` is loaded and stays so.
-unsafe fn replace_f_op(file: *mut c::file, new: *const c::file_operations) {
-    // SAFETY: By the safety requirements; the file owns a reference to the module of its old table, which
-    // will do for a new one of the same module.
-    unsafe {
-        let old = (*file).f_op;
-        let another = (*old).owner != (*new).owner;
-        if another {
-            c::__module_get((*new).owner);
-        }
-        (*file).f_op = new;
-        if another {
-            c::module_put((*old).owner);
-        }
-    }
 }
 
 /// FS_OPEN_PERM on a bound superblock: the file has its `f_op` but has not been opened.
@@ -145,6 +127,10 @@ unsafe extern "C" fn handle_event(
         let file = data.byte_sub(F_PATH).cast::<c::file>().cast_mut();
         let inode = (*file).f_inode;
 
+        if is_at_gate(file) {
+            return 0;
+        }
+
         if u32::from((*inode).i_mode) & c::S_IFMT != c::S_IFREG {
             return 0;
         }
@@ -161,7 +147,7 @@ unsafe extern "C" fn handle_event(
         }
 
         let done = if (*file).private_data.is_null() {
-            replace_f_op(file, &gate.gate);
+            (*file).f_op = &gate.gate;
             Ok(())
         } else {
             created(file, gate, conn)
@@ -178,14 +164,14 @@ unsafe extern "C" fn handle_event(
 ///
 /// # Safety
 ///
-/// As [`replace_f_op`], and FUSE has opened it.
+/// `file` is being opened by the current task, and FUSE has opened it.
 unsafe fn created(file: *mut c::file, gate: &'static Gate, conn: &Connection) -> Result {
     // SAFETY: By the safety requirements.
     unsafe {
         match iomap::state_for_good(Inode::new((*file).f_inode)) {
             State::Mapped => become_mapped(file, gate),
             State::Unknown if is_idle(file) => become_idle(file, gate, conn)?,
-            _ => replace_f_op(file, gate.plain),
+            _ => (*file).f_op = gate.plain,
         }
     }
     Ok(())
@@ -202,15 +188,27 @@ unsafe fn is_idle(file: *const c::file) -> bool {
     unsafe { (*file).f_mode & (c::FMODE_READ | c::FMODE_WRITE) == 0 }
 }
 
+/// Whether a file is being opened that has the gate's table from its inode.
+///
+/// # Safety
+///
+/// The file is being opened by the current task.
+unsafe fn is_at_gate(file: *const c::file) -> bool {
+    // SAFETY: By the safety requirements.
+    GATE.as_ref().is_some_and(|table| unsafe {
+        ptr::eq((*file).f_op, &table.0.gate) && (*file).private_data.is_null()
+    })
+}
+
 /// Makes a file that is being opened, and that FUSE has opened, an open mapped file.
 ///
 /// # Safety
 ///
-/// As [`replace_f_op`], and the inode is mapped.
+/// `file` is being opened by the current task; its inode is mapped.
 unsafe fn become_mapped(file: *mut c::file, gate: &'static Gate) {
     // SAFETY: By the safety requirements.
     unsafe {
-        replace_f_op(file, &gate.mapped);
+        (*file).f_op = &gate.mapped;
         iomap::show_page_cache(file);
         (*file).f_mode |= c::FMODE_CAN_ODIRECT | c::FMODE_NOWAIT;
     }
@@ -220,12 +218,12 @@ unsafe fn become_mapped(file: *mut c::file, gate: &'static Gate) {
 ///
 /// # Safety
 ///
-/// As [`replace_f_op`]; the file is of this connection.
+/// `file` is being opened by the current task, and of this connection.
 unsafe fn become_idle(file: *mut c::file, gate: &'static Gate, conn: &Connection) -> Result {
     // SAFETY: By the safety requirements.
     unsafe {
         conn.mount().idle.show(file)?;
-        replace_f_op(file, &gate.idle);
+        (*file).f_op = &gate.idle;
         (*file).f_mode |= c::FMODE_CAN_ODIRECT;
     }
     Ok(())
@@ -271,7 +269,7 @@ unsafe fn try_open(inode: *mut c::inode, file: *mut c::file) -> Result {
             if idle && state == State::Unknown {
                 become_idle(file, gate, conn)?;
             } else {
-                replace_f_op(file, gate.plain);
+                (*file).f_op = gate.plain;
             }
             plain_open(inode, file, gate)
         };
@@ -302,6 +300,28 @@ unsafe fn plain_open(inode: *mut c::inode, file: *mut c::file, gate: &'static Ga
         // SAFETY: As above, with the VFS's arguments.
         Some(plain_open) => to_result(unsafe { plain_open(inode, file) }),
         None => Ok(()),
+    }
+}
+
+/// `->flush()` of an open mapped file: for each close(2).
+///
+/// FUSE's own writes pages back, of which there are none, before it looks whether the server has FLUSH.
+///
+/// # Safety
+///
+/// Called by the VFS, for an open mapped file.
+unsafe extern "C" fn flush(file: *mut c::file, id: c::fl_owner_t) -> ffi::c_int {
+    // SAFETY: An open file's inode is in use.
+    let inode = unsafe { Inode::new((*file).f_inode) };
+    // SAFETY: As above.
+    if !inode.server_wants_flush() && !unsafe { is_bad(inode.as_raw()) } {
+        return 0;
+    }
+    // SAFETY: The table is FUSE's own, with the VFS's arguments.
+    match GATE.as_ref().map(|table| unsafe { (*table.0.plain).flush }) {
+        // SAFETY: As above.
+        Some(Some(plain_flush)) => unsafe { plain_flush(file, id) },
+        _ => 0,
     }
 }
 

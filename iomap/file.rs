@@ -481,12 +481,8 @@ pub(super) static AOPS: Table<c::address_space_operations> = Table(c::address_sp
 ///
 /// What is left out fails as it does for any file that cannot do it: fallocate with EOPNOTSUPP;
 /// copy_file_range falls back to reading and writing.
-pub(crate) fn file_operations(
-    plain: &c::file_operations,
-    owner: *mut c::module,
-) -> c::file_operations {
+pub(crate) fn file_operations(plain: &c::file_operations) -> c::file_operations {
     c::file_operations {
-        owner,
         llseek: Some(llseek),
         read_iter: Some(read_iter),
         write_iter: Some(write_iter),

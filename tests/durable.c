@@ -318,6 +318,50 @@ TEST_F(durable, write)
 	finish();
 }
 
+/* An open file that asks for FLUSH to be sent, unlike those of the fixture. */
+static int open_for_flush(struct fuse_server *s, const char *name)
+{
+	s->open_flags &= ~FOPEN_NOFLUSH;
+	return fs_open(s, name, O_RDWR);
+}
+
+/*
+ * Each close(2) asks the server, and fails with what that says, until it turns out not
+ * to have FLUSH. It is no way to make a file durable.
+ */
+TEST_F(durable, close)
+{
+	struct fuse_server *s = self->s;
+	unsigned int before;
+
+	for (int i = 0; i < 2; i++) {
+		int fd = open_for_flush(s, names[i]);
+
+		before = s->count[FUSE_FLUSH];
+		EXPECT_EQ(0, close(dup(fd)));
+		EXPECT_EQ(before + 1, s->count[FUSE_FLUSH]);
+		s->error[FUSE_FLUSH] = -EDQUOT;
+		EXPECT_EQ(-1, close(fd));
+		EXPECT_EQ(EDQUOT, errno);
+		EXPECT_EQ(before + 2, s->count[FUSE_FLUSH]);
+		s->error[FUSE_FLUSH] = 0;
+	}
+	s->error[FUSE_FLUSH] = -ENOSYS;
+	before = s->count[FUSE_FLUSH];
+	for (int i = 0; i < 2; i++) {
+		make_dirty(i);
+		mark();
+		EXPECT_EQ(0, close(open_for_flush(s, names[i])));
+		EXPECT_EQ(0, close(open_for_flush(s, names[i])));
+		expect_flushed(0, 0);
+		EXPECT_EQ(0, fsync(self->fd[i]));
+		expect_flushed(2, 2 * piece[i]);
+	}
+	EXPECT_EQ(before + 1, s->count[FUSE_FLUSH]);
+	let_go();
+	finish();
+}
+
 /* What is dirty when nobody has the file any more. */
 TEST_F(durable, umount)
 {
