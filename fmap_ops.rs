@@ -11,12 +11,14 @@
 //!      +----- "no map": ENODATA, ENOENT, ENOSYS -----------------------> Plain
 //! ```
 //!
-//! until it is evicted. A failure leaves it `Unknown` and fails the open. The map is fetched before
-//! OPEN is sent: what OPEN does to a file depends on whether it is mapped (O_TRUNC, the page
-//! cache), and it has to be the same for all who open it at once.
+//! until it is evicted. A failure leaves it `Unknown` and fails the open.
+//!
+//! The server is asked for the map and, while it looks for that, gets the OPEN: a first open takes one
+//! round trip, as without maps. What FUSE does at the end of an open (to the page cache, above all) must
+//! not meet a mapped file, so all that is done with the answer is done after it.
 //!
 //! One task fetches the map of one file, or acquires one device; others that want the same wait for
-//! it ([`InFlight`]). No lock is held across a request.
+//! it ([`InFlight`]), and so for its OPEN. No lock is held across a request.
 
 use kernel::{
     fmt,
@@ -321,10 +323,13 @@ const ROOMS: [u32; 5] = [
 
 /// Settles whether a file is mapped, fetching its map if this is its first open. May sleep.
 ///
+/// If the server is asked, `meanwhile` is called before its answer is waited for. Nobody else publishes a
+/// map of the file while that runs.
+///
 /// # Errors
 ///
 /// Whatever the open fails with; the cause has been logged.
-pub(crate) fn settle(conn: &Connection, inode: &Inode) -> Result<State> {
+pub(crate) fn settle(conn: &Connection, inode: &Inode, meanwhile: impl FnOnce()) -> Result<State> {
     let mount = conn.mount();
 
     let settled = || match iomap::state(inode) {
@@ -346,7 +351,7 @@ pub(crate) fn settle(conn: &Connection, inode: &Inode) -> Result<State> {
             state => state,
         });
     };
-    fetch(conn, inode, &turn).map_err(|Failure { errno, cause }| {
+    fetch(conn, inode, &turn, meanwhile).map_err(|Failure { errno, cause }| {
         // An opener that was killed is nobody's mistake.
         if errno != EINTR && errno != ERESTARTSYS {
             mount.stats.inc(Counter::FailedOpens);
@@ -364,10 +369,15 @@ pub(crate) fn settle(conn: &Connection, inode: &Inode) -> Result<State> {
 }
 
 /// Fetches and publishes the map of a file that nobody else is at.
-fn fetch(conn: &Connection, inode: &Inode, turn: &Turn<'_>) -> Result<State, Failure> {
+fn fetch(
+    conn: &Connection,
+    inode: &Inode,
+    turn: &Turn<'_>,
+    meanwhile: impl FnOnce(),
+) -> Result<State, Failure> {
     let mount = conn.mount();
 
-    let Some(blob) = get_fmap(conn, inode)? else {
+    let Some(blob) = get_fmap(conn, inode, meanwhile)? else {
         return Ok(State::Plain);
     };
     let parsed = mount
@@ -405,9 +415,22 @@ fn used_by_others(inode: &Inode, turn: &Turn<'_>) -> bool {
 }
 
 /// Asks the server for the map of a file; `None` if it has none.
-fn get_fmap(conn: &Connection, inode: &Inode) -> Result<Option<KVVec<u8>>, Failure> {
+fn get_fmap(
+    conn: &Connection,
+    inode: &Inode,
+    meanwhile: impl FnOnce(),
+) -> Result<Option<KVVec<u8>>, Failure> {
+    let mut meanwhile = Some(meanwhile);
+
     for room in ROOMS {
-        match conn.get_fmap(inode, room) {
+        let asked = conn
+            .get_fmap(inode, room)
+            .map_err(Failure::because("GET_FMAP"))?;
+
+        if let Some(meanwhile) = meanwhile.take() {
+            meanwhile();
+        }
+        match asked.answer() {
             Ok(blob) => return Ok(Some(blob)),
             Err(ERANGE) => continue,
             Err(ENOSYS) => {

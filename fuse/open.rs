@@ -256,34 +256,84 @@ unsafe fn try_open(inode: *mut c::inode, file: *mut c::file) -> Result {
     if unsafe { is_bad(inode) } {
         return Err(EIO);
     }
-    // SAFETY: The file is being opened by this task.
-    let idle = unsafe { is_idle(file) };
-    let state = if idle {
-        iomap::state(wrapped)
-    } else {
-        fmap_ops::settle(conn, wrapped)?
-    };
-    if state != State::Mapped {
-        // SAFETY: The file is being opened by this task.
-        return unsafe {
-            if idle && state == State::Unknown {
-                become_idle(file, gate, conn)?;
-            } else {
-                (*file).f_op = gate.plain;
-            }
-            plain_open(inode, file, gate)
-        };
-    }
-
     // SAFETY: The file is being opened by this task alone.
+    let (idle, truncates, f_mode) = unsafe {
+        (
+            is_idle(file),
+            (*file).f_flags & c::O_TRUNC != 0,
+            (*file).f_mode,
+        )
+    };
+    // What FUSE's own open said, if it was called.
+    let mut opened = None;
+    let settled = if idle {
+        Ok(iomap::state(wrapped))
+    } else {
+        fmap_ops::settle(conn, wrapped, || {
+            // OPEN would truncate a file that may turn out to be mapped.
+            if !truncates {
+                // SAFETY: As above; while this runs, the inode is not mapped.
+                opened = Some(unsafe {
+                    (*file).f_op = gate.plain;
+                    plain_open(inode, file, gate)
+                });
+            }
+        })
+    };
+    // SAFETY: As above. FUSE has opened the file if it says so; then it may be released, and once more
+    // by nobody, as the open fails.
     unsafe {
-        if (*file).f_flags & c::O_TRUNC != 0 {
-            return Err(EOPNOTSUPP);
+        match (settled, opened) {
+            (Err(errno), Some(Ok(()))) => {
+                plain_release(inode, file, gate);
+                Err(errno)
+            }
+            (Err(errno), _) | (Ok(_), Some(Err(errno))) => Err(errno),
+            (Ok(State::Mapped), Some(Ok(()))) => {
+                // What FUSE takes away from a file with FOPEN_STREAM or FOPEN_NONSEEKABLE, memory has.
+                (*file).f_mode = f_mode;
+                become_mapped(file, gate);
+                Ok(())
+            }
+            (Ok(State::Mapped), None) => open_mapped(inode, file, gate, truncates),
+            (Ok(_), Some(Ok(()))) => Ok(()),
+            (Ok(state), None) => {
+                if idle && state == State::Unknown {
+                    become_idle(file, gate, conn)?;
+                } else {
+                    (*file).f_op = gate.plain;
+                }
+                plain_open(inode, file, gate)
+            }
         }
+    }
+}
+
+/// Opens a file that is known to be mapped.
+///
+/// # Safety
+///
+/// As [`try_open`].
+unsafe fn open_mapped(
+    inode: *mut c::inode,
+    file: *mut c::file,
+    gate: &'static Gate,
+    truncates: bool,
+) -> Result {
+    if truncates {
+        return Err(EOPNOTSUPP);
+    }
+    // SAFETY: By the safety requirements.
+    unsafe {
         to_result(c::generic_file_open(inode, file))?;
         // OPEN, and no more: what FUSE then does concerns its page cache and its own I/O.
         let mount = (*(*inode).i_sb).s_fs_info.cast::<f::fuse_mount>();
-        to_result(f::fuse_do_open(mount, wrapped.nodeid(), file, false))?;
+        to_result(f::fuse_do_open(
+            mount,
+            Inode::new(inode).nodeid(),
+            file,
+            false,
+        ))?;
         become_mapped(file, gate);
     }
     Ok(())
@@ -300,6 +350,19 @@ unsafe fn plain_open(inode: *mut c::inode, file: *mut c::file, gate: &'static Ga
         // SAFETY: As above, with the VFS's arguments.
         Some(plain_open) => to_result(unsafe { plain_open(inode, file) }),
         None => Ok(()),
+    }
+}
+
+/// Undoes what [`plain_open`] did, for an open that fails.
+///
+/// # Safety
+///
+/// As `->open()`, for a file that FUSE has opened, and that nobody closes.
+unsafe fn plain_release(inode: *mut c::inode, file: *mut c::file, gate: &'static Gate) {
+    // SAFETY: The table is FUSE's own.
+    if let Some(plain_release) = unsafe { (*gate.plain).release } {
+        // SAFETY: By the safety requirements.
+        unsafe { plain_release(inode, file) };
     }
 }
 

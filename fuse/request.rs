@@ -98,13 +98,17 @@ struct Question {
     short: bool,
 }
 
+/// A request that the server has, or will get. Who drops it does not want the answer any more.
+#[must_use]
+pub(crate) struct Asked(Arc<Request>);
+
 impl Request {
-    /// Asks the server and waits for its answer, which may take for ever; a fatal signal ends it.
+    /// Asks the server. May sleep, but not for the server.
     ///
     /// # Errors
     ///
-    /// The server's; [`EINTR`] if the task is being killed; ENOTCONN and the like without a server.
-    fn send(inode: &Inode, question: &Question) -> Result<KVVec<u8>> {
+    /// [`ENOMEM`]; ENOTCONN without a server.
+    fn send(inode: &Inode, question: &Question) -> Result<Asked> {
         // Up to 1 MiB, and for as long as the server likes: it counts as the opener's.
         let reply = KVVec::<u8>::zeroed(question.room, GFP_KERNEL_ACCOUNT)?;
         let request = Arc::pin_init(
@@ -155,6 +159,19 @@ impl Request {
             drop(unsafe { Arc::from_raw(for_fuse) });
             return Err(errno);
         }
+        Ok(Asked(request))
+    }
+}
+
+impl Asked {
+    /// Waits for the answer, which may take for ever; a fatal signal ends it.
+    ///
+    /// # Errors
+    ///
+    /// The server's; [`EINTR`] if the task is being killed; ENOTCONN and the like if the server is gone.
+    pub(crate) fn answer(self) -> Result<KVVec<u8>> {
+        let request = self.0;
+
         // SAFETY: The completion was initialized with the request.
         if unsafe { c::wait_for_completion_killable(request.done.get()) } != 0 {
             return Err(EINTR);
@@ -165,7 +182,7 @@ impl Request {
         let (mut reply, len) = unsafe {
             (
                 core::mem::take(&mut *request.reply.get()),
-                (*args).out_args[0].size as usize,
+                (*request.args.get()).out_args[0].size as usize,
             )
         };
         reply.truncate(len);
@@ -174,12 +191,12 @@ impl Request {
 }
 
 impl Connection {
-    /// GET_FMAP: the map of a file, at most `room` bytes. May sleep.
+    /// GET_FMAP: the map of a file, at most `room` bytes. May sleep, but not for the server.
     ///
     /// # Errors
     ///
     /// As [`Request::send`].
-    pub(crate) fn get_fmap(&self, inode: &Inode, room: u32) -> Result<KVVec<u8>> {
+    pub(crate) fn get_fmap(&self, inode: &Inode, room: u32) -> Result<Asked> {
         self.mount().stats.inc(Counter::GetFmap);
         Request::send(
             inode,
@@ -197,7 +214,7 @@ impl Connection {
     ///
     /// # Errors
     ///
-    /// As [`Request::send`].
+    /// As [`Request::send`] and [`Asked::answer`].
     pub(crate) fn get_daxdev(&self, inode: &Inode, index: u32) -> Result<KVVec<u8>> {
         self.mount().stats.inc(Counter::GetDaxdev);
         Request::send(
@@ -209,6 +226,7 @@ impl Connection {
                 room: size_of::<c::fuse_get_daxdev_out>(),
                 short: false,
             },
-        )
+        )?
+        .answer()
     }
 }

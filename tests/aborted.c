@@ -511,10 +511,10 @@ TEST_F(channels, clone_closes)
 		ASSERT_LT(0, read(self->clone, buf, sizeof(buf)));
 	} while (in->opcode != FUSE_GET_FMAP);
 	close(self->clone);
+	idle = false;		/* OPEN is left to the other channel */
 	status = ended(self->pid);
 	EXPECT_TRUE(WIFEXITED(status));
 	EXPECT_EQ(ECONNABORTED, WEXITSTATUS(status));
-	idle = false;
 	EXPECT_EQ(0, fs_fill(self->s, "a", 'd', SIZE));
 	EXPECT_EQ(1, self->s->count[FUSE_GET_FMAP]);
 }
@@ -533,6 +533,7 @@ TEST_F(channels, wrong_channel)
 	usleep(10 * 1000);
 	EXPECT_EQ(0, waitpid(self->pid, NULL, WNOHANG));
 	close(self->clone);
+	idle = false;
 	status = ended(self->pid);
 	EXPECT_EQ(W_EXITCODE(ECONNABORTED, 0), status);
 }

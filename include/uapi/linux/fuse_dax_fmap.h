@@ -65,6 +65,11 @@
  *
  * Any other error fails the open with that error.
  *
+ * The OPEN of the same open(2) does not wait for the answer, except with O_TRUNC:
+ * a server may get the two, and answer them, in any order. An open that fails for
+ * want of a map has its RELEASE. Who opens the file in the meantime waits for
+ * both answers, and can be killed.
+ *
  * FUSE_GET_DAXDEV asks for the device of index @index (also in the header's
  * nodeid) when a map names one that the mount has not acquired yet. Answer:
  * struct fuse_get_daxdev_out. Any error fails the open.

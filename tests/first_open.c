@@ -1,0 +1,295 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * The first open of a file: its map and its OPEN are asked for at once.
+ *
+ * While the server looks for the map, FUSE opens the file as it opens any. Whichever
+ * answer comes first, the open ends when both are there; and it is an open of a mapped
+ * file, or of a plain one, or none at all, in which case the server gets its RELEASE.
+ * What FUSE made of the answer to OPEN leaves no trace in a mapped file.
+ */
+#define _GNU_SOURCE
+#include <errno.h>
+#include <fcntl.h>
+#include <signal.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "kselftest_harness.h"
+#include "fmap_test.h"
+
+#define SIZE	(4 * MIB)
+
+FIXTURE(first_open) {
+	struct fuse_server *s;
+	struct scripted map;
+	long refs;
+};
+
+FIXTURE_SETUP(first_open)
+{
+	if (fmap_missing())
+		SKIP(return, "%s", fmap_missing());
+	self->refs = module_refs();
+	self->map = fmap_linear(0, 0, SIZE);
+	self->s = fmap_server(SCRIPTED_OPS_NAME);
+	ASSERT_NE(NULL, self->s);
+	fs_add(self->s, "file", SIZE, &self->map, sizeof(self->map));
+	ASSERT_EQ(0, fs_mount(self->s));
+}
+
+FIXTURE_TEARDOWN(first_open)
+{
+	EXPECT_EQ(0, self->s->malformed);
+	EXPECT_EQ(0, fs_stop(self->s));
+	EXPECT_TRUE(module_refs_wait(self->refs));
+}
+
+#define expect_counts(fmaps, opens, releases) do {			\
+	EXPECT_EQ((unsigned int)(fmaps), self->s->count[FUSE_GET_FMAP]);	\
+	EXPECT_EQ((unsigned int)(opens), self->s->count[FUSE_OPEN]);	\
+	EXPECT_TRUE(fs_wait(self->s, FUSE_RELEASE, releases));		\
+	EXPECT_EQ((unsigned int)(releases), self->s->count[FUSE_RELEASE]);	\
+} while (0)
+
+/* The file is mapped, and all that can be done to memory can be done to it. */
+#define expect_mapped(fd) do {						\
+	unsigned char *_p;						\
+	char _c = 7;							\
+									\
+	EXPECT_EQ(1, pwrite(fd, &_c, 1, PAGE));				\
+	EXPECT_EQ(SIZE - 1, lseek(fd, SIZE - 1, SEEK_SET));		\
+	EXPECT_EQ(1, read(fd, &_c, 1));					\
+	EXPECT_EQ(0, read(fd, &_c, 1));					\
+	_p = mmap(NULL, SIZE, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);	\
+	ASSERT_NE(MAP_FAILED, _p);					\
+	EXPECT_EQ(7, _p[PAGE]);						\
+	EXPECT_EQ(0, touch(_p, 1));					\
+	munmap(_p, SIZE);						\
+	EXPECT_EQ(0, self->s->count[FUSE_READ] + self->s->count[FUSE_WRITE]);	\
+} while (0)
+
+/* ---- both answers are needed, in any order ---- */
+
+FIXTURE(order) {
+	struct fuse_server *s;
+	struct scripted map;
+};
+
+FIXTURE_VARIANT(order) {
+	int first, last;
+};
+
+FIXTURE_VARIANT_ADD(order, map_first) {
+	.first = FUSE_GET_FMAP,
+	.last = FUSE_OPEN,
+};
+
+FIXTURE_VARIANT_ADD(order, open_first) {
+	.first = FUSE_OPEN,
+	.last = FUSE_GET_FMAP,
+};
+
+FIXTURE_SETUP(order)
+{
+	if (fmap_missing())
+		SKIP(return, "%s", fmap_missing());
+	self->map = fmap_linear(0, 0, SIZE);
+	self->s = fmap_server(SCRIPTED_OPS_NAME);
+	ASSERT_NE(NULL, self->s);
+	fs_add(self->s, "file", SIZE, &self->map, sizeof(self->map));
+	self->s->hold[FUSE_GET_FMAP] = true;
+	self->s->hold[FUSE_OPEN] = true;
+	ASSERT_EQ(0, fs_mount(self->s));
+}
+
+FIXTURE_TEARDOWN(order)
+{
+	EXPECT_EQ(0, fs_stop(self->s));
+}
+
+/* A second opener waits for the first one, and asks for no map. */
+TEST_F(order, two_openers)
+{
+	struct fuse_server *s = self->s;
+	pid_t pid[2];
+
+	pid[0] = fs_try_in_child(s, "file");
+	ASSERT_LE(0, pid[0]);
+	EXPECT_TRUE(fs_wait(s, FUSE_GET_FMAP, 1));
+	EXPECT_TRUE(fs_wait(s, FUSE_OPEN, 1));
+	pid[1] = fs_try_in_child(s, "file");
+	ASSERT_LE(0, pid[1]);
+	EXPECT_TRUE(asleep(pid[1]));
+	fs_release(s, variant->first);
+	for (int i = 0; i < 2; i++) {
+		EXPECT_TRUE(asleep(pid[i]));
+		EXPECT_EQ(0, waitpid(pid[i], NULL, WNOHANG));
+	}
+	fs_release(s, variant->last);
+	for (int i = 0; i < 2; i++)
+		EXPECT_EQ(0, ended(pid[i]));
+	expect_counts(1, 2, 2);
+	EXPECT_EQ(0, fs_fill(s, "file", 'o', SIZE));
+}
+
+/* Who has one answer and waits for the other can be killed; the next one starts anew. */
+TEST_F(order, killed)
+{
+	struct fuse_server *s = self->s;
+	pid_t pid = fs_try_in_child(s, "file");
+
+	ASSERT_LE(0, pid);
+	EXPECT_TRUE(fs_wait(s, FUSE_GET_FMAP, 1));
+	EXPECT_TRUE(fs_wait(s, FUSE_OPEN, 1));
+	fs_release(s, variant->first);
+	EXPECT_TRUE(asleep(pid));
+	EXPECT_EQ(0, kill(pid, SIGKILL));
+	/* Nobody kills an OPEN that the server has: FUSE waits for the answer. */
+	if (variant->last == FUSE_OPEN)
+		fs_release(s, FUSE_OPEN);
+	EXPECT_EQ(SIGKILL, ended(pid));
+	fs_release(s, FUSE_GET_FMAP);
+	EXPECT_EQ(0, fs_fill(s, "file", 'k', SIZE));
+	EXPECT_TRUE(fs_wait(s, FUSE_RELEASE, s->count[FUSE_OPEN]));
+}
+
+/* ---- no open without both ---- */
+
+/* A map that cannot be had, or is refused, ends an open that FUSE took for done. */
+TEST_F(first_open, map_refused)
+{
+	struct fuse_server *s = self->s;
+	unsigned int n = 0;
+
+	s->error[FUSE_GET_FMAP] = -EDQUOT;
+	EXPECT_EQ(-EDQUOT, fs_try(s, "file"));
+	n++;
+	expect_counts(n, n, n);
+	s->error[FUSE_GET_FMAP] = 0;
+
+	s->error[FUSE_GET_DAXDEV] = -ENXIO;
+	EXPECT_EQ(-ENXIO, fs_try(s, "file"));
+	n++;
+	expect_counts(n, n, n);
+	s->error[FUSE_GET_DAXDEV] = 0;
+
+	s->file[0].map_len = 1;
+	EXPECT_NE(0, fs_try(s, "file"));
+	n++;
+	expect_counts(n, n, n);
+	s->file[0].map_len = sizeof(self->map);
+
+	EXPECT_EQ(0, fs_fill(s, "file", 'r', SIZE));
+	n++;
+	expect_counts(n, n, n);
+}
+
+/* An OPEN that fails keeps the map from nobody. */
+TEST_F(first_open, open_refused)
+{
+	struct fuse_server *s = self->s;
+
+	s->error[FUSE_OPEN] = -EDQUOT;
+	EXPECT_EQ(-EDQUOT, fs_try(s, "file"));
+	expect_counts(1, 1, 0);
+	s->error[FUSE_OPEN] = 0;
+	EXPECT_EQ(0, fs_fill(s, "file", 'o', SIZE));
+	expect_counts(1, 2, 1);
+}
+
+/* Nothing is known of a file that can be neither opened nor mapped. */
+TEST_F(first_open, both_refused)
+{
+	struct fuse_server *s = self->s;
+
+	s->error[FUSE_OPEN] = -EACCES;
+	s->error[FUSE_GET_FMAP] = -EDQUOT;
+	EXPECT_EQ(-EDQUOT, fs_try(s, "file"));
+	expect_counts(1, 1, 0);
+	s->error[FUSE_OPEN] = 0;
+	s->error[FUSE_GET_FMAP] = 0;
+	EXPECT_EQ(0, fs_fill(s, "file", 'b', SIZE));
+	expect_counts(2, 2, 1);
+}
+
+/* The map needs more room than was offered: the OPEN is not sent again with the question. */
+TEST_F(first_open, room_grows)
+{
+	static char big[256 * KIB];
+	struct fuse_server *s = self->s;
+
+	memcpy(big, &self->map, sizeof(self->map));
+	s->file[0].map = big;
+	s->file[0].map_len = sizeof(big);
+	EXPECT_EQ(0, fs_fill(s, "file", 'g', SIZE));
+	EXPECT_LT(1, s->count[FUSE_GET_FMAP]);
+	EXPECT_EQ(1, s->count[FUSE_OPEN]);
+}
+
+/* ---- a plain file is what it was ---- */
+
+TEST_F(first_open, no_map)
+{
+	struct fuse_server *s = self->s;
+	char c;
+	int fd;
+
+	s->file[0].map = NULL;
+	s->file[0].plain[1] = 'p';
+	fd = fs_open(s, "file", O_RDWR);
+	ASSERT_LE(0, fd);
+	EXPECT_EQ(1, pread(fd, &c, 1, 1));
+	EXPECT_EQ('p', c);
+	EXPECT_LT(0, s->count[FUSE_READ]);
+	EXPECT_EQ(0, close(fd));
+	EXPECT_EQ(0, fs_try(s, "file"));
+	expect_counts(1, 2, 2);
+}
+
+/* An OPEN that truncates is not sent before it is known what it would truncate. */
+TEST_F(first_open, truncates)
+{
+	struct fuse_server *s = self->s;
+
+	EXPECT_EQ(-EOPNOTSUPP, fs_open(s, "file", O_RDWR | O_TRUNC));
+	expect_counts(1, 0, 0);
+	EXPECT_EQ(0, fs_fill(s, "file", 't', SIZE));
+	expect_counts(1, 1, 1);
+}
+
+/* ---- what the answer to OPEN says about FUSE's page cache and I/O ---- */
+
+TEST_F(first_open, flags)
+{
+	static const uint32_t flags[] = {
+		0, FOPEN_DIRECT_IO, FOPEN_KEEP_CACHE, FOPEN_NONSEEKABLE, FOPEN_CACHE_DIR,
+		FOPEN_STREAM, FOPEN_DIRECT_IO | FOPEN_PARALLEL_DIRECT_WRITES,
+		FOPEN_STREAM | FOPEN_NONSEEKABLE | FOPEN_DIRECT_IO,
+	};
+	struct fuse_server *s = self->s;
+
+	for (int i = 0; i < ARRAY_SIZE(flags); i++) {
+		int fd[2];
+
+		s->open_flags = FOPEN_NOFLUSH | flags[i];
+		for (int j = 0; j < 2; j++) {
+			fd[j] = fs_open(s, "file", O_RDWR);
+			ASSERT_LE(0, fd[j]);
+			expect_mapped(fd[j]);
+		}
+		for (int j = 0; j < 2; j++)
+			close(fd[j]);
+		EXPECT_TRUE(fs_wait(s, FUSE_RELEASE, 2 * i + 2));
+		EXPECT_EQ(i + 1, s->count[FUSE_GET_FMAP]);
+		ASSERT_TRUE(fs_forget(s));
+	}
+}
+
+int main(int argc, char **argv)
+{
+	fmap_register("scripted.bpf.o");
+	return test_harness_run(argc, argv);
+}
