@@ -288,6 +288,8 @@ unsafe fn try_open(inode: *mut c::inode, file: *mut c::file) -> Result {
                 plain_release(inode, file, gate);
                 Err(errno)
             }
+            // FUSE says EIO, too, where it cannot do I/O the way the server wants. Nobody asks it to.
+            (Ok(State::Mapped), None | Some(Err(EIO))) => open_mapped(inode, file, gate, truncates),
             (Err(errno), _) | (Ok(_), Some(Err(errno))) => Err(errno),
             (Ok(State::Mapped), Some(Ok(()))) => {
                 // What FUSE takes away from a file with FOPEN_STREAM or FOPEN_NONSEEKABLE, memory has.
@@ -295,7 +297,6 @@ unsafe fn try_open(inode: *mut c::inode, file: *mut c::file) -> Result {
                 become_mapped(file, gate);
                 Ok(())
             }
-            (Ok(State::Mapped), None) => open_mapped(inode, file, gate, truncates),
             (Ok(_), Some(Ok(()))) => Ok(()),
             (Ok(state), None) => {
                 if idle && state == State::Unknown {

@@ -13,6 +13,7 @@
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -268,6 +269,8 @@ TEST_F(first_open, flags)
 		0, FOPEN_DIRECT_IO, FOPEN_KEEP_CACHE, FOPEN_NONSEEKABLE, FOPEN_CACHE_DIR,
 		FOPEN_STREAM, FOPEN_DIRECT_IO | FOPEN_PARALLEL_DIRECT_WRITES,
 		FOPEN_STREAM | FOPEN_NONSEEKABLE | FOPEN_DIRECT_IO,
+		/* Not negotiated: plain files with it are EIO. */
+		FOPEN_PASSTHROUGH,
 	};
 	struct fuse_server *s = self->s;
 
@@ -286,6 +289,96 @@ TEST_F(first_open, flags)
 		EXPECT_EQ(i + 1, s->count[FUSE_GET_FMAP]);
 		ASSERT_TRUE(fs_forget(s));
 	}
+}
+
+/* ---- a server that has the kernel read another file ---- */
+
+FIXTURE(passthrough) {
+	struct fuse_server *s;
+	struct scripted map;
+	long refs;
+};
+
+static int backing_fd;
+static int backing_id;
+
+static void open_backing(struct fuse_server *s, const struct fuse_in_header *in,
+			 const void *arg)
+{
+	struct fuse_backing_map map = { .fd = backing_fd };
+	struct fuse_open_out out = { .open_flags = FOPEN_NOFLUSH | FOPEN_PASSTHROUGH };
+
+	if (!backing_id)
+		backing_id = ioctl(s->fd, FUSE_DEV_IOC_BACKING_OPEN, &map);
+	out.backing_id = backing_id;
+	fs_reply(s, in, 0, &out, sizeof(out));
+}
+
+FIXTURE_SETUP(passthrough)
+{
+	if (fmap_missing())
+		SKIP(return, "%s", fmap_missing());
+	self->refs = module_refs();
+	self->map = fmap_linear(0, 0, SIZE);
+	self->s = fmap_server(SCRIPTED_OPS_NAME);
+	ASSERT_NE(NULL, self->s);
+	fs_add(self->s, "file", SIZE, &self->map, sizeof(self->map));
+	fs_add(self->s, "plain", SIZE, NULL, 0);
+	self->s->init_flags |= FUSE_INIT_EXT;
+	self->s->init_flags2 = FUSE_PASSTHROUGH >> 32;
+	self->s->max_stack_depth = 1;
+	self->s->hook[FUSE_OPEN] = open_backing;
+	backing_fd = memfd_create("backing", 0);
+	ASSERT_LE(0, backing_fd);
+	ASSERT_EQ(1, pwrite(backing_fd, "B", 1, PAGE));
+	ASSERT_EQ(0, ftruncate(backing_fd, SIZE));
+	backing_id = 0;
+	ASSERT_EQ(0, fs_mount(self->s));
+}
+
+FIXTURE_TEARDOWN(passthrough)
+{
+	close(backing_fd);
+	EXPECT_EQ(0, fs_stop(self->s));
+	EXPECT_TRUE(module_refs_wait(self->refs));
+}
+
+/* Memory goes before the file that FUSE has been told to read, and leaves it alone. */
+TEST_F(passthrough, memory_goes_first)
+{
+	struct fuse_server *s = self->s;
+	unsigned char *p;
+	int fd[2];
+	char c;
+
+	for (int round = 0; round < 2; round++) {
+		for (int i = 0; i < 2; i++) {
+			fd[i] = fs_open(s, "file", O_RDWR);
+			ASSERT_LE(0, fd[i]);
+			expect_mapped(fd[i]);
+		}
+		EXPECT_LT(0, backing_id);
+		for (int i = 0; i < 2; i++)
+			close(fd[i]);
+		ASSERT_TRUE(fs_forget(s));
+	}
+	EXPECT_EQ(2, s->count[FUSE_GET_FMAP]);
+	EXPECT_EQ('B', byte_at(backing_fd, PAGE));
+
+	/* A file without a map is read that way, and mapped so. */
+	fd[0] = fs_open(s, "plain", O_RDWR);
+	ASSERT_LE(0, fd[0]);
+	EXPECT_EQ('B', byte_at(fd[0], PAGE));
+	p = mmap(NULL, SIZE, PROT_READ | PROT_WRITE, MAP_SHARED, fd[0], 0);
+	ASSERT_NE(MAP_FAILED, p);
+	EXPECT_EQ('B', p[PAGE]);
+	p[PAGE] = 'C';
+	munmap(p, SIZE);
+	EXPECT_EQ(1, pread(fd[0], &c, 1, PAGE));
+	EXPECT_EQ('C', c);
+	EXPECT_EQ('C', byte_at(backing_fd, PAGE));
+	EXPECT_EQ(0, s->count[FUSE_READ] + s->count[FUSE_WRITE]);
+	close(fd[0]);
 }
 
 int main(int argc, char **argv)

@@ -98,6 +98,8 @@ static void reply_init(struct fuse_server *s, const struct fuse_in_header *in,
 		.congestion_threshold = 12,
 		.max_write = MAX_WRITE,
 		.max_pages = MAX_WRITE / 4096,
+		.flags2 = arg->flags2 & s->init_flags2,
+		.max_stack_depth = s->max_stack_depth,
 	};
 
 	memcpy((char *)&out + FUSE_DAX_FMAP_INIT_OUT_NAME, s->ops_name,

@@ -88,6 +88,8 @@ struct fuse_server {
 	uint32_t	init_len;	/* of the INIT reply, 64 unless told */
 	uint32_t	init_minor;
 	uint32_t	init_flags;
+	uint32_t	init_flags2;	/* with FUSE_INIT_EXT in the others */
+	uint32_t	max_stack_depth;
 	uint32_t	open_flags;
 	const char	*devices[FUSE_DAX_FMAP_DEVICES_MAX];
 	bool		hold[FS_OPCODES];
