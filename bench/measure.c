@@ -63,6 +63,7 @@
 
 #define MIB		(1UL << 20)
 #define HUGE		(2 * MIB)
+#define GIB		(1024 * MIB)
 #define PAGE		4096UL
 #define TOUCHES		16384
 #define PASSES		32
@@ -311,14 +312,34 @@ static char *map_at(char *addr, int fd, size_t length)
 	return map;
 }
 
-static char *address_range(size_t length)
+/*
+ * A part of a GiB in which something else is mapped, too. Its table of 2 MiB entries stays
+ * then; without it, munmap(2) frees that table and the next pass makes it again, or not, by
+ * the chance of what the kernel has put near.
+ */
+static char *address_range(void)
 {
-	char *room = mmap(NULL, length + 2 * HUGE, PROT_NONE,
+	char *room = mmap(NULL, 2 * GIB, PROT_NONE,
 			  MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+	char *begin = (char *)(((uintptr_t)room + GIB - 1) & -GIB);
 
-	if (room == MAP_FAILED)
+	if (room == MAP_FAILED ||
+	    mmap(begin + GIB - PAGE, PAGE, PROT_READ | PROT_WRITE,
+		 MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED | MAP_POPULATE, -1, 0) == MAP_FAILED)
 		err(1, "mmap");
-	return (char *)(((uintptr_t)room + HUGE - 1) & -HUGE);
+	return begin;
+}
+
+/* The same for all patterns: the kernel looks for a mapping among all that there are. */
+static char *the_address_range(size_t length)
+{
+	static char *begin;
+
+	if (!begin)
+		begin = address_range();
+	if (length > GIB - 2 * HUGE)
+		errx(1, "%zu bytes are too long for one range of addresses", length);
+	return begin;
 }
 
 /* Choose the places; returns how long the mapping has to be. */
@@ -344,7 +365,7 @@ static void measure_touch(const char *pattern)
 	bool first = !strcmp(kind, "first"), dontneed = !strcmp(kind, "dontneed");
 	size_t length = choose(huge ? HUGE : PAGE,
 			       config.length ?: huge ? 64 * MIB : 16 * MIB);
-	char *addr = address_range(length) + (huge ? 0 : PAGE);
+	char *addr = the_address_range(length) + (huge ? 0 : PAGE);
 	struct pass pass[PASSES];
 	unsigned int passes = config.trace ? 1 : config.passes;
 	int fd;
@@ -548,7 +569,7 @@ static void measure_scale(const char *pattern)
 	unsigned int missing;
 
 	for (unsigned int i = 0; i < CPUS; i++) {
-		char *addr = address_range(length) + (huge ? 0 : PAGE);
+		char *addr = address_range() + (huge ? 0 : PAGE);
 
 		for (size_t pos = 0; pos < length; pos += half)
 			if (mmap(addr + pos, length < half ? length : half, PROT_READ | PROT_WRITE,
