@@ -247,8 +247,6 @@ unsafe extern "C" fn open(inode: *mut c::inode, file: *mut c::file) -> ffi::c_in
 /// As `->open()`, for a file that has the gate's table.
 unsafe fn try_open(inode: *mut c::inode, file: *mut c::file) -> Result {
     let gate = &GATE.as_ref().ok_or(EIO)?.0;
-    // SAFETY: Only files of bound superblocks get here, and an open file keeps its mount.
-    let conn = unsafe { Connection::of((*inode).i_sb) }.ok_or(EIO)?;
     // SAFETY: The inode is in use by the open.
     let wrapped = unsafe { Inode::new(inode) };
 
@@ -256,6 +254,25 @@ unsafe fn try_open(inode: *mut c::inode, file: *mut c::file) -> Result {
     if unsafe { is_bad(inode) } {
         return Err(EIO);
     }
+    if iomap::state(wrapped) == State::Mapped {
+        // SAFETY: The file is being opened by this task alone.
+        return unsafe { open_mapped(inode, file, gate) };
+    }
+    // SAFETY: As above.
+    unsafe { open_unknown(inode, file, gate) }
+}
+
+/// Opens a file that is not known to be mapped; or not yet.
+///
+/// # Safety
+///
+/// As [`try_open`].
+#[inline(never)]
+unsafe fn open_unknown(inode: *mut c::inode, file: *mut c::file, gate: &'static Gate) -> Result {
+    // SAFETY: Only files of bound superblocks get here, and an open file keeps its mount.
+    let conn = unsafe { Connection::of((*inode).i_sb) }.ok_or(EIO)?;
+    // SAFETY: The inode is in use by the open.
+    let wrapped = unsafe { Inode::new(inode) };
     // SAFETY: The file is being opened by this task alone.
     let (idle, truncates, f_mode) = unsafe {
         (
@@ -289,7 +306,7 @@ unsafe fn try_open(inode: *mut c::inode, file: *mut c::file) -> Result {
                 Err(errno)
             }
             // FUSE says EIO, too, where it cannot do I/O the way the server wants. Nobody asks it to.
-            (Ok(State::Mapped), None | Some(Err(EIO))) => open_mapped(inode, file, gate, truncates),
+            (Ok(State::Mapped), None | Some(Err(EIO))) => open_mapped(inode, file, gate),
             (Err(errno), _) | (Ok(_), Some(Err(errno))) => Err(errno),
             (Ok(State::Mapped), Some(Ok(()))) => {
                 // What FUSE takes away from a file with FOPEN_STREAM or FOPEN_NONSEEKABLE, memory has.
@@ -315,16 +332,12 @@ unsafe fn try_open(inode: *mut c::inode, file: *mut c::file) -> Result {
 /// # Safety
 ///
 /// As [`try_open`].
-unsafe fn open_mapped(
-    inode: *mut c::inode,
-    file: *mut c::file,
-    gate: &'static Gate,
-    truncates: bool,
-) -> Result {
-    if truncates {
+unsafe fn open_mapped(inode: *mut c::inode, file: *mut c::file, gate: &'static Gate) -> Result {
+    // SAFETY: By the safety requirements.
+    if unsafe { (*file).f_flags } & c::O_TRUNC != 0 {
         return Err(EOPNOTSUPP);
     }
-    // SAFETY: By the safety requirements.
+    // SAFETY: As above.
     unsafe {
         to_result(c::generic_file_open(inode, file))?;
         // OPEN, and no more: what FUSE then does concerns its page cache and its own I/O.
