@@ -9,6 +9,7 @@ use core::{
 };
 
 use kernel::{
+    container_of,
     error::to_result,
     ffi,
     prelude::*,
@@ -194,11 +195,13 @@ unsafe fn is_idle(file: *const c::file) -> bool {
 ///
 /// The file is being opened by the current task.
 unsafe fn is_at_gate(file: *const c::file) -> bool {
-    // SAFETY: By the safety requirements.
-    GATE.as_ref().is_some_and(|table| unsafe {
-        ptr::eq((*file).f_op, &table.0.gate) && (*file).private_data.is_null()
-    })
+    // SAFETY: By the safety requirements; a file has operations.
+    let (theirs, private_data) = unsafe { ((*(*file).f_op).open, (*file).private_data) };
+
+    private_data.is_null() && theirs.is_some_and(|theirs| ptr::fn_addr_eq(theirs, open as Open))
 }
+
+type Open = unsafe extern "C" fn(*mut c::inode, *mut c::file) -> ffi::c_int;
 
 /// Makes a file that is being opened, and that FUSE has opened, an open mapped file.
 ///
@@ -246,9 +249,13 @@ unsafe extern "C" fn open(inode: *mut c::inode, file: *mut c::file) -> ffi::c_in
 ///
 /// As `->open()`, for a file that has the gate's table.
 unsafe fn try_open(inode: *mut c::inode, file: *mut c::file) -> Result {
-    let gate = &GATE.as_ref().ok_or(EIO)?.0;
-    // SAFETY: The inode is in use by the open.
-    let wrapped = unsafe { Inode::new(inode) };
+    // SAFETY: By the safety requirements; tables stay for ever. The inode is in use by the open.
+    let (gate, wrapped) = unsafe {
+        (
+            &*container_of!((*file).f_op.cast_mut(), Gate, gate),
+            Inode::new(inode),
+        )
+    };
 
     // SAFETY: As above.
     if unsafe { is_bad(inode) } {
@@ -327,6 +334,16 @@ unsafe fn open_unknown(inode: *mut c::inode, file: *mut c::file, gate: &'static 
     }
 }
 
+/// [`to_result`], which is a call, for what nearly always succeeds.
+#[inline]
+fn done(ret: ffi::c_int) -> Result {
+    if ret == 0 {
+        Ok(())
+    } else {
+        to_result(ret)
+    }
+}
+
 /// Opens a file that is known to be mapped.
 ///
 /// # Safety
@@ -339,15 +356,11 @@ unsafe fn open_mapped(inode: *mut c::inode, file: *mut c::file, gate: &'static G
     }
     // SAFETY: As above.
     unsafe {
-        to_result(c::generic_file_open(inode, file))?;
+        done(c::generic_file_open(inode, file))?;
         // OPEN, and no more: what FUSE then does concerns its page cache and its own I/O.
         let mount = (*(*inode).i_sb).s_fs_info.cast::<f::fuse_mount>();
-        to_result(f::fuse_do_open(
-            mount,
-            Inode::new(inode).nodeid(),
-            file,
-            false,
-        ))?;
+        let nodeid = Inode::new(inode).nodeid();
+        done(f::fuse_do_open(mount, nodeid, file, false))?;
         become_mapped(file, gate);
     }
     Ok(())
