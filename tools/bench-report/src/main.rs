@@ -73,6 +73,10 @@ fn report(date: &str) -> Result<(), String> {
             functions(&traces, "4k-read-again", &FAULTING, at_least_20),
         ),
         (
+            "What BPF costs where a file has 2,048 extents",
+            functions(&traces, "2m-read-again", &TREES, differ_by_10),
+        ),
+        (
             "What an open and close of a cached file has more than FUSE's own",
             functions(&traces, "open-cached", &OPENING, differ_by_10),
         ),
@@ -322,6 +326,7 @@ fn spread(rows: &Rows) -> Vec<Vec<String>> {
 }
 
 const FAULTING: [&str; 5] = ["bpf", "native", "hashmap", "device-dax", "ext4-dax"];
+const TREES: [&str; 2] = ["native-tree", "bpf-tree"];
 const OPENING: [&str; 2] = ["fuse-no-open", "bpf-no-open"];
 
 fn at_least_20(counts: &[u64]) -> bool {
