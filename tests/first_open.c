@@ -23,6 +23,17 @@
 
 #define SIZE	(4 * MIB)
 
+/* A server with one mapped file, not mounted yet. */
+static struct fuse_server *server_of(struct scripted *map)
+{
+	struct fuse_server *s = fmap_server(SCRIPTED_OPS_NAME);
+
+	*map = fmap_linear(0, 0, SIZE);
+	if (s)
+		fs_add(s, "file", SIZE, map, sizeof(*map));
+	return s;
+}
+
 FIXTURE(first_open) {
 	struct fuse_server *s;
 	struct scripted map;
@@ -34,10 +45,8 @@ FIXTURE_SETUP(first_open)
 	if (fmap_missing())
 		SKIP(return, "%s", fmap_missing());
 	self->refs = module_refs();
-	self->map = fmap_linear(0, 0, SIZE);
-	self->s = fmap_server(SCRIPTED_OPS_NAME);
+	self->s = server_of(&self->map);
 	ASSERT_NE(NULL, self->s);
-	fs_add(self->s, "file", SIZE, &self->map, sizeof(self->map));
 	ASSERT_EQ(0, fs_mount(self->s));
 }
 
@@ -97,10 +106,8 @@ FIXTURE_SETUP(order)
 {
 	if (fmap_missing())
 		SKIP(return, "%s", fmap_missing());
-	self->map = fmap_linear(0, 0, SIZE);
-	self->s = fmap_server(SCRIPTED_OPS_NAME);
+	self->s = server_of(&self->map);
 	ASSERT_NE(NULL, self->s);
-	fs_add(self->s, "file", SIZE, &self->map, sizeof(self->map));
 	self->s->hold[FUSE_GET_FMAP] = true;
 	self->s->hold[FUSE_OPEN] = true;
 	ASSERT_EQ(0, fs_mount(self->s));
@@ -319,10 +326,8 @@ FIXTURE_SETUP(passthrough)
 	if (fmap_missing())
 		SKIP(return, "%s", fmap_missing());
 	self->refs = module_refs();
-	self->map = fmap_linear(0, 0, SIZE);
-	self->s = fmap_server(SCRIPTED_OPS_NAME);
+	self->s = server_of(&self->map);
 	ASSERT_NE(NULL, self->s);
-	fs_add(self->s, "file", SIZE, &self->map, sizeof(self->map));
 	fs_add(self->s, "plain", SIZE, NULL, 0);
 	self->s->init_flags |= FUSE_INIT_EXT;
 	self->s->init_flags2 = FUSE_PASSTHROUGH >> 32;
