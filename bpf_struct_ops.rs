@@ -14,8 +14,9 @@
 //! A program sees a context (`include/uapi/linux/fuse_dax_fmap.h`). It is the first member of a
 //! larger structure here, and the kfuncs go from the one to the other. This is sound because the
 //! verifier lets no other pointer through: a context argument is trusted, of exactly this BTF type,
-//! and only [`PinnedOps::parse`] and [`Resolver::resolve`] ever make one. The first line of the metadata
-//! needs no kfunc: a type of its own, so the verifier knows how far a program may read.
+//! and only [`PinnedOps::parse`] and [`Resolver::resolve`] ever make one. To read the metadata in
+//! `iomap_begin()` takes no kfunc: its first line is a type of its own, so the verifier knows how far a program
+//! may read, and all of it is a range whose end the program compares with, as with a packet.
 //!
 //! The types, the stubs and the kfuncs themselves are in C (`fuse_dax_fmap_btf.c`), because pahole
 //! leaves out what Rust defines.
@@ -127,12 +128,15 @@ struct ParseCtx {
     fmap: Option<Fmap>,
 }
 
-/// The context of `iomap_begin()`.
+/// The context of `iomap_begin()`, with all of its arguments, as u64s.
 #[repr(C)]
 struct ResolveCtx {
     ctx: c::fuse_dax_fmap_resolve_ctx,
-    meta: *const u8,
+    args: [u64; 5],
 }
+
+/// The metadata, among the arguments.
+const ARG_DATA: usize = 3;
 
 // The kfuncs turn a pointer to `ctx` into one to the whole.
 const _: () = assert!(offset_of!(ParseCtx, ctx) == 0);
@@ -322,7 +326,7 @@ impl Resolver {
                 length,
                 file_size: size,
             },
-            meta: meta.first.cast(),
+            args: [0; 5],
         };
         // A program that fills nothing in returns a mapping of length 0, which is refused.
         let mut io = c::fuse_iomap_io {
@@ -336,15 +340,16 @@ impl Resolver {
 
         #[cfg(fmap_native)]
         return native::resolve(meta.bytes(), offset);
-        // What a program gets is its arguments, as u64s.
-        let args = [
+        resolve.args = [
             ptr::addr_of_mut!(resolve) as u64,
             ptr::addr_of_mut!(io) as u64,
             meta.first as u64,
+            meta.first as u64,
+            (meta.first as u64).wrapping_add(meta.len.into()),
         ];
-        // SAFETY: The program is loaded by the type invariants, and takes these three. It reads `resolve`
-        // and the metadata, writes `io`, and keeps no pointer: the verifier sees to that.
-        let ret = unsafe { c::fuse_dax_fmap_run(self.0.as_ptr(), args.as_ptr()) };
+        // SAFETY: The program is loaded by the type invariants, and takes these five. It reads `resolve`
+        // and the metadata, up to its end, writes `io`, and keeps no pointer: the verifier sees to that.
+        let ret = unsafe { c::fuse_dax_fmap_run(resolve.args.as_ptr(), self.0.as_ptr()) };
         program_result(ret)?;
         Ok(Claim {
             addr: io.addr,
@@ -455,7 +460,7 @@ unsafe extern "C" fn fuse_dax_fmap_resolve_get_meta(
         return ptr::null();
     }
     // SAFETY: Inside the metadata, as just checked.
-    unsafe { resolve.meta.add(offset as usize) }
+    unsafe { (resolve.args[ARG_DATA] as *const u8).add(offset as usize) }
 }
 
 // What C calls has the signature C declares.

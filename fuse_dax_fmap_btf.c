@@ -32,7 +32,8 @@ static int fuse_dax_fmap_ops__dax_fmap_parse(struct fuse_dax_fmap_parse_ctx *ctx
 
 static int fuse_dax_fmap_ops__iomap_begin(struct fuse_dax_fmap_resolve_ctx *ctx,
 					  struct fuse_iomap_io *io,
-					  const struct fuse_dax_fmap_meta *meta)
+					  const struct fuse_dax_fmap_meta *meta,
+					  const void *data, const void *data_end)
 {
 	return -EOPNOTSUPP;
 }

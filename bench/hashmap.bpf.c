@@ -25,16 +25,15 @@ static __u64 last_id;
 
 #define ID	(FUSE_DAX_FMAP_META_FIRST - 1)
 
-static __always_inline int hash_resolve(struct fuse_dax_fmap_resolve_ctx *ctx,
-					struct fuse_iomap_io *io,
-					const struct fuse_dax_fmap_meta *meta)
+static __always_inline int hash_resolve(const __u64 *args)
 {
+	const struct fuse_dax_fmap_meta *meta = argument(args, ARG_META);
 	__u64 key = meta->word[ID];
 	const struct map_head *head = bpf_map_lookup_elem(&files, &key);
 
 	if (!head)
 		return -EIO;
-	return map_resolve_from(ctx, io, head);
+	return map_resolve_from(args, head);
 }
 
 /* Files that are gone are not taken out; the oldest are overwritten. */

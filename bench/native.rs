@@ -16,7 +16,7 @@ use kernel::{
 use super::Claim;
 
 const FANOUT: usize = 16;
-const HEAD_STRIPS: usize = 6;
+const LEAF_EXTENTS: usize = 15;
 const PAGE_MASK: u64 = (1 << PAGE_SHIFT) - 1;
 
 /// `map_extent`.
@@ -24,9 +24,12 @@ const PAGE_MASK: u64 = (1 << PAGE_SHIFT) - 1;
 #[repr(transparent)]
 struct Extent(u64);
 
-const EXTENT_OF_TREE: u64 = 1 << 63;
-
 impl Extent {
+    /// `extent_of_tree()`.
+    const fn of_tree(levels: u64) -> u64 {
+        1 << 63 | (2 - levels)
+    }
+
     #[inline]
     fn is_linear(self) -> bool {
         self.0 >> 63 == 0
@@ -48,28 +51,11 @@ impl Extent {
     }
 }
 
-/// The beginning of `struct map_head`.
-#[repr(C)]
+/// `struct map_head`, without the strips.
+#[repr(C, align(64))]
 struct Head {
     size: u64,
     extent: Extent,
-}
-
-/// `struct map_head` of a file of one extent with few strips.
-#[repr(C)]
-struct Line {
-    head: Head,
-    strip: [u64; HEAD_STRIPS],
-}
-
-/// `struct map_head` of any other.
-#[repr(C)]
-struct Tree {
-    head: Head,
-    levels: u32,
-    leaves: u32,
-    strips: u32,
-    _unused: [u32; 2 * HEAD_STRIPS - 3],
 }
 
 /// `struct map_node`.
@@ -78,25 +64,27 @@ struct Node {
     first: [u32; FANOUT],
 }
 
-/// `struct map_nodes`.
-#[repr(C)]
-struct Nodes {
-    top: Node,
-    below: [Node; FANOUT],
-}
-
 /// `struct map_leaf`.
 #[repr(C)]
 struct Leaf {
-    pages: Node,
-    extent: [Extent; FANOUT],
+    first: [u32; LEAF_EXTENTS + 1],
+    extent: [Extent; LEAF_EXTENTS],
+    _reserved: u64,
 }
 
-/// `struct map_leaf_and_end`.
+/// `struct map_tree_1`, without the leaves.
 #[repr(C)]
-struct LeafAndEnd {
-    leaf: Leaf,
-    end: u32,
+struct Tree1 {
+    _head: Head,
+    node: Node,
+}
+
+/// `struct map_tree_2`, without the leaves.
+#[repr(C)]
+struct Tree2 {
+    _head: Head,
+    top: Node,
+    node: [Node; FANOUT],
 }
 
 /// What is at `offset` in the metadata.
@@ -159,10 +147,9 @@ fn report_place(strip: u64, place: &Place) -> Claim {
     )
 }
 
-/// The last entry of a node that does not begin behind `page`: four steps.
+/// The last entry that does not begin behind `page`: four steps.
 #[inline]
-fn node_find(node: &Node, page: u32) -> usize {
-    let first = &node.first;
+fn find(first: &[u32; FANOUT], page: u32) -> usize {
     let mut i = 0;
 
     if first[8] <= page {
@@ -183,60 +170,58 @@ fn node_find(node: &Node, page: u32) -> usize {
 /// `map_resolve()`.
 #[inline]
 pub(super) fn resolve(meta: &[u8], offset: u64) -> Result<Claim> {
-    let line = meta_at::<Line>(meta, 0)?;
-    let left = line.head.size.wrapping_sub(offset);
+    let head = meta_at::<Head>(meta, 0)?;
+    let left = head.size.wrapping_sub(offset);
     if left as i64 <= 0 {
         return Err(ERANGE);
     }
-    if line.head.extent.is_linear() {
-        return Ok(report(line.head.extent.0, offset, left));
+    if head.extent.is_linear() {
+        return Ok(report(head.extent.0, offset, left));
     }
-    resolve_any(meta, offset, line)
+    resolve_any(meta, offset >> PAGE_SHIFT, head)
 }
 
 /// `map_resolve_any()`.
 #[inline(never)]
-fn resolve_any(meta: &[u8], offset: u64, line: &Line) -> Result<Claim> {
-    let page = (offset >> PAGE_SHIFT) as u32;
+fn resolve_any(meta: &[u8], page: u64, head: &Head) -> Result<Claim> {
+    let page32 = page as u32;
 
-    if line.head.extent.0 != EXTENT_OF_TREE {
-        let end = (line.head.size >> PAGE_SHIFT) as u32;
-        let place = place_in_extent(line.head.extent, page, end.wrapping_sub(page))?;
-        let strip = line.strip.get(place.strip as usize).ok_or(EIO)?;
-        return Ok(report_place(*strip, &place));
-    }
-
-    let tree = meta_at::<Tree>(meta, 0)?;
-    let nodes = size_of::<Tree>() as u32;
-    let index = match tree.levels {
-        2 => {
-            let nodes = meta_at::<Nodes>(meta, nodes)?;
-            let i = node_find(&nodes.top, page);
-            i * FANOUT + node_find(&nodes.below[i], page)
-        }
-        1 => node_find(meta_at::<Node>(meta, nodes)?, page),
-        _ => 0,
+    let leaf = if head.extent.chunk() == 0 {
+        let tree = meta_at::<Tree2>(meta, 0)?;
+        let i = find(&tree.top.first, page32);
+        let leaf = i * FANOUT + find(&tree.node[i].first, page32);
+        size_of::<Tree2>() + leaf * size_of::<Leaf>()
+    } else if head.extent.nr_strips() != 0 {
+        let end = (head.size >> PAGE_SHIFT) as u32;
+        return resolve_interleaved(meta, head.extent, page32, end.wrapping_sub(page32));
+    } else if head.extent.0 == Extent::of_tree(1) {
+        let leaf = find(&meta_at::<Tree1>(meta, 0)?.node.first, page32);
+        size_of::<Tree1>() + leaf * size_of::<Leaf>()
+    } else {
+        size_of::<Head>()
     };
-    let leaf = index as u32 * size_of::<Leaf>() as u32;
-    let at = meta_at::<LeafAndEnd>(meta, tree.leaves.wrapping_add(leaf))?;
-    let i = node_find(&at.leaf.pages, page);
-    let first = at.leaf.pages.first[i];
-    let end = match i {
-        15 => at.end,
-        _ => at.leaf.pages.first[i + 1],
-    };
-    let extent = at.leaf.extent[i];
+    let leaf = meta_at::<Leaf>(meta, leaf as u32)?;
+    let i = find(&leaf.first, page32).min(LEAF_EXTENTS - 1);
+    let (first, end, extent) = (leaf.first[i], leaf.first[i + 1], leaf.extent[i]);
     if extent.is_linear() {
-        let start = u64::from(first) << PAGE_SHIFT;
-        let end = u64::from(end) << PAGE_SHIFT;
         return Ok(report(
             extent.0,
-            offset.wrapping_sub(start),
-            end.wrapping_sub(offset),
+            page.wrapping_sub(first.into()) << PAGE_SHIFT,
+            u64::from(end).wrapping_sub(page) << PAGE_SHIFT,
         ));
     }
-    let place = place_in_extent(extent, page.wrapping_sub(first), end.wrapping_sub(page))?;
+    resolve_interleaved(
+        meta,
+        extent,
+        page32.wrapping_sub(first),
+        end.wrapping_sub(page32),
+    )
+}
+
+#[inline]
+fn resolve_interleaved(meta: &[u8], extent: Extent, page: u32, left: u32) -> Result<Claim> {
+    let place = place_in_extent(extent, page, left)?;
     let strip = extent.first_strip().wrapping_add(place.strip);
-    let strip = meta_at::<u64>(meta, tree.strips.wrapping_add(strip.wrapping_mul(8)))?;
+    let strip = meta_at::<u64>(meta, strip.wrapping_mul(8))?;
     Ok(report_place(*strip, &place))
 }

@@ -93,8 +93,8 @@ static inline bool fuse_dax_fmap_are_vacant(unsigned long pfn, u64 pages,
 }
 
 /* With the statistics of BPF switched on. Out of the way, as it needs registers. */
-static noinline __cold int fuse_dax_fmap_run_counted(const struct bpf_prog *prog,
-						     const u64 *args)
+static noinline __cold int fuse_dax_fmap_run_counted(const u64 *args,
+						     const struct bpf_prog *prog)
 {
 	return bpf_prog_run(prog, args);
 }
@@ -102,16 +102,16 @@ static noinline __cold int fuse_dax_fmap_run_counted(const struct bpf_prog *prog
 /*
  * What a trampoline does around a program, but for the context of its own, and the way
  * tracepoints do it: without preemption, which is a read side of RCU and one CPU at once.
- * Lockdep has to be told so.
+ * Lockdep has to be told so. The arguments come in the order in which the program gets them.
  */
-static inline int fuse_dax_fmap_run(const struct bpf_prog *prog, const u64 *args)
+static inline int fuse_dax_fmap_run(const u64 *args, const struct bpf_prog *prog)
 {
 	int ret;
 
 	preempt_disable();
 	rcu_lock_acquire(&rcu_lock_map);
 	if (static_branch_unlikely(&bpf_stats_enabled_key))
-		ret = fuse_dax_fmap_run_counted(prog, args);
+		ret = fuse_dax_fmap_run_counted(args, prog);
 	else
 		ret = bpf_dispatcher_nop_func(args, prog->insnsi, prog->bpf_func);
 	rcu_lock_release(&rcu_lock_map);

@@ -12,15 +12,15 @@
  * Any other is a search tree, of which a lookup reads one line per level, one more of
  * the leaf, and one of the strips if they are several:
  *
- *	head: size | where the parts are
+ *	head: size | levels of nodes
  *	nodes: first page of each leaf, 16 in a node, if there are several leaves;
  *	       above them, if they are several, the top: first page of each node
- *	leaves: first page of each extent, and the extents, 16 in a leaf
- *	strips
+ *	leaves: first page of each extent, and the extents, 15 in a leaf
+ *	strips of interleaved extents
  *
- * The head is what the program gets as struct fuse_dax_fmap_meta. The rest it has to
- * ask for, by a kfunc, so each part is asked for at once: the nodes with the top, the
- * pages of a leaf with its extents.
+ * The head is what the program gets as struct fuse_dax_fmap_meta, and may simply read.
+ * Behind it, it has to compare with the end of the metadata first, once for all nodes
+ * and once for a leaf.
  *
  * The parts count in pages of 4 KiB, so that 32 bits are enough for 16 TiB and
  * divisions are short. An extent of one strip is that strip, and is found without a
@@ -42,8 +42,9 @@
 #define PAGES_MAX	0xffffffffU
 #define LLONG_MAX	0x7fffffffffffffffULL
 
-#define FANOUT		16
-#define EXTENTS_MAX	(FANOUT * FANOUT * FANOUT)
+#define FANOUT		16	/* of a node */
+#define LEAF_EXTENTS	15
+#define EXTENTS_MAX	(FANOUT * FANOUT * LEAF_EXTENTS)
 #define HEAD_STRIPS	6
 
 /* Device address, page aligned, with the device's index in the low bits. */
@@ -51,20 +52,30 @@ typedef __u64 map_strip;
 
 /*
  * If it is linear, its strip. Else the highest bit, which no address has, the number
- * of strips, the first one of them, and the pages in a chunk.
+ * of strips, two at least; where the first one is, in units of strips; and the pages in
+ * a chunk. In the head, instead of all extents, a tree: the lowest numbers that have the
+ * highest bit.
  */
 typedef __u64 map_extent;
 
-#define EXTENT_OF_TREE	(1ULL << 63)
 #define EXTENT_STRIPS	0x7fffU		/* more than there is room for */
 
-_Static_assert(FUSE_DAX_FMAP_META_MAX / sizeof(map_strip) <= EXTENT_STRIPS,
+/* As far as the verifier follows a pointer, the strip of the highest address. */
+#define META_SIZE_MAX	(FUSE_DAX_FMAP_META_MAX - sizeof(map_strip))
+#define STRIPS_END	(META_SIZE_MAX / sizeof(map_strip))
+
+_Static_assert(STRIPS_END <= EXTENT_STRIPS,
 	       "an extent can have all strips that a file can");
 
 static __always_inline map_extent extent_interleaved(__u32 chunk, __u32 first_strip,
 						     __u32 nr_strips)
 {
 	return 1ULL << 63 | (__u64)nr_strips << 48 | (__u64)first_strip << 32 | chunk;
+}
+
+static __always_inline map_extent extent_of_tree(__u32 levels)
+{
+	return 1ULL << 63 | (2 - levels);
 }
 
 static __always_inline bool extent_is_linear(map_extent extent)
@@ -84,15 +95,8 @@ static __always_inline __u32 extent_first(map_extent extent)
 
 struct map_head {
 	__u64	size;		/* bytes that the extents map */
-	map_extent extent;	/* EXTENT_OF_TREE if it is one */
-	union {
-		map_strip strip[HEAD_STRIPS];
-		struct {
-			__u32 levels;	/* of nodes, which are behind the head */
-			__u32 leaves;	/* where they are in the metadata */
-			__u32 strips;	/* the same */
-		};
-	};
+	map_extent extent;
+	map_strip strip[HEAD_STRIPS];
 };
 
 _Static_assert(sizeof(struct map_head) == sizeof(struct fuse_dax_fmap_meta),
@@ -102,52 +106,57 @@ struct map_node {
 	__u32	first[FANOUT];	/* unused ones: the end of the file */
 };
 
-/* Two levels of nodes. */
-struct map_nodes {
-	struct map_node top;
-	struct map_node below[FANOUT];
-};
-
 struct map_leaf {
-	struct map_node pages;
-	map_extent extent[FANOUT];
+	__u32	first[LEAF_EXTENTS + 1];	/* the last one: of the next leaf */
+	map_extent extent[LEAF_EXTENTS];
+	__u64	reserved;
 };
 
-/* A leaf, and the page that the next one begins with; behind the last one: the end of the file. */
-struct map_leaf_and_end {
-	struct map_leaf leaf;
-	__u32	end;
+/* The metadata of a tree, by its levels of nodes. */
+struct map_tree_0 {
+	struct map_head head;
+	struct map_leaf leaf[];
 };
 
-/* For the last page; strips are aligned. */
-#define LEAVES_END	sizeof(__u64)
+struct map_tree_1 {
+	struct map_head head;
+	struct map_node node;
+	struct map_leaf leaf[];
+};
+
+struct map_tree_2 {
+	struct map_head head;
+	struct map_node top;
+	struct map_node node[FANOUT];
+	struct map_leaf leaf[];
+};
 
 /*
  * Lookup
  */
 
-/* The last entry of a node that does not begin behind @page: four steps. */
-static __always_inline __u32 node_find(const struct map_node *node, __u32 page)
-{
-	const __u32 *first = node->first;
-	__u32 i = 0;
+/*
+ * Goes from @first, the first page of an entry, to the last one of 16 that does not begin
+ * behind @page; and along with it through @beside, which has an item for each. The barriers:
+ * clang would compare twice instead of jumping once.
+ */
+#define FIND_STEP(first, beside, page, n)				\
+	do {								\
+		if ((first)[n] <= (page)) {				\
+			(first) += n;					\
+			(beside) += n;					\
+			asm volatile("" : "+r"(first));			\
+		}							\
+	} while (0)
 
-	if (first[8] <= page) {
-		first += 8;
-		i += 8;
-	}
-	if (first[4] <= page) {
-		first += 4;
-		i += 4;
-	}
-	if (first[2] <= page) {
-		first += 2;
-		i += 2;
-	}
-	if (first[1] <= page)
-		i += 1;
-	return i;
-}
+#define FIND(first, beside, page)					\
+	do {								\
+		asm volatile("" : "+r"(first), "+r"(beside));		\
+		FIND_STEP(first, beside, page, 8);			\
+		FIND_STEP(first, beside, page, 4);			\
+		FIND_STEP(first, beside, page, 2);			\
+		FIND_STEP(first, beside, page, 1);			\
+	} while (0)
 
 /* A page of an interleaved extent: which strip, how deep in it, for how many pages. */
 struct map_place {
@@ -189,92 +198,121 @@ static __always_inline void place_report(struct fuse_iomap_io *io, map_strip str
 	strip_report(io, strip, (__u64)p.page << PAGE_SHIFT, (__u64)p.left << PAGE_SHIFT);
 }
 
-#define meta_at(ctx, offset, type) \
-	((const type *)bpf_fuse_dax_resolve_get_meta(ctx, offset, sizeof(type)))
+/*
+ * Arguments of iomap_begin(), see struct fuse_dax_fmap_ops. Read where they are needed,
+ * once more if need be: there are more of them than registers to keep them in.
+ */
+enum { ARG_CTX, ARG_IO, ARG_META, ARG_DATA, ARG_DATA_END };
 
-/* A program of its own, so that the usual file does not pay for what it needs. */
-static __noinline int map_resolve_any(struct fuse_dax_fmap_resolve_ctx *ctx,
-				      struct fuse_iomap_io *io, const struct map_head *head)
+static __always_inline void *argument(const __u64 *args, int n)
 {
-	__u64 offset = ctx->file_offset, start;
-	__u32 page = offset >> PAGE_SHIFT, index = 0, first, end, i;
-	const struct map_leaf_and_end *at;
+	return (void *)*(const volatile __u64 *)&args[n];
+}
+
+/* What the verifier wants to see before the program reads behind the head. */
+#define is_beyond(item, data_end)	((const void *)((item) + 1) > (data_end))
+
+/*
+ * The leaf of entry @first of the @nodes before the leaves. The difference is one that the
+ * verifier knows nothing about: or it would look at all leaves one by one.
+ */
+static __always_inline const struct map_leaf *leaf_of(const __u32 *first, __u32 nodes,
+						      const struct map_leaf *leaves)
+{
+	__u64 at = ((unsigned long)first - (unsigned long)leaves) &
+		   (nodes * sizeof(struct map_node) - sizeof(*first));
+
+	return (const void *)leaves + at * (sizeof(*leaves) / sizeof(*first));
+}
+
+/*
+ * A program of its own, so that the usual file does not pay for what it needs. What it
+ * takes is the arguments of iomap_begin(), as the kernel passes them: most are for the end.
+ */
+static __noinline int map_resolve_any(const __u64 *args, __u64 page, const struct map_head *head)
+{
+	const void *data = argument(args, ARG_DATA), *data_end = argument(args, ARG_DATA_END);
+	map_extent extent = head->extent;
+	const struct map_leaf *leaf;
+	const map_extent *found;
+	__u32 first, end, index;
 	const map_strip *strip;
 	struct map_place p;
-	map_extent extent;
+	const __u32 *at;
+	__u64 unused = 0;
 
-	if (offset >= head->size)
-		return -ERANGE;
-	if (head->extent != EXTENT_OF_TREE) {
-		p = place_in_extent(head->extent, page, (head->size >> PAGE_SHIFT) - page);
-		strip = meta_at(ctx, offsetof(struct map_head, strip) +
-				     p.strip * sizeof(*strip), map_strip);
-		if (!strip)
+	if (!(__u32)extent) {		/* extent_of_tree(2) */
+		const struct map_tree_2 *tree = data;
+		const struct map_node *node = tree->node;
+
+		if (is_beyond(tree, data_end))
 			return -EIO;
-		place_report(io, *strip, p);
-		return 0;
+		at = tree->top.first;
+		FIND(at, node, page);
+		at = node->first;
+		FIND(at, unused, page);
+		leaf = leaf_of(at, FANOUT, tree->leaf);
+	} else if (extent > extent_of_tree(0)) {
+		first = 0;
+		end = head->size >> PAGE_SHIFT;
+		goto interleaved;
+	} else if (extent == extent_of_tree(1)) {
+		const struct map_tree_1 *tree = data;
+
+		if (is_beyond(tree, data_end))
+			return -EIO;
+		at = tree->node.first;
+		FIND(at, unused, page);
+		leaf = leaf_of(at, 1, tree->leaf);
+	} else {			/* extent_of_tree(0) */
+		leaf = ((const struct map_tree_0 *)data)->leaf;
 	}
-
-	if (head->levels == 2) {
-		const struct map_nodes *nodes =
-			meta_at(ctx, sizeof(*head), struct map_nodes);
-
-		if (!nodes)
-			return -EIO;
-		i = node_find(&nodes->top, page);
-		index = i * FANOUT + node_find(&nodes->below[i], page);
-	} else if (head->levels == 1) {
-		const struct map_node *node =
-			meta_at(ctx, sizeof(*head), struct map_node);
-
-		if (!node)
-			return -EIO;
-		index = node_find(node, page);
-	}
-	at = meta_at(ctx, head->leaves + index * sizeof(struct map_leaf),
-		     struct map_leaf_and_end);
-	if (!at)
+	if (is_beyond(leaf, data_end))
 		return -EIO;
-	i = node_find(&at->leaf.pages, page);
-	first = at->leaf.pages.first[i];
-	end = i < FANOUT - 1 ? at->leaf.pages.first[i + 1] : at->end;
-	extent = at->leaf.extent[i];
-
+	at = leaf->first;
+	found = leaf->extent;
+	FIND(at, found, page);
+	first = at[0];
+	end = at[1];
+	extent = *found;
 	if (extent_is_linear(extent)) {
-		start = (__u64)first << PAGE_SHIFT;
-		strip_report(io, extent, offset - start,
-			     ((__u64)end << PAGE_SHIFT) - offset);
+		strip_report(argument(args, ARG_IO), extent, (page - first) << PAGE_SHIFT,
+			     (end - page) << PAGE_SHIFT);
 		return 0;
 	}
+interleaved:
 	p = place_in_extent(extent, page - first, end - page);
-	strip = meta_at(ctx, head->strips + (extent_first(extent) + p.strip) *
-					    sizeof(*strip), map_strip);
-	if (!strip)
+	index = extent_first(extent) + p.strip;
+	if (index >= STRIPS_END)
 		return -EIO;
-	place_report(io, *strip, p);
+	strip = (const map_strip *)argument(args, ARG_DATA) + index;
+	if (is_beyond(strip, argument(args, ARG_DATA_END)))
+		return -EIO;
+	place_report(argument(args, ARG_IO), *strip, p);
 	return 0;
 }
 
-static __always_inline int map_resolve_from(struct fuse_dax_fmap_resolve_ctx *ctx,
-					    struct fuse_iomap_io *io,
-					    const struct map_head *head)
+static __always_inline int map_resolve_from(const __u64 *args, const struct map_head *head)
 {
-	__u64 offset = ctx->file_offset;
-	__s64 left = head->size - offset;	/* both are less than 2^63 */
-	map_extent extent = head->extent;
+	struct fuse_iomap_io *io = argument(args, ARG_IO);
+	__s64 left = head->size - io->offset;	/* both are less than 2^63 */
 
-	if (left > 0 && extent_is_linear(extent)) {
-		strip_report(io, extent, offset, left);
-		return 0;
+	if (__builtin_expect(left <= 0, 0)) {
+		int err = -ERANGE;
+
+		asm volatile("" : "+r"(err));	/* or clang has it ready for each call */
+		return err;
 	}
-	return map_resolve_any(ctx, io, head);
+	if (__builtin_expect(!extent_is_linear(head->extent), 0))
+		return map_resolve_any(args, io->offset >> PAGE_SHIFT, head);
+	strip_report(io, head->extent, io->offset, left);
+	return 0;
 }
 
-static __always_inline int map_resolve(struct fuse_dax_fmap_resolve_ctx *ctx,
-				       struct fuse_iomap_io *io,
-				       const struct fuse_dax_fmap_meta *meta)
+/* iomap_begin(), all of it. */
+static __always_inline int map_resolve(const __u64 *args)
 {
-	return map_resolve_from(ctx, io, (const struct map_head *)meta);
+	return map_resolve_from(args, argument(args, ARG_META));
 }
 
 /*
@@ -291,8 +329,11 @@ struct map_builder {
 	struct map_head	head;	/* of a tree */
 	__u32	pages;		/* that the extents so far map */
 	bool	is_tree;
+	__u32	levels;		/* of nodes */
+	__u32	leaves;		/* offset of the leaves */
 	__u32	extent;		/* offset of the extent that was added last */
-	__u32	strips;		/* offset of the next strip */
+	__u32	linear;		/* all ones if that is linear, else 0 */
+	__u32	strips;		/* offset of the next strip of an interleaved extent */
 	__u32	nr_strips;	/* so far */
 };
 
@@ -340,23 +381,16 @@ static __always_inline int put_u32(struct fuse_dax_fmap_parse_ctx *ctx,
 /* Offset of number @n of the lowest level of nodes. */
 static __always_inline __u32 node_entry(const struct map_builder *map, __u32 n)
 {
-	__u32 below = map->head.levels == 2 ? sizeof(struct map_node) : 0;
+	__u32 nodes = map->levels == 2 ? offsetof(struct map_tree_2, node) :
+					      offsetof(struct map_tree_1, node);
 
-	return sizeof(struct map_head) + below + n * sizeof(__u32);
+	return nodes + n * sizeof(__u32);
 }
 
-/* Offset of the first page of extent @n in its leaf. */
-static __always_inline __u32 leaf_entry(const struct map_builder *map, __u32 n)
+/* Offset of what leaf @leaf says about the first page of its extent @n, or of the next leaf. */
+static __always_inline __u32 leaf_entry(const struct map_builder *map, __u32 leaf, __u32 n)
 {
-	return map->head.leaves + n / FANOUT * sizeof(struct map_leaf) +
-	       n % FANOUT * sizeof(__u32);
-}
-
-/* Offset of extent @n in its leaf. */
-static __always_inline __u32 leaf_extent(const struct map_builder *map, __u32 n)
-{
-	return map->head.leaves + n / FANOUT * sizeof(struct map_leaf) +
-	       sizeof(struct map_node) + n % FANOUT * sizeof(map_extent);
+	return map->leaves + leaf * sizeof(struct map_leaf) + n * sizeof(__u32);
 }
 
 static __always_inline int map_begin(struct map_builder *map,
@@ -371,28 +405,44 @@ static __always_inline int map_begin(struct map_builder *map,
 
 	if (nr_extents > EXTENTS_MAX)
 		return -E2BIG;
+	if (nr_strips < nr_extents)
+		return -EINVAL;
 	if (nr_extents > 1 || nr_strips > HEAD_STRIPS) {
-		if (nr_extents > FANOUT * FANOUT) {
-			map->head.levels = 2;
-			size += sizeof(struct map_nodes);
-		} else if (nr_extents > FANOUT) {
-			map->head.levels = 1;
-			size += sizeof(struct map_node);
+		__u32 leaves = (nr_extents + LEAF_EXTENTS - 1) / LEAF_EXTENTS;
+		/* An interleaved extent has one at least that a linear one has not. */
+		__u64 interleaved = 2 * (__u64)(nr_strips - nr_extents);
+
+		if (leaves > FANOUT) {
+			map->levels = 2;
+			map->leaves = sizeof(struct map_tree_2);
+		} else if (leaves > 1) {
+			map->levels = 1;
+			map->leaves = sizeof(struct map_tree_1);
+		} else {
+			map->leaves = sizeof(struct map_tree_0);
 		}
-		map->head.leaves = size;
-		size += (nr_extents + FANOUT - 1) / FANOUT * sizeof(struct map_leaf) +
-			LEAVES_END;
+		map->strips = map->leaves + leaves * sizeof(struct map_leaf);
+		size = map->strips + (interleaved < nr_strips ? interleaved : nr_strips) *
+				     sizeof(map_strip);
 		map->is_tree = true;
-		map->head.extent = EXTENT_OF_TREE;
-		map->head.strips = size;
-		map->strips = size;
-		size += (__u64)nr_strips * sizeof(map_strip);
+		map->head.extent = extent_of_tree(map->levels);
 	}
-	if (size > FUSE_DAX_FMAP_META_MAX)
+	if (size > META_SIZE_MAX)
 		return -E2BIG;
 	return bpf_fuse_dax_parse_alloc_meta(ctx, size);
 }
 
+/*
+ * Strips that extent @n of @nr_extents can have, of @nr_strips for all: each behind it needs
+ * one. map_begin() counts on it.
+ */
+static __always_inline __u32 map_strips_left(const struct map_builder *map, __u32 n,
+					     __u32 nr_extents, __u32 nr_strips)
+{
+	return nr_strips - map->nr_strips - (nr_extents - 1 - n);
+}
+
+/* An extent of one strip is linear, whatever its chunks are. */
 static __always_inline int map_add_extent(struct map_builder *map,
 					  struct fuse_dax_fmap_parse_ctx *ctx,
 					  __u32 n, __u64 pages, __u64 chunk,
@@ -404,20 +454,25 @@ static __always_inline int map_add_extent(struct map_builder *map,
 		return -E2BIG;
 
 	if (map->is_tree) {
-		TRY(put_u32(ctx, leaf_entry(map, n), map->pages));
-		if (map->head.levels && !(n % FANOUT))
-			TRY(put_u32(ctx, node_entry(map, n / FANOUT), map->pages));
-		if (map->head.levels == 2 && !(n % (FANOUT * FANOUT)))
-			TRY(put_u32(ctx, sizeof(struct map_head) +
-					 n / (FANOUT * FANOUT) * sizeof(__u32),
-				    map->pages));
-		map->extent = leaf_extent(map, n);
+		__u32 leaf = n / LEAF_EXTENTS, i = n % LEAF_EXTENTS;
+
+		TRY(put_u32(ctx, leaf_entry(map, leaf, i), map->pages));
+		if (!i && leaf)
+			TRY(put_u32(ctx, leaf_entry(map, leaf - 1, LEAF_EXTENTS), map->pages));
+		if (!i && map->levels)
+			TRY(put_u32(ctx, node_entry(map, leaf), map->pages));
+		if (!i && map->levels == 2 && !(leaf % FANOUT))
+			TRY(put_u32(ctx, offsetof(struct map_tree_2, top) +
+					 leaf / FANOUT * sizeof(__u32), map->pages));
+		map->extent = map->leaves + leaf * sizeof(struct map_leaf) +
+			      offsetof(struct map_leaf, extent) + i * sizeof(*extent);
 	}
 	extent = (map_extent *)
 		bpf_fuse_dax_parse_get_meta(ctx, map->extent, sizeof(*extent));
 	if (!extent)
 		return -EIO;
-	*extent = extent_interleaved(chunk, map->nr_strips, nr_strips);
+	*extent = extent_interleaved(chunk, map->strips / sizeof(map_strip), nr_strips);
+	map->linear = -((nr_strips - 2) >> 31);
 	map->pages += pages;
 	return 0;
 }
@@ -428,9 +483,9 @@ static __always_inline int map_add_extent(struct map_builder *map,
  */
 static __always_inline int map_add_strip(struct map_builder *map,
 					 struct fuse_dax_fmap_parse_ctx *ctx,
-					 __u64 chunk, __u64 addr, __u32 dev_index)
+					 __u64 addr, __u32 dev_index)
 {
-	__u32 linear = -((chunk - 1) >> 63);
+	__u32 linear = map->linear;
 	map_strip *strip;
 
 	asm volatile("" : "+r"(linear));
@@ -441,7 +496,7 @@ static __always_inline int map_add_strip(struct map_builder *map,
 	if (!strip)
 		return -EIO;
 	*strip = addr | dev_index;
-	map->strips += sizeof(*strip);
+	map->strips += sizeof(*strip) & ~linear;
 	map->nr_strips++;
 	return 0;
 }
@@ -456,7 +511,7 @@ static __always_inline int map_end(struct map_builder *map,
 				   struct fuse_dax_fmap_parse_ctx *ctx,
 				   __u32 nr_extents)
 {
-	__u32 leaves = (nr_extents + FANOUT - 1) / FANOUT, nodes, i;
+	__u32 leaf, nodes, i;
 	struct map_head *head;
 
 	head = (struct map_head *)bpf_fuse_dax_parse_get_meta(ctx, 0, sizeof(*head));
@@ -469,18 +524,18 @@ static __always_inline int map_end(struct map_builder *map,
 		return 0;
 
 	/* Fill up the last leaf, the last node, and the top. */
-	bpf_for(i, nr_extents, leaves * FANOUT)
-		TRY(put_u32(ctx, leaf_entry(map, i), map->pages));
-	TRY(put_u32(ctx, leaf_entry(map, leaves * FANOUT), map->pages));
-	if (!map->head.levels)
+	leaf = (nr_extents - 1) / LEAF_EXTENTS;
+	bpf_for(i, nr_extents - leaf * LEAF_EXTENTS, LEAF_EXTENTS + 1)
+		TRY(put_u32(ctx, leaf_entry(map, leaf, i), map->pages));
+	if (!map->levels)
 		return 0;
-	nodes = (leaves + FANOUT - 1) / FANOUT;
-	bpf_for(i, leaves, nodes * FANOUT)
+	nodes = leaf / FANOUT + 1;
+	bpf_for(i, leaf + 1, nodes * FANOUT)
 		TRY(put_u32(ctx, node_entry(map, i), map->pages));
-	if (map->head.levels == 2)
+	if (map->levels == 2)
 		bpf_for(i, nodes, FANOUT)
-			TRY(put_u32(ctx, sizeof(struct map_head) + i * sizeof(__u32),
-				    map->pages));
+			TRY(put_u32(ctx, offsetof(struct map_tree_2, top) +
+					 i * sizeof(__u32), map->pages));
 	return 0;
 }
 

@@ -116,8 +116,11 @@ int BPF_PROG(famfs_parse, struct fuse_dax_fmap_parse_ctx *pctx)
 	if (pctx->blob_size != sizeof(*h) + nr_strips * sizeof(struct famfs_simple_ext) ||
 	    nr_strips < h->nextents)
 		return -EBADMSG;
-	if (h->ext_type == FAMFS_EXT_INTERLEAVE)
+	if (h->ext_type == FAMFS_EXT_INTERLEAVE) {
 		nr_strips -= h->nextents;
+		if (nr_strips < h->nextents)
+			return -EBADMSG;
+	}
 	TRY(map_begin(&map, pctx, h->nextents, nr_strips));
 
 	bpf_for(i, 0, h->nextents) {
@@ -143,7 +146,7 @@ int BPF_PROG(famfs_parse, struct fuse_dax_fmap_parse_ctx *pctx)
 				return -EBADMSG;
 			pages = s->len >> PAGE_SHIFT;
 		}
-		if (strips > nr_strips - map.nr_strips)
+		if (strips > map_strips_left(&map, i, h->nextents, nr_strips))
 			return -EBADMSG;
 		TRY(map_add_extent(&map, pctx, i, pages, chunk, strips));
 
@@ -154,7 +157,7 @@ int BPF_PROG(famfs_parse, struct fuse_dax_fmap_parse_ctx *pctx)
 			if (!s)
 				return -EBADMSG;
 			TRY(check_strip(s, strip_pages(pages, chunk, strips)));
-			TRY(map_add_strip(&map, pctx, chunk, s->offset, s->devindex));
+			TRY(map_add_strip(&map, pctx, s->offset, s->devindex));
 			dev_bitmap |= 1ULL << s->devindex;
 			pos += sizeof(*s);
 		}
@@ -172,10 +175,9 @@ int BPF_PROG(famfs_parse, struct fuse_dax_fmap_parse_ctx *pctx)
 }
 
 SEC("struct_ops/iomap_begin")
-int BPF_PROG(famfs_iomap_begin, struct fuse_dax_fmap_resolve_ctx *rctx,
-	     struct fuse_iomap_io *io, const struct fuse_dax_fmap_meta *meta)
+int famfs_iomap_begin(const __u64 *args)
 {
-	return map_resolve(rctx, io, meta);
+	return map_resolve(args);
 }
 
 SEC(".struct_ops.link")

@@ -100,7 +100,7 @@ int BPF_PROG(striped_parse, struct fuse_dax_fmap_parse_ctx *pctx)
 		TRY(check_extent(e));
 		if (map_size(&map) >= h->file_size)
 			return -EINVAL;
-		if (e->nr_strips > h->nr_strips - map.nr_strips)
+		if (e->nr_strips > map_strips_left(&map, i, h->nr_extents, h->nr_strips))
 			return -EINVAL;
 		pages = e->length >> PAGE_SHIFT;
 		chunk = e->chunk_size >> PAGE_SHIFT;
@@ -113,7 +113,7 @@ int BPF_PROG(striped_parse, struct fuse_dax_fmap_parse_ctx *pctx)
 			if (!s)
 				return -EBADMSG;
 			TRY(check_strip(s, strip_pages(pages, chunk, e->nr_strips)));
-			TRY(map_add_strip(&map, pctx, chunk, s->offset, s->dev_index));
+			TRY(map_add_strip(&map, pctx, s->offset, s->dev_index));
 			dev_bitmap |= 1ULL << s->dev_index;
 			strip_pos += sizeof(*s);
 		}
@@ -131,10 +131,9 @@ int BPF_PROG(striped_parse, struct fuse_dax_fmap_parse_ctx *pctx)
 }
 
 SEC("struct_ops/iomap_begin")
-int BPF_PROG(striped_iomap_begin, struct fuse_dax_fmap_resolve_ctx *rctx,
-	     struct fuse_iomap_io *io, const struct fuse_dax_fmap_meta *meta)
+int striped_iomap_begin(const __u64 *args)
 {
-	return map_resolve(rctx, io, meta);
+	return map_resolve(args);
 }
 
 SEC(".struct_ops.link")

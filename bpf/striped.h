@@ -31,9 +31,9 @@
  *  EBADMSG	the blob is not this format: magic; size (too short, or bytes
  *		left over); a reserved field that is not 0
  *  EOPNOTSUPP	version
- *  E2BIG	more than the program holds: the extents map less than 16 TiB, and
- *		STRIPED_META_SIZE() is at most 64 KiB. 2,048 extents with 4,096
- *		strips fit.
+ *  E2BIG	more than the program holds: the extents map less than 16 TiB, are
+ *		no more than STRIPED_EXTENTS_MAX, and STRIPED_META_SIZE() is no
+ *		more than STRIPED_META_MAX. 2,048 extents with 4,096 strips fit.
  *  EINVAL	- lengths, offsets and chunk sizes are multiples of STRIPED_ALIGN;
  *		  lengths are not 0. For faults of 2 MiB make them multiples of
  *		  2 MiB.
@@ -93,10 +93,13 @@ struct striped_strip {
 
 /*
  * Metadata that a file takes in the kernel, at most: a line for the header, 17 for the
- * nodes of a search tree, and its leaves, which hold 16 extents each, up to 4,096
- * together; the strips.
+ * nodes of a search tree, and its leaves, which hold 15 extents each; the strips of
+ * extents that have more than one.
  */
 #define STRIPED_META_SIZE(nr_extents, nr_strips)				\
-	(64ULL + 17 * 64 + 192 * (((nr_extents) + 15) / 16) + 8 + 8ULL * (nr_strips))
+	(64ULL + 17 * 64 + 192 * (((nr_extents) + 14) / 15) +			\
+	 8ULL * ((nr_strips) < 2 * (nr_extents) ? 2 * ((nr_strips) - (nr_extents)) : (nr_strips)))
+#define STRIPED_META_MAX	65528U
+#define STRIPED_EXTENTS_MAX	3840U
 
 #endif /* _STRIPED_H */

@@ -70,6 +70,11 @@ const IOMAP_BEGIN: usize = offset_of!(c::fuse_dax_fmap_ops, iomap_begin);
 /// `expected_attach_type`.
 pub(super) const IOMAP_BEGIN_MEMBER: u32 = 2;
 
+/// Arguments of `iomap_begin()`, by their offset in bytes.
+const ARGUMENT: ffi::c_int = size_of::<u64>() as ffi::c_int;
+const IOMAP_BEGIN_DATA: ffi::c_int = 3 * ARGUMENT;
+const IOMAP_BEGIN_DATA_END: ffi::c_int = 4 * ARGUMENT;
+
 // It is the third of three.
 const _: () = assert!(
     NAME < DAX_FMAP_PARSE
@@ -160,6 +165,10 @@ pub(super) unsafe extern "C" fn check_member(
 
 /// What a program may read of its arguments: what BTF says they are.
 ///
+/// `iomap_begin()` gets the metadata as a range whose end is known when it runs. For the verifier that is
+/// a packet, as is an option of setsockopt(2) (kernel/bpf/cgroup.c): what has been compared with its end may be
+/// read, and nothing written.
+///
 /// # Safety
 ///
 /// Called by the verifier.
@@ -171,7 +180,18 @@ unsafe extern "C" fn is_valid_access(
     info: *mut c::bpf_insn_access_aux,
 ) -> bool {
     // SAFETY: The verifier's arguments, passed on.
-    unsafe { c::bpf_tracing_btf_ctx_access(off, size, access, prog, info) }
+    if !unsafe { c::bpf_tracing_btf_ctx_access(off, size, access, prog, info) } {
+        return false;
+    }
+    // SAFETY: The verifier passes the program that it looks at, and what to fill in.
+    let (member, reg_type) = unsafe { ((*prog).expected_attach_type, &mut (*info).reg_type) };
+    *reg_type = match off {
+        IOMAP_BEGIN_DATA if member == IOMAP_BEGIN_MEMBER => c::bpf_reg_type_PTR_TO_PACKET,
+        IOMAP_BEGIN_DATA_END if member == IOMAP_BEGIN_MEMBER => c::bpf_reg_type_PTR_TO_PACKET_END,
+        _ => return true,
+    };
+    // A part of a pointer is not one.
+    size == ARGUMENT
 }
 
 /// Whether a program may write `size` bytes at `off` of what `reg` points to: OUT fields only.

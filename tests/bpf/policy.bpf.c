@@ -19,7 +19,7 @@ int BPF_PROG(name, struct fuse_dax_fmap_parse_ctx *parse)
 #define BEGIN(name) \
 SEC("struct_ops/iomap_begin") \
 int BPF_PROG(name, struct fuse_dax_fmap_resolve_ctx *resolve, struct fuse_iomap_io *io, \
-	     const struct fuse_dax_fmap_meta *first)
+	     const struct fuse_dax_fmap_meta *first, const __u8 *data, const __u8 *data_end)
 
 #define OPS(var, opsname, p, b)				\
 SEC(".struct_ops.link")					\
@@ -56,7 +56,10 @@ BEGIN(good_begin)
 
 	if (!meta || io->offset != resolve->file_offset || io->type || io->flags)
 		return -1;
-	io->addr = meta[7] + first->word[7] + *(const __u8 *)first + *((const __u32 *)first + 3);
+	if (data + 8 > data_end || data + (resolve->length & 0xff) + 8 > data_end)
+		return -1;
+	io->addr = data[7] + data[(resolve->length & 0xff) + 7];
+	io->addr += meta[7] + first->word[7] + *(const __u8 *)first + *((const __u32 *)first + 3);
 	io->length = resolve->length + resolve->file_size + resolve->meta_buf_size;
 	io->dev_index = 1;
 	io->type = FUSE_IOMAP_HOLE;
@@ -156,6 +159,53 @@ BAD_BEGIN(w_meta, {
 BAD_BEGIN(w_first, *(volatile __u64 *)&first->word[0] = 1);
 BAD_BEGIN(first_beyond, io->addr = ((const volatile __u64 *)first)[8]);
 BAD_BEGIN(first_variable, io->addr = first->word[resolve->length & 7]);
+BAD_BEGIN(data_unchecked, io->addr = data[0]);
+BAD_BEGIN(data_beyond, {
+	if (data + 8 <= data_end)
+		io->addr = data[8];
+});
+BAD_BEGIN(data_before, {
+	if (data + 8 <= data_end)
+		io->addr = data[-1];
+});
+BAD_BEGIN(data_variable, {
+	if (data + 8 <= data_end)
+		io->addr = data[resolve->length & 7];
+});
+BAD_BEGIN(data_far, {
+	const __u8 *p = data + (resolve->length & 0xffff);
+
+	if (p + 8 <= data_end)
+		io->addr = p[0];
+});
+BAD_BEGIN(data_end_itself, io->addr = data_end[-1]);
+BAD_BEGIN(w_data, {
+	if (data + 8 <= data_end)
+		*(volatile __u8 *)data = 1;
+});
+BAD_BEGIN(data_helper, {
+	if (data + 8 <= data_end)
+		io->addr = bpf_strncmp((const char *)data, 8, "1234567");
+});
+
+/* Half of the pointer. */
+SEC("struct_ops/iomap_begin")
+int data_half_prog(__u64 *args)
+{
+	return ((volatile __u32 *)args)[6];
+}
+
+OPS(data_half, "data_half", good_parse, data_half_prog);
+
+/* dax_fmap_parse() has no such arguments. */
+SEC("struct_ops.s/dax_fmap_parse")
+int p_data_prog(__u64 *args)
+{
+	return args[3] == args[4];
+}
+
+OPS(p_data, "p_data", p_data_prog, good_begin);
+
 BAD_BEGIN(b_alloc, io->addr = bpf_fuse_dax_parse_alloc_meta((void *)resolve, 8));
 BAD_BEGIN(b_blob, {
 	const __u8 *p = bpf_fuse_dax_parse_get_blob((void *)resolve, 0, 8);

@@ -99,8 +99,15 @@ int file_resolve(const struct file *file, __u64 offset, struct fuse_iomap_io *io
 		.meta = file->meta,
 	};
 
+	const __u64 args[] = {
+		(__u64)&resolve.ctx, (__u64)io, (__u64)&file->first, (__u64)file->meta,
+		(__u64)file->meta + file->meta_size,
+	};
+	/* A program gets its arguments as u64s. */
+	int (*iomap_begin)(const __u64 *args) = (void *)file->ops->iomap_begin;
+
 	*io = (struct fuse_iomap_io){ .offset = offset };
-	return file->ops->iomap_begin(&resolve.ctx, io, &file->first);
+	return iomap_begin(args);
 }
 
 void file_close(struct file *file)

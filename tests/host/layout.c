@@ -136,7 +136,7 @@ static struct page *deal_out(const struct layout *layout)
 			filled[s] += PAGE;
 			in_chunk += PAGE;
 			page->is_last = left == PAGE;
-			if (in_chunk == extent->chunk) {
+			if (in_chunk == extent->chunk && extent->nr_strips > 1) {
 				page->is_last = true;
 				in_chunk = 0;
 				s = s + 1 < extent->nr_strips ? s + 1 : 0;

@@ -157,8 +157,8 @@ static void test_far(void)
 static void test_many(void)
 {
 	/* Around each size at which the tree grows, and the promised maximum. */
-	static const __u32 sizes[] = { 2, 15, 16, 17, 31, 32, 33, 255, 256, 257, 272, 273,
-				       511, 512, 513, 2047, 2048 };
+	static const __u32 sizes[] = { 2, 14, 15, 16, 29, 30, 31, 32, 239, 240, 241, 256,
+				       479, 480, 481, 2047, 2048 };
 	struct layout *l = NULL;
 	struct file file;
 	struct map m;
@@ -185,10 +185,10 @@ static void test_many(void)
 	free(m.blob);
 	ok(matches(l), "2,048 extents of two strips");
 
-	l = layout_new(3216 * PAGE);
-	for (__u32 i = 0; i < 3216; i++)
+	l = layout_new(STRIPED_EXTENTS_MAX * PAGE);
+	for (__u32 i = 0; i < STRIPED_EXTENTS_MAX; i++)
 		extent_strip(layout_extent(l, PAGE, 0), 0, 2 * i * PAGE);
-	ok(matches(l), "3,228 linear extents, the most that fit");
+	ok(matches(l), "3,840 linear extents, the most that fit");
 }
 
 static void test_random(void)
@@ -346,13 +346,13 @@ static void test_refused(void)
 
 static void test_too_many(void)
 {
-	struct layout *l = layout_new(3217 * PAGE);
+	struct layout *l = layout_new((STRIPED_EXTENTS_MAX + 1) * PAGE);
 	struct map m;
 
-	for (__u32 i = 0; i < 3217; i++)
+	for (__u32 i = 0; i < STRIPED_EXTENTS_MAX + 1; i++)
 		extent_strip(layout_extent(l, PAGE, 0), 0, i * PAGE);
 	m = encode(l);
-	ok(open_map(&m) == -E2BIG, "E2BIG: 3,217 linear extents");
+	ok(open_map(&m) == -E2BIG, "E2BIG: 3,841 linear extents");
 	free(m.blob);
 	layout_free(l);
 

@@ -200,7 +200,13 @@ struct fuse_iomap_io {
  * @iomap_begin: resolve one offset. Called at each page fault and for each
  *	piece of a read or a write; must not sleep, and runs without preemption.
  *	Returns 0, or a negative errno that the operation fails with (SIGBUS on a
- *	fault). Fills @io. A program that has no use for @meta need not take it.
+ *	fault). Fills @io.
+ *
+ *	Three arguments lead to the metadata: @meta, its first line, and @data
+ *	and @data_end, all of it. The verifier lets a program read behind @data
+ *	what it has compared with @data_end, as it is known from packets, up to
+ *	65,535 bytes; there is a kfunc, too. A program need not take the last
+ *	arguments if it has no use for them.
  *
  * Both are required. Register with a BPF link (SEC(".struct_ops.link")); a
  * mount that uses the ops keeps them callable until it is unmounted, whatever
@@ -220,7 +226,8 @@ struct fuse_dax_fmap_ops {
 	int	(*dax_fmap_parse)(struct fuse_dax_fmap_parse_ctx *ctx);
 	int	(*iomap_begin)(struct fuse_dax_fmap_resolve_ctx *ctx,
 			       struct fuse_iomap_io *io,
-			       const struct fuse_dax_fmap_meta *meta);
+			       const struct fuse_dax_fmap_meta *meta,
+			       const void *data, const void *data_end);
 };
 
 /*

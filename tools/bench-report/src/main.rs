@@ -107,26 +107,12 @@ fn report(date: &str) -> Result<(), String> {
 
 /// What a reader wants to know first.
 fn summary(rows: &Rows) -> String {
-    const FAULTS: [&str; 8] = [
-        "2m-read-again",
-        "2m-write-again",
-        "4k-read-again",
-        "4k-write-again",
-        "2m-read-first",
-        "2m-write-first",
-        "4k-read-first",
-        "4k-write-first",
-    ];
     let insns = |name: &str, pattern: &str| Some(rows.get(name, pattern, 1, "linear")?.insns);
     // "A to B instructions (C to D %)" that one takes more than the other.
     let more = |name: &str, than: &str| {
-        let pairs: Vec<(f64, f64)> = FAULTS
-            .iter()
-            .filter_map(|pattern| Some((insns(name, pattern)?, insns(than, pattern)?)))
-            .collect();
-        let differences: Vec<f64> = pairs.iter().map(|(a, b)| a - b).collect();
-        let percent: Vec<f64> = pairs.iter().map(|(a, b)| 100.0 * (a - b) / b).collect();
-        (!pairs.is_empty()).then(|| {
+        let (differences, percent): (Vec<f64>, Vec<f64>) =
+            rows.faults_over(name, than).into_iter().unzip();
+        (!differences.is_empty()).then(|| {
             let range = |values: &[f64], digits: usize| {
                 let least = values.iter().copied().fold(f64::INFINITY, f64::min);
                 let most = values.iter().copied().fold(f64::NEG_INFINITY, f64::max);
@@ -162,10 +148,13 @@ fn summary(rows: &Rows) -> String {
         text,
         "- The floor, 2 MiB read again: {}.\n- The same, 4 KiB: {}.",
         each(
-            FAULTS[0],
+            "2m-read-again",
             &["hugetlbfs", "device-dax", "bpf", "ext4-dax", "xfs-dax"]
         ),
-        each(FAULTS[2], &["anonymous", "bpf", "ext4-dax", "xfs-dax"])
+        each(
+            "4k-read-again",
+            &["anonymous", "bpf", "ext4-dax", "xfs-dax"]
+        )
     );
     format!("\n{text}")
 }

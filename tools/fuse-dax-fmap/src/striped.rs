@@ -24,8 +24,10 @@ const EXTENT_LEN: usize = 24;
 const STRIP_LEN: usize = 24;
 /// The extents map less than this, and no chunk is as long.
 const LENGTH_MAX: u64 = 16 << 40;
-/// Metadata of a file.
-const META_MAX: u64 = 64 << 10;
+/// `STRIPED_META_MAX`, metadata of a file.
+const META_MAX: u64 = 65_528;
+/// `STRIPED_EXTENTS_MAX`.
+const EXTENTS_MAX: usize = 3840;
 /// A strip ends below this.
 const DEVICE_END: u64 = 1 << 63;
 
@@ -254,7 +256,10 @@ fn check_extents(extents: &[Extent]) -> Result<u64, Error> {
         nr_strips += extent.strips.len() as u64;
     }
 
-    if mapped >= LENGTH_MAX || meta_size(extents.len() as u64, nr_strips) > META_MAX {
+    if mapped >= LENGTH_MAX
+        || extents.len() > EXTENTS_MAX
+        || meta_size(extents.len() as u64, nr_strips) > META_MAX
+    {
         return Err(Error::TooBig);
     }
     Ok(mapped)
@@ -262,7 +267,7 @@ fn check_extents(extents: &[Extent]) -> Result<u64, Error> {
 
 /// `STRIPED_META_SIZE()`.
 fn meta_size(extents: u64, strips: u64) -> u64 {
-    64 + 17 * 64 + 192 * extents.div_ceil(16) + 8 + 8 * strips
+    64 + 17 * 64 + 192 * extents.div_ceil(15) + 8 * strips.min(2 * (strips - extents))
 }
 
 /// The table of strips, in the order of the extents.

@@ -325,4 +325,9 @@ fn limits_of_the_program() {
     };
     assert!(encode(4096 * MIB, &many(2048)).is_ok());
     assert_eq!(encode(6000 * MIB, &many(3000)), Err(Error::TooBig));
+
+    let small =
+        |n: u64| -> Vec<Extent> { (0..n).map(|at| Extent::linear(MIB, 0, at * MIB)).collect() };
+    assert!(encode(3840 * MIB, &small(3840)).is_ok());
+    assert_eq!(encode(3841 * MIB, &small(3841)), Err(Error::TooBig));
 }
