@@ -13,12 +13,15 @@
 //!
 //! until it is evicted. A failure leaves it `Unknown` and fails the open.
 //!
-//! The server is asked for the map and, while it looks for that, gets the OPEN: a first open takes one
-//! round trip, as without maps. What FUSE does at the end of an open (to the page cache, above all) must
-//! not meet a mapped file, so all that is done with the answer is done after it.
+//! A first open takes one round trip, as without maps: the server brings the map along with the answer to
+//! OPEN, if it can do that; else it is asked for the map and, while it looks for that, gets the OPEN. What FUSE
+//! does at the end of an open (to the page cache, above all) must not meet a mapped file, so all that is
+//! done with the map is done after it.
 //!
 //! One task fetches the map of one file, or acquires one device; others that want the same wait for
 //! it ([`InFlight`]), and so for its OPEN. No lock is held across a request.
+
+use core::ops::Deref;
 
 use kernel::{
     fmt,
@@ -49,6 +52,7 @@ use crate::{
     fuse::{
         Connection,
         Inode,
+        MapInOpen,
         BLOB_MAX,
         BLOB_MIN, //
     },
@@ -323,13 +327,17 @@ const ROOMS: [u32; 5] = [
 
 /// Settles whether a file is mapped, fetching its map if this is its first open. May sleep.
 ///
-/// If the server is asked, `meanwhile` is called before its answer is waited for. Nobody else publishes a
-/// map of the file while that runs.
+/// If the server is asked, `open` is called before its answer is waited for: it has FUSE open the file, unless
+/// that has to wait, and returns whether FUSE did. Nobody else publishes a map of the file while that runs.
 ///
 /// # Errors
 ///
 /// Whatever the open fails with; the cause has been logged.
-pub(crate) fn settle(conn: &Connection, inode: &Inode, meanwhile: impl FnOnce()) -> Result<State> {
+pub(crate) fn settle(
+    conn: &Connection,
+    inode: &Inode,
+    open: impl FnOnce() -> bool,
+) -> Result<State> {
     let mount = conn.mount();
 
     let settled = || match iomap::state(inode) {
@@ -351,7 +359,7 @@ pub(crate) fn settle(conn: &Connection, inode: &Inode, meanwhile: impl FnOnce())
             state => state,
         });
     };
-    fetch(conn, inode, &turn, meanwhile).map_err(|Failure { errno, cause }| {
+    fetch(conn, inode, &turn, open).map_err(|Failure { errno, cause }| {
         // An opener that was killed is nobody's mistake.
         if errno != EINTR && errno != ERESTARTSYS {
             mount.stats.inc(Counter::FailedOpens);
@@ -373,11 +381,12 @@ fn fetch(
     conn: &Connection,
     inode: &Inode,
     turn: &Turn<'_>,
-    meanwhile: impl FnOnce(),
+    open: impl FnOnce() -> bool,
 ) -> Result<State, Failure> {
     let mount = conn.mount();
+    let mut room = MapInOpen::new();
 
-    let Some(blob) = get_fmap(conn, inode, meanwhile)? else {
+    let Some(blob) = get_fmap(conn, inode, &mut room, open)? else {
         return Ok(State::Plain);
     };
     let parsed = mount
@@ -414,38 +423,76 @@ fn used_by_others(inode: &Inode, turn: &Turn<'_>) -> bool {
     true
 }
 
-/// Asks the server for the map of a file; `None` if it has none.
-fn get_fmap(
+/// The server's map of a file.
+enum Blob<'a> {
+    /// It came with OPEN.
+    Brought(&'a [u8]),
+    Asked(KVVec<u8>),
+}
+
+impl Deref for Blob<'_> {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        match self {
+            Self::Brought(blob) => blob,
+            Self::Asked(blob) => blob,
+        }
+    }
+}
+
+/// Gets the map of a file from the server; `None` if it has none.
+fn get_fmap<'a>(
     conn: &Connection,
     inode: &Inode,
-    meanwhile: impl FnOnce(),
-) -> Result<Option<KVVec<u8>>, Failure> {
-    let mut meanwhile = Some(meanwhile);
+    brought: &'a mut MapInOpen,
+    open: impl FnOnce() -> bool,
+) -> Result<Option<Blob<'a>>, Failure> {
+    let mut open = Some(open);
 
+    if conn.brings_maps {
+        if let Some(open) = open.take() {
+            match brought.during(inode, open) {
+                Err(ERANGE) => (),
+                Ok(blob) => {
+                    conn.mount().stats.inc(Counter::MapsInOpen);
+                    return Ok(Some(Blob::Brought(blob)));
+                }
+                Err(errno) => return no_map(conn, inode, errno, "the map that came with OPEN"),
+            }
+        }
+    }
     for room in ROOMS {
         let asked = conn
             .get_fmap(inode, room)
             .map_err(Failure::because("GET_FMAP"))?;
 
-        if let Some(meanwhile) = meanwhile.take() {
-            meanwhile();
+        if let Some(open) = open.take() {
+            open();
         }
         match asked.answer() {
-            Ok(blob) => return Ok(Some(blob)),
+            Ok(blob) => return Ok(Some(Blob::Asked(blob))),
             Err(ERANGE) => continue,
-            Err(ENOSYS) => {
-                conn.mount().no_maps.store(true, Relaxed);
-                return Ok(None);
-            }
-            Err(ENODATA | ENOENT) => {
-                iomap::remember_plain(inode);
-                return Ok(None);
-            }
-            Err(errno) => return Err(Failure::because("GET_FMAP")(errno)),
+            Err(errno) => return no_map(conn, inode, errno, "GET_FMAP"),
         }
     }
     Err(Failure {
         errno: E2BIG,
         cause: "GET_FMAP: the map does not fit in 1 MiB",
     })
+}
+
+/// What an error means that the server answered instead of a map: that there is none, or a failure.
+fn no_map<T>(
+    conn: &Connection,
+    inode: &Inode,
+    errno: Error,
+    cause: &'static str,
+) -> Result<Option<T>, Failure> {
+    match errno {
+        ENOSYS => conn.mount().no_maps.store(true, Relaxed),
+        ENODATA | ENOENT => iomap::remember_plain(inode),
+        errno => return Err(Failure { errno, cause }),
+    }
+    Ok(None)
 }

@@ -76,11 +76,13 @@ use crate::{
 
 mod hooks;
 mod init;
+mod map_in_open;
 mod mounter;
 mod open;
 mod request;
 
 pub(crate) use hooks::Hooks;
+pub(crate) use map_in_open::MapInOpen;
 pub(crate) use mounter::{
     DeviceFile,
     Mounter, //
@@ -130,6 +132,8 @@ pub(crate) struct Connection {
     empty_page_cache: Opaque<c::address_space>,
     /// Whether opens are reported.
     marked: Atomic<bool>,
+    /// Whether the server can bring maps along with the answer to OPEN.
+    pub(crate) brings_maps: bool,
     #[pin]
     marking: Mutex<()>,
     #[pin]
@@ -161,6 +165,7 @@ impl Connection {
         memory: KBox<MaybeUninit<Self>>,
         sb: *mut c::super_block,
         ops: PinnedOps,
+        flags: u32,
         mounter: Pin<KBox<Mounter>>,
     ) -> *mut Self {
         // SAFETY: By the safety requirements.
@@ -182,6 +187,7 @@ impl Connection {
             // empties it then.
             empty_page_cache <- unsafe { iomap::empty_page_cache(root) },
             marked: Atomic::new(false),
+            brings_maps: flags & c::FUSE_DAX_FMAP_MAP_IN_OPEN != 0,
             marking <- new_mutex!((), "fuse_dax_fmap::Connection::marking"),
             mount <- Mount::new(ops),
             mounter,

@@ -36,6 +36,8 @@ pub(crate) enum Counter {
     WrittenBytes,
     /// GET_FMAP requests.
     GetFmap,
+    /// Maps that came with the answer to OPEN.
+    MapsInOpen,
     /// GET_DAXDEV requests.
     GetDaxdev,
     /// Maps that `dax_fmap_parse()` refused.
@@ -47,7 +49,7 @@ pub(crate) enum Counter {
 }
 
 /// The names that users see, by [`Counter`].
-const NAMES: [&str; 11] = [
+const NAMES: [&str; 12] = [
     "faults_2m",
     "faults_4k",
     "faults_failed",
@@ -55,6 +57,7 @@ const NAMES: [&str; 11] = [
     "read_bytes",
     "written_bytes",
     "get_fmap",
+    "maps_in_open",
     "get_daxdev",
     "maps_refused",
     "opens_failed",

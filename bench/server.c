@@ -11,6 +11,7 @@
  *	-i		interleaved over two devices instead of linear
  *	-g		see below
  *	-t THREADS	(1)
+ *	-a		maps do not come with OPEN, but are asked for
  *	-z		OPEN gets ENOSYS: FUSE opens without asking from then on
  *
  * Maps have the format of bpf/striped.h. Each file has its own memory, one behind the
@@ -62,6 +63,7 @@ static struct {
 	bool interleaved;
 	bool groups;
 	unsigned int threads;
+	bool asked;
 	bool zero_message;
 } config = { .files = 1, .extents = 1, .threads = 1 };
 
@@ -208,7 +210,10 @@ static void reply_init(const struct fuse_in_header *in, const struct fuse_init_i
 		.max_write = MAX_WRITE,
 		.max_pages = MAX_WRITE / PAGE,
 	};
+	uint32_t flags = FUSE_DAX_FMAP_MAP_IN_OPEN;
 
+	if (config.ops && !config.asked)
+		memcpy((char *)&out + FUSE_DAX_FMAP_INIT_OUT_FLAGS, &flags, sizeof(flags));
 	if (config.ops)
 		memcpy((char *)&out + FUSE_DAX_FMAP_INIT_OUT_NAME, config.ops,
 		       strnlen(config.ops, FUSE_DAX_FMAP_OPS_NAME_LEN - 1));
@@ -246,26 +251,49 @@ static void reply_read(const struct fuse_in_header *in, const struct fuse_read_i
 	reply(in, 0, zeros, left < MAX_WRITE ? left : MAX_WRITE);
 }
 
-static void reply_get_fmap(const struct fuse_in_header *in, const struct fuse_get_fmap_in *arg)
+/* The map of a file in @to, at most @room bytes: how many, or -ERANGE. */
+static int map_of(uint64_t nodeid, void *to, size_t room)
 {
-	uint64_t n = in->nodeid - FIRST_NODEID;
 	struct {
 		struct striped_header header;
 		struct striped_extent extent;
 		struct striped_strip strip;
-	} __attribute__((packed)) small;
+	} __attribute__((packed)) *small = to;
 
-	if (map_len > arg->size) {
-		reply(in, -ERANGE, NULL, 0);
-		return;
+	if (map_len > room)
+		return -ERANGE;
+	memcpy(to, &map, map_len);
+	if (config.files > 1)
+		small->strip.offset += (nodeid - FIRST_NODEID) * small->strip.length;
+	return map_len;
+}
+
+static void reply_get_fmap(const struct fuse_in_header *in, const struct fuse_get_fmap_in *arg)
+{
+	static __thread unsigned char blob[sizeof(map)];
+	int len = map_of(in->nodeid, blob, arg->size < sizeof(blob) ? arg->size : sizeof(blob));
+
+	if (len < 0)
+		reply(in, len, NULL, 0);
+	else
+		reply(in, 0, blob, len);
+}
+
+static void reply_open(const struct fuse_in_header *in, const struct fuse_open_in *arg)
+{
+	struct {
+		struct fuse_open_out open;
+		struct fuse_open_fmap_out fmap;
+	} out = { .open.fh = 0 };
+
+	if (config.zero_message) {
+		reply(in, -ENOSYS, NULL, 0);
+	} else if (arg->open_flags & FUSE_DAX_FMAP_OPEN_MAP) {
+		out.fmap.size = map_of(in->nodeid, out.fmap.map, sizeof(out.fmap.map));
+		reply(in, 0, &out, sizeof(out));
+	} else {
+		reply(in, 0, &out.open, sizeof(out.open));
 	}
-	if (config.files == 1) {
-		reply(in, 0, &map, map_len);
-		return;
-	}
-	memcpy(&small, &map, sizeof(small));
-	small.strip.offset += n * small.strip.length;
-	reply(in, 0, &small, sizeof(small));
 }
 
 static void reply_get_daxdev(const struct fuse_in_header *in, const struct fuse_get_daxdev_in *arg)
@@ -298,10 +326,7 @@ static void handle(const struct fuse_in_header *in, const void *arg)
 		reply_attr(in);
 		break;
 	case FUSE_OPEN:
-		if (config.zero_message)
-			reply(in, -ENOSYS, NULL, 0);
-		else
-			reply(in, 0, &open, sizeof(open));
+		reply_open(in, arg);
 		break;
 	case FUSE_OPENDIR:
 		reply(in, 0, &open, sizeof(open));
@@ -362,7 +387,7 @@ int main(int argc, char **argv)
 	struct stat st;
 	int c;
 
-	while ((c = getopt(argc, argv, "o:d:n:s:e:igt:z")) != -1) {
+	while ((c = getopt(argc, argv, "o:d:n:s:e:igt:az")) != -1) {
 		switch (c) {
 		case 'o':
 			config.ops = optarg;
@@ -388,6 +413,9 @@ int main(int argc, char **argv)
 			break;
 		case 't':
 			config.threads = strtoul(optarg, NULL, 0);
+			break;
+		case 'a':
+			config.asked = true;
 			break;
 		case 'z':
 			config.zero_message = true;

@@ -31,6 +31,7 @@ use super::{
         request_send,
         OFFERS, //
     },
+    map_in_open::WANTED,
     open::{
         FSNOTIFY_OPS,
         GROUP, //
@@ -153,6 +154,7 @@ impl Hooks {
         // SAFETY: Called once, before the first use of the locks.
         unsafe {
             OFFERS.init();
+            WANTED.init();
             MOUNTS.init();
             MAKING_TABLES.init();
         }

@@ -39,6 +39,7 @@ use crate::{
 };
 
 use super::{
+    map_in_open::ask_for_map,
     Connection,
     ConnectionPtr,
     Device,
@@ -53,9 +54,11 @@ global_lock! {
 }
 
 // What the protocol relies on. bindgen asserts that the types have the layout of the kernel's BTF.
+const ANSWER_FLAGS: usize = c::FUSE_DAX_FMAP_INIT_OUT_FLAGS as usize;
 const ANSWER_NAME: usize = c::FUSE_DAX_FMAP_INIT_OUT_NAME as usize;
 const _: () = assert!(size_of::<f::fuse_init_out>() == 64);
-const _: () = assert!(offset_of!(f::fuse_init_out, unused) <= ANSWER_NAME);
+const _: () = assert!(offset_of!(f::fuse_init_out, unused) <= ANSWER_FLAGS);
+const _: () = assert!(ANSWER_FLAGS + size_of::<u32>() == ANSWER_NAME);
 const _: () = assert!(ANSWER_NAME + OpsName::LEN == size_of::<f::fuse_init_out>());
 const _: () = assert!(size_of::<f::fuse_init_in>() == 64);
 const _: () = assert!(OpsName::LEN == c::FUSE_DAX_FMAP_OPS_NAME_LEN as usize);
@@ -74,15 +77,20 @@ pub(super) struct Offer {
 // SAFETY: An offer is made by the task that mounts and taken by the one that ends the request.
 unsafe impl Send for Offer {}
 
-/// `fuse_request_send`: INIT is about to become visible to the server, normally in the context of the
-/// task that mounts, with `fiq->lock` held.
+/// `fuse_request_send`: a request is about to become visible to the server, normally in the context of
+/// the task that it is sent for (INIT: that mounts), with `fiq->lock` held.
 ///
 /// # Safety
 ///
 /// Called by the tracepoint.
 pub(super) unsafe extern "C" fn request_send(_data: *mut ffi::c_void, req: *const f::fuse_req) {
     // SAFETY: A request that is being sent is valid.
-    if unsafe { (*req).in_.h.opcode } == f::fuse_opcode_FUSE_INIT {
+    let opcode = unsafe { (*req).in_.h.opcode };
+
+    if opcode == f::fuse_opcode_FUSE_OPEN {
+        // SAFETY: As above, and it is OPEN, which is sent by the task that opens.
+        unsafe { ask_for_map(req) };
+    } else if opcode == f::fuse_opcode_FUSE_INIT {
         // SAFETY: As above, and it is INIT.
         let _ = unsafe { offer(req) };
     }
@@ -273,6 +281,18 @@ fn name_in(answer: &f::fuse_init_out) -> [u8; OpsName::LEN] {
     name
 }
 
+/// The flags that the server answered.
+fn flags_in(answer: &f::fuse_init_out) -> u32 {
+    // SAFETY: The answer is 64 bytes of plain integers, and has these four.
+    unsafe {
+        ptr::from_ref(answer)
+            .cast::<u8>()
+            .add(ANSWER_FLAGS)
+            .cast::<u32>()
+            .read_unaligned()
+    }
+}
+
 /// What becomes of a mount that got an offer.
 enum Outcome {
     Bound,
@@ -308,7 +328,7 @@ unsafe fn conclude(
     }
 
     // SAFETY: By the safety requirements.
-    match unsafe { bind(&name, mount, mounter) } {
+    match unsafe { bind(&name, flags_in(answer), mount, mounter) } {
         Ok(()) => Outcome::Bound,
         Err((mounter, cause)) => {
             // SAFETY: By the safety requirements; the superblock of a mount under way has a name.
@@ -332,6 +352,7 @@ unsafe fn conclude(
 /// As [`conclude`].
 unsafe fn bind(
     name: &[u8; OpsName::LEN],
+    flags: u32,
     mount: *mut f::fuse_mount,
     mounter: Pin<KBox<Mounter>>,
 ) -> Result<(), (Pin<KBox<Mounter>>, &'static str)> {
@@ -369,7 +390,7 @@ unsafe fn bind(
         return Err((mounter, "no memory"));
     }
     // SAFETY: As above.
-    let conn = unsafe { Connection::new(memory, sb, ops, mounter) };
+    let conn = unsafe { Connection::new(memory, sb, ops, flags, mounter) };
     // INVARIANT: The connection is in the list until `put_super()`. There is room.
     let _ = mounts.push_within_capacity(ConnectionPtr(conn));
     drop(mounts);

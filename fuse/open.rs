@@ -302,6 +302,7 @@ unsafe fn open_unknown(inode: *mut c::inode, file: *mut c::file, gate: &'static 
                     plain_open(inode, file, gate)
                 });
             }
+            matches!(opened, Some(Ok(())))
         })
     };
     // SAFETY: As above. FUSE has opened the file if it says so; then it may be released, and once more

@@ -21,8 +21,8 @@
 
 static const char *const names[] = {
 	"faults_2m", "faults_4k", "faults_failed", "upgrades", "read_bytes",
-	"written_bytes", "get_fmap", "get_daxdev", "maps_refused", "opens_failed",
-	"mappings_refused",
+	"written_bytes", "get_fmap", "maps_in_open", "get_daxdev", "maps_refused",
+	"opens_failed", "mappings_refused",
 };
 
 FIXTURE(counters) {

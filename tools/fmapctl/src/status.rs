@@ -81,6 +81,7 @@ fn counter((name, number): &(String, u64)) -> Vec<String> {
         ("read_bytes", "bytes read"),
         ("written_bytes", "bytes written"),
         ("get_fmap", "GET_FMAP requests"),
+        ("maps_in_open", "maps that came with OPEN"),
         ("get_daxdev", "GET_DAXDEV requests"),
         ("maps_refused", "maps refused by dax_fmap_parse()"),
         ("opens_failed", "opens that failed"),
