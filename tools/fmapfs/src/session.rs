@@ -14,8 +14,8 @@
 
 use std::ffi::CString;
 use std::fs::{File, OpenOptions};
-use std::io::{self, Read, Write};
-use std::os::fd::AsRawFd;
+use std::io::{Read, Write};
+use std::os::fd::{AsRawFd, RawFd};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::mpsc::{self, Sender};
@@ -24,7 +24,8 @@ use std::thread;
 use fuse_backend_rs::api::server::Server;
 use fuse_backend_rs::transport::{FuseBuf, FuseDevWriter, Reader};
 use fuse_dax_fmap::{
-    Intercepted, Offer, OpsName, Refusal, accept, error_reply, intercept, opcode, unique,
+    Intercepted, Offer, OpsName, Refusal, accept, accept_map_in_open, complete_open, error_reply,
+    intercept, opcode, unique,
 };
 use rustix::io::Errno;
 use rustix::mount::{MountFlags, UnmountFlags};
@@ -104,6 +105,16 @@ impl Session {
                     send(device, &error_reply(unique(message), libc::EPERM));
                 }
                 Intercepted::Other => handle(&server, device, message, &mut scratch),
+                Intercepted::Open => {
+                    let reply = match reply_of(&server, message, &mut scratch) {
+                        Some(mut reply) => {
+                            complete_open(message, &mut reply, &*self.tree);
+                            reply
+                        }
+                        None => error_reply(unique(message), libc::EIO),
+                    };
+                    send(device, &reply);
+                }
                 Intercepted::Init(offer) => {
                     let unique = unique(message);
                     match self.answer_init(&server, offer, message, &mut scratch) {
@@ -122,7 +133,8 @@ impl Session {
         }
     }
 
-    /// What the FUSE crate answers to INIT, with the name of our ops.
+    /// What the FUSE crate answers to INIT, with the name of our ops and the promise
+    /// of maps in OPEN.
     fn answer_init(
         &self,
         server: &Server<Arc<Tree>>,
@@ -131,8 +143,9 @@ impl Session {
         scratch: &mut [u8],
     ) -> Result<Vec<u8>, Refusal> {
         offer.check()?;
-        let mut reply = reply_of(server, message, scratch).map_err(|_| Refusal::NoReply)?;
+        let mut reply = reply_of(server, message, scratch).ok_or(Refusal::NoReply)?;
         accept(&mut reply, &self.ops)?;
+        accept_map_in_open(&mut reply)?;
         Ok(reply)
     }
 
@@ -251,38 +264,44 @@ fn changes_names(message: &[u8]) -> bool {
 /// Lets the FUSE crate answer.
 fn handle(server: &Server<Arc<Tree>>, device: &File, message: &mut [u8], scratch: &mut [u8]) {
     let unique = unique(message);
-    if let Err(fuse_backend_rs::Error::DecodeMessage(_)) =
-        dispatch(server, device, message, scratch)
-    {
+    let answered =
+        writer(device.as_raw_fd(), scratch).and_then(|writer| dispatch(server, message, writer));
+    if let Err(fuse_backend_rs::Error::DecodeMessage(_)) = answered {
         send(device, &error_reply(unique, libc::EIO));
     }
 }
 
-/// What the FUSE crate would have sent.
-fn reply_of(
-    server: &Server<Arc<Tree>>,
-    message: &mut [u8],
-    scratch: &mut [u8],
-) -> io::Result<Vec<u8>> {
-    let (reader, writer) = rustix::pipe::pipe()?;
-    let writer = File::from(writer);
-    dispatch(server, &writer, message, scratch)
-        .map_err(|error| io::Error::other(error.to_string()))?;
-    drop(writer);
-    let mut reply = Vec::new();
-    File::from(reader).read_to_end(&mut reply)?;
-    Ok(reply)
+/// What the FUSE crate would have sent, if anything.
+///
+/// A part of a writer keeps what it is given in `scratch` until it is committed. The
+/// crate commits errors only, and fails: this writer leads nowhere. Either way the reply
+/// stays here, at a lower price than that of a pipe.
+fn reply_of(server: &Server<Arc<Tree>>, message: &mut [u8], scratch: &mut [u8]) -> Option<Vec<u8>> {
+    const NOWHERE: RawFd = -1;
+
+    // What an earlier reply left is not to be taken for this one.
+    scratch[..4].fill(0);
+    let whole = scratch.len();
+    let mut writer = writer(NOWHERE, scratch).ok()?;
+    writer.split_at(whole).ok()?;
+    let _ = dispatch(server, message, writer);
+
+    let (len, _) = scratch.split_first_chunk()?;
+    let reply = scratch.get(..u32::from_le_bytes(*len) as usize)?;
+    (!reply.is_empty()).then(|| reply.to_vec())
+}
+
+fn writer(to: RawFd, scratch: &mut [u8]) -> fuse_backend_rs::Result<FuseDevWriter<'_>> {
+    FuseDevWriter::new(to, scratch).map_err(|_| fuse_backend_rs::Error::MissingParameter)
 }
 
 fn dispatch(
     server: &Server<Arc<Tree>>,
-    to: &File,
     message: &mut [u8],
-    scratch: &mut [u8],
+    writer: FuseDevWriter<'_>,
 ) -> fuse_backend_rs::Result<usize> {
-    let broken = |_| fuse_backend_rs::Error::MissingParameter;
-    let reader = Reader::<()>::from_fuse_buffer(FuseBuf::new(message)).map_err(broken)?;
-    let writer = FuseDevWriter::<()>::new(to.as_raw_fd(), scratch).map_err(broken)?;
+    let reader = Reader::<()>::from_fuse_buffer(FuseBuf::new(message))
+        .map_err(|_| fuse_backend_rs::Error::MissingParameter)?;
     server.handle_message(reader, writer.into(), None, None)
 }
 
@@ -297,6 +316,7 @@ mod tests {
     const LOOKUP: u32 = 1;
     const GETATTR: u32 = 3;
     const OPEN: u32 = 14;
+    const OPEN_MAP: u32 = 1 << 31;
     const READ: u32 = 15;
     const INIT: u32 = 26;
     const CREATE: u32 = 35;
@@ -389,6 +409,7 @@ mod tests {
         let (error, init) = kernel.init(MAGIC, ABI_VERSION);
         assert_eq!((error, init.len()), (0, 64));
         assert_eq!(&init[..4], [7, 0, 0, 0]);
+        assert_eq!(init[44..48], [1, 0, 0, 0]);
         assert_eq!(&init[48..], b"striped\0\0\0\0\0\0\0\0\0");
 
         let (error, entry) = kernel.ask(LOOKUP, 1, b"f\0");
@@ -423,6 +444,33 @@ mod tests {
         let stats = stats.to_string();
         assert!(stats.contains("\nREAD 1\nWRITE 0\n"), "{stats}");
         assert!(stats.contains("\nGET_FMAP 1\nGET_DAXDEV 2\n"), "{stats}");
+    }
+
+    #[test]
+    fn an_open_brings_the_map_if_it_is_wanted() {
+        let mut kernel = Kernel::new();
+        assert_eq!(kernel.init(MAGIC, ABI_VERSION).0, 0);
+        let nodeid = u64_at(&kernel.ask(LOOKUP, 1, b"f\0").1, 0);
+        let map = kernel.ask(GET_FMAP, nodeid, &bytes(&[4096, 0])).1;
+        let (error, plain) = kernel.ask(OPEN, nodeid, &bytes(&[0, !OPEN_MAP]));
+        assert_eq!((error, plain.len()), (0, 16));
+
+        let wanted = bytes(&[0, OPEN_MAP]);
+        for _ in 0..2 {
+            let (error, open) = kernel.ask(OPEN, nodeid, &wanted);
+            assert_eq!((error, open.len()), (0, 16 + 512));
+            assert_eq!(open[..16], plain);
+            assert_eq!(open[16..24], bytes(&[map.len() as u32, 0]));
+            assert!(open[24..].starts_with(&map));
+            // An error has nothing of the reply before it.
+            assert_eq!(kernel.ask(OPEN, 99, &wanted), (libc::ESTALE, vec![]));
+        }
+
+        let (ended, stats) = kernel.end();
+        assert_eq!(ended, Ok(()));
+        let stats = stats.to_string();
+        assert!(stats.contains("\nOPEN 5\n"), "{stats}");
+        assert!(stats.contains("\nGET_FMAP 1\n"), "{stats}");
     }
 
     #[test]

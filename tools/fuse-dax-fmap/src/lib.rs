@@ -2,12 +2,14 @@
 //! File maps for FUSE servers whose files live in DAX memory.
 //!
 //! A server that wants its files mapped answers two requests and changes one
-//! reply. This crate does that, on bytes, next to whatever serves the rest of
-//! FUSE:
+//! reply, or two of them. This crate does that, on bytes, next to whatever serves
+//! the rest of FUSE:
 //!
 //! ```text
 //!  /dev/fuse --> intercept() --+--> Intercepted::Other ---> FUSE crate -----------> /dev/fuse
 //!                              +--> Intercepted::Init ----> FUSE crate -> accept() -> /dev/fuse
+//!                              +--> Intercepted::Open ----> FUSE crate -> complete_open()
+//!                              |                                                 +--> /dev/fuse
 //!                              +--> Intercepted::Answer --------------------------> /dev/fuse
 //! ```
 //!
@@ -15,12 +17,19 @@
 //!   ops into the reply that the FUSE crate made.
 //! * GET_FMAP asks for the map of a file, GET_DAXDEV for the path of a device:
 //!   [`intercept()`] answers both from a [`FileMaps`].
+//! * OPEN may bring a small map along, which saves the request for it:
+//!   [`complete_open()`] appends it to the reply that the FUSE crate made. A server
+//!   need not: it is asked for that only if it promised it with
+//!   [`accept_map_in_open()`].
 //!
 //! The map itself is opaque here, as it is to the kernel. [`striped`] encodes one
 //! format; a server with BPF programs of its own brings its own.
 //!
 //! ```
-//! use fuse_dax_fmap::{FileMaps, Intercepted, OpsName, accept, errno, intercept, striped};
+//! use fuse_dax_fmap::{
+//!     FileMaps, Intercepted, OpsName, accept, accept_map_in_open, complete_open, errno, intercept,
+//!     striped,
+//! };
 //! use std::path::Path;
 //!
 //! struct OneFile;
@@ -44,6 +53,12 @@
 //!             let mut reply = fuse_crate(request);
 //!             offer.check()?;
 //!             accept(&mut reply, &name)?;
+//!             accept_map_in_open(&mut reply)?;
+//!             Ok(reply)
+//!         }
+//!         Intercepted::Open => {
+//!             let mut reply = fuse_crate(request);
+//!             complete_open(request, &mut reply, &OneFile);
 //!             Ok(reply)
 //!         }
 //!         Intercepted::Other => Ok(fuse_crate(request)),
@@ -54,11 +69,11 @@
 //! # Which FUSE crate
 //!
 //! What a crate has to allow is a look at each request before it does, and a
-//! change of its reply to INIT.
+//! change of its replies to INIT and OPEN.
 //!
 //! * **fuse-backend-rs** allows both, and fmapfs uses it: its server decodes any
-//!   byte slice and writes to any file descriptor. So the server reads
-//!   `/dev/fuse` itself, and for INIT alone lets the crate answer into a pipe.
+//!   byte slice and writes to any file descriptor, or into a buffer. So the server
+//!   reads `/dev/fuse` itself, and lets the crate answer INIT and OPEN into a buffer.
 //!   That is some 30 lines, and every other opcode is the crate's work. (Its own
 //!   channel would lend one buffer to request and reply, and report an unmount as
 //!   an error like any other.)

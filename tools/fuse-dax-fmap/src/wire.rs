@@ -17,6 +17,8 @@ pub const OPS_NAME_LEN: usize = 16;
 pub const BLOB_MAX: u32 = 1 << 20;
 /// Bytes of room for a map that every kernel starts with.
 pub const BLOB_MIN: u32 = 4 << 10;
+/// Bytes that a map may have in the reply to OPEN.
+pub const OPEN_MAP_MAX: usize = 504;
 /// Devices that a mount may use.
 pub const DEVICES_MAX: u32 = 64;
 /// What marks an offer in INIT: "FMAP".
@@ -30,6 +32,8 @@ pub const GET_DAXDEV: u32 = 55;
 
 /// `FUSE_INIT`, which carries offer and answer.
 const INIT: u32 = 26;
+/// `FUSE_OPEN`, whose reply may bring a map.
+const OPEN: u32 = 14;
 /// `struct fuse_in_header`.
 const IN_HEADER: usize = 40;
 /// `struct fuse_out_header`.
@@ -37,9 +41,19 @@ const OUT_HEADER: usize = 16;
 /// `fuse_init_in.unused[9]` and `[10]`.
 const INIT_IN_MAGIC: usize = IN_HEADER + 20 + 4 * 9;
 const INIT_IN_VERSION: usize = IN_HEADER + 20 + 4 * 10;
-/// `struct fuse_init_out` and where it holds the name.
+/// `struct fuse_init_out` and where it holds flags and name.
 const INIT_OUT: usize = 64;
+const INIT_OUT_FLAGS: usize = OUT_HEADER + 44;
 const INIT_OUT_NAME: usize = OUT_HEADER + 48;
+const MAP_IN_OPEN: u32 = 1 << 0;
+/// `fuse_open_in.open_flags` and what it says there.
+const OPEN_IN_FLAGS: usize = IN_HEADER + 4;
+const OPEN_MAP: u32 = 1 << 31;
+/// `struct fuse_open_out`.
+const OPEN_OUT: usize = 16;
+/// `struct fuse_open_fmap_out` and where it holds the map.
+const OPEN_FMAP_OUT: usize = OPEN_FMAP_MAP + OPEN_MAP_MAX;
+const OPEN_FMAP_MAP: usize = 8;
 /// `struct fuse_get_daxdev_out` and where it holds the path.
 const DAXDEV_OUT: usize = 280;
 const DAXDEV_NAME: usize = 24;
@@ -52,7 +66,8 @@ pub mod errno {
     pub const EIO: i32 = 5;
     /// No such device.
     pub const ENODEV: i32 = 19;
-    /// More room needed; [`intercept()`](super::intercept) says this by itself.
+    /// More room needed; [`intercept()`](super::intercept) and
+    /// [`complete_open()`](super::complete_open) say this by themselves.
     pub const ERANGE: i32 = 34;
     /// Too long a path of a device.
     pub const ENAMETOOLONG: i32 = 36;
@@ -121,6 +136,9 @@ pub enum Intercepted {
     Other,
     /// The FUSE crate makes the reply, [`accept()`] completes it.
     Init(Offer),
+    /// The FUSE crate makes the reply, [`complete_open()`] completes it. Only after
+    /// [`accept_map_in_open()`], and not every OPEN.
+    Open,
     /// The whole reply, to be written as it is.
     Answer(Vec<u8>),
 }
@@ -141,7 +159,7 @@ pub enum Refusal {
     NoOffer,
     /// A kernel with another version of the protocol.
     Version(u32),
-    /// The reply to INIT is an error, or too short to hold a name.
+    /// The reply to INIT is an error, or too short to hold what is to be said.
     NoReply,
 }
 
@@ -184,6 +202,7 @@ pub fn intercept(request: &[u8], maps: &impl FileMaps) -> Intercepted {
 
     match opcode {
         INIT => Intercepted::Init(offer(request)),
+        OPEN if wants_map(request) => Intercepted::Open,
         GET_FMAP => {
             let room = u32_at(request, IN_HEADER).unwrap_or(BLOB_MIN);
             Intercepted::Answer(match maps.map(nodeid) {
@@ -211,12 +230,54 @@ pub fn intercept(request: &[u8], maps: &impl FileMaps) -> Intercepted {
 ///
 /// Only after [`Offer::check()`]: a kernel that offered nothing does not look.
 pub fn accept(init_reply: &mut [u8], name: &OpsName) -> Result<(), Refusal> {
-    let failed = u32_at(init_reply, 4) != Some(0);
-    if failed || init_reply.len() < OUT_HEADER + INIT_OUT {
-        return Err(Refusal::NoReply);
-    }
+    check_init_reply(init_reply)?;
     init_reply[INIT_OUT_NAME..INIT_OUT_NAME + OPS_NAME_LEN].copy_from_slice(&name.0);
     Ok(())
+}
+
+/// Promises, in the reply to INIT that has the name, that [`complete_open()`] will
+/// see every [`Intercepted::Open`].
+///
+/// It saves a request per file. A kernel that does not know of it asks by GET_FMAP
+/// as ever, so there is nothing to check.
+pub fn accept_map_in_open(init_reply: &mut [u8]) -> Result<(), Refusal> {
+    check_init_reply(init_reply)?;
+    init_reply[INIT_OUT_FLAGS..INIT_OUT_FLAGS + 4].copy_from_slice(&MAP_IN_OPEN.to_le_bytes());
+    Ok(())
+}
+
+/// Adds the map to the reply to OPEN that a FUSE crate made.
+///
+/// A reply that is an error is complete, and so is one to an OPEN that wants no map:
+/// both stay as they are. So does what is no reply to OPEN; the kernel will refuse it.
+///
+/// A map of more than [`OPEN_MAP_MAX`] bytes does not fit. The kernel is told, and
+/// asks for it by GET_FMAP. An error of [`FileMaps::map()`] means what it means there.
+pub fn complete_open(request: &[u8], reply: &mut Vec<u8>, maps: &impl FileMaps) {
+    let (Some(OPEN), Some(nodeid)) = (opcode(request), u64_at(request, 16)) else {
+        return;
+    };
+    let failed = u32_at(reply, 4) != Some(0);
+    if !wants_map(request) || failed || reply.len() != OUT_HEADER + OPEN_OUT {
+        return;
+    }
+
+    let map = maps.map(nodeid).and_then(|map| match map.len() {
+        0..=OPEN_MAP_MAX => Ok(map),
+        _ => Err(errno::ERANGE),
+    });
+    let mut out = [0; OPEN_FMAP_OUT];
+    let size = match &map {
+        Ok(map) => {
+            out[OPEN_FMAP_MAP..OPEN_FMAP_MAP + map.len()].copy_from_slice(map);
+            map.len() as i32
+        }
+        Err(errno) => -errno,
+    };
+    out[..4].copy_from_slice(&size.to_le_bytes());
+    reply.extend(out);
+    let len = reply.len() as u32;
+    reply[..4].copy_from_slice(&len.to_le_bytes());
 }
 
 /// A reply that fails the request `unique` with `errno`, for example INIT after a
@@ -243,6 +304,19 @@ fn offer(request: &[u8]) -> Offer {
         (Some(MAGIC), Some(version)) => Offer::Version(version),
         _ => Offer::None,
     }
+}
+
+fn check_init_reply(reply: &[u8]) -> Result<(), Refusal> {
+    let failed = u32_at(reply, 4) != Some(0);
+    if failed || reply.len() < OUT_HEADER + INIT_OUT {
+        return Err(Refusal::NoReply);
+    }
+    Ok(())
+}
+
+/// Whether an OPEN does.
+fn wants_map(request: &[u8]) -> bool {
+    u32_at(request, OPEN_IN_FLAGS).is_some_and(|flags| flags & OPEN_MAP != 0)
 }
 
 fn daxdev_out(index: u16, path: &Path) -> Result<[u8; DAXDEV_OUT], i32> {
@@ -284,7 +358,7 @@ fn u64_at(bytes: &[u8], at: usize) -> Option<u64> {
 mod tests {
     use super::*;
 
-    /// Node 7 has a map of 5,000 bytes, devices 3 and 64 are /dev/dax0.0, device 4
+    /// Node 7 has a map of 5,000 bytes, nodes 504 and 505 one of so many, devices 3 and 64 are /dev/dax0.0, device 4
     /// has a path that is one byte too long.
     struct Files(String);
 
@@ -298,6 +372,7 @@ mod tests {
         fn map(&self, nodeid: u64) -> Result<Vec<u8>, i32> {
             match nodeid {
                 7 => Ok(vec![0xaa; 5000]),
+                504 | 505 => Ok(vec![0xaa; nodeid as usize]),
                 _ => Err(errno::ENODATA),
             }
         }
@@ -383,6 +458,83 @@ mod tests {
         let mut failed = error_reply(1, errno::EIO);
         failed.resize(80, 0);
         assert_eq!(accept(&mut failed, &name), Err(Refusal::NoReply));
+    }
+
+    #[test]
+    fn the_promise_is_in_front_of_the_name() {
+        let mut reply = vec![0; 80];
+        accept(&mut reply, &"striped".parse().unwrap()).unwrap();
+        let named = reply.clone();
+        accept_map_in_open(&mut reply).unwrap();
+        assert_eq!(reply[60..64], [1, 0, 0, 0]);
+        assert_eq!((&reply[..60], &reply[64..]), (&named[..60], &named[64..]));
+
+        assert_eq!(accept_map_in_open(&mut [0; 79]), Err(Refusal::NoReply));
+        assert_eq!(accept_map_in_open(&mut []), Err(Refusal::NoReply));
+        let mut failed = error_reply(1, errno::EIO);
+        failed.resize(80, 0);
+        assert_eq!(accept_map_in_open(&mut failed), Err(Refusal::NoReply));
+    }
+
+    fn open(nodeid: u64, open_flags: u32) -> Vec<u8> {
+        request(OPEN, nodeid, &body(&[u32::MAX, open_flags]))
+    }
+
+    /// What is behind `fuse_open_out`: size, reserved and room.
+    fn brought(nodeid: u64) -> (i32, u32, Vec<u8>) {
+        let request = open(nodeid, OPEN_MAP | 1);
+        assert_eq!(intercept(&request, &Files::new()), Intercepted::Open);
+        let made = reply(unique(&request), &[0x55; 16]);
+        let mut reply = made.clone();
+        complete_open(&request, &mut reply, &Files::new());
+        assert_eq!(u32_at(&reply, 0), Some(reply.len() as u32));
+        assert_eq!(reply[4..32], made[4..]);
+        let word = |at| u32_at(&reply, at).unwrap();
+        (word(32) as i32, word(36), reply[40..].to_vec())
+    }
+
+    #[test]
+    fn an_open_brings_what_fits() {
+        assert_eq!(brought(504), (504, 0, vec![0xaa; 504]));
+        assert_eq!(brought(505), (-errno::ERANGE, 0, vec![0; 504]));
+        assert_eq!(brought(7), (-errno::ERANGE, 0, vec![0; 504]));
+        assert_eq!(brought(8), (-errno::ENODATA, 0, vec![0; 504]));
+    }
+
+    #[test]
+    fn an_open_that_wants_no_map_is_left_alone() {
+        let made = reply(1, &[0; 16]);
+        for other in [
+            open(504, 0),
+            open(504, !OPEN_MAP),
+            request(15, 504, &[0xff; 8]),
+        ] {
+            assert_eq!(intercept(&other, &Files::new()), Intercepted::Other);
+            let mut reply = made.clone();
+            complete_open(&other, &mut reply, &Files::new());
+            assert_eq!(reply, made);
+        }
+        let whole = open(504, OPEN_MAP);
+        for len in 0..whole.len() {
+            let seen = intercept(&whole[..len], &Files::new());
+            assert_eq!(seen, Intercepted::Other);
+            let mut reply = made.clone();
+            complete_open(&whole[..len], &mut reply, &Files::new());
+            assert_eq!(reply, made);
+        }
+    }
+
+    #[test]
+    fn what_is_no_reply_to_open_is_left_alone() {
+        let mut failed = reply(1, &[0; 16]);
+        failed[4..8].copy_from_slice(&(-errno::EIO).to_le_bytes());
+        let mut replies = vec![failed, error_reply(1, errno::ENOENT)];
+        replies.extend((0..32).chain(33..40).map(|len| vec![0; len]));
+        for made in replies {
+            let mut reply = made.clone();
+            complete_open(&open(504, OPEN_MAP), &mut reply, &Files::new());
+            assert_eq!(reply, made);
+        }
     }
 
     #[test]

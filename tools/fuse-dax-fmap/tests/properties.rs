@@ -9,7 +9,8 @@ use std::path::{Path, PathBuf};
 
 use fuse_dax_fmap::striped::{ALIGN, Error, Extent, Strip, encode};
 use fuse_dax_fmap::{
-    FileMaps, Intercepted, Offer, OpsName, accept, errno, error_reply, intercept, opcode, unique,
+    FileMaps, Intercepted, Offer, OpsName, accept, accept_map_in_open, complete_open, errno,
+    error_reply, intercept, opcode, unique,
 };
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -56,6 +57,7 @@ impl FileMaps for Server {
 fn server() -> impl Strategy<Value = Server> {
     let map = prop_oneof![
         vec(any::<u8>(), 0..200).prop_map(Ok),
+        (500_usize..510).prop_map(|len| Ok(vec![7; len])),
         (4090_usize..4110).prop_map(|len| Ok(vec![7; len])),
         (1_i32..512).prop_map(Err)
     ];
@@ -69,7 +71,8 @@ fn server() -> impl Strategy<Value = Server> {
 /// A request, mostly of an opcode that matters, cut anywhere.
 fn request() -> impl Strategy<Value = Vec<u8>> {
     let opcodes = prop_oneof![
-        Just(26_u32),
+        Just(14_u32),
+        Just(26),
         Just(54),
         Just(55),
         Just(53),
@@ -142,8 +145,41 @@ proptest! {
                     }
                 }
             }
+            Some(14) if request.len() >= 48 && word(&request, 44) >> 31 == 1 => {
+                prop_assert_eq!(seen, Intercepted::Open);
+            }
             _ => prop_assert_eq!(seen, Intercepted::Other),
         }
+    }
+
+    #[test]
+    fn any_reply_to_open(
+        request in request(),
+        server in server(),
+        mut reply in prop_oneof![vec(any::<u8>(), 32), vec(any::<u8>(), 0..600)],
+        good in any::<bool>(),
+    ) {
+        if good && reply.len() >= 8 {
+            reply[4..8].fill(0);
+        }
+        let before = reply.clone();
+        complete_open(&request, &mut reply, &server);
+
+        let wanted = intercept(&request, &server) == Intercepted::Open;
+        if !wanted || before.len() != 32 || before[4..8] != [0; 4] {
+            prop_assert_eq!(reply, before);
+            return Ok(());
+        }
+        prop_assert_eq!((reply.len(), word(&reply, 0)), (544, 544));
+        prop_assert_eq!(&reply[4..32], &before[4..]);
+        prop_assert_eq!(word(&reply, 36), 0);
+        let (size, mut room) = match &server.map {
+            Ok(map) if map.len() <= 504 => (map.len() as i32, map.clone()),
+            Ok(_) => (-errno::ERANGE, vec![]),
+            Err(errno) => (-errno, vec![]),
+        };
+        room.resize(504, 0);
+        prop_assert_eq!((word(&reply, 32) as i32, &reply[40..]), (size, &room[..]));
     }
 
     #[test]
@@ -168,6 +204,15 @@ proptest! {
         }
         let kept = if room { 64 } else { reply.len() };
         prop_assert_eq!(&reply[..kept], &before[..kept]);
+
+        let named = reply.clone();
+        prop_assert_eq!(accept_map_in_open(&mut reply).is_ok(), room);
+        if room {
+            prop_assert_eq!(word(&reply, 60), 1);
+            prop_assert_eq!(&reply[64..], &named[64..]);
+        }
+        let kept = if room { 60 } else { reply.len() };
+        prop_assert_eq!(&reply[..kept], &named[..kept]);
     }
 
     #[test]
