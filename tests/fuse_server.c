@@ -102,6 +102,8 @@ static void reply_init(struct fuse_server *s, const struct fuse_in_header *in,
 		.max_stack_depth = s->max_stack_depth,
 	};
 
+	memcpy((char *)&out + FUSE_DAX_FMAP_INIT_OUT_FLAGS, &s->fmap_flags,
+	       sizeof(s->fmap_flags));
 	memcpy((char *)&out + FUSE_DAX_FMAP_INIT_OUT_NAME, s->ops_name,
 	       sizeof(s->ops_name));
 	/* As any server whose INIT has something to do: who mounts waits by then. */
@@ -217,11 +219,33 @@ static void reply_get_daxdev(struct fuse_server *s,
 	fs_reply(s, in, 0, &out, sizeof(out));
 }
 
+static void reply_open(struct fuse_server *s, const struct fuse_in_header *in,
+		       const struct fuse_open_in *arg)
+{
+	struct fs_file *f = file_of(s, in->nodeid);
+	struct {
+		struct fuse_open_out open;
+		struct fuse_open_fmap_out fmap;
+		char more[8];
+	} out = { .open.open_flags = s->open_flags };
+	size_t len = sizeof(out.open);
+
+	if (in->opcode == FUSE_OPEN && (arg->open_flags & FUSE_DAX_FMAP_OPEN_MAP)) {
+		out.fmap.size = !f || !f->map ? -ENODATA :
+				f->map_len > sizeof(out.fmap.map) ? -ERANGE : (int)f->map_len;
+		if (out.fmap.size > 0)
+			memcpy(out.fmap.map, f->map, out.fmap.size);
+		if (s->open_map_told)
+			out.fmap.size = s->open_map_size;
+		len += s->open_map_told ? s->open_map_len : sizeof(out.fmap);
+	}
+	fs_reply(s, in, 0, &out, len);
+}
+
 void fs_default(struct fuse_server *s, const struct fuse_in_header *in,
 		const void *arg)
 {
 	struct fuse_entry_out entry;
-	struct fuse_open_out open = { .open_flags = s->open_flags };
 	struct fuse_statfs_out statfs = { .st = { .bsize = 4096, .namelen = 31 } };
 	struct fs_file *f;
 
@@ -249,7 +273,7 @@ void fs_default(struct fuse_server *s, const struct fuse_in_header *in,
 		break;
 	case FUSE_OPEN:
 	case FUSE_OPENDIR:
-		fs_reply(s, in, 0, &open, sizeof(open));
+		reply_open(s, in, arg);
 		break;
 	case FUSE_READ:
 		reply_read(s, in, arg);
@@ -297,7 +321,7 @@ static void answer(struct fuse_server *s, const struct fuse_in_header *in,
 		fs_default(s, in, arg);
 }
 
-/* What our two requests look like has no freedom: see the UAPI header. */
+/* What our requests look like has no freedom: see the UAPI header. */
 static void inspect(struct fuse_server *s, const struct fuse_in_header *in,
 		    const void *arg)
 {
@@ -305,6 +329,14 @@ static void inspect(struct fuse_server *s, const struct fuse_in_header *in,
 
 	if (in->opcode == FUSE_INIT) {
 		memcpy(&s->init, arg, len < sizeof(s->init) ? len : sizeof(s->init));
+	} else if (in->opcode == FUSE_OPEN) {
+		const struct fuse_open_in *open = arg;
+
+		if (open->open_flags & FUSE_DAX_FMAP_OPEN_MAP) {
+			s->maps_wanted++;
+			if (!(s->fmap_flags & FUSE_DAX_FMAP_MAP_IN_OPEN))
+				s->malformed++;
+		}
 	} else if (in->opcode == FUSE_GET_FMAP) {
 		const struct fuse_get_fmap_in *fmap = arg;
 

@@ -91,6 +91,10 @@ struct fuse_server {
 	uint32_t	init_flags2;	/* with FUSE_INIT_EXT in the others */
 	uint32_t	max_stack_depth;
 	uint32_t	open_flags;
+	uint32_t	fmap_flags;	/* FUSE_DAX_FMAP_MAP_IN_OPEN */
+	bool		open_map_told;	/* @size and bytes of what comes with OPEN: */
+	int32_t		open_map_size;
+	uint32_t	open_map_len;
 	const char	*devices[FUSE_DAX_FMAP_DEVICES_MAX];
 	bool		hold[FS_OPCODES];
 	int		error[FS_OPCODES];
@@ -104,6 +108,7 @@ struct fuse_server {
 	_Atomic unsigned int refused;	/* replies the kernel did not take */
 	_Atomic unsigned int malformed;	/* requests that break the protocol */
 	struct fuse_init_in init;
+	_Atomic unsigned int maps_wanted; /* OPENs that ask for a map */
 	uint32_t	room[FS_ROOMS];
 	unsigned int	nr_rooms;
 

@@ -257,6 +257,8 @@ static void init_with_ring(struct fuse_server *s, const struct fuse_in_header *i
 	};
 	pthread_t thread;
 
+	memcpy((char *)&out + FUSE_DAX_FMAP_INIT_OUT_FLAGS, &s->fmap_flags,
+	       sizeof(s->fmap_flags));
 	memcpy((char *)&out + FUSE_DAX_FMAP_INIT_OUT_NAME, s->ops_name,
 	       sizeof(s->ops_name));
 	s->send = send_by_ring;
@@ -357,6 +359,21 @@ TEST_F(uring, without_a_map)
 	EXPECT_EQ(0, fs_try(self->s, "plain"));
 	EXPECT_EQ(1, self->s->count[FUSE_GET_FMAP]);
 	EXPECT_EQ(1, self->s->count[FUSE_WRITE]);
+	EXPECT_EQ(0, fs_stop(self->s));
+}
+
+/* The answer to OPEN has two parts in a ring, too. */
+TEST_F(uring, map_in_open)
+{
+	self->s->fmap_flags = FUSE_DAX_FMAP_MAP_IN_OPEN;
+	ASSERT_EQ(0, fs_mount(self->s));
+	for (int i = 0; i < 2; i++)
+		EXPECT_EQ(0, fs_fill(self->s, "file", 'o', SIZE));
+	EXPECT_EQ(0, fs_try(self->s, "plain"));
+	EXPECT_EQ(0, self->s->count[FUSE_GET_FMAP]);
+	EXPECT_EQ(2, self->s->maps_wanted);
+	EXPECT_EQ(with_ring ? 3 : 0, by_ring[FUSE_OPEN]);
+	EXPECT_EQ(0, self->s->malformed);
 	EXPECT_EQ(0, fs_stop(self->s));
 }
 

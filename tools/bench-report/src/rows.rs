@@ -395,7 +395,7 @@ mod tests {
     #[test]
     fn what_was_not_measured_meets_no_bar() {
         let rows = Rows::parse(COUNT, "").unwrap();
-        assert_eq!(bar(&rows, "bpf over native, any fault, one extent").1, "-");
+        assert_eq!(bar(&rows, "bpf over native, any fault of any file").1, "-");
         assert_eq!(bar(&rows, "two CPUs over one, 2 MiB, bpf").1, "-");
     }
 
