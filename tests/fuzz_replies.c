@@ -156,6 +156,8 @@ static unsigned int make_init(struct fuzz_mount *m, const struct fuse_init_in *i
 	};
 	memcpy((char *)out + FUSE_DAX_FMAP_INIT_OUT_NAME, ops_names[m->format],
 	       strlen(ops_names[m->format]));
+	if (chance(r, 60))
+		*((char *)out + FUSE_DAX_FMAP_INIT_OUT_FLAGS) = FUSE_DAX_FMAP_MAP_IN_OPEN;
 	if (honest)
 		return sizeof(*out);
 	switch (below(r, 8)) {
@@ -191,6 +193,59 @@ static unsigned int make_init(struct fuzz_mount *m, const struct fuse_init_in *i
 		break;
 	}
 	return sizeof(*out);
+}
+
+static int some_errno(struct rng *r, uint32_t opcode)
+{
+	static const int likely[] = {
+		EIO, ENOENT, ENOMEM, EINTR, EAGAIN, EINVAL, ENODEV, EPERM, EACCES, ESTALE, ERANGE,
+		EFAULT, EBUSY, EEXIST, ETIMEDOUT, ENOTCONN, ECHILD, EISDIR, ELOOP, EHWPOISON,
+	};
+
+	/* The server has no maps at all: the end of the game for this mount. */
+	if (chance(r, 1))
+		return -ENOSYS;
+	return opcode == FUSE_GET_FMAP && chance(r, 30) ? -ENODATA :
+	       chance(r, 70) ? -PICK(r, likely) : -1 - (int)below(r, 511);
+}
+
+static bool wants_map(const struct fuse_in_header *in, const void *arg)
+{
+	const struct fuse_open_in *open = arg;
+
+	return in->opcode == FUSE_OPEN && (open->open_flags & FUSE_DAX_FMAP_OPEN_MAP);
+}
+
+/* An answer to OPEN that brings a map. */
+struct open_reply {
+	struct fuse_open_out open;
+	struct fuse_open_fmap_out fmap;
+};
+
+static unsigned int make_open(struct fuzz_mount *m, struct open_reply *out, bool honest)
+{
+	struct rng *r = &m->rng;
+	unsigned int size = fuzz_map(r, m->format, honest, out->fmap.map, 64 * KIB);
+
+	fill_open(m, &out->open, honest);
+	out->fmap.size = size <= sizeof(out->fmap.map) ? (int)size : -ERANGE;
+	out->fmap.reserved = 0;
+	if (!honest && chance(r, 30))
+		out->fmap.size = chance(r, 50) ? some_errno(r, FUSE_GET_FMAP) : (int)odd_number(r);
+	if (!honest && chance(r, 10))
+		return below(r, sizeof(*out));
+	return sizeof(*out);
+}
+
+/* Whether an answer, taken for one to OPEN or to GET_FMAP, has a map of what is nobody's. */
+static bool names_canary(struct fuzz_mount *m, const unsigned char *body, unsigned int size)
+{
+	const struct open_reply *open = (const void *)body;
+
+	return fuzz_names_canary(m->format, body, size) ||
+	       (size == sizeof(*open) && open->fmap.size >= 0 &&
+		open->fmap.size <= FUSE_DAX_FMAP_OPEN_MAP_MAX &&
+		fuzz_names_canary(m->format, open->fmap.map, open->fmap.size));
 }
 
 static unsigned int make_daxdev(struct fuzz_mount *m, uint32_t index, unsigned char *body,
@@ -256,6 +311,9 @@ static unsigned int make_body(struct fuzz_mount *m, const struct fuse_in_header 
 		fill_attr(m, &attr->attr, in->nodeid, honest);
 		return sizeof(*attr);
 	case FUSE_OPEN:
+		if (wants_map(in, arg))
+			return make_open(m, (void *)body, honest);
+		__attribute__((fallthrough));
 	case FUSE_OPENDIR:
 		fill_open(m, (void *)body, honest);
 		return sizeof(struct fuse_open_out);
@@ -340,20 +398,6 @@ static void be_honest(struct fuzz_mount *m, const struct fuse_in_header *in, con
 	say(m, in, error, body, size);
 }
 
-static int some_errno(struct rng *r, uint32_t opcode)
-{
-	static const int likely[] = {
-		EIO, ENOENT, ENOMEM, EINTR, EAGAIN, EINVAL, ENODEV, EPERM, EACCES, ESTALE, ERANGE,
-		EFAULT, EBUSY, EEXIST, ETIMEDOUT, ENOTCONN, ECHILD, EISDIR, ELOOP, EHWPOISON,
-	};
-
-	/* The server has no maps at all: the end of the game for this mount. */
-	if (chance(r, 1))
-		return -ENOSYS;
-	return opcode == FUSE_GET_FMAP && chance(r, 30) ? -ENODATA :
-	       chance(r, 70) ? -PICK(r, likely) : -1 - (int)below(r, 511);
-}
-
 static void lie(struct fuzz_mount *m, const struct fuse_in_header *in, const void *arg,
 		unsigned char *body)
 {
@@ -386,7 +430,8 @@ static void lie(struct fuzz_mount *m, const struct fuse_in_header *in, const voi
 			size = fuzz_map(r, m->format, false, body, 64 * KIB);
 		else
 			size = fuzz_damage(r, body, size, BODY_MAX);
-		done = say(m, in, 0, body, size);
+		if (!wants_map(in, arg) || !names_canary(m, body, size))
+			done = say(m, in, 0, body, size);
 		break;
 	case 5:		/* wrong length, or nothing but a part of a header */
 		size = make_body(m, in, arg, body, true, &error);
@@ -401,7 +446,7 @@ static void lie(struct fuzz_mount *m, const struct fuse_in_header *in, const voi
 		unique = PICK(r, uniques);
 		if (m->nr_held && chance(r, 30))
 			unique = m->held[below(r, m->nr_held)].in.unique;
-		if (unique && !fuzz_names_canary(m->format, body, size))
+		if (unique && !names_canary(m, body, size))
 			send(m, in->opcode, unique, error, size + 16, body, size);
 		break;
 	case 7:		/* twice, in different words */
