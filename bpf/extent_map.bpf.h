@@ -165,12 +165,25 @@ struct map_place {
 	__u32	left;
 };
 
+/* x86 divides in the register that r0 becomes: no other has to make way then. */
+static __always_inline __u32 divide(__u32 a, __u32 b)
+{
+#ifdef __bpf__
+	register __u32 quotient asm("w0") = a;
+
+	asm("%0 /= %1" : "+w"(quotient) : "w"(b));
+	return quotient;
+#else
+	return a / b;
+#endif
+}
+
 static __always_inline struct map_place place_in_extent(map_extent extent, __u32 page,
 							__u32 left)
 {
 	__u32 nr_strips = extent_strips(extent), pages = extent;
-	__u32 chunk = page / pages;
-	__u32 row = chunk / nr_strips;
+	__u32 chunk = divide(page, pages);
+	__u32 row = divide(chunk, nr_strips);
 	__u32 in_chunk = page - chunk * pages;
 
 	return (struct map_place) {

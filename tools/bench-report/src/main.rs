@@ -43,7 +43,8 @@ fn write(path: &str, text: &str) -> Result<(), String> {
 }
 
 fn report(date: &str) -> Result<(), String> {
-    let rows = Rows::parse(&read("count.raw")?, &read("wall.raw").unwrap_or_default())?;
+    let clocks = ["wall.raw", "opens.raw"].map(|raw| read(raw).unwrap_or_default());
+    let rows = Rows::parse(&read("count.raw")?, &clocks.concat())?;
     let traces = match (read("trace.raw"), read("trace.txt")) {
         (Ok(raw), Ok(trace)) => trace::parse(&raw, &trace)?,
         _ => Vec::new(),

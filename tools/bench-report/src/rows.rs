@@ -249,6 +249,9 @@ impl Rows {
         let open_wall = Some(()).and_then(|()| {
             Some(self.wall("bpf", "open-first", 1)? / self.wall("fuse", "open-first", 1)?)
         });
+        let first_open_asked = Some(()).and_then(|()| {
+            Some(self.wall("bpf-asked", "open-first", 1)? / self.wall("fuse", "open-first", 1)?)
+        });
         let first_open = |tenths| {
             let fuse = self.mean_wall("fuse", "open-first", tenths)?;
             Some(self.mean_wall("bpf", "open-first", tenths)? / fuse)
@@ -330,6 +333,12 @@ impl Rows {
                 Limit::None,
                 "",
                 first_open(10),
+            ),
+            Bar::new(
+                "the same, best rounds, the server being asked for the map",
+                Limit::None,
+                "",
+                first_open_asked,
             ),
             Bar::new(
                 "read(2) of 4 KiB, bpf over ext4-dax",
