@@ -395,8 +395,12 @@ fn fetch(
         .inspect_err(|_| mount.stats.inc(Counter::RefusedMaps))
         .map_err(Failure::because("dax_fmap_parse() refuses the map"))?;
 
-    for index in (0..u64::BITS).filter(|index| parsed.dev_bitmap & (1 << index) != 0) {
-        mount.devices.acquire(index, conn, inode)?;
+    let mut devices = parsed.dev_bitmap;
+    while devices != 0 {
+        mount
+            .devices
+            .acquire(devices.trailing_zeros(), conn, inode)?;
+        devices &= devices - 1;
     }
     if used_by_others(inode, turn) {
         return Ok(State::Plain);
