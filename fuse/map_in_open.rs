@@ -67,9 +67,8 @@ global_lock! {
 static NR_WANTED: Atomic<usize> = Atomic::new(0);
 
 // bindgen asserts that FUSE's types have the layout of the kernel's BTF.
-const _: () = assert!(
-    size_of::<c::fuse_open_fmap_out>() == 8 + c::FUSE_DAX_FMAP_OPEN_MAP_MAX as usize
-);
+const _: () =
+    assert!(size_of::<c::fuse_open_fmap_out>() == 8 + c::FUSE_DAX_FMAP_OPEN_MAP_MAX as usize);
 
 impl MapInOpen {
     /// No map, so far.
@@ -169,7 +168,10 @@ unsafe fn ask_if_wanted(req: *const f::fuse_req) {
 
         while !this.is_null() {
             if ptr::eq((*this).task, task) && (*this).nodeid == (*args).nodeid {
-                let open_in = (*args).in_args[0].value.cast::<f::fuse_open_in>().cast_mut();
+                let open_in = (*args).in_args[0]
+                    .value
+                    .cast::<f::fuse_open_in>()
+                    .cast_mut();
 
                 if (*args).out_numargs != 1
                     || (*args).out_argvar()
