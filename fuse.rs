@@ -17,7 +17,8 @@
 //! 3. **Open** (`open`): a fsnotify mark on the superblock reports each open before `->open()` is
 //!    called. A regular file then gets the *gate*, FUSE's `file_operations` with our `->open()`. That
 //!    settles whether the file is mapped, and hands over to the operations of a mapped file or back
-//!    to FUSE's own. A plain file never passes through our code again (but for one that is open for
+//!    to FUSE's own. The map may come with the answer to OPEN (`map_in_open`), for which the first probe of
+//!    requests adds to FUSE's request, or is asked for (`request`). A plain file never passes through our code again (but for one that is open for
 //!    neither reading nor writing).
 //! 4. **put_super** undoes it all, after the last inode is gone.
 //!
@@ -28,7 +29,7 @@
 //!
 //! # Locks
 //!
-//! `OFFERS` and `MOUNTS` are leaves. In this order: FUSE's `fiq->lock`, `OFFERS`; a request's
+//! `OFFERS`, `WANTED` and `MOUNTS` are leaves. In this order: FUSE's `fiq->lock`, `OFFERS` or `WANTED`; a request's
 //! `waitq.lock`, the ops' registry, `MOUNTS`; FUSE's `killsb` (only tried), `inode->i_rwsem`.
 
 use core::{

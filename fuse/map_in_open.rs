@@ -3,7 +3,7 @@
 //! Maps that come with the answer to OPEN, from a server that can do that.
 //!
 //! OPEN is FUSE's own request. Before the server can see it, the probe of requests that are being sent
-//! makes it one that the answer of has two parts, the second of which is the map:
+//! has its answer consist of two parts, the second of which is the map:
 //!
 //! ```text
 //!   opener                                    probe, in the same task       server
@@ -14,8 +14,9 @@
 //!   the map, if FUSE has opened the file
 //! ```
 //!
-//! The room is on the opener's stack, where FUSE has its own part of the answer, too: who opens waits for an
-//! OPEN that the server has got, even when it is being killed.
+//! The room is on the opener's stack, as are the arguments of FUSE's request: who opens waits for an OPEN that the
+//! server has got, even when it is being killed. The size of the second part is fixed, as FUSE would take
+//! what it is told of one that varies for an error.
 
 use core::{
     mem::{
