@@ -226,8 +226,9 @@ static __always_inline void *argument(const __u64 *args, int n)
 #define is_beyond(item, data_end)	((const void *)((item) + 1) > (data_end))
 
 /*
- * The leaf of entry @first of the @nodes before the leaves. The difference is one that the
- * verifier knows nothing about: or it would look at all leaves one by one.
+ * The leaf of entry @first of the nodes, a power of two of them, that end where the leaves
+ * begin: so the difference, modulo their size, is where the entry is in them. It is one that
+ * the verifier knows nothing about, or it would look at all leaves one by one.
  */
 static __always_inline const struct map_leaf *leaf_of(const __u32 *first, __u32 nodes,
 						      const struct map_leaf *leaves)
