@@ -132,11 +132,12 @@ struct ParseCtx {
 #[repr(C)]
 struct ResolveCtx {
     ctx: c::fuse_dax_fmap_resolve_ctx,
-    args: [u64; 5],
+    args: [u64; ARG_DATA_END + 1],
 }
 
-/// The metadata, among the arguments.
+/// Where the metadata begins and ends, among the arguments.
 const ARG_DATA: usize = 3;
+const ARG_DATA_END: usize = 4;
 
 // The kfuncs turn a pointer to `ctx` into one to the whole.
 const _: () = assert!(offset_of!(ParseCtx, ctx) == 0);
@@ -326,7 +327,7 @@ impl Resolver {
                 length,
                 file_size: size,
             },
-            args: [0; 5],
+            args: [0; ARG_DATA_END + 1],
         };
         // A program that fills nothing in returns a mapping of length 0, which is refused.
         let mut io = c::fuse_iomap_io {

@@ -26,7 +26,11 @@ use kernel::{
 
 use crate::bindings::kernel as c;
 
-use super::Table;
+use super::{
+    Table,
+    ARG_DATA,
+    ARG_DATA_END, //
+};
 
 /// The module's BTF, and in it the types whose OUT fields a program may write.
 ///
@@ -71,9 +75,8 @@ const IOMAP_BEGIN: usize = offset_of!(c::fuse_dax_fmap_ops, iomap_begin);
 pub(super) const IOMAP_BEGIN_MEMBER: u32 = 2;
 
 /// Arguments of `iomap_begin()`, by their offset in bytes.
-const ARGUMENT: ffi::c_int = size_of::<u64>() as ffi::c_int;
-const IOMAP_BEGIN_DATA: ffi::c_int = 3 * ARGUMENT;
-const IOMAP_BEGIN_DATA_END: ffi::c_int = 4 * ARGUMENT;
+const IOMAP_BEGIN_DATA: ffi::c_int = (ARG_DATA * size_of::<u64>()) as ffi::c_int;
+const IOMAP_BEGIN_DATA_END: ffi::c_int = (ARG_DATA_END * size_of::<u64>()) as ffi::c_int;
 
 // It is the third of three.
 const _: () = assert!(
