@@ -482,6 +482,15 @@ const _: () = {
         fuse_dax_fmap_resolve_get_meta,
         c::fuse_dax_fmap_resolve_get_meta,
     ];
+    let _ = [verifier::fuse_dax_fmap_may_call, c::fuse_dax_fmap_may_call];
+    let _ = [
+        verifier::fuse_dax_fmap_type_argument,
+        c::fuse_dax_fmap_type_argument,
+    ];
+    let _ = [
+        verifier::fuse_dax_fmap_btf_struct_access,
+        c::fuse_dax_fmap_btf_struct_access,
+    ];
 };
 
 // --- Registration -------------------------------------------------------------------------------
@@ -597,7 +606,6 @@ struct Table<T>(Opaque<T>);
 unsafe impl Sync for Table<c::bpf_struct_ops> {}
 
 static STRUCT_OPS: Table<c::bpf_struct_ops> = Table(Opaque::new(c::bpf_struct_ops {
-    verifier_ops: verifier::VERIFIER_OPS.0.get(),
     init: Some(verifier::init),
     check_member: Some(verifier::check_member),
     init_member: Some(init_member),
@@ -619,8 +627,8 @@ static STRUCT_OPS: Table<c::bpf_struct_ops> = Table(Opaque::new(c::bpf_struct_op
 pub(crate) fn register() -> Result {
     // SAFETY: Called once, before the first use of the lock.
     unsafe { REGISTERED.init() };
-    // SAFETY: The table is static, complete but for `cfi_stubs`, which C fills in, and owned by
-    // this module. Called once, while the module is loaded.
+    // SAFETY: The table is static, complete but for `cfi_stubs` and `verifier_ops`, which C fills in, and owned
+    // by this module. Called once, while the module is loaded.
     to_result(unsafe { c::fuse_dax_fmap_register_bpf(STRUCT_OPS.0.get()) })?;
     if !verifier::knows_btf() {
         pr_err!("no BTF of this module: was it built without pahole, or for another kernel?\n");

@@ -8,6 +8,7 @@
  * (bpf_struct_ops.rs). No decision is made here.
  */
 #include <linux/bpf.h>
+#include <linux/bpf_verifier.h>
 #include <linux/btf.h>
 #include <linux/btf_ids.h>
 #include <linux/module.h>
@@ -122,6 +123,34 @@ static const struct btf_kfunc_id_set fuse_dax_fmap_kfunc_set = {
 	.set	= &fuse_dax_fmap_kfuncs,
 };
 
+/*
+ * Prototypes with enums are C, too: bindgen makes integers of them, which a kernel
+ * with CONFIG_CFI does not take for the same.
+ */
+static const struct bpf_func_proto *
+fuse_dax_fmap_get_func_proto(enum bpf_func_id func, const struct bpf_prog *prog)
+{
+	if (!fuse_dax_fmap_may_call(func, prog))
+		return NULL;
+	return bpf_base_func_proto(func, prog);
+}
+
+static bool fuse_dax_fmap_is_valid_access(int off, int size, enum bpf_access_type type,
+					  const struct bpf_prog *prog,
+					  struct bpf_insn_access_aux *info)
+{
+	if (!bpf_tracing_btf_ctx_access(off, size, type, prog, info))
+		return false;
+	fuse_dax_fmap_type_argument(off, prog, info);
+	return true;
+}
+
+static const struct bpf_verifier_ops fuse_dax_fmap_verifier_ops = {
+	.get_func_proto		= fuse_dax_fmap_get_func_proto,
+	.is_valid_access	= fuse_dax_fmap_is_valid_access,
+	.btf_struct_access	= fuse_dax_fmap_btf_struct_access,
+};
+
 int fuse_dax_fmap_register_bpf(struct bpf_struct_ops *st)
 {
 	int err;
@@ -131,5 +160,6 @@ int fuse_dax_fmap_register_bpf(struct bpf_struct_ops *st)
 	if (err)
 		return err;
 	st->cfi_stubs = &fuse_dax_fmap_stubs;
+	st->verifier_ops = &fuse_dax_fmap_verifier_ops;
 	return register_bpf_struct_ops(st, fuse_dax_fmap_ops);
 }

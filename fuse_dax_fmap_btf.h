@@ -9,9 +9,13 @@
 #include <linux/types.h>
 #include <uapi/linux/fuse_dax_fmap.h>
 
+struct bpf_insn_access_aux;
+struct bpf_prog;
+struct bpf_reg_state;
 struct bpf_struct_ops;
+struct bpf_verifier_log;
 
-/* In C: registers the kfuncs and the type; fills .cfi_stubs of @st. */
+/* In C: registers the kfuncs and the type; fills .cfi_stubs and .verifier_ops of @st. */
 int fuse_dax_fmap_register_bpf(struct bpf_struct_ops *st);
 
 /* In C: the module parameter, always NUL terminated. */
@@ -26,5 +30,12 @@ u8 *fuse_dax_fmap_parse_get_meta(struct fuse_dax_fmap_parse_ctx *ctx,
 				 u32 offset, u32 size);
 const u8 *fuse_dax_fmap_resolve_get_meta(struct fuse_dax_fmap_resolve_ctx *ctx,
 					 u32 offset, u32 size);
+
+/* In Rust: what the verifier asks. */
+bool fuse_dax_fmap_may_call(u32 func, const struct bpf_prog *prog);
+void fuse_dax_fmap_type_argument(int off, const struct bpf_prog *prog,
+				 struct bpf_insn_access_aux *info);
+int fuse_dax_fmap_btf_struct_access(struct bpf_verifier_log *log,
+				    const struct bpf_reg_state *reg, int off, int size);
 
 #endif /* _FUSE_DAX_FMAP_BTF_H */

@@ -6,8 +6,12 @@
 //! is about to be written by its BTF id; which ids the two types with OUT fields have is taken from the
 //! prototypes of the ops, as each program is loaded.
 //!
-//! `dax_fmap_parse()` may sleep, `iomap_begin()` may not. The kfuncs need no policy: the types of their
-//! arguments and their flags keep each in its place.
+//! `dax_fmap_parse()` may sleep, `iomap_begin()` may not. It runs in page faults with preemption disabled, so it
+//! has to be short: it calls only kfuncs of this module, and only helpers that are short themselves
+//! ([`fuse_dax_fmap_may_call`]), and has no loop that the verifier does not follow to its end ([`is_bounded`]). Then
+//! it takes at most as many steps as the verifier looks at, a million (BPF_COMPLEXITY_LIMIT_INSNS). Other kfuncs are
+//! refused for another reason, too: the verifier would let them write to a buffer that is called a packet, and so
+//! to the metadata. Our own need no policy: the types of their arguments and their flags keep each in its place.
 
 use core::mem::{
     offset_of,
@@ -20,14 +24,15 @@ use kernel::{
     sync::atomic::{
         Atomic,
         Relaxed, //
-    },
-    types::Opaque, //
+    }, //
 };
 
-use crate::bindings::kernel as c;
+use crate::bindings::{
+    fuse as f,
+    kernel as c, //
+};
 
 use super::{
-    Table,
     ARG_DATA,
     ARG_DATA_END, //
 };
@@ -158,7 +163,9 @@ pub(super) unsafe extern "C" fn check_member(
             DAX_FMAP_PARSE => TYPES
                 .parse_ctx
                 .store(argument_type(btf, member, 0), Relaxed),
-            IOMAP_BEGIN if (*prog).sleepable() != 0 => return EINVAL.to_errno(),
+            IOMAP_BEGIN if (*prog).sleepable() != 0 || !is_bounded(prog) => {
+                return EINVAL.to_errno();
+            }
             IOMAP_BEGIN => TYPES.iomap_io.store(argument_type(btf, member, 1), Relaxed),
             _ => return EINVAL.to_errno(),
         }
@@ -166,29 +173,117 @@ pub(super) unsafe extern "C" fn check_member(
     0
 }
 
-/// What a program may read of its arguments: what BTF says they are.
+/// Whether all that a program does is bounded by what the verifier looks at once. The log says what is not, if
+/// the loader wants to know: it is the kernel's log, as the verifier's is not at hand here.
 ///
-/// `iomap_begin()` gets the metadata as a range whose end is known when it runs. For the verifier that is
+/// # Safety
+///
+/// `prog` is being verified.
+unsafe fn is_bounded(prog: *const c::bpf_prog) -> bool {
+    const CALL: u8 = (c::BPF_JMP | c::BPF_CALL) as u8;
+    const MAY_GOTO: u8 = (c::BPF_JMP | c::BPF_JCOND) as u8;
+    const KFUNC: u8 = c::BPF_PSEUDO_KFUNC_CALL as u8;
+
+    // SAFETY: By the safety requirements. The functions of a program are known before its members are checked.
+    let (insns, functions) = unsafe {
+        let aux = (*prog).aux;
+        let functions: &[c::bpf_func_info_aux] = if (*aux).func_info_aux.is_null() {
+            &[]
+        } else {
+            core::slice::from_raw_parts((*aux).func_info_aux.cast(), (*aux).func_info_cnt as usize)
+        };
+        (
+            core::slice::from_raw_parts(
+                (&raw const (*prog).__bindgen_anon_2).cast::<c::bpf_insn>(),
+                (*prog).len as usize,
+            ),
+            functions,
+        )
+    };
+    let is_kernel_kfunc =
+        |insn: &c::bpf_insn| insn.code == CALL && insn.src_reg() == KFUNC && insn.off == 0;
+    // SAFETY: By the safety requirements; the table of other modules' BTF is complete by now.
+    let modules = unsafe {
+        let table = (*(*prog).aux).kfunc_btf_tab.cast::<f::bpf_kfunc_btf_tab>();
+        if table.is_null() {
+            &[]
+        } else {
+            let descs = (&raw const (*table).descs).cast::<f::bpf_kfunc_btf>();
+            core::slice::from_raw_parts(descs, (*table).nr_descs as usize)
+        }
+    };
+    let is_foreign = |module: &f::bpf_kfunc_btf| module.btf as usize != TYPES.btf.load(Relaxed);
+    // The first function is the program itself; the verifier follows static ones where they are called, and
+    // global ones on their own.
+    let has_global = functions
+        .iter()
+        .skip(1)
+        .any(|function| u32::from(function.linkage) == c::btf_func_linkage_BTF_FUNC_GLOBAL);
+
+    let cause = if insns.iter().any(is_kernel_kfunc) {
+        "calls a kfunc of the kernel"
+    } else if modules.iter().any(is_foreign) {
+        "calls a kfunc of another module"
+    } else if insns.iter().any(|insn| insn.code == MAY_GOTO) {
+        "has a loop with may_goto"
+    } else if has_global {
+        "has a global function"
+    } else {
+        return true;
+    };
+    pr_info!("iomap_begin() is refused: it {cause}, and has to be bounded\n");
+    false
+}
+
+/// Which helpers a program may call. `iomap_begin()` may call those that take a short time, whatever they are
+/// called with, and change nothing.
+///
+/// # Safety
+///
+/// Called by the verifier, with the program that it looks at.
+#[no_mangle]
+pub(super) unsafe extern "C" fn fuse_dax_fmap_may_call(
+    func: u32,
+    prog: *const c::bpf_prog,
+) -> bool {
+    const SHORT: [u32; 12] = [
+        c::bpf_func_id_BPF_FUNC_map_lookup_elem,
+        c::bpf_func_id_BPF_FUNC_map_lookup_percpu_elem,
+        c::bpf_func_id_BPF_FUNC_per_cpu_ptr,
+        c::bpf_func_id_BPF_FUNC_this_cpu_ptr,
+        c::bpf_func_id_BPF_FUNC_get_smp_processor_id,
+        c::bpf_func_id_BPF_FUNC_get_numa_node_id,
+        c::bpf_func_id_BPF_FUNC_get_prandom_u32,
+        c::bpf_func_id_BPF_FUNC_ktime_get_ns,
+        c::bpf_func_id_BPF_FUNC_ktime_get_boot_ns,
+        c::bpf_func_id_BPF_FUNC_jiffies64,
+        c::bpf_func_id_BPF_FUNC_get_current_pid_tgid,
+        c::bpf_func_id_BPF_FUNC_get_current_uid_gid,
+    ];
+
+    // SAFETY: By the safety requirements.
+    let member = unsafe { (*prog).expected_attach_type };
+    member != IOMAP_BEGIN_MEMBER || SHORT.contains(&func)
+}
+
+/// Gives an argument of `iomap_begin()` its type, where BTF has none for it.
+///
+/// It gets the metadata as a range whose end is known when it runs. For the verifier that is
 /// a packet, as is an option of setsockopt(2) (kernel/bpf/cgroup.c): what has been compared with its end may be
 /// read, and nothing written.
 ///
 /// # Safety
 ///
-/// Called by the verifier.
-unsafe extern "C" fn is_valid_access(
+/// Called by the verifier, with the program that it looks at and the argument at `off` that it reads as a whole.
+#[no_mangle]
+pub(super) unsafe extern "C" fn fuse_dax_fmap_type_argument(
     off: ffi::c_int,
-    size: ffi::c_int,
-    access: c::bpf_access_type,
     prog: *const c::bpf_prog,
     info: *mut c::bpf_insn_access_aux,
-) -> bool {
-    // SAFETY: The verifier's arguments, passed on.
-    if !unsafe { c::bpf_tracing_btf_ctx_access(off, size, access, prog, info) } {
-        return false;
-    }
-    // So one whole argument of the prototype is read.
-    // SAFETY: The verifier passes the program that it looks at, and what to fill in.
+) {
+    // SAFETY: By the safety requirements.
     let (member, reg_type) = unsafe { ((*prog).expected_attach_type, &mut (*info).reg_type) };
+
     if member == IOMAP_BEGIN_MEMBER {
         match off {
             IOMAP_BEGIN_DATA => *reg_type = c::bpf_reg_type_PTR_TO_PACKET,
@@ -196,7 +291,6 @@ unsafe extern "C" fn is_valid_access(
             _ => {}
         }
     }
-    true
 }
 
 /// Whether a program may write `size` bytes at `off` of what `reg` points to: OUT fields only.
@@ -204,7 +298,8 @@ unsafe extern "C" fn is_valid_access(
 /// # Safety
 ///
 /// Called by the verifier, for a register that points to a BTF type.
-unsafe extern "C" fn btf_struct_access(
+#[no_mangle]
+pub(super) unsafe extern "C" fn fuse_dax_fmap_btf_struct_access(
     log: *mut c::bpf_verifier_log,
     reg: *const c::bpf_reg_state,
     off: ffi::c_int,
@@ -244,14 +339,3 @@ unsafe extern "C" fn btf_struct_access(
     };
     EACCES.to_errno()
 }
-
-// SAFETY: Function pointers; only read.
-unsafe impl Sync for Table<c::bpf_verifier_ops> {}
-
-pub(super) static VERIFIER_OPS: Table<c::bpf_verifier_ops> =
-    Table(Opaque::new(c::bpf_verifier_ops {
-        get_func_proto: Some(c::bpf_base_func_proto),
-        is_valid_access: Some(is_valid_access),
-        btf_struct_access: Some(btf_struct_access),
-        ..pin_init::zeroed()
-    }));

@@ -104,6 +104,15 @@ REFUSED(b_alloc, "kfunc bpf_fuse_dax_parse_alloc_meta");
 REFUSED(b_blob, "kernel function");
 REFUSED(b_meta, "kernel function");
 REFUSED(b_sleepable, "iomap_begin");
+REFUSED(b_slice, "iomap_begin");
+REFUSED(b_iterator, "iomap_begin");
+REFUSED(b_may_goto, "iomap_begin");
+REFUSED(b_global, "iomap_begin");
+REFUSED(b_probe_read, "program of this type cannot use helper bpf_probe_read_kernel");
+REFUSED(b_update, "program of this type cannot use helper bpf_map_update_elem");
+REFUSED(b_loop, "program of this type cannot use helper bpf_loop");
+REFUSED(b_for_each, "program of this type cannot use helper bpf_for_each_map_elem");
+REFUSED(b_tail_call, "program of this type cannot use helper bpf_tail_call");
 
 FIXTURE_SETUP(verifier)
 {
@@ -190,6 +199,16 @@ TEST_F(reg, names)
 			EXPECT_EQ(EINVAL, errno);
 		bpf_link__destroy(link);
 	}
+}
+
+/* A loop that the verifier follows to its end, with a function of the program's own. */
+TEST_F(reg, bounded_loop)
+{
+	self->obj = open_policy("bounded_loop", NULL);
+	ASSERT_NE(NULL, self->obj);
+	ASSERT_EQ(0, bpf_object__load(self->obj)) TH_LOG("%s", fmap_bpf_log());
+	self->link = attach(self->obj, "bounded_loop");
+	EXPECT_NE(NULL, self->link);
 }
 
 /* What is of no use to a program it may leave out. */

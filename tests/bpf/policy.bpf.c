@@ -138,6 +138,20 @@ BAD_PARSE(p_resolve, {
 
 /* ---- what iomap_begin may not do ---- */
 
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, __u64);
+} array SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_PROG_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, __u32);
+} programs SEC(".maps");
+
 #define BAD_BEGIN(bad, body)			\
 BEGIN(bad##_prog) { body; return 0; }		\
 OPS(bad, #bad, good_parse, bad##_prog)
@@ -185,7 +199,7 @@ BAD_BEGIN(w_data, {
 });
 BAD_BEGIN(data_helper, {
 	if (data + 8 <= data_end)
-		io->addr = bpf_strncmp((const char *)data, 8, "1234567");
+		io->addr = !bpf_map_lookup_elem(&array, data);
 });
 
 /* Half of the pointer. */
@@ -219,6 +233,93 @@ BAD_BEGIN(b_meta, {
 	if (p)
 		io->addr = p[0];
 });
+
+/* It runs in page faults, so it has to be bounded, and to do nothing else but look. */
+extern void *bpf_dynptr_slice(const struct bpf_dynptr *p, __u64 offset, void *buffer__nullable,
+			      __u64 buffer__szk) __ksym __weak;
+
+/* Where the dynptr is not in one piece, this would write to the buffer: to the metadata. */
+BAD_BEGIN(b_slice, {
+	__u32 zero = 0;
+	struct bpf_dynptr ptr;
+	__u64 *value = bpf_map_lookup_elem(&array, &zero);
+
+	if (!value || bpf_dynptr_from_mem(value, 8, 0, &ptr))
+		return 0;
+	if (data + 8 <= data_end)
+		io->addr = !bpf_dynptr_slice(&ptr, 0, (void *)data, 8);
+});
+BAD_BEGIN(b_iterator, {
+	int i;
+
+	bpf_for(i, 0, 1000000)
+		io->addr = i;
+});
+BAD_BEGIN(b_may_goto, {
+	for (;;) {
+		asm volatile goto("1: .byte 0xe5; .byte 0;"
+				  ".long ((%l[out] - 1b - 8) / 8) & 0xffff; .short 0" : : : : out);
+		io->addr = 1;
+	}
+out:
+	io->addr = 2;
+});
+
+struct bpf_map;
+
+static int callback(__u32 i, void *ctx)
+{
+	return 0;
+}
+
+static long callback_for_each(struct bpf_map *map, const void *key, void *value, void *ctx)
+{
+	return 0;
+}
+
+/* Fast, as helpers go, but not for any size. */
+BAD_BEGIN(b_probe_read, {
+	__u64 *value = bpf_map_lookup_elem(&array, &(__u32){ 0 });
+
+	if (value)
+		bpf_probe_read_kernel(value, 8, io);
+});
+BAD_BEGIN(b_update, bpf_map_update_elem(&array, &(__u32){ 0 }, &(__u64){ 1 }, 0));
+
+BAD_BEGIN(b_loop, bpf_loop(1000000, callback, 0, 0));
+BAD_BEGIN(b_for_each, bpf_for_each_map_elem(&array, callback_for_each, 0, 0));
+BAD_BEGIN(b_tail_call, bpf_tail_call((void *)ctx, &programs, 0));
+
+__noinline int global(int i)
+{
+	volatile int steps = i & 0xfff;
+	int n = 0;
+
+	while (n < 4096 && n < steps)
+		n++;
+	return n;
+}
+
+BAD_BEGIN(b_global, io->addr = global(resolve->length));
+
+static __noinline int own(int i)
+{
+	int n = 0;
+
+	while (n < 100 && n < i)
+		n++;
+	return n;
+}
+
+/* What the verifier follows to its end is bounded. */
+BEGIN(loop_prog)
+{
+	for (int i = 0; i < 100; i++)
+		io->addr += own(resolve->length & 0xff);
+	return 0;
+}
+
+OPS(bounded_loop, "bounded_loop", good_parse, loop_prog);
 
 /* A program need not take all arguments. */
 SEC("struct_ops/iomap_begin")

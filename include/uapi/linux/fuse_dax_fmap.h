@@ -245,6 +245,12 @@ struct fuse_iomap_io {
  *	65,535 bytes; there is a kfunc, too. A program need not take the last
  *	arguments if it has no use for them.
  *
+ *	It has to be bounded, so the kernel refuses to load one that calls a kfunc
+ *	of others (open-coded iterators, bpf_for(), are such), that calls other
+ *	helpers than those that look something up in a map or tell time, CPU, task
+ *	or a random number, that has a global function, or a loop with may_goto.
+ *	Loops that the verifier follows to their end are fine.
+ *
  * Both are required. Register with a BPF link (SEC(".struct_ops.link")); a
  * mount that uses the ops keeps them callable until it is unmounted, whatever
  * happens to the link.
