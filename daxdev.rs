@@ -28,6 +28,7 @@ use core::{
     },
     sync::atomic::{
         AtomicPtr,
+        AtomicU32,
         Ordering, //
     }, //
 };
@@ -39,14 +40,7 @@ use kernel::{
     page::PAGE_SIZE,
     prelude::*,
     str::CString,
-    sync::{
-        atomic::{
-            Atomic,
-            Full,
-            Relaxed, //
-        },
-        SetOnce, //
-    }, //
+    sync::SetOnce, //
 };
 
 use crate::{
@@ -63,6 +57,10 @@ use crate::{
         DeviceFile,
         Inode, //
     },
+    lockless::{
+        self,
+        AsWritten, //
+    },
     ratelimit::pr_warn_limited, //
 };
 
@@ -76,6 +74,7 @@ pub(crate) use poison::{
 };
 
 use failure::{
+    Cookie,
     Holder,
     HOLDER_OPS, //
 };
@@ -84,24 +83,26 @@ use failure::{
 pub(crate) const DEVICES_MAX: usize = c::FUSE_DAX_FMAP_DEVICES_MAX as usize;
 
 /// The devices of a mount, by index.
+///
+/// A mount is bound where memory can only be had in small pieces, so the slots come later ([`Devices::start`]).
+///
+/// # Invariants
+///
+/// What is in `sound` is null, or points to what is in the slot's `device`.
 #[pin_data]
 pub(crate) struct Devices {
-    slots: [Slot; DEVICES_MAX],
+    /// The devices that nothing is wrong with: what the fault path looks at.
+    sound: [AtomicPtr<Device>; DEVICES_MAX],
+    slots: SetOnce<KBox<[Slot; DEVICES_MAX]>>,
     #[pin]
     acquiring: InFlight,
 }
 
-/// One index. The address of a slot is what the device knows its holder by.
-///
-/// # Invariants
-///
-/// `sound` is null, or points to what is in `device`.
+/// One index.
 struct Slot {
-    /// The device, if nothing is wrong with it: what the fault path looks at.
-    sound: AtomicPtr<Device>,
     device: SetOnce<Device>,
     /// 0 if all is well, as nearly always.
-    health: Atomic<u32>,
+    health: AtomicU32,
 }
 
 impl Slot {
@@ -110,30 +111,8 @@ impl Slot {
     /// Memory has failed, maybe of this device: see [`poison`].
     const POISONED: u32 = 1 << 1;
 
-    fn mark(&self, mark: u32) {
-        let mut seen = self.health.load(Relaxed);
-
-        while let Err(now) = self.health.cmpxchg(seen, seen | mark, Full) {
-            seen = now;
-        }
-        self.sound.store(ptr::null_mut(), Ordering::Relaxed);
-    }
-
-    /// Puts in the device, which has been held just now.
-    fn fill(&self, device: Device) {
-        self.device.populate(device);
-        if let Some(device) = self.device.as_ref() {
-            self.sound
-                .store(ptr::from_ref(device).cast_mut(), Ordering::SeqCst);
-        }
-        // What was marked meanwhile found nothing to take away.
-        if self.health.load(Relaxed) != 0 {
-            self.sound.store(ptr::null_mut(), Ordering::Relaxed);
-        }
-    }
-
     fn has_failed(&self) -> bool {
-        self.health.load(Relaxed) & Self::FAILED != 0
+        self.health.load(Ordering::Relaxed) & Self::FAILED != 0
     }
 }
 
@@ -147,9 +126,15 @@ pub(crate) struct Device {
     dax_dev: NonNull<c::dax_device>,
     /// Bytes, a multiple of the page size.
     size: u64,
+    /// The same if all of them are in one piece, else 0.
+    one_piece: u64,
     /// The first page frame, if all are in one piece.
     first_pfn: Option<u64>,
-    holder: *const Slot,
+    /// Its memory, in the order of addresses.
+    pieces: KVec<Piece>,
+    holder: Cookie,
+    /// Its slot is valid as long as it is held.
+    slot: NonNull<Slot>,
     /// Whether it said that it has a write cache before it was held.
     write_cache: bool,
     driver: *mut c::module,
@@ -172,10 +157,15 @@ impl Device {
     pub(crate) fn as_raw(&self) -> *mut c::dax_device {
         self.dax_dev.as_ptr()
     }
+}
 
-    pub(crate) fn size(&self) -> u64 {
-        self.size
-    }
+/// Memory of a device in one piece.
+struct Piece {
+    /// Where it begins and ends, in bytes of the device.
+    start: u64,
+    end: u64,
+    /// Its first page frame.
+    pfn: u64,
 }
 
 /// Memory of a device, as the page frames it is made of.
@@ -193,8 +183,37 @@ impl Device {
     pub(crate) fn frame(&self, addr: u64) -> Option<u64> {
         match self.first_pfn {
             Some(first) => Some(first + addr / PAGE_SIZE as u64),
-            None => self.with_frames(addr, 1, |frames| frames.pfn)?,
+            None => {
+                let piece = self.piece_at(addr)?;
+                Some(piece.pfn + (addr - piece.start) / PAGE_SIZE as u64)
+            }
         }
+    }
+
+    /// How many of `length` bytes from `addr` on are in one piece; `None` if they are not all inside the device.
+    #[inline]
+    pub(crate) fn in_one_piece(&self, addr: u64, length: u64) -> Option<u64> {
+        let end = addr.checked_add(length)?;
+
+        if end <= self.one_piece {
+            return Some(length);
+        }
+        self.in_a_piece(addr, end)
+    }
+
+    #[cold]
+    fn in_a_piece(&self, addr: u64, end: u64) -> Option<u64> {
+        if end > self.size {
+            return None;
+        }
+        Some(self.piece_at(addr)?.end.min(end) - addr)
+    }
+
+    #[cold]
+    fn piece_at(&self, addr: u64) -> Option<&Piece> {
+        self.pieces
+            .iter()
+            .find(|piece| (piece.start..piece.end).contains(&addr))
     }
 
     /// Calls `look` with the frames of `pages` pages from `addr` on, which stay what they are
@@ -212,24 +231,46 @@ impl Device {
 }
 
 impl Device {
-    /// Whether a page frame is of this device, which has to be alive.
+    /// Whether a page frame is of this device.
     pub(crate) fn has_frame(&self, pfn: u64) -> bool {
-        let _srcu = DaxReadLock::new();
-        // SAFETY: The device is held, and sits on the dax bus.
-        let dev_dax = unsafe { c::dax_get_private(self.as_raw()).cast::<f::dev_dax>() };
-        let phys = pfn * PAGE_SIZE as u64;
+        self.pieces.iter().any(|piece| {
+            let pages = (piece.end - piece.start) / PAGE_SIZE as u64;
+            (piece.pfn..piece.pfn + pages).contains(&pfn)
+        })
+    }
 
-        let Some(dev_dax) = NonNull::new(dev_dax) else {
-            return false;
+    /// Reads what the device is made of. fsdev_dax refuses to resize a device that is bound to it, so it stays so.
+    ///
+    /// # Safety
+    ///
+    /// `dev_dax` is the device's, which is alive, and `dax_read_lock()` is held.
+    unsafe fn read_pieces(&mut self, dev_dax: *const f::dev_dax) -> Result {
+        let page = PAGE_SIZE as u64;
+        // SAFETY: By the safety requirements.
+        let (size, ranges) = unsafe {
+            let ranges =
+                core::slice::from_raw_parts((*dev_dax).ranges, (*dev_dax).nr_range as usize);
+            ((*dev_dax).cached_size, ranges)
         };
-        // SAFETY: The device is alive: it stays bound while the lock is held, and keeps its ranges.
-        let ranges = unsafe {
-            let dev_dax = dev_dax.as_ref();
-            core::slice::from_raw_parts(dev_dax.ranges, dev_dax.nr_range as usize)
-        };
-        ranges
-            .iter()
-            .any(|part| (part.range.start..=part.range.end).contains(&phys))
+
+        for part in ranges {
+            let start = part.pgoff as u64 * page;
+            let bytes = part.range.end - part.range.start + 1;
+            self.pieces.push(
+                Piece {
+                    start,
+                    end: start + (bytes - bytes % page),
+                    pfn: part.range.start / page,
+                },
+                GFP_KERNEL,
+            )?;
+        }
+        self.size = size - size % page;
+        // SAFETY: As above.
+        let frames = unsafe { frames_at(self.as_raw(), 0, self.size / page) };
+        self.first_pfn = frames.and_then(|frames| frames.pfn);
+        self.one_piece = self.first_pfn.map_or(0, |_| self.size);
+        Ok(())
     }
 }
 
@@ -290,17 +331,20 @@ impl Drop for DaxReadLock {
 
 impl Drop for Device {
     fn drop(&mut self) {
-        failure::unregister(self.holder);
-        // SAFETY: By the type invariants the device was held with this holder, and is still valid. One
-        // that went away has lost its holder, and may have got another since.
-        unsafe {
-            let holder: *mut ffi::c_void = self.holder.cast_mut().cast();
-            let held = ptr::eq(c::dax_holder(self.as_raw()), holder);
+        // SAFETY: By the type invariants the slot is valid.
+        failure::unregister(self.holder, || unsafe {
+            // A device that went away has lost its holder, or is about to, and may get another one.
+            let held = !self.slot.as_ref().has_failed();
             if held && !self.write_cache {
                 c::dax_write_cache(self.as_raw(), false);
             }
-            c::fs_put_dax(self.as_raw(), if held { holder } else { ptr::null_mut() });
-        }
+            let holder = if held {
+                self.holder.as_ptr()
+            } else {
+                ptr::null_mut()
+            };
+            c::fs_put_dax(self.as_raw(), holder);
+        });
         // SAFETY: By the type invariants `self` owns this reference, if there is one.
         unsafe { c::module_put(self.driver) };
     }
@@ -309,20 +353,54 @@ impl Drop for Device {
 impl Devices {
     pub(crate) fn new() -> impl PinInit<Self> {
         pin_init!(Self {
-            slots: [const {
-                Slot {
-                    sound: AtomicPtr::new(ptr::null_mut()),
-                    device: SetOnce::new(),
-                    health: Atomic::new(0),
-                }
-            }; DEVICES_MAX],
+            sound: [const { AtomicPtr::new(ptr::null_mut()) }; DEVICES_MAX],
+            slots: SetOnce::new(),
             acquiring <- InFlight::new(),
         })
     }
 
+    /// Makes room for devices. May sleep. One task at a time.
+    ///
+    /// # Errors
+    ///
+    /// [`ENOMEM`].
+    pub(crate) fn start(&self) -> Result {
+        if self.slots.as_ref().is_none() {
+            let slots = [const {
+                Slot {
+                    device: SetOnce::new(),
+                    health: AtomicU32::new(0),
+                }
+            }; DEVICES_MAX];
+            self.slots.populate(KBox::new(slots, GFP_KERNEL)?);
+        }
+        Ok(())
+    }
+
+    /// Marks a device: takes it out of the fault path's sight.
+    fn mark(&self, index: u32, mark: u32) {
+        let Some(slot) = self.slot(index) else {
+            return;
+        };
+        lockless::mark::<AsWritten, _>(&self.sound[index as usize], &slot.health, mark);
+    }
+
+    /// Puts a device in its slot, which has been held just now.
+    fn fill(&self, index: u32, slot: &Slot, device: Device) {
+        slot.device.populate(device);
+        if let Some(device) = slot.device.as_ref() {
+            let device = ptr::from_ref(device).cast_mut();
+            lockless::fill::<AsWritten, _>(&self.sound[index as usize], &slot.health, device);
+        }
+    }
+
+    fn slot(&self, index: u32) -> Option<&Slot> {
+        self.slots.as_ref()?.get(index as usize)
+    }
+
     /// The device of an index, if it is held and has not failed.
     pub(crate) fn get(&self, index: u32) -> Option<&Device> {
-        let slot = self.slots.get(index as usize)?;
+        let slot = self.slot(index)?;
 
         slot.device.as_ref().filter(|_| !slot.has_failed())
     }
@@ -330,19 +408,15 @@ impl Devices {
     /// The device of an index, if it is held and nothing is wrong with it, not even with a part.
     #[inline]
     pub(crate) fn get_sound(&self, index: u32) -> Option<&Device> {
-        let sound = self
-            .slots
-            .get(index as usize)?
-            .sound
-            .load(Ordering::Acquire);
+        let sound = lockless::sound::<AsWritten, _>(self.sound.get(index as usize)?);
 
-        // SAFETY: By the type invariants of the slot, which keeps its device until unmount.
+        // SAFETY: By the type invariants; a slot keeps its device as long as the mount is there.
         NonNull::new(sound).map(|device| unsafe { device.as_ref() })
     }
 
     /// The device of an index, whether it has failed or not.
     pub(crate) fn held(&self, index: u32) -> Option<&Device> {
-        self.slots.get(index as usize)?.device.as_ref()
+        self.slot(index)?.device.as_ref()
     }
 
     /// Makes sure that a device is held, asking the server for its path if need be. May sleep.
@@ -357,8 +431,7 @@ impl Devices {
         inode: &Inode,
     ) -> Result<(), Failure> {
         let slot = self
-            .slots
-            .get(index as usize)
+            .slot(index)
             .ok_or(EINVAL)
             .map_err(Failure::because("device index"))?;
 
@@ -373,7 +446,7 @@ impl Devices {
                 let reply = conn
                     .get_daxdev(inode, index)
                     .map_err(Failure::because("GET_DAXDEV"))?;
-                slot.fill(hold(slot, index, &reply, conn)?);
+                self.fill(index, slot, hold(slot, index, &reply, conn)?);
             }
         }
         if slot.has_failed() {
@@ -391,7 +464,13 @@ impl fmt::Display for Devices {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut separator = "";
 
-        for (index, slot) in self.slots.iter().enumerate() {
+        for (index, slot) in self
+            .slots
+            .as_ref()
+            .iter()
+            .flat_map(|slots| slots.iter())
+            .enumerate()
+        {
             let Some(device) = slot.device.as_ref() else {
                 continue;
             };
@@ -482,27 +561,26 @@ fn hold(slot: &Slot, index: u32, reply: &[u8], conn: &Connection) -> Result<Devi
     // SAFETY: The device is kept by `file`, and its name does not change while it is in use.
     let name = unsafe { CStr::from_char_ptr(c::dev_name(device)) };
     let name = CString::try_from(name).map_err(|_| Failure::because("no memory")(ENOMEM))?;
-    let holder = ptr::from_ref(slot);
+    let holder = Cookie::new();
 
-    slot.health.store(0, Relaxed);
+    slot.health.store(0, Ordering::Relaxed);
     failure::register(Holder {
+        cookie: holder,
         slot: NonNull::from(slot),
         index,
-        conn: NonNull::from(conn),
+        mount: NonNull::from(conn.mount()),
     })
     .map_err(Failure::because("no memory"))?;
     // In this order: what fails from now on is reported, what failed before is known.
     if poison::exists() {
-        slot.mark(Slot::POISONED);
+        conn.mount().devices.mark(index, Slot::POISONED);
     }
 
     // SAFETY: The device sits on the dax bus, so its private data is a `struct dev_dax`, as
     // `fs_dax_get()` takes for granted; `file` keeps it until here. The table is static.
-    let held = to_result(unsafe {
-        c::fs_dax_get(dax_dev.as_ptr(), holder.cast_mut().cast(), &HOLDER_OPS)
-    });
+    let held = to_result(unsafe { c::fs_dax_get(dax_dev.as_ptr(), holder.as_ptr(), &HOLDER_OPS) });
     if let Err(errno) = held {
-        failure::unregister(holder);
+        failure::unregister(holder, || ());
         return Err(Failure {
             errno,
             cause: match errno {
@@ -531,8 +609,11 @@ fn hold(slot: &Slot, index: u32, reply: &[u8], conn: &Connection) -> Result<Devi
     let mut held = Device {
         dax_dev,
         size: 0,
+        one_piece: 0,
         first_pfn: None,
+        pieces: KVec::new(),
         holder,
+        slot: NonNull::from(slot),
         write_cache,
         driver,
         name,
@@ -544,19 +625,17 @@ fn hold(slot: &Slot, index: u32, reply: &[u8], conn: &Connection) -> Result<Devi
     let srcu = DaxReadLock::new();
     // SAFETY: The device sits on the dax bus. Its private data are there as long as it is alive.
     let dev_dax = unsafe { c::dax_get_private(dax_dev.as_ptr()).cast::<f::dev_dax>() };
-    if let Some(dev_dax) = NonNull::new(dev_dax) {
-        // SAFETY: fsdev_dax sets the size before it makes the device available, and never changes it.
-        let size = unsafe { (*dev_dax.as_ptr()).cached_size };
-        held.size = size - size % PAGE_SIZE as u64;
-        // SAFETY: As above.
-        let frames = unsafe { frames_at(dax_dev.as_ptr(), 0, held.size / PAGE_SIZE as u64) };
-        held.first_pfn = frames.and_then(|frames| frames.pfn);
-        // SAFETY: The device is held. Reads survive poison that nobody knew of, as pmem's do.
+    let mut read = Ok(());
+    if !dev_dax.is_null() {
+        // SAFETY: As above. fsdev_dax sets the size before it makes the device available, and never changes it.
+        read = unsafe { held.read_pieces(dev_dax) };
+        // SAFETY: The device is held. Reads survive poison that was not known, as pmem's do.
         unsafe { c::set_dax_nomc(dax_dev.as_ptr()) };
     }
     drop(srcu);
     // SAFETY: Locked just now.
     unsafe { c::device_unlock(device) };
+    read.map_err(Failure::because("no memory"))?;
     if held.size == 0 {
         return Err(Failure {
             errno: ENODEV,

@@ -21,28 +21,50 @@
 //! One task fetches the map of one file, or acquires one device; others that want the same wait for
 //! it ([`InFlight`]), and so for its OPEN. No lock is held across a request.
 
-use core::ops::Deref;
+use core::{
+    ops::Deref,
+    ptr::NonNull, //
+};
 
 use kernel::{
     fmt,
+    impl_has_delayed_work,
     new_condvar,
+    new_delayed_work,
     new_mutex,
+    new_spinlock,
     prelude::*,
     sync::{
+        aref::{
+            ARef,
+            AlwaysRefCounted, //
+        },
         atomic::{
             Atomic,
+            Full,
             Relaxed, //
         },
         CondVar,
-        Mutex, //
+        Mutex,
+        Refcount,
+        SetOnce,
+        SpinLock, //
     },
     time::{
-        delay::fsleep,
-        Delta, //
+        msecs_to_jiffies,
+        Instant,
+        Monotonic, //
+    },
+    workqueue::{
+        self,
+        DelayedWork,
+        Work,
+        WorkItem, //
     }, //
 };
 
 use crate::{
+    bindings::kernel as c,
     bpf_struct_ops::{
         Ops,
         PinnedOps,
@@ -53,13 +75,17 @@ use crate::{
         Connection,
         Inode,
         MapInOpen,
+        ModuleRef,
+        Released,
+        Superblock,
         BLOB_MAX,
         BLOB_MIN, //
     },
     iomap::{
         self,
-        IdlePageCaches,
-        State, //
+        MappedFiles,
+        State,
+        Tenants, //
     },
     ratelimit::{
         pr_warn_limited,
@@ -177,18 +203,24 @@ pub(crate) fn lookup(name: OpsName) -> Result<PinnedOps> {
 // --- A bound mount ------------------------------------------------------------------------------
 
 /// What a bound mount has besides its FUSE connection. Every mapped file points here.
+///
+/// It outlives the superblock if memory of its files is still in use then: the devices stay held until that is
+/// given up. The order of the last fields is the order in which they go away.
 #[pin_data]
 pub(crate) struct Mount {
+    references: Refcount,
+    /// The superblock, as long as it is there.
+    #[pin]
+    pub(crate) superblock: Superblock,
     /// The ops that parse and resolve its files' maps.
     pub(crate) ops: PinnedOps,
-    /// The devices its files have used so far.
-    #[pin]
-    pub(crate) devices: Devices,
-    /// Mapped files.
+    /// How many files are mapped.
     pub(crate) files: Atomic<i64>,
-    /// What files show that are open for neither reading nor writing.
     #[pin]
-    pub(crate) idle: IdlePageCaches,
+    pub(crate) mapped_files: MappedFiles,
+    /// Who has which memory of the devices.
+    #[pin]
+    pub(crate) tenants: Tenants,
     pub(crate) stats: Stats,
     /// Limits what is logged about opens.
     #[pin]
@@ -199,23 +231,213 @@ pub(crate) struct Mount {
     /// Files whose map is being fetched.
     #[pin]
     opening: InFlight,
+    /// Inodes, by their address, whose bytes are being changed through FUSE by a file that will be a mapped one
+    /// once the inode is: one for each such system call.
+    #[pin]
+    pub(crate) changing: SpinLock<KVec<usize>>,
     /// The server has no maps at all (ENOSYS).
     no_maps: Atomic<bool>,
+    /// Gives up kept memory.
+    #[pin]
+    giving_up: DelayedWork<Self, GIVING_UP>,
+    /// Looks for files whose inodes FUSE has marked bad.
+    #[pin]
+    looking: DelayedWork<Self, LOOKING>,
+    /// How long that took last time, in microseconds.
+    look_us: Atomic<u64>,
+    /// Whether it is about to.
+    will_look: Atomic<bool>,
+    /// The devices its files have used so far.
+    #[pin]
+    pub(crate) devices: Devices,
+    /// Says that the devices are not held any more.
+    pub(crate) released: Released,
+    /// From the end of the superblock on; before, its connection keeps the module.
+    module: SetOnce<ModuleRef>,
+}
+
+// It is made where memory can only be had in small pieces. (Lockdep's locks are large.)
+#[cfg(not(CONFIG_LOCKDEP))]
+const _: () = assert!(size_of::<Mount>() <= 2048);
+
+const GIVING_UP: u64 = 0;
+const LOOKING: u64 = 1;
+
+impl_has_delayed_work! {
+    impl HasDelayedWork<Self, GIVING_UP> for Mount { self.giving_up }
+}
+
+impl_has_delayed_work! {
+    impl HasDelayedWork<Self, LOOKING> for Mount { self.looking }
+}
+
+impl WorkItem<GIVING_UP> for Mount {
+    type Pointer = ARef<Self>;
+
+    fn run(mount: ARef<Self>) {
+        if mount.mapped_files.give_up_kept() {
+            mount.give_up_later();
+        }
+    }
+}
+
+impl WorkItem<LOOKING> for Mount {
+    type Pointer = ARef<Self>;
+
+    fn run(mount: ARef<Self>) {
+        let start = Instant::<Monotonic>::now();
+        // What is bad before this is seen.
+        mount.will_look.xchg(false, Full);
+        let busy = iomap::end_bad_maps(&mount);
+        let us = start.elapsed().as_micros_ceil().max(0);
+
+        mount.look_us.store(us as u64, Relaxed);
+        if busy {
+            mount.look_for_bad();
+        }
+    }
 }
 
 impl Mount {
-    pub(crate) fn new(ops: PinnedOps) -> impl PinInit<Self> {
-        pin_init!(Self {
+    /// The least and the most time between a reason to look for bad inodes and the look, in milliseconds.
+    const LOOK_MS_MIN: u64 = 10;
+    const LOOK_MS_MAX: u64 = 10_000;
+    /// Looking takes no more than one part in this many of a CPU, as long as the most time allows that.
+    const LOOK_SHARE: u64 = 300;
+
+    /// Does not sleep.
+    ///
+    /// # Errors
+    ///
+    /// [`ENOMEM`].
+    pub(crate) fn new(
+        superblock: impl PinInit<Superblock>,
+        ops: PinnedOps,
+        released: Released,
+    ) -> Result<ARef<Self>> {
+        let init = pin_init!(Self {
+            references: Refcount::new(1),
+            superblock <- superblock,
             ops,
-            devices <- Devices::new(),
             files: Atomic::new(0),
-            idle <- IdlePageCaches::new(),
+            mapped_files <- MappedFiles::new(),
+            tenants <- Tenants::new(),
             stats: Stats::new(),
             opens <- RateLimit::new(),
             mappings <- RateLimit::new(),
             opening <- InFlight::new(),
+            changing <- new_spinlock!(KVec::new(), "fuse_dax_fmap::Mount::changing"),
             no_maps: Atomic::new(false),
+            giving_up <- new_delayed_work!("fuse_dax_fmap::Mount::giving_up"),
+            looking <- new_delayed_work!("fuse_dax_fmap::Mount::looking"),
+            look_us: Atomic::new(0),
+            will_look: Atomic::new(false),
+            devices <- Devices::new(),
+            released,
+            module: SetOnce::new(),
+        });
+        let mount = KBox::pin_init(init, GFP_ATOMIC | __GFP_NOWARN)?;
+        // SAFETY: It stays where it is until `dec_ref()` makes a box of it again, and has one reference.
+        Ok(unsafe {
+            let mount = KBox::into_raw(Pin::into_inner_unchecked(mount));
+            ARef::from_raw(NonNull::new_unchecked(mount))
         })
+    }
+
+    /// Begins to count, and makes room for devices. May sleep. One task at a time.
+    ///
+    /// # Errors
+    ///
+    /// [`ENOMEM`].
+    pub(crate) fn start(&self) -> Result {
+        self.stats.start()?;
+        self.devices.start()
+    }
+
+    /// Takes a reference to a mount, unless the last one has been given up.
+    ///
+    /// # Safety
+    ///
+    /// The mount has not been freed.
+    pub(crate) unsafe fn hold(mount: NonNull<Self>) -> Option<ARef<Self>> {
+        // SAFETY: By the safety requirements.
+        let count = unsafe { mount.as_ref() }.references.as_atomic();
+        let mut seen = count.load(Relaxed);
+
+        while seen != 0 {
+            match count.cmpxchg(seen, seen + 1, Relaxed) {
+                // SAFETY: The reference was taken just now.
+                Ok(_) => return Some(unsafe { ARef::from_raw(mount) }),
+                Err(now) => seen = now,
+            }
+        }
+        None
+    }
+
+    /// Keeps the module as long as the mount is there.
+    pub(crate) fn keep_module(&self) {
+        if let Some(module) = ModuleRef::new() {
+            self.module.populate(module);
+        }
+    }
+
+    /// Has kept memory looked at again after a while.
+    pub(crate) fn give_up_later(&self) {
+        let delay = msecs_to_jiffies(self.mapped_files.patience());
+        let queued =
+            workqueue::system_long().enqueue_delayed::<_, GIVING_UP>(ARef::from(self), delay);
+
+        // If it is queued already, that will do.
+        drop(queued);
+    }
+
+    /// Has files looked at, soon, whether FUSE has marked their inodes bad.
+    pub(crate) fn look_for_bad(&self) {
+        if self.will_look.load(Relaxed) || self.files.load(Relaxed) == 0 {
+            return;
+        }
+        self.will_look.store(true, Relaxed);
+        let ms = self.look_us.load(Relaxed).saturating_mul(Self::LOOK_SHARE) / 1000;
+        let ms = ms.clamp(Self::LOOK_MS_MIN, Self::LOOK_MS_MAX);
+        let delay = msecs_to_jiffies(ms as u32);
+
+        drop(workqueue::system_long().enqueue_delayed::<_, LOOKING>(ARef::from(self), delay));
+    }
+
+    /// Does not look any more: the superblock is being shut down, and has no inodes.
+    pub(crate) fn stop_looking(&self) {
+        // SAFETY: The work item is part of `self`, and was initialized with it.
+        let pending = unsafe {
+            let work = DelayedWork::raw_as_work(&raw const self.looking);
+            // A work item that may be delayed is the first member of its `struct delayed_work`.
+            c::cancel_delayed_work(Work::raw_get(work).cast())
+        };
+        if pending {
+            // SAFETY: What was queued owned a reference, which is ours now.
+            drop(unsafe { ARef::from_raw(NonNull::from(self)) });
+        }
+    }
+}
+
+// SAFETY: The count keeps a mount, and the last reference frees it.
+unsafe impl AlwaysRefCounted for Mount {
+    fn inc_ref(&self) {
+        self.references.inc();
+    }
+
+    unsafe fn dec_ref(mount: NonNull<Self>) {
+        // SAFETY: By the safety requirements it is there, and a reference the caller's to give up.
+        if unsafe { mount.as_ref() }.references.dec_and_test() {
+            // SAFETY: `new()` made it as a box, and nothing points to it any more.
+            drop(unsafe { Pin::new_unchecked(KBox::from_raw(mount.as_ptr())) });
+        }
+    }
+}
+
+/// For the log: `major:minor`, as in /proc/self/mountinfo.
+impl fmt::Display for Mount {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_fmt(fmt!("{}", self.superblock))
     }
 }
 
@@ -235,17 +457,11 @@ impl Failure {
 /// Things that one task at a time does while others wait for the outcome.
 #[pin_data]
 pub(crate) struct InFlight {
+    /// The key of each task.
     #[pin]
-    keys: Mutex<Keys>,
+    busy: Mutex<KVec<usize>>,
     #[pin]
     left: CondVar,
-}
-
-/// A key for each task.
-#[derive(Default)]
-struct Keys {
-    busy: KVec<usize>,
-    waiting: KVec<usize>,
 }
 
 /// The right to do the thing named by `key`, given up on drop.
@@ -257,7 +473,7 @@ pub(crate) struct Turn<'a> {
 impl InFlight {
     pub(crate) fn new() -> impl PinInit<Self> {
         pin_init!(Self {
-            keys <- new_mutex!(Keys::default(), "fuse_dax_fmap::in_flight"),
+            busy <- new_mutex!(KVec::new(), "fuse_dax_fmap::in_flight"),
             left <- new_condvar!("fuse_dax_fmap::in_flight_left"),
         })
     }
@@ -270,23 +486,19 @@ impl InFlight {
     ///
     /// [`ERESTARTSYS`] if a signal came first; [`ENOMEM`].
     pub(crate) fn turn(&self, key: usize, done: impl Fn() -> bool) -> Result<Option<Turn<'_>>> {
-        let mut keys = self.keys.lock();
+        let mut busy = self.busy.lock();
         let mut interrupted = false;
 
-        keys.waiting.push(key, GFP_KERNEL)?;
-        while !interrupted && !done() && keys.busy.contains(&key) {
-            interrupted = self.left.wait_interruptible(&mut keys);
+        while !interrupted && !done() && busy.contains(&key) {
+            interrupted = self.left.wait_interruptible(&mut busy);
         }
-        let mut mine = true;
-        keys.waiting
-            .retain(|other| *other != key || !core::mem::take(&mut mine));
         if done() {
             return Ok(None);
         }
         if interrupted {
             return Err(ERESTARTSYS);
         }
-        keys.busy.push(key, GFP_KERNEL)?;
+        busy.push(key, GFP_KERNEL)?;
         Ok(Some(Turn {
             in_flight: self,
             key,
@@ -294,22 +506,9 @@ impl InFlight {
     }
 }
 
-impl Turn<'_> {
-    /// How many tasks are at the key: this one, and those that wait for it.
-    fn tasks(&self) -> usize {
-        let keys = self.in_flight.keys.lock();
-
-        1 + keys.waiting.iter().filter(|key| **key == self.key).count()
-    }
-}
-
 impl Drop for Turn<'_> {
     fn drop(&mut self) {
-        self.in_flight
-            .keys
-            .lock()
-            .busy
-            .retain(|key| *key != self.key);
+        self.in_flight.busy.lock().retain(|key| *key != self.key);
         self.in_flight.left.notify_all();
     }
 }
@@ -354,12 +553,14 @@ pub(crate) fn settle(
         mount.opening.turn(inode.key(), done)?
     };
     let Some(turn) = turn else {
-        return Ok(match iomap::state_for_good(inode) {
+        return Ok(match iomap::state(inode) {
             State::Unknown => State::Plain,
             state => state,
         });
     };
-    fetch(conn, inode, &turn, open).map_err(|Failure { errno, cause }| {
+    let fetched = fetch(conn, inode, open);
+    drop(turn);
+    fetched.map_err(|Failure { errno, cause }| {
         // An opener that was killed is nobody's mistake.
         if errno != EINTR && errno != ERESTARTSYS {
             mount.stats.inc(Counter::FailedOpens);
@@ -377,12 +578,7 @@ pub(crate) fn settle(
 }
 
 /// Fetches and publishes the map of a file that nobody else is at.
-fn fetch(
-    conn: &Connection,
-    inode: &Inode,
-    turn: &Turn<'_>,
-    open: impl FnOnce() -> bool,
-) -> Result<State, Failure> {
+fn fetch(conn: &Connection, inode: &Inode, open: impl FnOnce() -> bool) -> Result<State, Failure> {
     let mount = conn.mount();
     let mut room = MapInOpen::new();
 
@@ -402,29 +598,7 @@ fn fetch(
             .acquire(devices.trailing_zeros(), conn, inode)?;
         devices &= devices - 1;
     }
-    if used_by_others(inode, turn) {
-        return Ok(State::Plain);
-    }
-    let unused = || inode.opens() == turn.tasks();
-    iomap::publish(inode, parsed, conn, unused).map_err(Failure::because("publishing the map"))
-}
-
-/// Whether a file of this inode is open that did not come this way: one that FUSE opened while it
-/// created it, or one that was opened unnoticed (by fanotify, or below overlayfs). FUSE serves it,
-/// and must not meet a mapped inode.
-///
-/// Every open counts itself before it comes here and waits for its turn, so openers that have not
-/// come yet look like others for a moment.
-fn used_by_others(inode: &Inode, turn: &Turn<'_>) -> bool {
-    const TRIES: usize = 20;
-
-    for _ in 0..TRIES {
-        if inode.opens() == turn.tasks() {
-            return false;
-        }
-        fsleep(Delta::from_millis(1));
-    }
-    true
+    iomap::publish(inode, parsed, conn).map_err(Failure::because("publishing the map"))
 }
 
 /// The server's map of a file.

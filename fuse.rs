@@ -29,19 +29,15 @@
 //!
 //! # Locks
 //!
-//! `OFFERS`, `WANTED` and `MOUNTS` are leaves. In this order: FUSE's `fiq->lock`, `OFFERS` or `WANTED`; a request's
-//! `waitq.lock`, the ops' registry, `MOUNTS`; FUSE's `killsb` (only tried), `inode->i_rwsem`.
+//! `OFFERS`, `WANTED`, `MOUNTS` and that of a [`Superblock`] are leaves. In this order: FUSE's `fiq->lock`, `OFFERS` or
+//! `WANTED`; a request's `waitq.lock`, the ops' registry, `MOUNTS`. An open takes no lock of FUSE or the VFS.
 
 use core::{
     mem::{
         offset_of,
         MaybeUninit, //
     },
-    ptr,
-    sync::atomic::{
-        fence,
-        Ordering, //
-    }, //
+    ptr, //
 };
 
 use kernel::{
@@ -49,18 +45,17 @@ use kernel::{
     ffi,
     fmt,
     new_mutex,
+    new_spinlock,
     prelude::*,
     sync::{
+        aref::ARef,
         atomic::{
             Atomic,
             Relaxed, //
         },
         global_lock,
-        Mutex, //
-    },
-    time::{
-        delay::fsleep,
-        Delta, //
+        Mutex,
+        SpinLock, //
     },
     types::Opaque, //
 };
@@ -70,7 +65,6 @@ use crate::{
         fuse as f,
         kernel as c, //
     },
-    bpf_struct_ops::PinnedOps,
     fmap_ops::Mount,
     iomap, //
 };
@@ -81,19 +75,23 @@ mod map_in_open;
 mod mounter;
 mod open;
 mod request;
+mod umount;
 
 pub(crate) use hooks::Hooks;
 pub(crate) use map_in_open::MapInOpen;
 pub(crate) use mounter::{
     DeviceFile,
+    ModuleRef,
     Mounter, //
 };
 pub(crate) use open::{
     plain_fsync,
     MAKING_TABLES, //
 };
+pub(crate) use umount::Released;
 
 use open::add_mark;
+use umount::wait_on_return;
 
 pub(crate) const BLOB_MIN: u32 = c::FUSE_DAX_FMAP_BLOB_MIN;
 pub(crate) const BLOB_MAX: u32 = c::FUSE_DAX_FMAP_BLOB_MAX;
@@ -108,11 +106,91 @@ global_lock! {
 }
 
 /// A device number, as in /proc/self/mountinfo.
+#[derive(Clone, Copy)]
 struct Device(c::dev_t);
 
 impl fmt::Display for Device {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}:{}", self.0 >> 20, self.0 & 0xf_ffff)
+    }
+}
+
+/// The superblock of a mount, which may be gone before what it has left.
+///
+/// # Invariants
+///
+/// The pointer is valid, or null from `put_super()` on.
+#[pin_data]
+pub(crate) struct Superblock {
+    device: Device,
+    #[pin]
+    sb: SpinLock<SuperblockPtr>,
+}
+
+struct SuperblockPtr(*mut c::super_block);
+
+// SAFETY: A superblock belongs to no task.
+unsafe impl Send for SuperblockPtr {}
+
+impl Superblock {
+    /// # Safety
+    ///
+    /// `sb` is being mounted; [`Superblock::is_gone`] is called before it is freed.
+    unsafe fn new(sb: *mut c::super_block) -> impl PinInit<Self> {
+        // SAFETY: By the safety requirements.
+        let device = Device(unsafe { (*sb).s_dev });
+
+        // INVARIANT: By the safety requirements.
+        pin_init!(Self {
+            device,
+            sb <- new_spinlock!(SuperblockPtr(sb), "fuse_dax_fmap::Superblock::sb"),
+        })
+    }
+
+    /// Whether it is gone.
+    pub(crate) fn has_gone(&self) -> bool {
+        self.sb.lock().0.is_null()
+    }
+
+    fn is_gone(&self) {
+        self.sb.lock().0 = ptr::null_mut();
+    }
+}
+
+impl fmt::Display for Superblock {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_fmt(fmt!("{}", self.device))
+    }
+}
+
+/// A superblock that stays mounted.
+///
+/// # Invariants
+///
+/// `self` owns an active reference to it.
+pub(crate) struct Mounted(*mut c::super_block);
+
+impl Mounted {
+    /// Keeps a mount, unless it is about to go.
+    pub(crate) fn new(mount: &Mount) -> Option<Self> {
+        let locked = mount.superblock.sb.lock();
+        let sb = locked.0;
+
+        if sb.is_null() {
+            return None;
+        }
+        // SAFETY: By the type invariants the superblock is valid, with the lock held.
+        let active = unsafe { c::atomic_inc_not_zero(&raw mut (*sb).s_active) };
+
+        // INVARIANT: Taken just now. Made only then: dropping it gives it up.
+        active.then(|| Self(sb))
+    }
+}
+
+impl Drop for Mounted {
+    fn drop(&mut self) {
+        // SAFETY: By the type invariants.
+        unsafe { c::deactivate_super(self.0) }
     }
 }
 
@@ -128,17 +206,13 @@ pub(crate) struct Connection {
     s_op: c::super_operations,
     plain_s_op: *const c::super_operations,
     sb: *mut c::super_block,
-    /// The page cache that FUSE sees of every mapped file. See [`iomap`].
-    #[pin]
-    empty_page_cache: Opaque<c::address_space>,
     /// Whether opens are reported.
     marked: Atomic<bool>,
     /// Whether the server can bring maps along with the answer to OPEN.
     pub(crate) brings_maps: bool,
     #[pin]
     marking: Mutex<()>,
-    #[pin]
-    mount: Mount,
+    mount: ARef<Mount>,
     /// Dropped last: it keeps the module.
     mounter: Pin<KBox<Mounter>>,
 }
@@ -165,12 +239,12 @@ impl Connection {
     unsafe fn new(
         memory: KBox<MaybeUninit<Self>>,
         sb: *mut c::super_block,
-        ops: PinnedOps,
+        mount: ARef<Mount>,
         flags: u32,
         mounter: Pin<KBox<Mounter>>,
     ) -> *mut Self {
         // SAFETY: By the safety requirements.
-        let (plain_s_op, root) = unsafe { ((*sb).s_op, (*(*sb).s_root).d_inode) };
+        let plain_s_op = unsafe { (*sb).s_op };
         let s_op = c::super_operations {
             alloc_inode: Some(alloc_inode),
             evict_inode: Some(evict_inode),
@@ -184,13 +258,10 @@ impl Connection {
             s_op,
             plain_s_op,
             sb,
-            // SAFETY: The root inode is evicted last but for the inodes that nobody uses, and
-            // empties it then.
-            empty_page_cache <- unsafe { iomap::empty_page_cache(root) },
             marked: Atomic::new(false),
             brings_maps: flags & c::FUSE_DAX_FMAP_MAP_IN_OPEN != 0,
             marking <- new_mutex!((), "fuse_dax_fmap::Connection::marking"),
-            mount <- Mount::new(ops),
+            mount,
             mounter,
         }));
         match conn {
@@ -222,42 +293,8 @@ impl Connection {
         &self.mount
     }
 
-    pub(crate) fn superblock(&self) -> *mut c::super_block {
-        self.sb
-    }
-
-    /// Holds off notifications for a moment, in which no request may be sent.
-    ///
-    /// It does not queue for that: it would hold up further notifications, and the server may need
-    /// one of them to end the one that is under way.
-    ///
-    /// # Errors
-    ///
-    /// [`EBUSY`] if one is under way for more than a second.
-    pub(crate) fn hold_off_notifications(&self) -> Result<Silence> {
-        const TRIES: usize = 1000;
-
-        // SAFETY: By the type invariants; FUSE's data lives as long as the superblock is mounted.
-        let killsb = unsafe {
-            let mount = (*self.sb).s_fs_info.cast::<f::fuse_mount>();
-            ptr::addr_of_mut!((*(*mount).fc).killsb)
-        };
-        for _ in 0..TRIES {
-            // SAFETY: As above.
-            if unsafe { c::down_write_trylock(killsb) } != 0 {
-                return Ok(Silence(killsb));
-            }
-            fsleep(Delta::from_millis(1));
-        }
-        Err(EBUSY)
-    }
-
     pub(crate) fn mounter(&self) -> &Mounter {
         &self.mounter
-    }
-
-    pub(crate) fn empty_page_cache(&self) -> *mut c::address_space {
-        self.empty_page_cache.get()
     }
 
     /// Makes sure that opens are reported, and counted. May sleep.
@@ -267,9 +304,9 @@ impl Connection {
         }
         let _marking = self.marking.lock();
         if !self.marked.load(Relaxed) {
-            self.mount.stats.start()?;
+            self.mount.start()?;
             // SAFETY: By the type invariants the superblock is valid.
-            unsafe { add_mark(self.sb) }?;
+            unsafe { add_mark(self.sb, self) }?;
             self.marked.store(true, Relaxed);
         }
         Ok(())
@@ -297,6 +334,9 @@ unsafe extern "C" fn alloc_inode(sb: *mut c::super_block) -> *mut c::inode {
     if conn.mark().is_err() {
         return ptr::null_mut();
     }
+    // A node id that is used again, for another file, makes the old inode bad; the next thing that FUSE does is
+    // to allocate the new one.
+    conn.mount.look_for_bad();
     // SAFETY: By the type invariants; FUSE's own, with the VFS's argument.
     match unsafe { (*conn.plain_s_op).alloc_inode } {
         // SAFETY: As above.
@@ -317,18 +357,6 @@ unsafe extern "C" fn evict_inode(inode: *mut c::inode) {
     };
     // SAFETY: As above; nobody has the inode any more.
     unsafe { iomap::evict(inode) };
-    // SAFETY: It is still FUSE's.
-    conn.mount.idle.forget(unsafe { Inode::new(inode) });
-
-    // The server can store pages in what it takes for the page cache of a mapped file. Nobody sees
-    // them there, but they have to go while their host, the root, is there. No more can come: at
-    // unmount FUSE lets no notification through before it gives up the root.
-    let empty = conn.empty_page_cache();
-    // SAFETY: The page cache is ours, and initialized.
-    if ptr::eq(inode, unsafe { (*empty).host }) {
-        // SAFETY: As above.
-        unsafe { c::truncate_inode_pages_final(empty) };
-    }
     // SAFETY: By the type invariants of `Connection`.
     if let Some(evict_inode) = unsafe { (*conn.plain_s_op).evict_inode } {
         // SAFETY: FUSE's own, with the VFS's argument.
@@ -348,7 +376,7 @@ unsafe extern "C" fn sync_fs(sb: *mut c::super_block, wait: ffi::c_int) -> ffi::
     };
     let flushed = if wait != 0 {
         // SAFETY: As above.
-        unsafe { iomap::sync_all(sb) }
+        unsafe { iomap::sync_all(&conn.mount) }
     } else {
         Ok(())
     };
@@ -391,7 +419,14 @@ unsafe extern "C" fn put_super(sb: *mut c::super_block) {
         unsafe { put_super(sb) };
     }
     // SAFETY: `bind()` gave the connection to the superblock, and nothing points to it any more.
-    drop(unsafe { Pin::new_unchecked(KBox::from_raw(conn)) });
+    let conn = unsafe { Pin::new_unchecked(KBox::from_raw(conn)) };
+    conn.mount.superblock.is_gone();
+    conn.mount.stop_looking();
+    let (released, device) = (conn.mount.released.event(), conn.mount.superblock.device);
+    // The mounter keeps the module no longer than this.
+    conn.mount.keep_module();
+    drop(conn);
+    wait_on_return(released, device);
 }
 
 /// The list of bound mounts that users can read.
@@ -425,9 +460,6 @@ impl Mounts {
 /// An inode of FUSE, in use.
 #[repr(transparent)]
 pub(crate) struct Inode(Opaque<c::inode>);
-
-/// `inode->i_rwsem`, held exclusively.
-pub(crate) struct InodeLock<'a>(&'a Inode);
 
 impl Inode {
     /// # Safety
@@ -469,28 +501,6 @@ impl Inode {
         unsafe { (*(*(*self.as_raw()).i_sb).s_fs_info.cast::<f::fuse_mount>()).fc }
     }
 
-    pub(crate) fn lock(&self) -> InodeLock<'_> {
-        // SAFETY: The inode is in use.
-        unsafe { c::down_write(ptr::addr_of_mut!((*self.as_raw()).i_rwsem)) };
-        InodeLock(self)
-    }
-
-    /// Files of this inode that are open for reading or writing, or being opened.
-    pub(crate) fn opens(&self) -> usize {
-        // Whoever opened unnoticed counted itself first and then took the inode's table. The gate is
-        // in that table: either it is counted here, or it goes through the gate.
-        fence(Ordering::SeqCst);
-        // SAFETY: The inode is in use; each counter is read once.
-        let (readers, writers) = unsafe {
-            (
-                ptr::addr_of!((*self.as_raw()).i_readcount.counter).read_volatile(),
-                ptr::addr_of!((*self.as_raw()).i_writecount.counter).read_volatile(),
-            )
-        };
-        // A negative number of writers is programs that run from the file.
-        (readers.max(0) + writers.max(0)) as usize
-    }
-
     /// Whether FUSE leaves it to the server to take set-user-id bits off a file that is written to.
     pub(crate) fn server_takes_privileges_off(&self) -> bool {
         let fc = self.fuse_conn();
@@ -510,19 +520,34 @@ impl Inode {
         unsafe { f::fuse_conn::no_flush_raw(fc) == 0 || f::fuse_conn::writeback_cache_raw(fc) != 0 }
     }
 
-    /// Writes back and drops what FUSE has cached. May sleep, and ask the server.
-    ///
-    /// # Errors
-    ///
-    /// [`EBUSY`] and others if it cannot be done.
-    pub(crate) fn empty_page_cache(&self) -> Result {
-        // SAFETY: The inode is FUSE's, regular and in use.
-        to_result(unsafe { c::invalidate_inode_pages2(ptr::addr_of_mut!((*self.as_raw()).i_data)) })
+    /// Whether the server is told of fsync(2), as far as it is known.
+    pub(crate) fn server_wants_fsync(&self) -> bool {
+        // SAFETY: The inode is in use, so its connection is there. An FSYNC that fails sets `no_fsync`.
+        unsafe { f::fuse_conn::no_fsync_raw(self.fuse_conn()) == 0 }
     }
 
-    pub(crate) fn has_empty_page_cache(&self) -> bool {
-        // SAFETY: The inode is in use.
-        unsafe { ptr::addr_of!((*self.as_raw()).i_data.nrpages).read_volatile() == 0 }
+    /// Whether FUSE's page cache has what the server has not got yet, or is mapped: the two would not see each
+    /// other's stores.
+    pub(crate) fn uses_page_cache(&self) -> bool {
+        // SAFETY: The inode is in use; each word is read once.
+        unsafe {
+            let mapping = &raw const (*self.as_raw()).i_data;
+            let marks = ptr::addr_of!((*mapping).i_pages.xa_flags).read_volatile();
+            let mappings = ptr::addr_of!((*mapping).i_mmap.rb_root.rb_node).read_volatile();
+            // Counted before a mapping is in the tree.
+            let writable = ptr::addr_of!((*mapping).i_mmap_writable.counter).read_volatile();
+
+            marks & (c::XA_FLAGS_MARK_DIRTY | c::XA_FLAGS_MARK_WRITEBACK) != 0
+                || !mappings.is_null()
+                || writable > 0
+        }
+    }
+
+    /// Whether FUSE has given the inode up, as its node id is another file's now, or its server talks nonsense.
+    #[inline]
+    pub(crate) fn is_bad(&self) -> bool {
+        // SAFETY: The inode is FUSE's and in use.
+        unsafe { is_bad(self.as_raw()) }
     }
 
     /// Changes `i_flags`, some of which FUSE changes too, under a lock of its own.
@@ -537,19 +562,15 @@ impl Inode {
     }
 }
 
-/// `killsb` of a connection, held exclusively: FUSE takes no notification from the server.
-pub(crate) struct Silence(*mut c::rw_semaphore);
+/// [`Inode::is_bad`].
+///
+/// # Safety
+///
+/// `inode` is FUSE's and in use.
+#[inline]
+pub(crate) unsafe fn is_bad(inode: *const c::inode) -> bool {
+    // SAFETY: By the safety requirements; other bits change meanwhile, this one is only set.
+    let state = unsafe { ptr::addr_of!((*inode.cast::<f::fuse_inode>()).state).read_volatile() };
 
-impl Drop for Silence {
-    fn drop(&mut self) {
-        // SAFETY: `Connection::hold_off_notifications()` took it.
-        unsafe { c::up_write(self.0) }
-    }
-}
-
-impl Drop for InodeLock<'_> {
-    fn drop(&mut self) {
-        // SAFETY: `Inode::lock()` took it.
-        unsafe { c::up_write(ptr::addr_of_mut!((*self.0.as_raw()).i_rwsem)) }
-    }
+    state & (1 << f::FUSE_I_BAD) != 0
 }

@@ -13,7 +13,10 @@
 //! | `iomap`          | `iomap_begin` and the operations of a mapped file                        |
 //! | `bpf_struct_ops` | the struct_ops type, the verifier's policy, the kfuncs                   |
 //!
-//! Only the rooms that wrap raw bindings contain `unsafe`.
+//! Only the rooms that wrap raw bindings contain `unsafe`. What they do without locks is in `lockless`, which
+//! runs on the host, too (`tools/model`).
+
+use core::sync::atomic as atomics;
 
 use kernel::{
     c_str,
@@ -27,6 +30,7 @@ mod daxdev;
 mod fmap_ops;
 mod fuse;
 mod iomap;
+mod lockless;
 mod ratelimit;
 mod stats;
 

@@ -10,22 +10,26 @@
 //! A header is published once, with the inode lock held, and freed when the inode is evicted; nobody
 //! can be inside an operation of an inode that is being evicted.
 //!
-//! # Three page caches
+//! # Page caches
 //!
-//! FUSE invalidates and truncates the page cache of an inode whenever its server's attributes,
-//! notifications or opens say so. It must not do that to DAX entries, which are mapped memory and not
-//! copies. So a mapped file does what a block device does: its mappings use `inode->i_data`, and
-//! `inode->i_mapping`, which is what FUSE works on, is an empty page cache that all mapped files of
-//! the mount share. What a descriptor shows is another empty one, of its inode (see `page_cache`).
+//! FUSE's page cache of the inode stays FUSE's. The DAX entries of a mapped file are in a page cache of its
+//! own, which it gets when it is mapped by mmap(2) for the first time ([`page_cache`]). So to publish a map empties
+//! nothing, takes no lock, and asks nobody to wait.
+//!
+//! # The end of a map
+//!
+//! Eviction gives the memory up. Pages that are in use by direct I/O or a pipe then, are kept by the mount and
+//! given up later ([`mapped_files`]); nothing in eviction waits for them. An inode that FUSE has marked bad,
+//! because its server uses the node id again, loses its memory while it is still open (`vacating`).
 //!
 //! # Locks
 //!
-//! In this order: `inode->i_rwsem` (writes exclusively, reads shared, publishing exclusively),
-//! `mmap_lock`, `i_data.invalidate_lock` (faults, nearly always shared), a DAX entry, `i_mapping->invalidate_lock`
-//! (the first touch of a piece of memory; see `tenancy`). The fault path takes no lock of ours. Dropping
-//! entries of a page cache takes its `invalidate_lock` exclusively (`upgrade`, `vacating`), and whoever
-//! writes back passes through it (`writeback`). Innermost are the lock of a page table and, inside it, that
-//! of a page cache's tree (`tracked_fault`).
+//! In this order: `inode->i_rwsem` (writes exclusively, reads shared), `mmap_lock`, `invalidate_lock` of the DAX
+//! page cache (faults, nearly always shared), a DAX entry, the mount's lock on who has which memory
+//! (`tenancy`; the first touch of a piece of memory). The fault path takes no lock of ours. Dropping
+//! entries takes `invalidate_lock` exclusively (`upgrade`, `vacating`), and who writes back passes through it
+//! (`writeback`). Innermost are the lock of a page table and, inside it, that of a page cache's tree
+//! (`tracked_fault`), and the list of mapped files, a spin lock with an inode's `i_lock` inside.
 
 use core::{
     alloc::Layout,
@@ -53,12 +57,12 @@ use kernel::{
     },
     container_of,
     ffi,
-    page::{
-        PAGE_SHIFT,
-        PAGE_SIZE, //
-    },
+    page::PAGE_SIZE,
     prelude::*,
-    sync::atomic::Relaxed,
+    sync::atomic::{
+        Atomic,
+        Relaxed, //
+    },
     types::Opaque, //
 };
 
@@ -74,11 +78,16 @@ use crate::{
         Connection,
         Inode, //
     },
+    lockless::{
+        self,
+        AsWritten, //
+    },
     stats, //
 };
 
 mod file;
 mod judge;
+mod mapped_files;
 mod page_cache;
 mod report;
 mod soft_fault;
@@ -90,27 +99,26 @@ mod vm_file;
 mod writeback;
 
 pub(crate) use file::file_operations;
-pub(crate) use page_cache::{
-    empty_page_cache,
-    show_page_cache,
-    IdlePageCaches, //
-};
+pub(crate) use mapped_files::MappedFiles;
+pub(crate) use page_cache::show_page_cache;
+pub(crate) use tenancy::Tenants;
 pub(crate) use vacating::{
+    end_bad_maps,
     kill_tenants,
     vacate_all, //
 };
-pub(crate) use writeback::{
-    sync_all,
-    write_back_range, //
-};
+pub(crate) use writeback::sync_all;
 
-use file::{
-    inode_operations,
-    AOPS, //
+use file::inode_operations;
+use mapped_files::Link;
+use page_cache::{
+    aops,
+    init_host,
+    init_shown, //
 };
-use page_cache::init_shown;
 use soft_fault::new_stamp;
-use vacating::vacate;
+use tenancy::DaxEntry;
+use vacating::give_up_idle;
 
 const PAGE: u64 = PAGE_SIZE as u64;
 const PMD_SIZE: u64 = 2 << 20;
@@ -134,7 +142,8 @@ const PLAIN: *mut ffi::c_void = ptr::without_provenance_mut(1);
 /// # Invariants
 ///
 /// - `meta_len` bytes of metadata follow, and zeros up to the end of its first line.
-/// - `mount` outlives the inode: its connection is freed after the last inode.
+/// - `mount` outlives the header: it is freed after the last inode, and after the last kept memory.
+/// - `file` is null until the file is mapped by mmap(2) for the first time, and is freed after the header.
 #[repr(C, align(64))]
 struct Header {
     resolver: Resolver,
@@ -142,26 +151,50 @@ struct Header {
     dev_bitmap: u64,
     mapped_size: u64,
     meta_len: u32,
-    /// Where the mount counts.
-    counts: stats::Shortcut,
     /// How many write back at the moment.
     writers_back: AtomicU32,
+    /// Where the mount counts.
+    counts: stats::Shortcut,
     /// What folios are noted with; see `soft_fault`.
     stamp: AtomicU64,
+    file: AtomicPtr<MappedFile>,
 }
 
 const _: () = assert!(size_of::<Header>() == 64);
 
-/// All that a mapped file costs besides its metadata, which follow.
+/// A [`Header`] and what is in front of it.
 #[repr(C)]
-struct MappedFile {
-    /// What its files show.
-    page_cache: Opaque<c::address_space>,
+struct Published {
+    /// What descriptors show.
+    shown: Opaque<c::address_space>,
+    /// How many files are open that were opened as mapped ones.
+    open_files: AtomicU32,
     header: Header,
 }
 
 const _: () =
-    assert!(offset_of!(MappedFile, header) + size_of::<Header>() == size_of::<MappedFile>());
+    assert!(offset_of!(Published, header) + size_of::<Header>() == size_of::<Published>());
+
+/// What a file has besides once it is mapped by mmap(2): the DAX page cache, and a place in the list of its mount.
+///
+/// It is freed when RCU allows it: the kernel looks at a page cache that it has found in a folio without taking a
+/// reference (`dax_lock_folio()`, `gup_fast_folio_allowed()`).
+#[repr(C)]
+struct MappedFile {
+    /// Hosts the DAX page cache, its `i_data`.
+    host: Opaque<c::inode>,
+    header: NonNull<Header>,
+    /// FUSE's. In use, or being evicted, as long as the file is in the list of its mount; null if its memory is
+    /// kept.
+    inode: *mut c::inode,
+    /// Its place in a list of the mount.
+    link: Link,
+    /// Whether it has been mapped by mmap(2) since it was last seen idle.
+    may_be_busy: Atomic<bool>,
+    /// Whether the mount has a reference to the inode. Under the lock of the list.
+    is_held: bool,
+    rcu: c::callback_head,
+}
 
 /// A mapped file that is not published yet: only the metadata is there.
 ///
@@ -169,25 +202,25 @@ const _: () =
 ///
 /// The pointer owns an allocation of [`Fmap::layout`], zeroed or written.
 pub(crate) struct Fmap {
-    mapped: NonNull<MappedFile>,
+    published: NonNull<Published>,
     meta_len: u32,
 }
 
 impl Fmap {
     fn layout(meta_len: u32) -> Result<Layout> {
         let room = size_of::<c::fuse_dax_fmap_meta>().max(meta_len as usize);
-        let size = size_of::<MappedFile>() + room;
-        Layout::from_size_align(size, align_of::<MappedFile>()).map_err(|_| EINVAL)
+        let size = size_of::<Published>() + room;
+        Layout::from_size_align(size, align_of::<Published>()).map_err(|_| EINVAL)
     }
 
-    /// Room for [`MappedFile`] and `meta_len` zeroed bytes of metadata, accounted to the opener. May sleep.
+    /// Room for [`Published`] and `meta_len` zeroed bytes of metadata, accounted to the opener. May sleep.
     pub(crate) fn new(meta_len: u32) -> Result<Self> {
         let flags = GFP_KERNEL_ACCOUNT | __GFP_ZERO;
         let memory = KVmalloc::alloc(Self::layout(meta_len)?, flags, NumaNode::NO_NODE)?;
 
         // INVARIANT: Allocated just now.
         Ok(Self {
-            mapped: memory.cast(),
+            published: memory.cast(),
             meta_len,
         })
     }
@@ -197,7 +230,7 @@ impl Fmap {
         // them.
         unsafe {
             core::slice::from_raw_parts_mut(
-                self.mapped.add(1).cast().as_ptr(),
+                self.published.add(1).cast().as_ptr(),
                 self.meta_len as usize,
             )
         }
@@ -205,26 +238,34 @@ impl Fmap {
 
     /// Makes the rest of it, for a file that is to be published. Does not sleep.
     fn complete(self, inode: &Inode, header: Header) -> *mut Header {
-        let mapped = self.mapped.as_ptr();
+        let published = self.published.as_ptr();
 
         core::mem::forget(self);
         // SAFETY: By the type invariants the allocation has room for both, and was ours; it stays until
-        // the inode is evicted.
+        // `Fmap::of()` takes it back.
         unsafe {
-            init_shown((&raw mut (*mapped).page_cache).cast(), inode.as_raw());
-            (&raw mut (*mapped).header).write(header);
-            &raw mut (*mapped).header
+            init_shown((&raw mut (*published).shown).cast(), inode.as_raw());
+            (&raw mut (*published).open_files).write(AtomicU32::new(0));
+            (&raw mut (*published).header).write(header);
+            &raw mut (*published).header
         }
     }
-}
 
-impl MappedFile {
+    /// Takes back what is not published any more.
+    ///
     /// # Safety
     ///
-    /// The inode is mapped.
-    unsafe fn of(inode: *const c::inode) -> *mut Self {
-        // SAFETY: By the safety requirements that is the header, which `Fmap::complete()` made.
-        unsafe { container_of!((*inode).i_private.cast::<Header>(), Self, header) }
+    /// Nothing points to the header any more.
+    unsafe fn of(header: NonNull<Header>) -> Self {
+        // SAFETY: By the safety requirements; `complete()` wrote it, behind the rest.
+        // INVARIANT: The length is that of the allocation.
+        unsafe {
+            let published = container_of!(header.as_ptr(), Published, header);
+            Self {
+                published: NonNull::new_unchecked(published),
+                meta_len: header.as_ref().meta_len,
+            }
+        }
     }
 }
 
@@ -232,10 +273,92 @@ impl Drop for Fmap {
     fn drop(&mut self) {
         if let Ok(layout) = Self::layout(self.meta_len) {
             // SAFETY: By the type invariants; allocated with this layout.
-            unsafe { KVmalloc::free(self.mapped.cast(), layout) };
+            unsafe { KVmalloc::free(self.published.cast(), layout) };
         }
     }
 }
+
+impl MappedFile {
+    /// The one of an inode that is about to be mapped by mmap(2), which is made if there is none yet. May sleep.
+    ///
+    /// # Errors
+    ///
+    /// [`ENOMEM`].
+    ///
+    /// # Safety
+    ///
+    /// The inode is mapped and in use.
+    unsafe fn get_or_make(inode: *mut c::inode) -> Result<NonNull<Self>> {
+        // SAFETY: By the safety requirements.
+        let header = unsafe { header(inode) };
+        if let Some(file) = header.file() {
+            // SAFETY: It stays as long as the inode is in use.
+            unsafe { (*file.as_ptr()).may_be_busy.store(true, Relaxed) };
+            return Ok(file);
+        }
+        let mapped_files = &header.mount().mapped_files;
+        let _making = mapped_files.making.lock();
+        if let Some(file) = header.file() {
+            return Ok(file);
+        }
+        let memory = KBox::<Self>::new_uninit(GFP_KERNEL_ACCOUNT)?;
+        let file = NonNull::from(KBox::leak(memory)).cast::<Self>();
+        let raw = file.as_ptr();
+        // SAFETY: The memory is ours, and stays until `free()`.
+        unsafe {
+            (&raw mut (*raw).header).write(NonNull::from(header));
+            (&raw mut (*raw).inode).write(inode);
+            (&raw mut (*raw).link).write(Link::new(raw));
+            (&raw mut (*raw).may_be_busy).write(Atomic::new(true));
+            (&raw mut (*raw).is_held).write(false);
+            init_host((&raw mut (*raw).host).cast(), inode, header);
+        }
+        // In this order: what can be faulted in is found in the list.
+        mapped_files.insert(file);
+        header.file.store(raw, Ordering::Release);
+        Ok(file)
+    }
+
+    /// # Safety
+    ///
+    /// `mapping` is a DAX page cache.
+    unsafe fn of_mapping(mapping: *mut c::address_space) -> *mut Self {
+        // SAFETY: By the safety requirements its host is that of a mapped file, the first member.
+        unsafe { (*mapping).host.cast() }
+    }
+
+    /// # Safety
+    ///
+    /// The file is in the list of its mount, or its memory kept.
+    unsafe fn header<'a>(this: *const Self) -> &'a Header {
+        // SAFETY: By the safety requirements.
+        unsafe { (*this).header.as_ref() }
+    }
+
+    /// Frees a mapped file: the header and the metadata at once, as they may be large, and reclaim may want
+    /// them.
+    ///
+    /// # Safety
+    ///
+    /// It has no memory, is in no list, and its inode does not point to it.
+    unsafe fn free(this: NonNull<Self>) {
+        /// # Safety
+        ///
+        /// Called by RCU, for a file that nothing uses any more.
+        unsafe extern "C" fn free(head: *mut c::callback_head) {
+            // SAFETY: By the safety requirements; `get_or_make()` made a box of it.
+            unsafe { c::kfree(container_of!(head, MappedFile, rcu).cast()) };
+        }
+
+        // SAFETY: By the safety requirements. The module waits for callbacks before it goes.
+        unsafe {
+            drop(Fmap::of((*this.as_ptr()).header));
+            c::call_rcu(&raw mut (*this.as_ptr()).rcu, Some(free));
+        }
+    }
+}
+
+const _: () = assert!(offset_of!(MappedFile, host) == 0);
 
 impl Header {
     #[inline]
@@ -248,6 +371,38 @@ impl Header {
     fn mount(&self) -> &Mount {
         // SAFETY: By the type invariants.
         unsafe { self.mount.as_ref() }
+    }
+
+    /// What the file has if it has been mapped by mmap(2).
+    #[inline]
+    fn file(&self) -> Option<NonNull<MappedFile>> {
+        NonNull::new(self.file.load(Ordering::Acquire))
+    }
+
+    /// The DAX page cache. Only for a file that has been mapped by mmap(2); else this is no valid pointer.
+    #[inline]
+    fn dax_mapping(&self) -> *mut c::address_space {
+        let host = self.file.load(Ordering::Relaxed).cast::<c::inode>();
+
+        // The host is the first member.
+        host.wrapping_byte_add(offset_of!(c::inode, i_data)).cast()
+    }
+
+    /// Whether the inode is gone, and the memory kept.
+    fn is_kept(&self) -> bool {
+        self.file()
+            // SAFETY: By the type invariants.
+            .is_some_and(|file| unsafe { (*file.as_ptr()).inode.is_null() })
+    }
+
+    fn published(&self) -> &Published {
+        // SAFETY: A header that is not on the stack is part of one.
+        unsafe { &*container_of!(ptr::from_ref(self).cast_mut(), Published, header) }
+    }
+
+    /// What descriptors show.
+    fn shown(&self) -> *mut c::address_space {
+        self.published().shown.get()
     }
 }
 
@@ -313,100 +468,119 @@ fn i_private(inode: &Inode) -> &AtomicPtr<ffi::c_void> {
 }
 
 pub(crate) fn state(inode: &Inode) -> State {
-    // Pairs with the release in `publish()`.
-    match i_private(inode).load(Ordering::Acquire) {
+    match lockless::published::<AsWritten, _>(i_private(inode)) {
         private if private.is_null() => State::Unknown,
         PLAIN => State::Plain,
         _ => State::Mapped,
     }
 }
 
-/// As [`state`], for a file that is counted as open already and does not wait for its turn: if this
-/// says `Unknown`, [`publish`] finds the file in use.
-pub(crate) fn state_for_good(inode: &Inode) -> State {
-    let _locked = inode.lock();
-
-    state(inode)
-}
-
 /// Remembers that a file has no map, until it is evicted.
 pub(crate) fn remember_plain(inode: &Inode) {
-    let _locked = inode.lock();
-
-    i_private(inode).store(PLAIN, Ordering::Release);
+    // The caller alone settles this file, so it is unknown still.
+    lockless::publish::<AsWritten, _>(i_private(inode), PLAIN);
 }
 
-/// How often [`publish`] tries to find an empty page cache.
-const EMPTYING_TRIES: usize = 100;
-
-/// Makes a file a mapped one, if its page cache can be emptied, and returns what it is now: `Plain`
-/// means for this open, not for ever.
+/// Makes a file a mapped one, and returns what it is now: `Plain` means for this open, not for ever.
 ///
-/// The caller alone settles this file at the moment; `unused` tells whether nobody else has it open.
+/// The caller alone settles this file at the moment. Files of it may be open, and do what they like
+/// meanwhile: FUSE's page cache is not touched. If it has data that are not written back, or is mapped by one
+/// of those, or is being changed by one, the file stays FUSE's for now: there would be two sets of bytes.
 ///
 /// # Errors
 ///
-/// [`EBUSY`] if the server is in the middle of a notification for too long.
-pub(crate) fn publish(
-    inode: &Inode,
-    parsed: Parsed,
-    conn: &Connection,
-    unused: impl FnOnce() -> bool,
-) -> Result<State> {
-    let file_i_op = inode_operations(inode)?;
-
-    // Nothing comes into the page cache while notifications are held off; but it has to be emptied
-    // before that, for it may take requests. A server that goes on storing pages loses in the end.
-    let mut tries = 0;
-    let (_silence, _locked) = loop {
-        if tries == EMPTYING_TRIES || inode.empty_page_cache().is_err() {
-            return Ok(State::Plain);
-        }
-        tries += 1;
-        let silence = conn.hold_off_notifications()?;
-        let locked = inode.lock();
-        if inode.has_empty_page_cache() {
-            break (silence, locked);
-        }
-    };
-    if !unused() {
-        return Ok(State::Plain);
-    }
-    // SAFETY: The connection, which owns the pin, is freed after the last inode.
-    let resolver = unsafe { conn.mount().ops.resolver() }?;
-    // SAFETY: As above.
-    let counts = unsafe { conn.mount().stats.shortcut() }.ok_or(EIO)?;
+/// [`ENOMEM`].
+pub(crate) fn publish(inode: &Inode, parsed: Parsed, conn: &Connection) -> Result<State> {
     let raw = inode.as_raw();
+    let file_i_op = inode_operations(inode)?;
+    // SAFETY: The inode is FUSE's, regular, in use, and not mapped.
+    let file_aops = unsafe { aops((*raw).i_data.a_ops) }?;
+    let mount = conn.mount();
+    // SAFETY: The mount, which owns the pin, outlives the header.
+    let resolver = unsafe { mount.ops.resolver() }?;
+    // SAFETY: As above.
+    let counts = unsafe { mount.stats.shortcut() }.ok_or(EIO)?;
     let meta_len = parsed.fmap.meta_len;
     // INVARIANT: `meta_len` is that of the allocation; the mount is the inode's.
     let header = Header {
         resolver,
-        mount: NonNull::from(conn.mount()),
+        mount: NonNull::from(mount),
         dev_bitmap: parsed.dev_bitmap,
         mapped_size: parsed.file_size,
         meta_len,
-        counts,
         writers_back: AtomicU32::new(0),
+        counts,
         stamp: AtomicU64::new(new_stamp()),
+        file: AtomicPtr::new(ptr::null_mut()),
     };
     let header = parsed.fmap.complete(inode, header);
 
-    // SAFETY: The inode is valid and locked, its page cache is empty, and nobody has it open: nobody
-    // else looks at these fields in a way that could mind.
+    // SAFETY: The inode is in use. These are single words that others load once. An operation of ours that is
+    // called before the header is there, by path or for a file that was open already, looks for that (`state`).
     unsafe {
-        (*raw).i_data.a_ops = &AOPS.0;
-        (*raw).i_mapping = conn.empty_page_cache();
-        (*raw).i_op = file_i_op;
-        // DAX insists, and a fuseblk mount may have smaller blocks.
-        (*raw).i_blkbits = PAGE_SHIFT as u8;
+        AtomicPtr::from_ptr((&raw mut (*raw).i_data.a_ops).cast())
+            .store(file_aops.cast_mut(), Ordering::Release);
+        AtomicPtr::from_ptr((&raw mut (*raw).i_op).cast())
+            .store(file_i_op.cast_mut(), Ordering::Release);
     }
-    inode.change_flags(|flags| flags | c::S_DAX);
-    i_private(inode).store(header.cast(), Ordering::Release);
-    conn.mount().files.add(1, Relaxed);
+    // Who changes the file through FUSE has asked before, with this lock, whether it is mapped.
+    let changing = mount.changing.lock();
+    if changing.contains(&inode.key()) || inode.uses_page_cache() {
+        drop(changing);
+        // SAFETY: It was made just now, and is not published.
+        drop(unsafe { Fmap::of(NonNull::new_unchecked(header)) });
+        return Ok(State::Plain);
+    }
+    lockless::publish::<AsWritten, _>(i_private(inode), header.cast());
+    drop(changing);
+    mount.files.add(1, Relaxed);
     Ok(State::Mapped)
 }
 
-/// Takes everything of ours off an inode that is being evicted, so that FUSE finds its own.
+/// A file of a mapped inode has been opened as a mapped one.
+///
+/// # Safety
+///
+/// The inode is mapped, and in use.
+pub(crate) unsafe fn opened(inode: *const c::inode) {
+    // SAFETY: By the safety requirements.
+    let published = unsafe { header(inode) }.published();
+
+    published.open_files.fetch_add(1, Ordering::Relaxed);
+}
+
+/// A file is being closed, and its mappings are gone; `counted` if it was [`opened`]. If it was the last one and
+/// pages are in use by direct I/O or a pipe, the inode is held until they are not: the server learns of its
+/// end only then (FORGET), and may give the memory to another file.
+///
+/// # Safety
+///
+/// The inode is FUSE's, and in use.
+pub(crate) unsafe fn closed(inode: *mut c::inode, counted: bool) {
+    // SAFETY: By the safety requirements.
+    if state(unsafe { Inode::new(inode) }) != State::Mapped {
+        return;
+    }
+    // SAFETY: As above, and it is mapped.
+    let header = unsafe { header(inode) };
+    let open_files = &header.published().open_files;
+    let left = if counted {
+        open_files.fetch_sub(1, Ordering::AcqRel) - 1
+    } else {
+        open_files.load(Ordering::Acquire)
+    };
+    if left == 0 {
+        if let Some(file) = header.file() {
+            header
+                .mount()
+                .mapped_files
+                .hold_if_busy(header.mount(), file);
+        }
+    }
+}
+
+/// Takes everything of ours off an inode that is being evicted, so that FUSE finds its own. Does not wait:
+/// what is busy is kept by the mount.
 ///
 /// # Safety
 ///
@@ -420,26 +594,18 @@ pub(crate) unsafe fn evict(inode: *mut c::inode) {
         unsafe { (*inode).i_private = ptr::null_mut() };
         return;
     }
-    // SAFETY: `publish()` put a header there, and by its type invariants the mount is still there.
-    let (mapped, mount, meta_len) = unsafe {
-        let Header {
-            mount, meta_len, ..
-        } = header(inode);
-        (MappedFile::of(inode), mount.as_ref(), *meta_len)
-    };
-
-    // SAFETY: As above, and the inode is mapped: it has DAX entries in `i_data` and nowhere else.
-    // Without S_DAX FUSE does not look for DAX state of its own.
+    // SAFETY: `publish()` put a header there, and by its type invariants the mount is still there. No file of
+    // the inode is open, so nothing is mapped any more.
     unsafe {
-        vacate(inode);
+        let header = header(inode);
+        let mount = header.mount.as_ref();
         (*inode).i_private = ptr::null_mut();
-        c::truncate_inode_pages_final(ptr::addr_of_mut!((*inode).i_data));
-        (*inode).i_mapping = ptr::addr_of_mut!((*inode).i_data);
-        (*inode).i_flags &= !c::S_DAX;
-    }
-    mount.files.add(-1, Relaxed);
-    if let Some(mapped) = NonNull::new(mapped) {
-        // INVARIANT: Nobody points to the allocation any more: a file would keep the inode.
-        drop(Fmap { mapped, meta_len });
+        mount.files.add(-1, Relaxed);
+        let Some(file) = header.file() else {
+            drop(Fmap::of(NonNull::from(header)));
+            return;
+        };
+        let given_up = DaxEntry::is_empty(header.dax_mapping()) || give_up_idle(header);
+        mount.mapped_files.remove(mount, file, given_up);
     }
 }

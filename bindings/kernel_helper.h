@@ -9,6 +9,7 @@
 #include <linux/btf.h>
 #include <linux/cred.h>
 #include <linux/dax.h>
+#include <linux/fadvise.h>
 #include <linux/fiemap.h>
 #include <linux/filter.h>
 #include <linux/fs.h>
@@ -23,12 +24,15 @@
 #include <linux/sched/mm.h>
 #include <linux/sched/signal.h>
 #include <linux/tracepoint.h>
+#include <asm/syscall.h>
+#include <asm/unistd.h>
 #include <uapi/linux/fuse.h>
 #include <uapi/linux/fuse_dax_fmap.h>
 
 /* Exported, but declared in private headers only (drivers/dax, fs). */
 struct dev_dax;
 struct dax_device *inode_dax(struct inode *inode);
+struct inode *dax_inode(struct dax_device *dax_dev);
 phys_addr_t dax_pgoff_to_phys(struct dev_dax *dev_dax, pgoff_t pgoff, unsigned long size);
 struct file *alloc_empty_backing_file(int flags, const struct cred *cred,
 				      const struct file *user_file);
@@ -45,10 +49,13 @@ const fmode_t RUST_CONST_HELPER_FMODE_READ = FMODE_READ;
 const fmode_t RUST_CONST_HELPER_FMODE_WRITE = FMODE_WRITE;
 const fmode_t RUST_CONST_HELPER_FMODE_NOWAIT = FMODE_NOWAIT;
 const fop_flags_t RUST_CONST_HELPER_FOP_BUFFER_WASYNC = FOP_BUFFER_WASYNC;
+const int RUST_CONST_HELPER_IOCB_DSYNC = IOCB_DSYNC;
 const int RUST_CONST_HELPER_IOCB_NOWAIT = IOCB_NOWAIT;
 const fop_flags_t RUST_CONST_HELPER_FOP_MMAP_SYNC = FOP_MMAP_SYNC;
 const xa_mark_t RUST_CONST_HELPER_PAGECACHE_TAG_DIRTY = PAGECACHE_TAG_DIRTY;
+const xa_mark_t RUST_CONST_HELPER_PAGECACHE_TAG_TOWRITE = PAGECACHE_TAG_TOWRITE;
 const gfp_t RUST_CONST_HELPER_XA_FLAGS_MARK_DIRTY = XA_FLAGS_MARK(PAGECACHE_TAG_DIRTY);
+const gfp_t RUST_CONST_HELPER_XA_FLAGS_MARK_WRITEBACK = XA_FLAGS_MARK(PAGECACHE_TAG_WRITEBACK);
 
 /* A macro without arguments. */
 static inline void fuse_dax_fmap_pmem_wmb(void)
@@ -60,6 +67,19 @@ static inline void fuse_dax_fmap_pmem_wmb(void)
 static inline struct page *fuse_dax_fmap_page(unsigned long pfn)
 {
 	return pfn_to_page(pfn);
+}
+
+/* Whether the current system call is umount(2), of 64 bits. */
+static inline bool fuse_dax_fmap_in_umount(void)
+{
+	return !in_ia32_syscall() &&
+	       syscall_get_nr(current, current_pt_regs()) == __NR_umount2;
+}
+
+/* Flushes one page of a device from the CPU's caches, as DAX does. */
+static inline void fuse_dax_fmap_flush(struct dax_device *dax_dev, unsigned long pfn)
+{
+	dax_flush(dax_dev, page_address(pfn_to_page(pfn)), PAGE_SIZE);
 }
 
 /* Macros that are locks. */

@@ -13,7 +13,7 @@
 //! it get SIGBUS: at once if they consumed it or asked for that (PR_MCE_KILL), else at their next
 //! access. Nothing else of the device changes.
 //!
-//! A report names a device, and its holder is the slot that the dax core knows as such: there may be
+//! A report names a device, and its holder is the slot whose [`Cookie`] the dax core knows: there may be
 //! other slots that had the device once, or are about to find that they cannot have it.
 
 use core::ptr::{
@@ -41,7 +41,8 @@ use kernel::{
 
 use crate::{
     bindings::kernel as c,
-    fuse::Connection,
+    fmap_ops::Mount,
+    fuse::Mounted,
     iomap, //
 };
 
@@ -51,18 +52,36 @@ use super::{
     Slot, //
 };
 
+/// What the dax core knows a holder by: a number that is used once, as the address of a slot may be another
+/// slot's by the time that the dax core forgets it.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) struct Cookie(usize);
+
+impl Cookie {
+    pub(super) fn new() -> Self {
+        static LAST: Atomic<usize> = Atomic::new(0);
+
+        Self(LAST.fetch_add(1, Relaxed) + 1)
+    }
+
+    /// Never null, and never followed.
+    pub(super) fn as_ptr(self) -> *mut ffi::c_void {
+        ptr::without_provenance_mut(self.0)
+    }
+}
+
 /// A slot that holds, or is about to hold, a device.
 ///
 /// # Invariants
 ///
-/// While it is in `HOLDERS` the slot and the connection are valid.
-#[derive(PartialEq, Eq)]
+/// While it is in `HOLDERS` the slot and the mount are valid.
 pub(super) struct Holder {
+    pub(super) cookie: Cookie,
     pub(super) slot: NonNull<Slot>,
     /// The index of the slot.
     pub(super) index: u32,
     /// Whose files are in the device.
-    pub(super) conn: NonNull<Connection>,
+    pub(super) mount: NonNull<Mount>,
 }
 
 // SAFETY: Only used under the lock of `HOLDERS`.
@@ -87,68 +106,30 @@ impl Holder {
     /// The holder of a device, if it is one of us.
     fn of(holders: &[Self], dax_dev: *mut c::dax_device) -> Option<&Self> {
         // SAFETY: The device is valid: somebody reports about it, or has it open.
-        let slot = unsafe { c::dax_holder(dax_dev) };
+        let cookie = unsafe { c::dax_holder(dax_dev) };
 
         holders
             .iter()
-            .find(|holder| ptr::eq(holder.slot.as_ptr().cast(), slot))
+            .find(|holder| ptr::eq(holder.cookie.as_ptr(), cookie))
     }
 
-    fn slot(&self) -> &Slot {
+    fn mount(&self) -> &Mount {
         // SAFETY: By the type invariants, and it is in the list.
-        unsafe { self.slot.as_ref() }
-    }
-
-    fn conn(&self) -> &Connection {
-        // SAFETY: By the type invariants, and it is in the list.
-        unsafe { self.conn.as_ref() }
-    }
-
-    /// Takes a reference that keeps the superblock mounted, unless it is about to go.
-    fn keep_mounted(&self) -> Option<Mounted> {
-        let sb = self.conn().superblock();
-        // SAFETY: A connection's superblock is valid.
-        let active = unsafe { c::atomic_inc_not_zero(ptr::addr_of_mut!((*sb).s_active)) };
-
-        // INVARIANT: Taken just now. Made only then: dropping it gives it up.
-        active.then(|| Mounted(self.conn))
+        unsafe { self.mount.as_ref() }
     }
 }
 
 /// For the log: who has a device.
 impl fmt::Display for Holder {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let conn = self.conn();
+        let mount = self.mount();
 
         f.write_fmt(fmt!(
             "mount {} (ops {}), index {}",
-            conn,
-            conn.mount().ops.name(),
+            mount,
+            mount.ops.name(),
             self.index
         ))
-    }
-}
-
-/// A mount that stays mounted.
-///
-/// # Invariants
-///
-/// `self` owns an active reference to the superblock of the connection.
-struct Mounted(NonNull<Connection>);
-
-impl Mounted {
-    fn conn(&self) -> &Connection {
-        // SAFETY: By the type invariants the superblock is mounted, and so the connection is there.
-        unsafe { self.0.as_ref() }
-    }
-}
-
-impl Drop for Mounted {
-    fn drop(&mut self) {
-        let sb = self.conn().superblock();
-
-        // SAFETY: By the type invariants.
-        unsafe { c::deactivate_super(sb) }
     }
 }
 
@@ -158,14 +139,15 @@ pub(super) fn register(holder: Holder) -> Result {
     Ok(HOLDERS.lock().push(holder, GFP_KERNEL)?)
 }
 
-/// Takes a slot out of the list.
-pub(super) fn unregister(slot: *const Slot) {
+/// Takes a slot out of the list, and calls `give_up` meanwhile: no report begins before that is done.
+pub(super) fn unregister(cookie: Cookie, give_up: impl FnOnce()) {
     let mut holders = HOLDERS.lock();
 
-    holders.retain(|other| !ptr::eq(other.slot.as_ptr(), slot));
+    holders.retain(|other| other.cookie != cookie);
     if holders.is_empty() {
         *holders = KVec::new();
     }
+    give_up();
 }
 
 /// Calls `tell` with the holder of a device, `None` if that is none of us.
@@ -227,26 +209,34 @@ fn take_out_of_use(dax_dev: *mut c::dax_device) -> Progress {
     let Some(holder) = Holder::of(&holders, dax_dev) else {
         return Progress::Done;
     };
-    holder.slot().mark(Slot::FAILED);
-    let Some(mounted) = holder.keep_mounted() else {
+    // SAFETY: By the type invariants the mount is valid as long as the holder is in the list.
+    let Some(mount) = (unsafe { Mount::hold(holder.mount) }) else {
+        // Its devices are about to be given up.
         return Progress::Again;
     };
-    // Nothing is mapped yet of what is still being acquired.
-    let Some(device) = holder.slot().device.as_ref() else {
+    holder.mount().devices.mark(holder.index, Slot::FAILED);
+    let (index, slot) = (holder.index, holder.slot);
+    // SAFETY: As above; a mount that is held keeps its slots.
+    let device = unsafe { slot.as_ref() }.device.as_ref();
+    if let Some(device) = device {
+        pr_err!(
+            "{} goes away under {}; what is in it fails from now on\n",
+            &*device.name,
+            holder
+        );
+    }
+    // Who gives up the last reference to a superblock, or to a mount, takes this lock.
+    drop(holders);
+    let Some(device) = device else {
+        // Nothing is mapped yet of what is still being acquired.
         return Progress::Done;
     };
-    pr_err!(
-        "{} goes away under {}; what is in it fails from now on\n",
-        &*device.name,
-        holder
-    );
-    let (index, conn) = (holder.index, mounted.conn());
-    // SAFETY: `mounted` keeps the mount, and with it its devices.
-    let device = unsafe { &*ptr::from_ref(device) };
-    drop(holders);
-
-    // SAFETY: As above; the dax core reports first.
-    unsafe { iomap::vacate_all(conn.superblock(), index, device) };
+    let mounted = Mounted::new(&mount);
+    if mounted.is_none() && !mount.superblock.has_gone() {
+        // It is about to go, and what it leaves is kept memory then.
+        return Progress::Again;
+    }
+    iomap::vacate_all(&mount, mounted.as_ref(), index, device);
     // From the moment on that the dax core has taken the device's life, its driver must not be asked
     // for an address any more: it would follow a NULL pointer (`__fsdev_dax_direct_access()` relies on
     // `dax_get_private()`, which looks at the life again). No fault is at that; reads and writes that
@@ -281,20 +271,22 @@ fn memory_has_failed(
         let pfn = frames.and_then(|frames| frames.pfn).ok_or(EOPNOTSUPP)?;
         poison::remember(pfn).map_err(|_| EOPNOTSUPP)?;
         // From here on nobody maps, reads or writes it.
-        holder.slot().mark(Slot::POISONED);
+        holder.mount().devices.mark(holder.index, Slot::POISONED);
         pr_err!(
             "{:#x} of a device of {} has failed (page frame {:#x})\n",
             at,
             holder,
             pfn
         );
-        let mounted = holder.keep_mounted();
+        // SAFETY: By the type invariants the mount is valid as long as the holder is in the list.
+        let mount = unsafe { Mount::hold(holder.mount) };
         drop(holders);
 
-        // The files of a mount that goes away are not mapped any more.
-        if let Some(mounted) = mounted {
-            // SAFETY: `mounted` keeps the mount, which holds the device, and so the memory map.
-            unsafe { iomap::kill_tenants(mounted.conn(), pfn, flags) }?;
+        if let Some(mount) = mount {
+            // The files of a mount that goes away are not mapped any more.
+            let mounted = Mounted::new(&mount);
+            // SAFETY: The mount holds the device, and so the memory map.
+            unsafe { iomap::kill_tenants(&mount, mounted.as_ref(), pfn, flags) }?;
         }
     }
     Ok(())

@@ -165,8 +165,8 @@ impl Hooks {
         // SAFETY: The table is static.
         let group = from_err_ptr(unsafe { c::fsnotify_alloc_group(&FSNOTIFY_OPS, 0) })?;
         let group = NonNull::new(group).ok_or(ENOMEM)?;
-        // The first of all groups: a listener gets its own file with its event, and that has to find
-        // the gate in the inode.
+        // Before nearly all other groups: a fanotify listener gets its own file with its event, and that has to
+        // find the gate in the inode. Among groups of this class the address decides.
         // SAFETY: The group is ours and has no marks yet.
         unsafe { (*group.as_ptr()).priority = c::fsnotify_group_prio_FSNOTIFY_PRIO_PRE_CONTENT };
         GROUP.store(group.as_ptr() as usize, Relaxed);
@@ -213,7 +213,11 @@ impl Drop for Hooks {
         // Somebody may have given up the last reference to the module in code of ours, or reported
         // a failure to a holder that is gone, and still be on the way out.
         daxdev::drain();
+        // Mapped files are freed by RCU callbacks of ours.
         // SAFETY: May sleep, as here.
-        unsafe { c::synchronize_rcu_tasks() };
+        unsafe {
+            c::rcu_barrier();
+            c::synchronize_rcu_tasks();
+        }
     }
 }

@@ -34,6 +34,7 @@ use crate::{
     },
     fmap_ops::{
         self,
+        Mount,
         OpsName, //
     }, //
 };
@@ -44,6 +45,8 @@ use super::{
     ConnectionPtr,
     Device,
     Mounter,
+    Released,
+    Superblock,
     MOUNTS, //
 };
 
@@ -78,7 +81,7 @@ pub(super) struct Offer {
 unsafe impl Send for Offer {}
 
 /// `fuse_request_send`: a request is about to become visible to the server, normally in the context of
-/// the task that it is sent for (INIT: that mounts), with `fiq->lock` held.
+/// the task that it is sent for (INIT: that mounts), with `fiq->lock` held if it goes through /dev/fuse.
 ///
 /// # Safety
 ///
@@ -379,8 +382,21 @@ unsafe fn bind(
     if !unsafe { (*fc).dax }.is_null() {
         return Err((mounter, "the mount has DAX of its own"));
     }
+    // Submounts share a connection: the end of one of their superblocks does not end its requests.
+    // SAFETY: As above.
+    if unsafe { f::fuse_conn::auto_submounts_raw(fc) } != 0 {
+        return Err((mounter, "the mount has automatic submounts"));
+    }
     let Ok(ops) = fmap_ops::lookup(name) else {
         return Err((mounter, "no such ops are registered"));
+    };
+    let Ok(released) = Released::new() else {
+        return Err((mounter, "no memory"));
+    };
+    // SAFETY: As above; `put_super()` says that it is gone.
+    let superblock = unsafe { Superblock::new(sb) };
+    let Ok(fmap) = Mount::new(superblock, ops, released) else {
+        return Err((mounter, "no memory"));
     };
     let Ok(memory) = KBox::new_uninit(GFP_ATOMIC | __GFP_NOWARN) else {
         return Err((mounter, "no memory"));
@@ -390,7 +406,7 @@ unsafe fn bind(
         return Err((mounter, "no memory"));
     }
     // SAFETY: As above.
-    let conn = unsafe { Connection::new(memory, sb, ops, flags, mounter) };
+    let conn = unsafe { Connection::new(memory, sb, fmap, flags, mounter) };
     // INVARIANT: The connection is in the list until `put_super()`. There is room.
     let _ = mounts.push_within_capacity(ConnectionPtr(conn));
     drop(mounts);

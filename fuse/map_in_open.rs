@@ -8,11 +8,15 @@
 //! ```text
 //!   opener                                    probe, in the same task       server
 //!   MapInOpen::during()
-//!     WANTED: this task, this node id
+//!     WANTED: this channel, this task, this node id
 //!     FUSE's ->open(): OPEN ----------------> + flag, + room ------------->
 //!     <--------------------------------------------- fuse_open_out, fuse_open_fmap_out
 //!   the map, if FUSE has opened the file
 //! ```
+//!
+//! An entry of `WANTED` is used once, by the first OPEN that this task sends to this server: FUSE's `->open()` sends it
+//! before it does anything else. What it does then may open files of other servers in the same task (FUSE
+//! passthrough), with node ids that those chose; their channels are others.
 //!
 //! The room is on the opener's stack, as are the arguments of FUSE's request: who opens waits for an OPEN that the
 //! server has got, even when it is being killed. The size of the second part is fixed, as FUSE would take
@@ -47,6 +51,8 @@ use super::Inode;
 /// Room for a map, and whose OPEN is to bring it.
 pub(crate) struct MapInOpen {
     answer: MaybeUninit<c::fuse_open_fmap_out>,
+    /// The server's. Null once the OPEN has been sent.
+    chan: *const f::fuse_chan,
     task: *mut c::task_struct,
     nodeid: u64,
     next: *mut MapInOpen,
@@ -76,6 +82,7 @@ impl MapInOpen {
     pub(crate) fn new() -> Self {
         Self {
             answer: MaybeUninit::uninit(),
+            chan: ptr::null(),
             task: ptr::null_mut(),
             nodeid: 0,
             next: ptr::null_mut(),
@@ -96,6 +103,7 @@ impl MapInOpen {
 
         // SAFETY: It is ours until it is in the list, which the room never is.
         unsafe {
+            (*this).chan = (*inode.fuse_conn()).chan;
             (*this).task = c::get_current();
             (*this).nodeid = inode.nodeid();
             // What an OPEN does not bring is to be asked for.
@@ -168,7 +176,11 @@ unsafe fn ask_if_wanted(req: *const f::fuse_req) {
         let (args, task) = ((*req).args, c::get_current());
 
         while !this.is_null() {
-            if ptr::eq((*this).task, task) && (*this).nodeid == (*args).nodeid {
+            if ptr::eq((*this).chan, (*req).chan)
+                && ptr::eq((*this).task, task)
+                && (*this).nodeid == (*args).nodeid
+            {
+                (*this).chan = ptr::null();
                 let open_in = (*args).in_args[0]
                     .value
                     .cast::<f::fuse_open_in>()

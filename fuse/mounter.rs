@@ -25,7 +25,7 @@ use kernel::{
 use crate::bindings::kernel as c;
 
 /// A reference to this module. Dropping it may be the last thing that code of ours does.
-pub(super) struct ModuleRef;
+pub(crate) struct ModuleRef;
 
 impl ModuleRef {
     fn this() -> *mut c::module {
@@ -33,7 +33,7 @@ impl ModuleRef {
     }
 
     /// `None` if the module is going away.
-    fn new() -> Option<Self> {
+    pub(crate) fn new() -> Option<Self> {
         // SAFETY: This module is loaded: its code runs.
         let taken = unsafe { c::try_module_get(Self::this()) };
         // Made only if it is taken: dropping it gives it up.

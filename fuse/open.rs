@@ -42,6 +42,8 @@ use super::{
     Inode, //
 };
 
+mod unsettled;
+
 /// The tables of open files, made from FUSE's when the first one is seen.
 ///
 /// They name the module that FUSE's name, and not this one: an open file keeps its mount, and that keeps
@@ -53,7 +55,10 @@ struct Gate {
     gate: c::file_operations,
     /// Those of an open mapped file.
     mapped: c::file_operations,
-    /// FUSE's own, for a file that is open for neither reading nor writing, and may be mapped later.
+    /// For a file that FUSE opened when it was not known whether it is mapped: FUSE's own until it is, and then
+    /// those of a mapped file. See [`unsettled`].
+    unsettled: c::file_operations,
+    /// The same for one that is open for neither reading nor writing.
     idle: c::file_operations,
 }
 
@@ -86,14 +91,15 @@ unsafe fn gate_for(plain: *const c::file_operations) -> Option<&'static Gate> {
             },
             mapped: c::file_operations {
                 flush: Some(flush),
+                release: Some(release),
                 ..iomap::file_operations(template)
             },
+            unsettled: unsettled::file_operations(template),
             idle: c::file_operations {
-                fsync: Some(idle_fsync),
-                // Nobody may; a loop device does not ask, and would find no pages to read into.
+                // A loop device does not ask whether the descriptor allows it.
                 read_iter: None,
                 write_iter: None,
-                ..*template
+                ..unsettled::file_operations(template)
             },
         }));
     }
@@ -135,9 +141,9 @@ unsafe extern "C" fn handle_event(
         if u32::from((*inode).i_mode) & c::S_IFMT != c::S_IFREG {
             return 0;
         }
-        let Some(conn) = Connection::of((*inode).i_sb) else {
+        if Connection::of((*inode).i_sb).is_none() {
             return 0;
-        };
+        }
         // The file's table was loaded from the inode, maybe before another task changed it there.
         let Some(gate) = gate_for((*file).f_op) else {
             return 0;
@@ -147,35 +153,30 @@ unsafe extern "C" fn handle_event(
             i_fop.write_volatile(&gate.gate);
         }
 
-        let done = if (*file).private_data.is_null() {
+        if (*file).private_data.is_null() {
             (*file).f_op = &gate.gate;
-            Ok(())
         } else {
-            created(file, gate, conn)
-        };
-        match done {
-            Ok(()) => 0,
-            Err(errno) => errno.to_errno(),
+            created(file, gate);
         }
+        0
     }
 }
 
-/// Opened by CREATE: plain, and counted as open until it is closed; or mapped since, by another opener,
-/// or because the server answered with a file that was there.
+/// Opened by CREATE: FUSE's, as long as the file is not mapped by another opener. It may be already, if the server
+/// answered with a file that was there. If the open fails after this, `->release()` is not called.
 ///
 /// # Safety
 ///
 /// `file` is being opened by the current task, and FUSE has opened it.
-unsafe fn created(file: *mut c::file, gate: &'static Gate, conn: &Connection) -> Result {
+unsafe fn created(file: *mut c::file, gate: &'static Gate) {
     // SAFETY: By the safety requirements.
     unsafe {
-        match iomap::state_for_good(Inode::new((*file).f_inode)) {
-            State::Mapped => become_mapped(file, gate),
-            State::Unknown if is_idle(file) => become_idle(file, gate, conn)?,
-            _ => (*file).f_op = gate.plain,
-        }
+        (*file).f_op = match iomap::state(Inode::new((*file).f_inode)) {
+            State::Plain => gate.plain,
+            _ if is_idle(file) => &gate.idle,
+            _ => &gate.unsettled,
+        };
     }
-    Ok(())
 }
 
 /// Whether a file is open for neither reading nor writing. Then it cannot be used for either, and does
@@ -211,25 +212,11 @@ type Open = unsafe extern "C" fn(*mut c::inode, *mut c::file) -> ffi::c_int;
 unsafe fn become_mapped(file: *mut c::file, gate: &'static Gate) {
     // SAFETY: By the safety requirements.
     unsafe {
+        iomap::opened((*file).f_inode);
         (*file).f_op = &gate.mapped;
         iomap::show_page_cache(file);
         (*file).f_mode |= c::FMODE_CAN_ODIRECT | c::FMODE_NOWAIT;
     }
-}
-
-/// Makes a file that is being opened an [idle](is_idle) one, of an inode that may be mapped later.
-///
-/// # Safety
-///
-/// `file` is being opened by the current task, and of this connection.
-unsafe fn become_idle(file: *mut c::file, gate: &'static Gate, conn: &Connection) -> Result {
-    // SAFETY: By the safety requirements.
-    unsafe {
-        conn.mount().idle.show(file)?;
-        (*file).f_op = &gate.idle;
-        (*file).f_mode |= c::FMODE_CAN_ODIRECT;
-    }
-    Ok(())
 }
 
 /// `->open()` of the gate.
@@ -257,8 +244,7 @@ unsafe fn try_open(inode: *mut c::inode, file: *mut c::file) -> Result {
         )
     };
 
-    // SAFETY: As above.
-    if unsafe { is_bad(inode) } {
+    if wrapped.is_bad() {
         return Err(EIO);
     }
     if iomap::state(wrapped) == State::Mapped {
@@ -324,11 +310,11 @@ unsafe fn open_unknown(inode: *mut c::inode, file: *mut c::file, gate: &'static 
             }
             (Ok(_), Some(Ok(()))) => Ok(()),
             (Ok(state), None) => {
-                if idle && state == State::Unknown {
-                    become_idle(file, gate, conn)?;
+                (*file).f_op = if idle && state == State::Unknown {
+                    &gate.idle
                 } else {
-                    (*file).f_op = gate.plain;
-                }
+                    gate.plain
+                };
                 plain_open(inode, file, gate)
             }
         }
@@ -404,8 +390,7 @@ unsafe fn plain_release(inode: *mut c::inode, file: *mut c::file, gate: &'static
 unsafe extern "C" fn flush(file: *mut c::file, id: c::fl_owner_t) -> ffi::c_int {
     // SAFETY: An open file's inode is in use.
     let inode = unsafe { Inode::new((*file).f_inode) };
-    // SAFETY: As above.
-    if !inode.server_wants_flush() && !unsafe { is_bad(inode.as_raw()) } {
+    if !inode.server_wants_flush() && !inode.is_bad() {
         return 0;
     }
     // SAFETY: The table is FUSE's own, with the VFS's arguments.
@@ -416,25 +401,33 @@ unsafe extern "C" fn flush(file: *mut c::file, id: c::fl_owner_t) -> ffi::c_int 
     }
 }
 
-/// `->fsync()` of a file whose pages, or DAX entries, are not where FUSE looks for them.
+/// `->release()` of an open mapped file: the last descriptor, and the last mapping, are gone.
 ///
 /// # Safety
 ///
-/// Called by the VFS, for a file that has the table of idle files.
-unsafe extern "C" fn idle_fsync(
-    file: *mut c::file,
-    start: c::loff_t,
-    end: c::loff_t,
-    datasync: ffi::c_int,
-) -> ffi::c_int {
-    // SAFETY: An open file's inode is in use.
-    let written = unsafe { iomap::write_back_range((*file).f_inode, start, end) };
-    // SAFETY: The VFS's arguments, passed on.
-    let asked = unsafe { plain_fsync(file, start, end, datasync) };
+/// Called by the VFS, for an open mapped file that is being closed.
+unsafe extern "C" fn release(inode: *mut c::inode, file: *mut c::file) -> ffi::c_int {
+    // SAFETY: By the safety requirements. The file keeps its inode until the VFS is done with it.
+    unsafe {
+        iomap::closed(inode, true);
+        plain_release_of(inode, file)
+    }
+}
 
-    match written.and(asked) {
-        Ok(()) => 0,
-        Err(errno) => errno.to_errno(),
+/// FUSE's own `->release()`.
+///
+/// # Safety
+///
+/// As `->release()`.
+unsafe fn plain_release_of(inode: *mut c::inode, file: *mut c::file) -> ffi::c_int {
+    let Some(table) = GATE.as_ref() else {
+        return 0;
+    };
+    // SAFETY: The table is FUSE's own.
+    match unsafe { (*table.0.plain).release } {
+        // SAFETY: By the safety requirements, with the VFS's arguments.
+        Some(plain_release) => unsafe { plain_release(inode, file) },
+        None => 0,
     }
 }
 
@@ -459,19 +452,10 @@ pub(crate) unsafe fn plain_fsync(
     }
 }
 
-/// # Safety
-///
-/// `inode` is FUSE's and in use.
-unsafe fn is_bad(inode: *const c::inode) -> bool {
-    // SAFETY: By the safety requirements; other bits change meanwhile, this one is only set.
-    let state = unsafe { ptr::addr_of!((*inode.cast::<f::fuse_inode>()).state).read_volatile() };
-
-    state & (1 << f::FUSE_I_BAD) != 0
-}
-
 /// The group of all marks. It only ever sees opens.
 pub(super) static FSNOTIFY_OPS: c::fsnotify_ops = c::fsnotify_ops {
     handle_event: Some(handle_event),
+    freeing_mark: Some(freeing_mark),
     free_mark: Some(free_mark),
     ..pin_init::zeroed()
 };
@@ -483,20 +467,43 @@ pub(super) static GROUP: Atomic<usize> = Atomic::new(0);
 /// Called by fsnotify, when nobody has the mark any more.
 unsafe extern "C" fn free_mark(mark: *mut c::fsnotify_mark) {
     // SAFETY: `add_mark()` allocated it.
-    drop(unsafe { KBox::from_raw(mark) });
+    drop(unsafe { KBox::from_raw(mark.cast::<Mark>()) });
+}
+
+/// The mark of a superblock.
+#[repr(C)]
+struct Mark {
+    mark: c::fsnotify_mark,
+    conn: *const Connection,
+}
+
+/// The superblock is being shut down: the last moment before it looks for inodes that are in use.
+///
+/// # Safety
+///
+/// Called by fsnotify, with a mark of ours.
+unsafe extern "C" fn freeing_mark(mark: *mut c::fsnotify_mark, _group: *mut c::fsnotify_group) {
+    // SAFETY: By the safety requirements. A mark goes before its superblock, which owns the connection.
+    unsafe {
+        (*(*mark.cast::<Mark>()).conn)
+            .mount()
+            .mapped_files
+            .shut_down()
+    };
 }
 
 /// Has opens on a superblock reported, until it is shut down. May sleep.
 ///
 /// # Safety
 ///
-/// `sb` is mounted and bound.
-pub(super) unsafe fn add_mark(sb: *mut c::super_block) -> Result {
+/// `sb` is mounted and bound, to `conn`.
+pub(super) unsafe fn add_mark(sb: *mut c::super_block, conn: &Connection) -> Result {
     let group = GROUP.load(Relaxed) as *mut c::fsnotify_group;
-    let mark = KBox::into_raw(KBox::new(
-        pin_init::zeroed::<c::fsnotify_mark>(),
-        GFP_KERNEL,
-    )?);
+    let mark = Mark {
+        mark: pin_init::zeroed(),
+        conn,
+    };
+    let mark = KBox::into_raw(KBox::new(mark, GFP_KERNEL)?).cast::<c::fsnotify_mark>();
 
     // SAFETY: The group lives as long as any mount is bound, for that keeps the module. The mark is
     // ours until it is added, and then fsnotify's; `fsnotify_put_mark()` gives up our reference.

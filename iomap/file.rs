@@ -1,7 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The operations of a mapped file: faults, reads and writes, and the tables of file, mapping, page
-//! cache and inode.
+//! The operations of a mapped file: faults, reads and writes, and the tables of file, mapping and inode.
+//!
+//! Reads, writes and faults of an inode that FUSE has marked bad fail, as FUSE's own do: EIO and SIGBUS.
+//! Its memory is given up meanwhile (`vacating`), and may be another file's.
 
 use core::ptr;
 
@@ -35,23 +37,24 @@ use super::{
         soft_fault,
         Fault, //
     },
+    state,
     tracked_fault::{
         is_tracked,
         tracked_fault, //
     },
     upgrade::{
         upgrade,
-        PMD_ORDER, //
+        PMD_ORDER,
+        WITHIN, //
     },
     vm_file::{
         set_vm_file,
         user_file, //
     },
-    writeback::{
-        fsync,
-        writepages, //
-    },
+    writeback::fsync,
+    COperations,
     Header,
+    State,
     Table,
     PAGE, //
 };
@@ -74,15 +77,14 @@ unsafe fn fault(vmf: *mut c::vm_fault, order: ffi::c_uint) -> c::vm_fault_t {
         let vma = (*vmf).__bindgen_anon_1.vma;
         let file = (*vma).vm_file;
         let invalidate_lock = ptr::addr_of_mut!((*(*file).f_mapping).invalidate_lock);
-        let mut pfn = 0;
+        let inode = (*file).f_inode;
 
         if (*vmf).flags & c::fault_flag_FAULT_FLAG_WRITE != 0
             && (*vma).__bindgen_anon_2.vm_flags & c::VM_SHARED as ffi::c_ulong != 0
-            && (*(*file).f_inode).i_flags & c::S_NOCMTIME == 0
+            && (*inode).i_flags & c::S_NOCMTIME == 0
         {
             c::file_update_time(user_file(file));
         }
-        let inode = (*file).f_inode;
         let header = header(inode);
         if is_tracked(vma) {
             let ret = tracked_fault(vmf, order, inode, header);
@@ -93,23 +95,54 @@ unsafe fn fault(vmf: *mut c::vm_fault, order: ffi::c_uint) -> c::vm_fault_t {
         let soft = soft_fault(vmf, order, inode, header);
         let mut ret = match soft {
             Fault::Done(ret) => ret,
-            Fault::Hard => c::dax_iomap_fault(vmf, order, &mut pfn, ptr::null_mut(), &IOMAP_OPS),
+            Fault::Hard => dax_fault(vmf, order, inode),
             Fault::Alone => 0,
         };
         c::up_read(invalidate_lock);
 
         if let Fault::Alone = soft {
             c::down_write(invalidate_lock);
-            ret = c::dax_iomap_fault(vmf, order, &mut pfn, ptr::null_mut(), &IOMAP_OPS);
+            ret = dax_fault(vmf, order, inode);
             c::up_write(invalidate_lock);
         }
         if ret & c::vm_fault_reason_VM_FAULT_FALLBACK != 0 && upgrade(vmf, order) {
             c::down_read(invalidate_lock);
-            ret = c::dax_iomap_fault(vmf, order, &mut pfn, ptr::null_mut(), &IOMAP_OPS);
+            ret = dax_fault(vmf, order, inode);
             c::up_read(invalidate_lock);
         }
         count(header, order, ret);
         ret
+    }
+}
+
+/// DAX's part of a fault, if FUSE's inode allows any: DAX knows the mapped size, and not the file's.
+///
+/// # Safety
+///
+/// As [`fault`], with the `invalidate_lock` of the DAX page cache held; `inode` is FUSE's.
+pub(super) unsafe fn dax_fault(
+    vmf: *mut c::vm_fault,
+    order: ffi::c_uint,
+    inode: *mut c::inode,
+) -> c::vm_fault_t {
+    let mut pfn = 0;
+
+    // SAFETY: By the safety requirements.
+    unsafe {
+        let first = (*vmf).__bindgen_anon_1.pgoff as u64;
+        let pages = i_size(inode).div_ceil(PAGE);
+
+        let bad = Inode::new(inode).is_bad();
+        if bad {
+            header(inode).mount().look_for_bad();
+        }
+        if first >= pages || bad {
+            return c::vm_fault_reason_VM_FAULT_SIGBUS;
+        }
+        if order != 0 && first | WITHIN >= pages {
+            return c::vm_fault_reason_VM_FAULT_FALLBACK;
+        }
+        c::dax_iomap_fault(vmf, order, &mut pfn, ptr::null_mut(), &IOMAP_OPS)
     }
 }
 
@@ -208,36 +241,51 @@ pub(super) unsafe extern "C" fn mmap(
 
 // --- Reads and writes ---------------------------------------------------------------------------
 
-/// `inode->i_rwsem`, held for I/O.
+/// `inode->i_rwsem`, held for I/O. FUSE holds it while the server answers a SETATTR, so who waits for it can be
+/// killed.
 struct IoLock {
     sem: *mut c::rw_semaphore,
     exclusive: bool,
 }
 
 impl IoLock {
+    /// # Errors
+    ///
+    /// [`EAGAIN`] if it cannot be had at once, and that was asked for; [`EINTR`] if the task is being killed;
+    /// [`EIO`] if FUSE has marked the inode bad.
+    ///
     /// # Safety
     ///
     /// The inode of `iocb` stays in use until the lock is dropped.
     unsafe fn new(iocb: *mut c::kiocb, exclusive: bool) -> Result<Self> {
         // SAFETY: The iocb and its file are valid.
         unsafe {
-            let sem = ptr::addr_of_mut!((*(*(*iocb).ki_filp).f_inode).i_rwsem);
-            let nowait = (*iocb).ki_flags & c::IOCB_NOWAIT != 0;
+            let inode = (*(*iocb).ki_filp).f_inode;
+            let sem = &raw mut (*inode).i_rwsem;
 
-            let locked = match (nowait, exclusive) {
-                (true, true) => c::down_write_trylock(sem) != 0,
-                (true, false) => c::down_read_trylock(sem) != 0,
-                (false, true) => {
-                    c::down_write(sem);
-                    true
+            if (*iocb).ki_flags & c::IOCB_NOWAIT != 0 {
+                let locked = if exclusive {
+                    c::down_write_trylock(sem)
+                } else {
+                    c::down_read_trylock(sem)
+                };
+                if locked == 0 {
+                    return Err(EAGAIN);
                 }
-                (false, false) => {
-                    c::down_read(sem);
-                    true
-                }
-            };
-            // Made only if it is held: dropping it gives it up.
-            locked.then(|| Self { sem, exclusive }).ok_or(EAGAIN)
+            } else {
+                to_result(if exclusive {
+                    c::down_write_killable(sem)
+                } else {
+                    c::down_read_killable(sem)
+                })?;
+            }
+            // Dropping it gives it up.
+            let locked = Self { sem, exclusive };
+            if Inode::new(inode).is_bad() {
+                header(inode).mount().look_for_bad();
+                return Err(EIO);
+            }
+            Ok(locked)
         }
     }
 }
@@ -404,8 +452,12 @@ pub(super) unsafe extern "C" fn read_iter(iocb: *mut c::kiocb, to: *mut c::iov_i
 /// # Safety
 ///
 /// Called by the VFS, for an open mapped file.
-unsafe extern "C" fn write_iter(iocb: *mut c::kiocb, from: *mut c::iov_iter) -> isize {
+pub(super) unsafe extern "C" fn write_iter(iocb: *mut c::kiocb, from: *mut c::iov_iter) -> isize {
     // SAFETY: The VFS passes valid arguments, and keeps the file open meanwhile.
+    if unsafe { has_to_ask_server(iocb) } {
+        return EAGAIN.to_errno() as isize;
+    }
+    // SAFETY: As above.
     let locked = match unsafe { IoLock::new(iocb, true) } {
         Ok(locked) => locked,
         Err(errno) => return errno.to_errno() as isize,
@@ -430,6 +482,23 @@ unsafe extern "C" fn write_iter(iocb: *mut c::kiocb, from: *mut c::iov_iter) -> 
         return unsafe { c::generic_write_sync(iocb, done) };
     }
     done
+}
+
+/// Whether a write that must not wait would have to ask the server: for file capabilities, of which it is not
+/// known that there are none ([`modified`]), or to make the write durable.
+///
+/// # Safety
+///
+/// `iocb` is valid and for a mapped file.
+unsafe fn has_to_ask_server(iocb: *const c::kiocb) -> bool {
+    // SAFETY: By the safety requirements.
+    unsafe {
+        let (flags, inode) = ((*iocb).ki_flags, (*(*iocb).ki_filp).f_inode);
+
+        flags & c::IOCB_NOWAIT != 0
+            && ((*inode).i_flags & c::S_NOSEC == 0
+                || flags & c::IOCB_DSYNC != 0 && Inode::new(inode).server_wants_fsync())
+    }
 }
 
 /// Counts what a read or a write has done.
@@ -470,12 +539,6 @@ unsafe fn modified(iocb: *mut c::kiocb) -> ffi::c_int {
 
 // --- Tables -------------------------------------------------------------------------------------
 
-pub(super) static AOPS: Table<c::address_space_operations> = Table(c::address_space_operations {
-    writepages: Some(writepages),
-    dirty_folio: Some(c::noop_dirty_folio),
-    ..pin_init::zeroed()
-});
-
 /// The operations of an open mapped file: FUSE's for what concerns the server (FLUSH, RELEASE,
 /// locks, ioctls), ours for what concerns memory.
 ///
@@ -501,27 +564,120 @@ pub(crate) fn file_operations(plain: &c::file_operations) -> c::file_operations 
     }
 }
 
-/// FUSE's operations of a regular file's inode, with `setattr` and `fiemap` ours.
-static INODE_OPERATIONS: SetOnce<(Table<c::inode_operations>, SetAttr)> = SetOnce::new();
+/// FUSE's operations of a regular file's inode, and those of a mapped one.
+struct InodeOperations {
+    mapped: c::inode_operations,
+    plain_setattr: SetAttr,
+    plain_getattr: GetAttr,
+    plain_permission: Permission,
+}
+
+// SAFETY: Tables of function pointers.
+unsafe impl COperations for InodeOperations {}
+
+static INODE_OPERATIONS: SetOnce<Table<InodeOperations>> = SetOnce::new();
 
 type SetAttr = unsafe extern "C" fn(*mut c::mnt_idmap, *mut c::dentry, *mut c::iattr) -> ffi::c_int;
+type GetAttr = unsafe extern "C" fn(
+    *mut c::mnt_idmap,
+    *const c::path,
+    *mut c::kstat,
+    u32,
+    ffi::c_uint,
+) -> ffi::c_int;
+type Permission = unsafe extern "C" fn(*mut c::mnt_idmap, *mut c::inode, ffi::c_int) -> ffi::c_int;
 
+/// The operations of a mapped inode. An inode has them for a moment before its map is published, so each of ours
+/// asks first ([`is_mapped`]).
 pub(super) fn inode_operations(inode: &Inode) -> Result<*const c::inode_operations> {
     // SAFETY: An inode in use has operations.
     let plain = unsafe { &*(*inode.as_raw()).i_op };
     let plain_setattr = plain.setattr.ok_or(EIO)?;
+    let plain_getattr = plain.getattr.ok_or(EIO)?;
+    let plain_permission = plain.permission.ok_or(EIO)?;
 
-    let _making = MAKING_TABLES.lock();
-    INODE_OPERATIONS.populate((
-        Table(c::inode_operations {
-            setattr: Some(setattr),
-            fiemap: Some(fiemap),
-            ..*plain
-        }),
-        plain_setattr,
-    ));
-    let (table, _) = INODE_OPERATIONS.as_ref().ok_or(EIO)?;
-    Ok(&table.0)
+    if INODE_OPERATIONS.as_ref().is_none() {
+        let _making = MAKING_TABLES.lock();
+        INODE_OPERATIONS.populate(Table(InodeOperations {
+            mapped: c::inode_operations {
+                setattr: Some(setattr),
+                getattr: Some(getattr),
+                permission: Some(permission),
+                fiemap: Some(fiemap),
+                ..*plain
+            },
+            plain_setattr,
+            plain_getattr,
+            plain_permission,
+        }));
+    }
+    let table = INODE_OPERATIONS.as_ref().ok_or(EIO)?;
+    Ok(&table.0.mapped)
+}
+
+/// Whether the map of an inode is published, that has the operations of a mapped one.
+pub(super) fn is_mapped(inode: &Inode) -> bool {
+    state(inode) == State::Mapped
+}
+
+/// The server's attributes may have told FUSE that the inode is another file's.
+fn look_for_bad(inode: &Inode) {
+    if inode.is_bad() && is_mapped(inode) {
+        // SAFETY: It is mapped, and in use.
+        unsafe { header(inode.as_raw()) }.mount().look_for_bad();
+    }
+}
+
+/// stat(2): FUSE's, and that this is DAX, which FUSE's inode does not say.
+///
+/// # Safety
+///
+/// Called by the VFS, for an inode with the operations of a mapped one.
+unsafe extern "C" fn getattr(
+    idmap: *mut c::mnt_idmap,
+    path: *const c::path,
+    stat: *mut c::kstat,
+    request_mask: u32,
+    flags: ffi::c_uint,
+) -> ffi::c_int {
+    let Some(table) = INODE_OPERATIONS.as_ref() else {
+        return EIO.to_errno();
+    };
+    // SAFETY: FUSE's own, with the VFS's arguments.
+    let ret = unsafe { (table.0.plain_getattr)(idmap, path, stat, request_mask, flags) };
+    // SAFETY: The VFS passes valid arguments; the file's inode is in use.
+    let inode = unsafe { Inode::new((*(*path).dentry).d_inode) };
+
+    if is_mapped(inode) {
+        // SAFETY: As above.
+        unsafe { (*stat).attributes |= u64::from(c::STATX_ATTR_DAX) };
+    }
+    if ret != 0 {
+        look_for_bad(inode);
+    }
+    ret
+}
+
+/// FUSE's, which may ask the server for attributes.
+///
+/// # Safety
+///
+/// Called by the VFS, for an inode with the operations of a mapped one.
+unsafe extern "C" fn permission(
+    idmap: *mut c::mnt_idmap,
+    inode: *mut c::inode,
+    mask: ffi::c_int,
+) -> ffi::c_int {
+    let Some(table) = INODE_OPERATIONS.as_ref() else {
+        return EIO.to_errno();
+    };
+    // SAFETY: FUSE's own, with the VFS's arguments.
+    let ret = unsafe { (table.0.plain_permission)(idmap, inode, mask) };
+    if ret != 0 && mask & c::MAY_NOT_BLOCK as ffi::c_int == 0 {
+        // SAFETY: The inode is in use.
+        look_for_bad(unsafe { Inode::new(inode) });
+    }
+    ret
 }
 
 /// Refuses to change the size of a mapped file, before FUSE sees it; the rest is FUSE's.
@@ -531,7 +687,7 @@ pub(super) fn inode_operations(inode: &Inode) -> Result<*const c::inode_operatio
 ///
 /// # Safety
 ///
-/// Called by the VFS, for a mapped inode.
+/// Called by the VFS, for an inode with the operations of a mapped one.
 unsafe extern "C" fn setattr(
     idmap: *mut c::mnt_idmap,
     dentry: *mut c::dentry,
@@ -541,17 +697,22 @@ unsafe extern "C" fn setattr(
 
     // SAFETY: The VFS passes valid arguments.
     let (inode, valid) = unsafe { (Inode::new((*dentry).d_inode), (*attr).ia_valid) };
-    if valid & c::ATTR_SIZE != 0 {
+    let mapped = is_mapped(inode);
+    if mapped && valid & c::ATTR_SIZE != 0 {
         return EOPNOTSUPP.to_errno();
     }
-    let by_write = valid & KILL != 0 && valid & (c::ATTR_UID | c::ATTR_GID) == 0;
+    let by_write = mapped && valid & KILL != 0 && valid & (c::ATTR_UID | c::ATTR_GID) == 0;
     if by_write && inode.server_takes_privileges_off() {
         // SAFETY: As above. With these flags the VFS has put the new mode there.
         unsafe { (*attr).ia_valid &= !KILL };
     }
-    match INODE_OPERATIONS.as_ref() {
-        // SAFETY: FUSE's own, with the VFS's arguments.
-        Some((_, plain_setattr)) => unsafe { plain_setattr(idmap, dentry, attr) },
-        None => EIO.to_errno(),
+    let Some(table) = INODE_OPERATIONS.as_ref() else {
+        return EIO.to_errno();
+    };
+    // SAFETY: FUSE's own, with the VFS's arguments.
+    let ret = unsafe { (table.0.plain_setattr)(idmap, dentry, attr) };
+    if ret != 0 {
+        look_for_bad(inode);
     }
+    ret
 }

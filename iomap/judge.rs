@@ -4,12 +4,13 @@
 //!
 //! The program says where a byte is; [`Header::judge`] says whether it may be there. What is not
 //! inside a held device that the file declared is refused with EIO; so is, in a fault, memory that is
-//! mapped at another place already ([`move_in`]). A mapping ends where memory has failed
-//! ([`Mapping::cut_at_poison`]). Writes to a hole get no further ([`may_be_hole`]).
+//! mapped at another place already ([`move_in`]). A mapping ends where the device's memory is not in one piece,
+//! and where it has failed ([`Mapping::cut_at_poison`]). Writes to a hole get no further ([`may_be_hole`]).
 
 use kernel::{
     ffi,
-    prelude::*, //
+    prelude::*,
+    sync::rcu, //
 };
 
 use crate::{
@@ -26,10 +27,12 @@ use super::{
     tenancy::{
         may_be_hole,
         move_in,
+        Folio,
         MovingIn, //
     },
     Header,
-    PAGE, //
+    PAGE,
+    PMD_SIZE, //
 };
 
 /// Where the page ends that the last of `bytes` is in. For sizes, which are at most i64::MAX.
@@ -99,6 +102,29 @@ impl Mapping<'_> {
                 Ok(())
             }
         }
+    }
+
+    /// Ends the mapping where memory is in use through another file, which is closed: what is written there, its
+    /// user would read, or overwrite. Faults see to that themselves ([`move_in`]).
+    #[cold]
+    fn cut_at_leftovers(&mut self, device: &Device, header: &Header) -> Result<(), Refusal> {
+        let own = header.file().map(|_| header.dax_mapping());
+        let pages = (self.length / PAGE).min(PMD_SIZE / PAGE);
+        let free = device
+            .with_frames(self.addr, pages, |frames| {
+                let _rcu = rcu::read_lock();
+                let first = frames.pfn?;
+                // SAFETY: We are inside, so the frames have a memory map.
+                (0..pages).find(|page| unsafe { Folio::of(first + page).is_leftover_but_for(own) })
+            })
+            .ok_or(Refusal::FailedDevice)?
+            .unwrap_or(pages);
+
+        if free == 0 {
+            return Err(Refusal::SharedMemory);
+        }
+        self.length = self.length.min(free * PAGE);
+        Ok(())
     }
 
     /// # Safety
@@ -196,10 +222,10 @@ impl Header {
                 (device, false)
             }
         };
-        match addr.checked_add(length) {
-            Some(end) if end <= device.size() => (),
-            _ => return Err(Refusal::BeyondDevice),
-        }
+        // Where the device's memory is not in one piece, DAX would take the rest for nothing.
+        let length = device
+            .in_one_piece(addr, length)
+            .ok_or(Refusal::BeyondDevice)?;
         Ok(Mapping {
             device: Some(device),
             addr,
@@ -243,7 +269,8 @@ pub(super) static IOMAP_OPS: c::iomap_ops = c::iomap_ops {
 ///
 /// # Safety
 ///
-/// Called by the DAX core for a mapped inode that is in use.
+/// Called by the DAX core for a mapped file: with its inode, which is in use, for reads and writes, and with the
+/// host of its DAX page cache, of the mapped size, for faults.
 unsafe extern "C" fn iomap_begin(
     inode: *mut c::inode,
     pos: c::loff_t,
@@ -252,20 +279,25 @@ unsafe extern "C" fn iomap_begin(
     iomap: *mut c::iomap,
     _srcmap: *mut c::iomap,
 ) -> ffi::c_int {
-    // SAFETY: By the safety requirements.
+    // SAFETY: By the safety requirements; either has the header.
     let (header, i_size) = unsafe { (header(inode), i_size(inode)) };
     let (pos, length) = (pos as u64, length as u64);
 
-    let resolved = header.resolve(pos, length, i_size).and_then(|mapping| {
+    let resolved = header.resolve(pos, length, i_size).and_then(|mut mapping| {
         let moving_in = match mapping.device {
             Some(device) if flags & c::IOMAP_FAULT != 0 => {
                 let pages = length.min(mapping.length - (pos - mapping.offset)) / PAGE;
                 let addr = mapping.addr + (pos - mapping.offset);
-                move_in(inode, device, addr, pos, pages)?
+                move_in(header, device, addr, pos, pages)?
             }
-            Some(_) => None,
+            Some(device) => {
+                if flags & c::IOMAP_WRITE != 0 && header.mount().mapped_files.has_leftovers() {
+                    mapping.cut_at_leftovers(device, header)?;
+                }
+                None
+            }
             None => {
-                may_be_hole(inode, pos, flags)?;
+                may_be_hole(header, pos, flags)?;
                 None
             }
         };

@@ -16,15 +16,22 @@ use kernel::{
     prelude::*, //
 };
 
-use crate::bindings::kernel as c;
+use crate::{
+    bindings::kernel as c,
+    fuse::Inode, //
+};
 
 use super::{
+    file::is_mapped,
     header,
     i_size,
     judge::{
         page_end,
         refused, //
-    }, //
+    },
+    state,
+    writeback::write_back_range,
+    State, //
 };
 
 /// For asking: no fault, no tenant, no lock.
@@ -150,24 +157,30 @@ pub(super) unsafe extern "C" fn llseek(
 ///
 /// # Safety
 ///
-/// Called by the VFS, for a mapped inode.
+/// Called by the VFS, for an inode with the operations of a mapped one.
 pub(super) unsafe extern "C" fn fiemap(
     inode: *mut c::inode,
     info: *mut kernel::bindings::fiemap_extent_info,
     start: u64,
     len: u64,
 ) -> ffi::c_int {
+    // SAFETY: The VFS passes an inode in use.
+    if !is_mapped(unsafe { Inode::new(inode) }) {
+        return EOPNOTSUPP.to_errno();
+    }
     // The kernel crate does not know its fields.
     let info = info.cast::<c::fiemap_extent_info>();
 
     // SAFETY: The VFS passes an inode in use and what the user asked for.
     unsafe {
+        // As FUSE's, which have no such operation.
+        if state(Inode::new(inode)) != State::Mapped {
+            return EOPNOTSUPP.to_errno();
+        }
         // iomap would look at `i_mapping` for this.
         if (*info).fi_flags & c::FIEMAP_FLAG_SYNC != 0 {
-            let i_data = ptr::addr_of_mut!((*inode).i_data);
-            let ret = c::filemap_write_and_wait_range(i_data, 0, c::loff_t::MAX);
-            if ret != 0 {
-                return ret;
+            if let Err(errno) = write_back_range(header(inode), 0, c::loff_t::MAX) {
+                return errno.to_errno();
             }
         }
         match Shared::lock(inode) {

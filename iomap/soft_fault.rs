@@ -24,7 +24,8 @@
 //!   page takes the lock exclusively ([`Fault::Alone`]). Only COW does not, as it looks before it puts a
 //!   table anywhere.
 //!
-//! What the page cache says is looked up once, and noted in the folio ([`noted`]), which is needed anyway:
+//! What the page cache says is looked up once, and noted in the folio ([`look_up`](lockless::look_up)), which is
+//! needed anyway:
 //! the file's `stamp`, and whether the entry is marked dirty. The file gets another stamp, which nobody
 //! else ever had, whenever entries were written back or are about to be removed. With the stamp that is
 //! valid, a folio is settled, and so is what it says of its place in the file; without it, DAX may be in
@@ -33,22 +34,28 @@
 //! What does not fit goes to DAX, which finds out why. A mapping whose stores are tracked never gets here
 //! ([`super::tracked_fault`]).
 
-use core::{
-    ptr,
-    sync::atomic::{
-        AtomicU64,
-        Ordering, //
-    }, //
+use core::sync::atomic::{
+    AtomicU64,
+    Ordering, //
 };
 
 use kernel::ffi;
 
-use crate::bindings::kernel as c;
+use crate::{
+    bindings::kernel as c,
+    fuse::is_bad,
+    lockless::{
+        self,
+        AsWritten,
+        Place, //
+    },
+};
 
 use super::{
     i_size,
     tenancy::{
         DaxEntry,
+        Folio,
         Tenancy, //
     },
     upgrade::{
@@ -179,52 +186,79 @@ unsafe fn noted(
     pages: u64,
     write: bool,
 ) -> Option<Noted> {
-    // SAFETY: The inode is in use.
-    let i_size = unsafe { i_size(inode) };
+    // SAFETY: The inode is FUSE's and in use.
+    let i_size = unsafe {
+        if is_bad(inode) {
+            return None;
+        }
+        i_size(inode)
+    };
     let mapping = header.locate(index * PAGE, pages * PAGE, i_size).ok()?;
     if !mapping.sound || mapping.length < pages * PAGE {
         return None;
     }
     let pfn = mapping.device?.frame(mapping.addr)?;
 
-    // In this order: who writes back from now on waits for the lock, and stamps afterwards.
-    let quiet = header.writers_back.load(Ordering::Acquire) == 0;
-    let stamp = header.stamp.load(Ordering::Relaxed);
-    // SAFETY: The device has not failed, or at least nobody has got the lock since it has: its memory
-    // map is there.
-    let mut tenancy = unsafe { Tenancy::of(pfn) };
-    let mut note = tenancy.note();
-    if note & !DIRTY != stamp {
-        // SAFETY: The inode is in use.
-        let entry = unsafe { DaxEntry::at(inode, index) };
-        if !entry.is_some_and(|entry| !entry.is_locked() && entry.pfn_of(index) == Some(pfn)) {
-            return None;
-        }
-        // SAFETY: As above. What it was before, somebody may have been about to change.
-        tenancy = unsafe { Tenancy::of(pfn) };
-        note = stamp;
-        tenancy.set_note(note);
-    }
-    // SAFETY: The inode is in use, and the note is its own.
-    if !unsafe { tenancy.is_of(&raw const (*inode).i_data, pfn, index) } {
-        return None;
-    }
-    let mut writable = false;
-    if write && quiet {
-        if note & DIRTY == 0 {
-            // SAFETY: The inode is in use, and the tenant.
-            if unsafe { is_marked(inode, &tenancy) } {
-                note |= DIRTY;
-                tenancy.set_note(note);
-            }
-        }
-        writable = note & DIRTY != 0;
-    }
+    let place = PlaceOfFile { header, index, pfn };
+    let (tenancy, may_map) =
+        lockless::look_up::<AsWritten, _>(&header.writers_back, &header.stamp, &place, write)?;
     Some(Noted {
         pfn,
         tenancy,
-        may_map: !write || writable,
+        may_map,
     })
+}
+
+/// Where a fault is, and the frame that the program says is there.
+///
+/// # Invariants
+///
+/// A fault of the file is under way, with the `invalidate_lock` of its page cache held shared. The frame's
+/// device has not failed, or at least nobody has got the lock since it has: its memory map is there.
+struct PlaceOfFile<'a> {
+    header: &'a Header,
+    index: u64,
+    pfn: u64,
+}
+
+impl Place for PlaceOfFile<'_> {
+    type Folio = Folio;
+    type Tenancy = Tenancy;
+
+    #[inline]
+    fn folio(&self) -> Folio {
+        // SAFETY: By the type invariants.
+        unsafe { Folio::of(self.pfn) }
+    }
+
+    #[inline]
+    fn note(&self, folio: Folio, order: Ordering) -> u64 {
+        folio.note(order)
+    }
+
+    #[inline]
+    fn set_note(&self, folio: Folio, note: u64, order: Ordering) {
+        folio.set_note(note, order);
+    }
+
+    #[inline]
+    fn has_entry(&self) -> bool {
+        // SAFETY: By the type invariants the inode is in use.
+        let entry = unsafe { DaxEntry::at(self.header.dax_mapping(), self.index) };
+
+        entry.is_some_and(|entry| !entry.is_locked() && entry.pfn_of(self.index) == Some(self.pfn))
+    }
+
+    #[inline]
+    fn tenancy(&self, folio: Folio) -> Option<Tenancy> {
+        folio.tenancy_at(self.header.dax_mapping(), self.pfn, self.index)
+    }
+
+    #[inline]
+    fn is_marked(&self, tenancy: &Tenancy) -> bool {
+        // SAFETY: By the type invariants.
+        unsafe { is_marked(self.header, tenancy) }
+    }
 }
 
 /// Memory that a file has.
@@ -235,35 +269,26 @@ struct Noted {
     may_map: bool,
 }
 
-/// Beside the stamp in a folio's note: its entry in the page cache is marked dirty.
-const DIRTY: u64 = 1;
-
 /// A number that is in no folio's note, and never was since the machine was started: stamps are even,
 /// and the clock is faster than anybody asks for them, also from one load of the module to the next.
 pub(super) fn new_stamp() -> u64 {
     static LAST: AtomicU64 = AtomicU64::new(0);
 
     // SAFETY: May be called anywhere.
-    let now = unsafe { c::ktime_get() } as u64 & !DIRTY;
-    let after = |last: u64| now.max(last + 2);
-    match LAST.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |last| {
-        Some(after(last))
-    }) {
-        Ok(last) | Err(last) => after(last),
-    }
+    lockless::next_stamp(&LAST, unsafe { c::ktime_get() } as u64)
 }
 
 /// Whether the entry of a folio is marked dirty in the page cache.
 ///
 /// # Safety
 ///
-/// As [`soft_fault`]; the inode is the tenant.
+/// As [`soft_fault`]; the file is the tenant.
 #[cold]
-unsafe fn is_marked(inode: *const c::inode, tenancy: &Tenancy) -> bool {
+unsafe fn is_marked(header: &Header, tenancy: &Tenancy) -> bool {
     // SAFETY: By the safety requirements.
     unsafe {
         c::xa_get_mark(
-            ptr::addr_of!((*inode).i_data.i_pages).cast_mut(),
+            &raw mut (*header.dax_mapping()).i_pages,
             tenancy.first() as ffi::c_ulong,
             c::PAGECACHE_TAG_DIRTY,
         )

@@ -5,9 +5,8 @@
 //! A file becomes the tenant of memory at the first fault that maps it, and gives it up when it is
 //! evicted or the device goes away. DAX notes the tenant in its entry and in the folio.
 //!
-//! What comes and goes in all page caches of a mount is guarded by one lock: the `invalidate_lock` of
-//! the page cache that its mapped files share as `i_mapping` ([`MovingIn`]). Only the first touch of a
-//! piece of memory takes it, and who gives memory up.
+//! What comes and goes in the DAX page caches of a mount is guarded by one lock ([`Tenants`]). Only the first
+//! touch of a piece of memory takes it, and who gives memory up.
 
 use core::{
     ptr,
@@ -18,21 +17,22 @@ use core::{
 };
 
 use kernel::{
-    container_of,
     ffi,
-    prelude::*, //
+    prelude::*,
+    types::Opaque, //
 };
 
 use crate::{
     bindings::kernel as c,
     daxdev::Device,
-    fuse::Connection, //
+    fmap_ops::Mount, //
 };
 
 use super::{
     judge::Refusal,
+    mapped_files::MappedFiles,
+    Header,
     PAGE,
-    PLAIN,
     PMD_SIZE, //
 };
 
@@ -44,14 +44,14 @@ use super::{
 /// If nobody has the memory yet, the result is a lock to be held until DAX has noted the tenant.
 #[inline]
 pub(super) fn move_in(
-    inode: *mut c::inode,
+    header: &Header,
     device: &Device,
     addr: u64,
     pos: u64,
     pages: u64,
 ) -> Result<Option<MovingIn>, Refusal> {
-    // SAFETY: `inode` is in use, as we are called for it.
-    let entry = unsafe { DaxEntry::at(inode, pos / PAGE) };
+    // SAFETY: The file is mapped, as we are called for it.
+    let entry = unsafe { DaxEntry::at(header.dax_mapping(), pos / PAGE) };
 
     if let Some(pfn) = entry.and_then(|entry| entry.pfn_of(pos / PAGE)) {
         return match device.with_frames(addr, 1, |frames| frames.pfn) {
@@ -60,8 +60,7 @@ pub(super) fn move_in(
             None => Err(Refusal::FailedDevice),
         };
     }
-    // SAFETY: As above, and it is mapped.
-    let moving_in = unsafe { MovingIn::new(inode) };
+    let moving_in = MovingIn::new(header.mount());
     let vacant = device.with_frames(addr, pages, |frames| {
         // SAFETY: We are inside.
         unsafe { frames.are_vacant_but_for(ptr::null()) }
@@ -78,18 +77,89 @@ pub(super) fn move_in(
 /// A hole has no tenant, and its entry in the page cache is the zero page. DAX replaces that, should
 /// the program say later that there is memory; but what is memory once, stays so, as in [`move_in`].
 #[cold]
-pub(super) fn may_be_hole(inode: *mut c::inode, pos: u64, flags: u32) -> Result<(), Refusal> {
+pub(super) fn may_be_hole(header: &Header, pos: u64, flags: u32) -> Result<(), Refusal> {
     if flags & c::IOMAP_WRITE != 0 {
         return Err(Refusal::WriteToHole);
     }
-    // SAFETY: `inode` is in use, as we are called for it.
-    let entry = unsafe { DaxEntry::at(inode, pos / PAGE) };
-
-    if flags & c::IOMAP_FAULT != 0 && entry.is_some_and(|entry| entry.pfn_of(pos / PAGE).is_some())
-    {
+    if flags & c::IOMAP_FAULT == 0 {
+        return Ok(());
+    }
+    // SAFETY: A fault is of a file that is mapped by mmap(2).
+    let entry = unsafe { DaxEntry::at(header.dax_mapping(), pos / PAGE) };
+    if entry.is_some_and(|entry| entry.pfn_of(pos / PAGE).is_some()) {
         return Err(Refusal::Moved);
     }
     Ok(())
+}
+
+/// The locks on the memory of a mount.
+#[pin_data]
+pub(crate) struct Tenants {
+    /// On who has which memory.
+    #[pin]
+    lock: Opaque<c::rw_semaphore>,
+    /// Held shared by who flushes.
+    #[pin]
+    flushing: Opaque<c::rw_semaphore>,
+}
+
+// SAFETY: A semaphore belongs to no task.
+unsafe impl Send for Tenants {}
+// SAFETY: As above.
+unsafe impl Sync for Tenants {}
+
+impl Tenants {
+    pub(crate) fn new() -> impl PinInit<Self> {
+        pin_init!(Self {
+            lock <- Opaque::ffi_init(|slot| {
+                // SAFETY: `slot` is valid for writes, and pinned.
+                unsafe {
+                    c::__init_rwsem(
+                        slot,
+                        c"fuse_dax_fmap::Tenants::lock".as_char_ptr(),
+                        kernel::static_lock_class!().as_ptr(),
+                    )
+                }
+            }),
+            flushing <- Opaque::ffi_init(|slot| {
+                // SAFETY: As above.
+                unsafe {
+                    c::__init_rwsem(
+                        slot,
+                        c"fuse_dax_fmap::Tenants::flushing".as_char_ptr(),
+                        kernel::static_lock_class!().as_ptr(),
+                    )
+                }
+            }),
+        })
+    }
+
+    /// Flushes are waited for that do not know what has been marked as failed before this.
+    pub(super) fn wait_for_flushes(&self) {
+        // SAFETY: The lock is initialized, and lives as long as `self`.
+        unsafe {
+            c::down_write(self.flushing.get());
+            c::up_write(self.flushing.get());
+        }
+    }
+}
+
+/// The right to flush: what has failed is not marked as that meanwhile, or was before.
+pub(super) struct Flushing<'a>(&'a Tenants);
+
+impl<'a> Flushing<'a> {
+    pub(super) fn new(mount: &'a Mount) -> Self {
+        // SAFETY: The lock is initialized, and lives as long as the mount.
+        unsafe { c::down_read(mount.tenants.flushing.get()) };
+        Self(&mount.tenants)
+    }
+}
+
+impl Drop for Flushing<'_> {
+    fn drop(&mut self) {
+        // SAFETY: `new()` took it.
+        unsafe { c::up_read(self.0.flushing.get()) };
+    }
 }
 
 /// The right to change who has memory of a mount.
@@ -103,31 +173,11 @@ pub(super) struct MovingIn {
 }
 
 impl MovingIn {
-    /// Waits until nobody else has it.
-    pub(super) fn of(conn: &Connection) -> Self {
-        // SAFETY: The page cache is the connection's, and initialized.
-        unsafe {
-            Self::lock(ptr::addr_of_mut!(
-                (*conn.empty_page_cache()).invalidate_lock
-            ))
-        }
-    }
+    /// Waits until no other task has it.
+    pub(super) fn new(mount: &Mount) -> Self {
+        let lock = mount.tenants.lock.get();
 
-    /// Waits until nobody else has it.
-    ///
-    /// # Safety
-    ///
-    /// `inode` is a mapped one, and stays so as long as the result.
-    pub(super) unsafe fn new(inode: *mut c::inode) -> Self {
-        // SAFETY: By the safety requirements.
-        unsafe { Self::lock(ptr::addr_of_mut!((*(*inode).i_mapping).invalidate_lock)) }
-    }
-
-    /// # Safety
-    ///
-    /// The lock is valid, and stays so as long as the result.
-    unsafe fn lock(lock: *mut c::rw_semaphore) -> Self {
-        // SAFETY: By the safety requirements.
+        // SAFETY: The lock is initialized, and lives as long as the mount, which outlives its files.
         unsafe {
             let nofs = c::memalloc_nofs_save();
             c::down_write(lock);
@@ -163,31 +213,38 @@ impl MovingIn {
 }
 
 impl MovingIn {
-    /// Takes what is backed from byte `start` to `end` out of the page cache of `inode`, and what was
+    /// Takes what is backed from byte `start` to `end` out of the DAX page cache of a file, and what was
     /// noted in the folios out of them: pages that are put together to a folio have to be blank.
     ///
     /// # Safety
     ///
-    /// The lock is that of `inode`, a mapped one that is being evicted, or in use with the
-    /// `invalidate_lock` of its page cache held exclusively; nothing of the range is mapped or in use.
-    pub(super) unsafe fn move_out(&self, inode: *mut c::inode, start: c::loff_t, end: c::loff_t) {
+    /// The lock is that of the file's mount. The file is mapped, and its inode is evicted, or no fault is
+    /// under way; nothing of the range is mapped or in use.
+    pub(super) unsafe fn move_out(&self, header: &Header, start: c::loff_t, end: c::loff_t) {
         let last = end as u64 / PAGE;
+        let mapping = header.dax_mapping();
 
         // SAFETY: By the safety requirements. The frame of an entry has a memory map.
         unsafe {
-            DaxEntry::for_each(inode, start as u64 / PAGE, last, |index, entry| {
-                if let Some(pfn) = entry.pfn_of(index) {
-                    Tenancy::of(pfn).set_note(0);
-                }
-            });
-            c::dax_delete_mapping_range(ptr::addr_of_mut!((*inode).i_data), start, end);
+            DaxEntry::for_each(
+                mapping,
+                start as u64 / PAGE,
+                last,
+                c::XA_PRESENT,
+                |index, entry| {
+                    if let Some(pfn) = entry.pfn_of(index) {
+                        Folio::of(pfn).set_note(0, Ordering::Relaxed);
+                    }
+                },
+            );
+            c::dax_delete_mapping_range(mapping, start, end);
         }
     }
 }
 
 impl Drop for MovingIn {
     fn drop(&mut self) {
-        // SAFETY: `new()` took it, and its inode is still mapped; the task is the same.
+        // SAFETY: `new()` took it, and its mount is still there; the task is the same.
         unsafe {
             c::up_write(self.lock);
             c::memalloc_nofs_restore(self.nofs);
@@ -202,15 +259,19 @@ impl Drop for MovingIn {
 #[derive(Clone, Copy)]
 pub(super) struct DaxEntry(usize);
 
+/// A folio of a device, whoever has it.
+#[derive(Clone, Copy)]
+pub(super) struct Folio(*const c::folio);
+
 /// What DAX has noted in a folio: the pages of a file that it backs.
 #[derive(Clone, Copy)]
 pub(super) struct Tenancy {
-    folio: *const c::folio,
-    first: u64,
+    folio: Folio,
+    pages: u64,
 }
 
-impl Tenancy {
-    /// That of a page frame, which means something only if [`Tenancy::is_of`] says so.
+impl Folio {
+    /// The one that a page frame is in now.
     ///
     /// # Safety
     ///
@@ -218,77 +279,86 @@ impl Tenancy {
     #[inline]
     pub(super) unsafe fn of(pfn: u64) -> Self {
         // SAFETY: By the safety requirements.
-        unsafe {
-            let folio = c::pfn_folio(pfn as ffi::c_ulong);
-
-            Self {
-                folio,
-                first: folio_index(folio),
-            }
-        }
-    }
-
-    /// Whether the frame is that of page `index`.
-    ///
-    /// # Safety
-    ///
-    /// The frame is the same, and nobody moves out of `mapping` meanwhile.
-    #[inline]
-    pub(super) unsafe fn is_of(
-        &self,
-        mapping: *const c::address_space,
-        pfn: u64,
-        index: u64,
-    ) -> bool {
-        // SAFETY: By the safety requirements.
-        let (tenant, head) = unsafe {
-            let folio = &(*self.folio).__bindgen_anon_1.__bindgen_anon_1;
-            (
-                ptr::addr_of!(folio.mapping).read_volatile(),
-                c::folio_pfn(self.folio) as u64,
-            )
-        };
-        ptr::eq(tenant, mapping) && self.first + (pfn - head) == index
-    }
-
-    /// The first page of the file.
-    #[inline]
-    pub(super) fn first(&self) -> u64 {
-        self.first
+        Self(unsafe { c::pfn_folio(pfn as ffi::c_ulong) })
     }
 
     /// What a tenant has noted in the folio, maybe another one, maybe long ago. DAX leaves
     /// `folio->private` to the file system (include/linux/mm_types.h), and so does everybody else where
     /// PG_private is not set.
     #[inline]
-    pub(super) fn note(&self) -> u64 {
-        self.private().load(Ordering::Acquire) as u64
+    pub(super) fn note(self, order: Ordering) -> u64 {
+        self.private().load(order) as u64
     }
 
     /// Notes something else, for a folio that is the caller's.
-    pub(super) fn set_note(&self, note: u64) {
-        self.private()
-            .store(note as *mut ffi::c_void, Ordering::Release);
+    #[inline]
+    pub(super) fn set_note(self, note: u64, order: Ordering) {
+        self.private().store(note as *mut ffi::c_void, order);
     }
 
     #[inline]
     fn private(&self) -> &AtomicPtr<ffi::c_void> {
         // SAFETY: By the safety requirements of `of()` the folio is there. Nobody but we access the field.
         unsafe {
-            let folio = ptr::addr_of_mut!((*self.folio()).__bindgen_anon_1.__bindgen_anon_1);
+            let folio = ptr::addr_of_mut!((*self.0.cast_mut()).__bindgen_anon_1.__bindgen_anon_1);
             AtomicPtr::from_ptr(ptr::addr_of_mut!((*folio).__bindgen_anon_3.private))
         }
     }
 
+    /// Whether it is in use through a file that is closed, and has another page cache than `own`.
+    ///
+    /// # Safety
+    ///
+    /// The folio is of a device that a mount of ours holds, and this is called under RCU.
+    pub(super) unsafe fn is_leftover_but_for(self, own: Option<*mut c::address_space>) -> bool {
+        // SAFETY: By the safety requirements.
+        unsafe {
+            let folio = &(*self.0).__bindgen_anon_1.__bindgen_anon_1;
+            let mapping = ptr::addr_of!(folio.mapping).read_volatile();
+
+            !mapping.is_null() && own != Some(mapping) && MappedFiles::is_leftover(mapping)
+        }
+    }
+
+    /// What it says of its tenant, if that is page `index` of `mapping` for page frame `pfn`.
+    ///
+    /// That it was the frame's folio a moment ago does not count: a folio may have been taken apart since. So
+    /// what it is now says where in it the frame is, and a folio is aligned.
+    #[inline]
+    pub(super) fn tenancy_at(
+        self,
+        mapping: *const c::address_space,
+        pfn: u64,
+        index: u64,
+    ) -> Option<Tenancy> {
+        // SAFETY: By the safety requirements of `of()`.
+        let (tenant, first, pages) = unsafe {
+            let pages = c::folio_nr_pages(self.0) as u64;
+            let folio = &(*self.0).__bindgen_anon_1.__bindgen_anon_1;
+            let tenant = ptr::addr_of!(folio.mapping).read_volatile();
+            (tenant, folio_index(self.0), pages)
+        };
+        let is_there = ptr::eq(tenant, mapping) && first + (pfn & pages.wrapping_sub(1)) == index;
+        is_there.then_some(Tenancy { folio: self, pages })
+    }
+}
+
+impl Tenancy {
+    /// The first page of the file.
+    #[inline]
+    pub(super) fn first(&self) -> u64 {
+        // SAFETY: By the safety requirements of `Folio::of()`.
+        unsafe { folio_index(self.folio.0) }
+    }
+
     #[inline]
     pub(super) fn folio(&self) -> *mut c::folio {
-        self.folio.cast_mut()
+        self.folio.0.cast_mut()
     }
 
     #[inline]
     pub(super) fn is_huge(&self) -> bool {
-        // SAFETY: By the safety requirements of `of()`.
-        unsafe { c::folio_nr_pages(self.folio) as u64 == PMD_SIZE / PAGE }
+        self.pages == PMD_SIZE / PAGE
     }
 }
 
@@ -316,12 +386,12 @@ impl DaxEntry {
     ///
     /// # Safety
     ///
-    /// `inode` is a mapped one, in use.
+    /// `mapping` is a DAX page cache, of a file that stays mapped.
     #[inline]
-    pub(super) unsafe fn at(inode: *const c::inode, index: u64) -> Option<Self> {
+    pub(super) unsafe fn at(mapping: *const c::address_space, index: u64) -> Option<Self> {
         // SAFETY: By the safety requirements. The tree may change meanwhile, under RCU.
         let entry = unsafe {
-            let pages = ptr::addr_of!((*inode).i_data.i_pages).cast_mut();
+            let pages = ptr::addr_of!((*mapping).i_pages).cast_mut();
             c::xa_load(pages, index as ffi::c_ulong)
         };
         Self::new(entry)
@@ -332,38 +402,103 @@ impl DaxEntry {
     /// # Safety
     ///
     /// As [`DaxEntry::at`].
-    pub(super) unsafe fn first(inode: *const c::inode, first: u64, last: u64) -> Option<Self> {
+    pub(super) unsafe fn first(
+        mapping: *const c::address_space,
+        first: u64,
+        last: u64,
+    ) -> Option<Self> {
         let mut index = first as ffi::c_ulong;
         // SAFETY: As in `at()`.
         let entry = unsafe {
-            let pages = ptr::addr_of!((*inode).i_data.i_pages).cast_mut();
+            let pages = ptr::addr_of!((*mapping).i_pages).cast_mut();
             c::xa_find(pages, &mut index, last as ffi::c_ulong, c::XA_PRESENT)
         };
         Self::new(entry)
     }
 
-    /// Calls `each` with the entries of pages `first` to `last`, and a page of each.
+    /// Whether there is no entry at all.
     ///
     /// # Safety
     ///
     /// As [`DaxEntry::at`].
-    unsafe fn for_each(
-        inode: *const c::inode,
+    pub(super) unsafe fn is_empty(mapping: *const c::address_space) -> bool {
+        // SAFETY: By the safety requirements.
+        unsafe { ptr::addr_of!((*mapping).i_pages.xa_head).read_volatile() }.is_null()
+    }
+
+    /// Whether an entry may be marked dirty.
+    ///
+    /// # Safety
+    ///
+    /// As [`DaxEntry::at`].
+    pub(super) unsafe fn any_dirty(mapping: *const c::address_space) -> bool {
+        // SAFETY: By the safety requirements.
+        let flags = unsafe { ptr::addr_of!((*mapping).i_pages.xa_flags).read_volatile() };
+
+        flags & c::XA_FLAGS_MARK_DIRTY != 0
+    }
+
+    /// Marks or unmarks the entry of page `index` as dirty.
+    ///
+    /// # Safety
+    ///
+    /// As [`DaxEntry::at`].
+    pub(super) unsafe fn set_dirty(mapping: *mut c::address_space, index: u64, dirty: bool) {
+        // SAFETY: By the safety requirements.
+        unsafe {
+            let pages = &raw mut (*mapping).i_pages;
+            let index = index as ffi::c_ulong;
+
+            c::fuse_dax_fmap_xa_lock_irq(pages);
+            if dirty {
+                c::__xa_set_mark(pages, index, c::PAGECACHE_TAG_DIRTY);
+            } else {
+                c::__xa_clear_mark(pages, index, c::PAGECACHE_TAG_DIRTY);
+                c::__xa_clear_mark(pages, index, c::PAGECACHE_TAG_TOWRITE);
+            }
+            c::fuse_dax_fmap_xa_unlock_irq(pages);
+        }
+    }
+
+    /// Marks the entries of pages `first` to `last` that are backed as dirty.
+    ///
+    /// # Safety
+    ///
+    /// As [`DaxEntry::at`], and no fault is under way.
+    pub(super) unsafe fn mark_dirty(mapping: *mut c::address_space, first: u64, last: u64) {
+        // SAFETY: By the safety requirements.
+        unsafe {
+            Self::for_each(mapping, first, last, c::XA_PRESENT, |index, entry| {
+                if entry.pfn_of(index).is_some() {
+                    Self::set_dirty(mapping, index, true);
+                }
+            });
+        }
+    }
+
+    /// Calls `each` with the entries of pages `first` to `last` that have a mark, and a page of each.
+    ///
+    /// # Safety
+    ///
+    /// As [`DaxEntry::at`].
+    pub(super) unsafe fn for_each(
+        mapping: *const c::address_space,
         first: u64,
         last: u64,
+        mark: c::xa_mark_t,
         mut each: impl FnMut(u64, Self),
     ) {
         let (mut index, last) = (first as ffi::c_ulong, last as ffi::c_ulong);
 
         // SAFETY: As in `at()`.
         unsafe {
-            let pages = ptr::addr_of!((*inode).i_data.i_pages).cast_mut();
-            let mut entry = c::xa_find(pages, &mut index, last, c::XA_PRESENT);
+            let pages = ptr::addr_of!((*mapping).i_pages).cast_mut();
+            let mut entry = c::xa_find(pages, &mut index, last, mark);
             while !entry.is_null() {
                 if let Some(entry) = Self::new(entry) {
                     each(index as u64, entry);
                 }
-                entry = c::xa_find_after(pages, &mut index, last, c::XA_PRESENT);
+                entry = c::xa_find_after(pages, &mut index, last, mark);
             }
         }
     }
@@ -385,6 +520,13 @@ impl DaxEntry {
         self.0 & Self::LOCKED != 0
     }
 
+    /// The first page frame and the number of pages, if it is backed.
+    pub(super) fn frames(self) -> Option<(u64, u64)> {
+        let pages = if self.is_huge() { PMD_SIZE / PAGE } else { 1 };
+
+        Some((self.pfn_of(0)?, pages))
+    }
+
     /// The page frame behind page `index` of the file, if it is backed.
     #[inline]
     pub(super) fn pfn_of(self, index: u64) -> Option<u64> {
@@ -398,55 +540,5 @@ impl DaxEntry {
             0
         };
         Some(first + within)
-    }
-}
-
-/// Calls `each` for every mapped inode of a mount, which is held meanwhile.
-///
-/// # Safety
-///
-/// `sb` is bound, and kept mounted by the caller.
-pub(super) unsafe fn for_each_mapped(sb: *mut c::super_block, mut each: impl FnMut(*mut c::inode)) {
-    // SAFETY: By the safety requirements. An inode that is held stays in the list, so the next one
-    // can be found from it once the lock has been given up. A header that is seen stays until eviction.
-    unsafe {
-        let list = ptr::addr_of_mut!((*sb).s_inodes);
-        let lock = ptr::addr_of_mut!((*sb).s_inode_list_lock);
-        let mut held: *mut c::inode = ptr::null_mut();
-
-        c::spin_lock(lock);
-        let mut entry = (*list).next;
-        while entry != list {
-            let inode = container_of!(entry, c::inode, i_sb_list);
-
-            if is_mapped(inode) && !c::igrab(inode).is_null() {
-                c::spin_unlock(lock);
-                if !held.is_null() {
-                    c::iput(held);
-                }
-                held = inode;
-                each(inode);
-                c::spin_lock(lock);
-            }
-            entry = (*entry).next;
-        }
-        c::spin_unlock(lock);
-        if !held.is_null() {
-            c::iput(held);
-        }
-    }
-}
-
-/// # Safety
-///
-/// The inode is of a bound mount, and does not go away meanwhile.
-unsafe fn is_mapped(inode: *const c::inode) -> bool {
-    // SAFETY: By the safety requirements.
-    unsafe {
-        let private = ptr::addr_of!((*inode).i_private).read_volatile();
-
-        u32::from((*inode).i_mode) & c::S_IFMT == c::S_IFREG
-            && !private.is_null()
-            && private != PLAIN
     }
 }

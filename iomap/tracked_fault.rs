@@ -23,21 +23,20 @@
 //!
 //! That a mapping is tracked does not change in the middle of a fault: it takes the mapping's lock.
 
-use core::{
-    mem,
-    ptr, //
-};
+use core::mem;
 
 use kernel::ffi;
 
 use crate::bindings::kernel as c;
 
 use super::{
-    file::ERROR,
+    file::{
+        dax_fault,
+        ERROR, //
+    },
     judge::{
         refused,
-        Refusal,
-        IOMAP_OPS, //
+        Refusal, //
     },
     tenancy::DaxEntry,
     Header,
@@ -76,30 +75,20 @@ pub(super) unsafe fn tracked_fault(
     }
     // SAFETY: By the safety requirements. With the lock, the entries of the page cache stay.
     unsafe {
-        let invalidate_lock = &raw mut (*inode).i_data.invalidate_lock;
+        let invalidate_lock = &raw mut (*header.dax_mapping()).invalidate_lock;
 
         c::down_read(invalidate_lock);
         let ret = if (*vmf).flags & c::fault_flag_FAULT_FLAG_MKWRITE != 0 {
             make_writable(vmf, inode, header)
         } else if !(*vmf).cow_page.is_null() {
             // The page is the task's own, and the memory manager inserts it, which knows markers.
-            dax_fault(vmf)
+            dax_fault(vmf, 0, inode)
         } else {
-            map_for_reading(vmf)
+            map_for_reading(vmf, inode)
         };
         c::up_read(invalidate_lock);
         ret
     }
-}
-
-/// # Safety
-///
-/// As [`tracked_fault`], with the lock held shared.
-unsafe fn dax_fault(vmf: *mut c::vm_fault) -> c::vm_fault_t {
-    let mut pfn = 0;
-
-    // SAFETY: By the safety requirements.
-    unsafe { c::dax_iomap_fault(vmf, 0, &mut pfn, ptr::null_mut(), &IOMAP_OPS) }
 }
 
 /// DAX's part of a fault, as if it were for reading. Where the page table has something, that stays; but
@@ -108,14 +97,14 @@ unsafe fn dax_fault(vmf: *mut c::vm_fault) -> c::vm_fault_t {
 /// # Safety
 ///
 /// As [`dax_fault`].
-unsafe fn read_fault(vmf: *mut c::vm_fault) -> c::vm_fault_t {
+unsafe fn read_fault(vmf: *mut c::vm_fault, inode: *mut c::inode) -> c::vm_fault_t {
     // SAFETY: By the safety requirements the fault is the caller's.
     unsafe {
         let flags = mem::replace(
             &mut (*vmf).flags,
             (*vmf).flags & !c::fault_flag_FAULT_FLAG_WRITE,
         );
-        let ret = dax_fault(vmf);
+        let ret = dax_fault(vmf, 0, inode);
         (*vmf).flags = flags;
         ret
     }
@@ -126,7 +115,7 @@ unsafe fn read_fault(vmf: *mut c::vm_fault) -> c::vm_fault_t {
 /// # Safety
 ///
 /// As [`dax_fault`].
-unsafe fn map_for_reading(vmf: *mut c::vm_fault) -> c::vm_fault_t {
+unsafe fn map_for_reading(vmf: *mut c::vm_fault, inode: *mut c::inode) -> c::vm_fault_t {
     // SAFETY: By the safety requirements; in a fault of a page, the entry is that of a page.
     unsafe {
         let marker = (*vmf).__bindgen_anon_2.orig_pte;
@@ -138,7 +127,7 @@ unsafe fn map_for_reading(vmf: *mut c::vm_fault) -> c::vm_fault_t {
             // Somebody was quicker. The fault begins again, if it is still one.
             return c::vm_fault_reason_VM_FAULT_NOPAGE;
         }
-        let ret = read_fault(vmf);
+        let ret = read_fault(vmf, inode);
         if protected {
             change_pte(vmf, |pte| {
                 if is_same(pte, nothing) {
@@ -172,13 +161,14 @@ unsafe fn make_writable(
     // SAFETY: By the safety requirements. Who has locked the page table may lock the page cache. DAX has
     // mapped the page, if there is one, so `pte` is its entry, but for the rights.
     unsafe {
-        let ret = read_fault(vmf);
+        let ret = read_fault(vmf, inode);
         if ret & ERROR != 0 {
             return ret;
         }
         let seen = (*vmf).__bindgen_anon_2.orig_pte;
         let index = (*vmf).__bindgen_anon_1.pgoff;
-        let pages = &raw mut (*inode).i_data.i_pages;
+        let mapping = header.dax_mapping();
+        let pages = &raw mut (*mapping).i_pages;
         let mut is_hole = false;
 
         change_pte(vmf, |pte| {
@@ -186,7 +176,7 @@ unsafe fn make_writable(
                 return None;
             }
             c::fuse_dax_fmap_xa_lock_irq(pages);
-            let entry = DaxEntry::at(inode, index as u64).filter(|entry| !entry.is_locked());
+            let entry = DaxEntry::at(mapping, index as u64).filter(|entry| !entry.is_locked());
             let pfn = entry.map(|entry| entry.pfn_of(index as u64));
             let may_write = pfn == Some(Some(c::pte_pfn(pte) as u64));
             if may_write {

@@ -25,7 +25,9 @@ use super::{
         DaxEntry,
         MovingIn, //
     },
+    vacating::NoFaults,
     writeback::flush_range,
+    Header,
     PAGE,
     PMD_SIZE, //
 };
@@ -45,14 +47,18 @@ pub(super) unsafe fn upgrade(vmf: *mut c::vm_fault, order: ffi::c_uint) -> bool 
     // SAFETY: The fault's mapping and its open file are valid, and a mapped file's inode stays so.
     unsafe {
         let inode = (*(*(*vmf).__bindgen_anon_1.vma).vm_file).f_inode;
+        let header = header(inode);
         let first = (*vmf).__bindgen_anon_1.pgoff as u64 & !WITHIN;
 
         order == PMD_ORDER
             && has_room_for_huge(vmf)
             && (first | WITHIN) < i_size(inode).div_ceil(PAGE)
-            && match DaxEntry::first(inode, first, first | WITHIN) {
+            && match DaxEntry::first(header.dax_mapping(), first, first | WITHIN) {
                 Some(entry) if entry.is_huge() => entry.pfn_of(first).is_some(),
-                Some(_) => is_one_piece(inode, first * PAGE) && drop_entries(inode, first * PAGE),
+                Some(_) => {
+                    is_one_piece(header, first * PAGE, i_size(inode))
+                        && drop_entries(header, first * PAGE)
+                }
                 None => false,
             }
     }
@@ -90,10 +96,9 @@ pub(super) unsafe fn has_room_for_huge(vmf: *const c::vm_fault) -> bool {
 ///
 /// # Safety
 ///
-/// `inode` is a mapped one, in use.
-unsafe fn is_one_piece(inode: *mut c::inode, pos: u64) -> bool {
-    // SAFETY: By the safety requirements.
-    let (header, i_size) = unsafe { (header(inode), i_size(inode)) };
+/// The file is mapped, and its inode in use.
+unsafe fn is_one_piece(header: &Header, pos: u64, i_size: u64) -> bool {
+    let mapping_of_file = header.dax_mapping();
     let Ok(mapping) = header.resolve(pos, PMD_SIZE, i_size) else {
         return false;
     };
@@ -102,14 +107,14 @@ unsafe fn is_one_piece(inode: *mut c::inode, pos: u64) -> bool {
     };
     let pages = PMD_SIZE / PAGE;
     let good = device.with_frames(mapping.addr, pages, |frames| {
-        // SAFETY: We are inside, and the page cache is that of an inode in use.
-        let ours = unsafe { frames.are_vacant_but_for(&raw const (*inode).i_data) };
+        // SAFETY: We are inside, and the page cache is that of a mapped file.
+        let ours = unsafe { frames.are_vacant_but_for(mapping_of_file) };
         ours && frames.pfn.is_some_and(|pfn| {
             pfn % pages == 0
                 && (0..pages).all(|page| {
                     let index = pos / PAGE + page;
-                    // SAFETY: The inode is in use, by the safety requirements.
-                    let entry = unsafe { DaxEntry::at(inode, index) };
+                    // SAFETY: The file is mapped, by the safety requirements.
+                    let entry = unsafe { DaxEntry::at(mapping_of_file, index) };
                     let there = entry.and_then(|entry| entry.pfn_of(index));
                     there.is_none_or(|there| there == pfn + page)
                 })
@@ -125,26 +130,24 @@ unsafe fn is_one_piece(inode: *mut c::inode, pos: u64) -> bool {
 /// # Safety
 ///
 /// As [`is_one_piece`], and without the `invalidate_lock` of the page cache.
-unsafe fn drop_entries(inode: *mut c::inode, pos: u64) -> bool {
+unsafe fn drop_entries(header: &Header, pos: u64) -> bool {
     let (start, end) = (pos as c::loff_t, (pos + PMD_SIZE - 1) as c::loff_t);
 
     // SAFETY: By the safety requirements. With the lock no fault is under way, so nothing is mapped
     // again once it has been unmapped, which `dax_layout_busy_page_range()` begins with.
     unsafe {
-        let mapping = &raw mut (*inode).i_data;
-        let invalidate_lock = &raw mut (*mapping).invalidate_lock;
-
-        c::down_write(invalidate_lock);
+        let mapping = header.dax_mapping();
+        let _no_faults = NoFaults::lock(header);
         // Another fault may have been here.
-        let already = DaxEntry::first(inode, pos / PAGE, pos / PAGE).is_some_and(DaxEntry::is_huge);
+        let already =
+            DaxEntry::first(mapping, pos / PAGE, pos / PAGE).is_some_and(DaxEntry::is_huge);
         let dropped = !already
             && c::dax_layout_busy_page_range(mapping, start, end).is_null()
-            && flush_range(inode, start, end).is_ok();
+            && flush_range(header, start, end).is_ok();
         if dropped {
-            MovingIn::new(inode).move_out(inode, start, end);
-            header(inode).mount().stats.inc(Counter::Upgrades);
+            MovingIn::new(header.mount()).move_out(header, start, end);
+            header.mount().stats.inc(Counter::Upgrades);
         }
-        c::up_write(invalidate_lock);
         already || dropped
     }
 }

@@ -1,11 +1,13 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Giving memory up: when a file is evicted, when its device goes away, when the memory has failed.
+//! Giving memory up: when a file is evicted or its inode goes bad, when its device goes away, when the
+//! memory has failed.
 //!
-//! What is given up is unmapped first, flushed, and then taken out of the page cache. Only pages that
-//! nobody uses can be taken out; direct I/O may still have some of them, for a moment as a rule, but
-//! nobody else decides for how long. While that is waited for, no lock is held: who has some of the
-//! pages of a buffer may be in a fault for the next, and has to get through to give the others back.
+//! What is given up is unmapped first, flushed, and then taken out of the DAX page cache. Only pages that are
+//! idle can be taken out; direct I/O or a pipe may still have some of them, and there is no bound for how
+//! long. Only unbinding a device waits for that, as its memory map goes away. While it waits no lock is
+//! held: a task that has some pages of a buffer may be in a fault for the next, and has to get through to
+//! give the others back.
 
 use core::ptr;
 
@@ -26,30 +28,61 @@ use crate::{
         mark_page,
         Device, //
     },
-    fuse::Connection, //
+    fmap_ops::Mount,
+    fuse::{
+        Inode,
+        Mounted, //
+    }, //
 };
 
 use super::{
-    header,
     tenancy::{
         folio_index,
-        for_each_mapped,
+        DaxEntry,
         MovingIn, //
     },
-    writeback::flush,
+    writeback::{
+        flush_around_poison,
+        flush_range, //
+    },
+    Header,
+    MappedFile,
     PAGE, //
 };
 
-/// Unmaps a mapped inode and gives up the memory it has; if `only` is given, at least what it has of
-/// that device. `false` if some of that is in use by direct I/O: then it is unmapped, and not more.
+/// `invalidate_lock` of a DAX page cache, held exclusively: no fault is under way.
+pub(super) struct NoFaults(*mut c::rw_semaphore);
+
+impl NoFaults {
+    /// # Safety
+    ///
+    /// The file of `header` stays mapped as long as the result.
+    pub(super) unsafe fn lock(header: &Header) -> Self {
+        // SAFETY: By the safety requirements.
+        unsafe {
+            let lock = &raw mut (*header.dax_mapping()).invalidate_lock;
+            c::down_write(lock);
+            Self(lock)
+        }
+    }
+}
+
+impl Drop for NoFaults {
+    fn drop(&mut self) {
+        // SAFETY: `lock()` took it.
+        unsafe { c::up_write(self.0) }
+    }
+}
+
+/// Unmaps a mapped file and gives up what is idle of its memory. Returns whether nothing is left; if `only` is
+/// given, nothing of that device.
 ///
 /// # Safety
 ///
-/// The inode is mapped, and either being evicted, or in use with the lock against faults held.
-unsafe fn try_vacate(inode: *mut c::inode, only: Option<&Device>) -> bool {
-    // SAFETY: By the safety requirements.
-    let mapping = unsafe { ptr::addr_of_mut!((*inode).i_data) };
-    let mut start = 0;
+/// The file is mapped, and either its inode is evicted, or [`NoFaults`] is held.
+unsafe fn try_vacate(header: &Header, only: Option<&Device>) -> bool {
+    let mapping = header.dax_mapping();
+    let (mut start, mut vacated) = (0, true);
 
     loop {
         // SAFETY: By the safety requirements. This unmaps everything from `start` on; what is left
@@ -57,14 +90,11 @@ unsafe fn try_vacate(inode: *mut c::inode, only: Option<&Device>) -> bool {
         let busy = unsafe { c::dax_layout_busy_page_range(mapping, start, c::loff_t::MAX) };
         if busy.is_null() {
             // SAFETY: By the safety requirements.
-            unsafe { give_up(inode, start, c::loff_t::MAX) };
-            return true;
+            unsafe { give_up(header, start, c::loff_t::MAX) };
+            return vacated;
         }
-        let Some(device) = only else {
-            return false;
-        };
         let folio = busy.cast::<c::folio>();
-        // SAFETY: A page that the mount has stays what it is while the lock is held.
+        // SAFETY: A page that the file has stays what it is while no fault is under way.
         let (pfn, index, pages) = unsafe {
             (
                 c::folio_pfn(folio),
@@ -72,12 +102,9 @@ unsafe fn try_vacate(inode: *mut c::inode, only: Option<&Device>) -> bool {
                 c::folio_nr_pages(folio) as u64,
             )
         };
-        if device.has_frame(pfn as u64) {
-            return false;
-        }
-        // Of another device, and in use: it stays where it is.
+        vacated &= only.is_some_and(|device| !device.has_frame(pfn as u64));
         // SAFETY: By the safety requirements.
-        unsafe { give_up(inode, start, (index * PAGE) as c::loff_t - 1) };
+        unsafe { give_up(header, start, (index * PAGE) as c::loff_t - 1) };
         start = ((index + pages) * PAGE) as c::loff_t;
     }
 }
@@ -85,78 +112,111 @@ unsafe fn try_vacate(inode: *mut c::inode, only: Option<&Device>) -> bool {
 /// # Safety
 ///
 /// As [`try_vacate`]; from byte `start` to `end` nothing is mapped or in use.
-unsafe fn give_up(inode: *mut c::inode, start: c::loff_t, end: c::loff_t) {
-    if start < end {
-        // SAFETY: By the safety requirements. An error of writeback is in the page cache.
-        unsafe {
-            let _ = flush(inode);
-            MovingIn::new(inode).move_out(inode, start, end);
+unsafe fn give_up(header: &Header, start: c::loff_t, end: c::loff_t) {
+    if start >= end {
+        return;
+    }
+    // SAFETY: By the safety requirements. An error of writeback has been recorded.
+    unsafe {
+        let (first, last) = (start as u64 / PAGE, end as u64 / PAGE);
+        if DaxEntry::first(header.dax_mapping(), first, last).is_none() {
+            return;
         }
+        if header.is_kept() {
+            // Who had a page of it may have stored there until now.
+            DaxEntry::mark_dirty(header.dax_mapping(), first, last);
+        }
+        let _ = flush_range(header, start, end);
+        MovingIn::new(header.mount()).move_out(header, start, end);
     }
 }
 
-/// An inode that is being evicted: gives up the memory it has, once nobody does I/O to it any more.
+/// A file whose inode is evicted: gives up the memory that is idle, and returns whether that is all.
 ///
 /// # Safety
 ///
-/// The inode is mapped, and being evicted.
-pub(super) unsafe fn vacate(inode: *mut c::inode) {
+/// The file is mapped, and no file of its inode is open.
+pub(super) unsafe fn give_up_idle(header: &Header) -> bool {
     // SAFETY: By the safety requirements.
-    while !unsafe { try_vacate(inode, None) } {
-        fsleep(Delta::from_millis(1));
-    }
+    unsafe { try_vacate(header, None) }
 }
 
 /// How often, about once in a millisecond, memory may be in use before the log says so.
 const PATIENCE: usize = 5000;
 
 /// A device that goes away: all files of a mount that declare it are unmapped, and give up what they
-/// have of it. What they map again is judged again.
+/// have of it. What they map again is judged again. Waits until no page of the device is in use.
 ///
-/// # Safety
-///
-/// `sb` is bound, and kept mounted by the caller; `device` is its device number `index`, and alive.
-pub(crate) unsafe fn vacate_all(sb: *mut c::super_block, index: u32, device: &Device) {
-    let each = |inode: *mut c::inode| {
-        // SAFETY: The inode is mapped and held.
-        let (header, invalidate_lock) = unsafe {
-            let mapping = ptr::addr_of_mut!((*inode).i_data);
-            (header(inode), ptr::addr_of_mut!((*mapping).invalidate_lock))
-        };
-        if header.dev_bitmap & (1 << index) == 0 {
-            return;
+/// `mounted` is `None` if the mount is gone, and only kept memory is left.
+pub(crate) fn vacate_all(mount: &Mount, mounted: Option<&Mounted>, index: u32, device: &Device) {
+    let mut tries = 0;
+    let mut wait = || {
+        tries += 1;
+        if tries == PATIENCE {
+            pr_warn!(
+                "{}: a device goes away once direct I/O to its memory has ended, and pipes have let go of it\n",
+                mount
+            );
         }
-        let mut tries = 0;
-        // SAFETY: As above. With the lock no fault is under way.
-        while !unsafe {
-            c::down_write(invalidate_lock);
-            let vacated = try_vacate(inode, Some(device));
-            c::up_write(invalidate_lock);
-            vacated
-        } {
-            tries += 1;
-            if tries == PATIENCE {
-                pr_warn!(
-                    "a device goes away once direct I/O to memory of inode {} has ended\n",
-                    // SAFETY: As above.
-                    unsafe { (*inode).i_ino }
-                );
-            }
-            fsleep(Delta::from_millis(1));
-        }
+        fsleep(Delta::from_millis(1));
     };
 
-    // SAFETY: By the safety requirements.
-    unsafe { for_each_mapped(sb, each) };
+    if mounted.is_some() {
+        let wanted = |header: &Header, _: *mut c::inode| header.uses_device(index);
+        // SAFETY: `mounted` keeps the mount. With the lock no fault is under way.
+        unsafe {
+            mount.mapped_files.for_each(true, wanted, |header, _| {
+                while !{
+                    let _no_faults = NoFaults::lock(header);
+                    try_vacate(header, Some(device))
+                } {
+                    wait();
+                }
+            });
+        }
+    }
+    while mount.mapped_files.give_up_kept_of(device) {
+        wait();
+    }
+}
+
+/// Ends the maps of inodes that FUSE has marked bad: their files are unmapped and give up what is idle of
+/// their memory. Returns whether some of it is busy.
+///
+/// FUSE does that when the server answers that a node id is another file now. It tells no one; but reads,
+/// writes and faults look at the mark themselves, so nothing is mapped anew.
+pub(crate) fn end_bad_maps(mount: &Mount) -> bool {
+    let is_bad = |header: &Header, inode: *mut c::inode| {
+        // SAFETY: An inode in the list is there.
+        unsafe { Inode::new(inode).is_bad() && !DaxEntry::is_empty(header.dax_mapping()) }
+    };
+    // Nearly always there is none, and then the mount must not be kept.
+    if !mount.mapped_files.any(is_bad) {
+        mount.mapped_files.set_busy_bad(false);
+        return false;
+    }
+    let Some(_mounted) = Mounted::new(mount) else {
+        return false;
+    };
+    let mut busy = false;
+    // SAFETY: `_mounted` keeps the mount. With the lock no fault is under way, and the next one sees the mark.
+    unsafe {
+        mount.mapped_files.for_each(false, is_bad, |header, _| {
+            let _no_faults = NoFaults::lock(header);
+            busy |= !try_vacate(header, None);
+        });
+    }
+    mount.mapped_files.set_busy_bad(busy);
+    busy
 }
 
 /// Memory that has failed: unmaps the page frame, and sends SIGBUS to the tasks that the kernel's
 /// policy names, the one that consumed it and those that want to know early. The others get it when
 /// they touch the page again, as the fault is refused.
 ///
-/// The entry of the page is dropped, with the other pages of 2 MiB. They come back one by one; but a
-/// page that the machine check handler has taken out of the kernel's own mapping must not be flushed
-/// any more.
+/// The entry of the page is dropped, with the other pages of 2 MiB, which come back one by one. If the entry is
+/// busy it stays, and is not dirty any more: a page that the machine check handler has taken out of the
+/// kernel's own mapping must never be flushed. What was stored there is lost, which fsync(2) reports.
 ///
 /// # Errors
 ///
@@ -164,26 +224,39 @@ pub(crate) unsafe fn vacate_all(sb: *mut c::super_block, index: u32, device: &De
 ///
 /// # Safety
 ///
-/// The frame is of a device that the mount holds, and is known as poisoned; the mount stays mounted.
-/// The caller handles a memory failure with these `flags`.
-pub(crate) unsafe fn kill_tenants(conn: &Connection, pfn: u64, flags: ffi::c_int) -> Result {
-    // SAFETY: By the safety requirements. A folio in a page cache keeps the inode from going away as
-    // long as nobody can move out.
-    let (inode, index, head, pages) = unsafe {
-        let _nobody_moves = MovingIn::of(conn);
+/// The frame is of a device that the mount holds, and is known as poisoned. The caller handles a memory failure
+/// with these `flags`.
+pub(crate) unsafe fn kill_tenants(
+    mount: &Mount,
+    mounted: Option<&Mounted>,
+    pfn: u64,
+    flags: ffi::c_int,
+) -> Result {
+    // From here on nothing flushes that does not know.
+    mount.tenants.wait_for_flushes();
+    // SAFETY: By the safety requirements. A folio in a DAX page cache keeps the mapped file from being freed
+    // as long as nothing can move out.
+    let (header, inode, index, head, pages) = unsafe {
+        let _nobody_moves = MovingIn::new(mount);
         let folio = c::pfn_folio(pfn as ffi::c_ulong);
         let mapping = (*folio).__bindgen_anon_1.__bindgen_anon_1.mapping;
-        let inode = if mapping.is_null() {
-            ptr::null_mut()
-        } else {
-            c::igrab((*mapping).host)
-        };
 
+        if mapping.is_null() {
+            mark_page(pfn, true);
+            return Ok(());
+        }
+        let mapped = MappedFile::of_mapping(mapping);
+        let inode = match mounted {
+            Some(_) => mount.mapped_files.grab(mapped),
+            None => ptr::null_mut(),
+        };
         if inode.is_null() {
+            // Evicted: not mapped, and whoever gives it up does not flush what has failed.
             mark_page(pfn, true);
             return Ok(());
         }
         (
+            MappedFile::header(mapped),
             inode,
             folio_index(folio),
             c::folio_pfn(folio) as u64,
@@ -195,19 +268,18 @@ pub(crate) unsafe fn kill_tenants(conn: &Connection, pfn: u64, flags: ffi::c_int
 
     // SAFETY: The inode is held, and mapped, as it has DAX memory.
     let killed = unsafe {
-        let mapping = ptr::addr_of_mut!((*inode).i_data);
-        let invalidate_lock = ptr::addr_of_mut!((*mapping).invalidate_lock);
+        let mapping = header.dax_mapping();
 
         // A fault that did not know yet is over then.
-        c::down_write(invalidate_lock);
+        let _no_faults = NoFaults::lock(header);
         let killed =
             c::mf_dax_kill_procs(mapping, (index + (pfn - head)) as ffi::c_ulong, 1, flags);
-        // Also where nobody was told.
+        // Also where no task was told.
         let busy = c::dax_layout_busy_page_range(mapping, start, end);
-        if busy.is_null() && flush(inode).is_ok() {
-            MovingIn::new(inode).move_out(inode, start, end);
+        flush_around_poison(header, start, end);
+        if busy.is_null() {
+            MovingIn::new(mount).move_out(header, start, end);
         }
-        c::up_write(invalidate_lock);
         killed
     };
     // The kernel has marked the first page of the folio.

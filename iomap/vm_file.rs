@@ -2,14 +2,14 @@
 
 //! The file that a mapping holds.
 //!
-//! DAX keeps its entries where a mapping's file says (`f_mapping`): in `inode->i_data`. That is not what
-//! a descriptor may show (see `page_cache`), so these are two files:
+//! DAX keeps its entries where a mapping's file says (`f_mapping`): in the DAX page cache of the file. That is
+//! not what a descriptor may show (see `page_cache`), so these are two files:
 //!
 //! ```text
-//!   descriptor ---> user's file --f_mapping--> the empty page cache of the inode
+//!   descriptor ---> user's file --f_mapping--> the shown page cache, empty
 //!                     ^
 //!                     | private_data
-//!   mapping -----> vm file ------f_mapping--> inode->i_data: DAX entries
+//!   mapping -----> vm file ------f_mapping--> the DAX page cache
 //! ```
 //!
 //! Each mmap(2) makes one, and what becomes of that mapping shares it: pieces, copies, those of a child.
@@ -31,12 +31,13 @@ use super::{
         mmap,
         read_iter, //
     },
+    header,
     writeback::fsync,
+    MappedFile,
     Table, //
 };
 
-/// Has a mapping hold a vm file in place of `file`, unless that is one, or uses `i_data` itself. May
-/// sleep.
+/// Has a mapping hold a vm file in place of `file`, unless that is one. May sleep.
 ///
 /// # Safety
 ///
@@ -44,7 +45,7 @@ use super::{
 pub(super) unsafe fn set_vm_file(vma: *mut c::vm_area_struct, file: *mut c::file) -> Result {
     // SAFETY: By the safety requirements.
     unsafe {
-        if (*file).f_mapping == &raw mut (*(*file).f_inode).i_data {
+        if is_vm_file(file) {
             return Ok(());
         }
         let vm_file = new(file)?;
@@ -61,6 +62,8 @@ pub(super) unsafe fn set_vm_file(vma: *mut c::vm_area_struct, file: *mut c::file
 ///
 /// `user_file` is an open mapped file.
 unsafe fn new(user_file: *mut c::file) -> Result<*mut c::file> {
+    // SAFETY: By the safety requirements the inode is mapped and in use.
+    unsafe { MappedFile::get_or_make((*user_file).f_inode) }?;
     // SAFETY: By the safety requirements; a file keeps its credentials.
     let file = from_err_ptr(unsafe {
         let flags = (*user_file).f_flags as ffi::c_int;
@@ -68,17 +71,23 @@ unsafe fn new(user_file: *mut c::file) -> Result<*mut c::file> {
     })?;
 
     // SAFETY: The file is ours alone, and has a place for two references to a path: of the file,
-    // and of what users are shown instead. The user's file has them, and an inode in use.
+    // and of what users are shown instead (that of the overlay, if a stacked file system maps it). The user's
+    // file has them, and an inode in use, which is mapped.
     unsafe {
         let inode = (*user_file).f_inode;
         let path = &raw const (*user_file).__bindgen_anon_1.f_path;
+        let shown_path = if (*user_file).f_mode & c::FMODE_BACKING != 0 {
+            c::backing_file_user_path(user_file)
+        } else {
+            path
+        };
 
         c::path_get(path);
         (*file).__bindgen_anon_1.__f_path = *path;
-        c::path_get(path);
-        c::backing_file_set_user_path(file, path);
+        c::path_get(shown_path);
+        c::backing_file_set_user_path(file, shown_path);
         (*file).f_inode = inode;
-        (*file).f_mapping = &raw mut (*inode).i_data;
+        (*file).f_mapping = header(inode).dax_mapping();
         (*file).f_iocb_flags = (*user_file).f_iocb_flags;
         (*file).private_data = c::get_file(user_file).cast();
         (*file).f_op = &VM_FILE_OPERATIONS.0;
@@ -92,7 +101,7 @@ unsafe fn new(user_file: *mut c::file) -> Result<*mut c::file> {
 ///
 /// A vm file keeps the user's file, and that keeps the mount: it needs no module.
 static VM_FILE_OPERATIONS: Table<c::file_operations> = Table(c::file_operations {
-    read_iter: Some(read_iter),
+    read_iter: Some(vm_file_read_iter),
     // remap_file_pages(2) maps it once more.
     mmap: Some(mmap),
     get_unmapped_area: Some(c::thp_get_unmapped_area),
@@ -109,11 +118,37 @@ static VM_FILE_OPERATIONS: Table<c::file_operations> = Table(c::file_operations 
 pub(super) unsafe fn user_file(file: *mut c::file) -> *mut c::file {
     // SAFETY: By the safety requirements; the user's file is there since `new()`.
     unsafe {
-        if ptr::eq((*file).f_op, &VM_FILE_OPERATIONS.0) {
+        if is_vm_file(file) {
             (*file).private_data.cast()
         } else {
             file
         }
+    }
+}
+
+/// Whether this is what a mapping of memory holds.
+///
+/// # Safety
+///
+/// The file is open.
+pub(super) unsafe fn is_vm_file(file: *const c::file) -> bool {
+    // SAFETY: By the safety requirements.
+    ptr::eq(unsafe { (*file).f_op }, &VM_FILE_OPERATIONS.0)
+}
+
+/// Reads by the user's file: `dax_iomap_rw()` goes from its `f_mapping` to the inode.
+///
+/// # Safety
+///
+/// As `->read_iter()`, for a vm file.
+unsafe extern "C" fn vm_file_read_iter(iocb: *mut c::kiocb, to: *mut c::iov_iter) -> isize {
+    // SAFETY: The VFS passes valid arguments. Who has the vm file keeps the user's.
+    unsafe {
+        let vm_file = (*iocb).ki_filp;
+        (*iocb).ki_filp = user_file(vm_file);
+        let done = read_iter(iocb, to);
+        (*iocb).ki_filp = vm_file;
+        done
     }
 }
 

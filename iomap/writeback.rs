@@ -8,27 +8,24 @@
 //! caches. Both rest on flags of the device: the first is set by its holder (`daxdev`), the second by
 //! the dax bus.
 //!
-//! The kernel writes back by file (`f_mapping`) or by inode (`i_mapping`). Either way it finds an empty
-//! page cache (see [`super`]), is done at once, and takes the inode for clean. So all of it is ours to
-//! do:
+//! The kernel writes back by file (`f_mapping`) or by inode (`i_mapping`). Either way it finds a page cache
+//! without DAX entries (see `page_cache`), is done at once, and takes the inode for clean. So all of it is ours
+//! to do:
 //!
 //! | who asks                               | what leads here                 |
 //! |----------------------------------------|---------------------------------|
 //! | fsync, msync, O_SYNC                   | [`fsync`]                       |
 //! | sync_file_range                        | [`writepages`], by `page_cache` |
 //! | sync, syncfs, remounting, unmounting   | [`sync_all`]                    |
-//! | eviction, a device that goes away      | [`flush`], by `vacating`        |
+//! | eviction, a device that goes away      | [`flush_range`], by `vacating`  |
 //! | the flusher threads                    | nothing, as in any DAX file     |
+//!
+//! Memory that has failed is never flushed ([`flush_around_poison`]).
 //!
 //! MAP_SYNC asks that a page is mapped for writing only if its place on the device would be found again
 //! after a crash. A map does not change as long as anybody can have it mapped, so a fault has nothing to
 //! commit: IOMAP_F_DIRTY is never set. Whether the *server* would find the file again is the server's
 //! own affair; it has to see to that before it answers GET_FMAP.
-
-use core::{
-    ptr,
-    sync::atomic::Ordering, //
-};
 
 use kernel::{
     error::to_result,
@@ -38,14 +35,29 @@ use kernel::{
 
 use crate::{
     bindings::kernel as c,
-    fuse, //
+    daxdev::{
+        is_poisoned,
+        Device, //
+    },
+    fmap_ops::Mount,
+    fuse,
+    lockless::{
+        self,
+        AsWritten, //
+    },
 };
 
 use super::{
     header,
+    page_cache::record_loss,
     soft_fault::new_stamp,
-    tenancy::for_each_mapped,
-    Header, //
+    tenancy::{
+        DaxEntry,
+        Flushing, //
+    },
+    vacating::NoFaults,
+    Header,
+    PAGE, //
 };
 
 impl Header {
@@ -66,7 +78,33 @@ impl Header {
     }
 
     fn device_indexes(&self) -> impl Iterator<Item = u32> + '_ {
-        (0..u64::BITS).filter(|index| self.dev_bitmap & (1 << index) != 0)
+        (0..u64::BITS).filter(|index| self.uses_device(*index))
+    }
+
+    /// Whether the file has declared the device.
+    pub(super) fn uses_device(&self, index: u32) -> bool {
+        self.dev_bitmap & (1 << index) != 0
+    }
+
+    /// A device of the file: one that has not failed, if there is one.
+    pub(super) fn any_device(&self) -> Option<&Device> {
+        let devices = &self.mount().devices;
+
+        self.device_indexes()
+            .find_map(|index| devices.get(index))
+            .or_else(|| self.device_indexes().find_map(|index| devices.held(index)))
+    }
+
+    /// Whether it has dirty entries, maybe.
+    fn may_be_dirty(&self) -> bool {
+        // SAFETY: A file that has been mapped by mmap(2) has a DAX page cache.
+        self.file().is_some() && unsafe { DaxEntry::any_dirty(self.dax_mapping()) }
+    }
+
+    /// Whether some memory of its devices has failed, maybe of this file.
+    fn may_have_poison(&self) -> bool {
+        self.device_indexes()
+            .any(|index| self.mount().devices.get_sound(index).is_none())
     }
 }
 
@@ -80,14 +118,14 @@ fn drain() {
 ///
 /// # Safety
 ///
-/// Called by writeback, for `i_data` of a mapped inode.
+/// Called by writeback, for the DAX page cache of a mapped file whose inode is in use.
 pub(super) unsafe extern "C" fn writepages(
     mapping: *mut c::address_space,
     wbc: *mut c::writeback_control,
 ) -> ffi::c_int {
-    // SAFETY: The host of a page cache that has these operations is a mapped inode in use; writeback
-    // holds a reference to it, and no lock that a fault would take.
-    let ret = unsafe { write_back(mapping, wbc) };
+    // SAFETY: By the safety requirements; the host has the header. Writeback holds no lock that a fault would
+    // take.
+    let ret = unsafe { write_back(header((*mapping).host), wbc) };
 
     drain();
     ret
@@ -99,27 +137,27 @@ pub(super) unsafe extern "C" fn writepages(
 ///
 /// # Safety
 ///
-/// `mapping` is the page cache of a mapped inode in use, and the caller does not have its
-/// `invalidate_lock`.
-unsafe fn write_back(mapping: *mut c::address_space, wbc: *mut c::writeback_control) -> ffi::c_int {
-    // SAFETY: By the safety requirements.
-    let (header, invalidate_lock) = unsafe {
-        (
-            header((*mapping).host),
-            ptr::addr_of_mut!((*mapping).invalidate_lock),
-        )
-    };
-
-    header.writers_back.fetch_add(1, Ordering::Relaxed);
-    // SAFETY: As above. A fault that begins later sees the number.
-    let ret = unsafe {
-        c::down_write(invalidate_lock);
-        c::up_write(invalidate_lock);
-        flush_entries(mapping, wbc)
-    };
-    // A fault that sees this sees the new stamp, and which marks were taken off, too.
-    header.writers_back.fetch_sub(1, Ordering::Release);
-    ret
+/// The file is mapped, its inode in use, and the caller does not have the `invalidate_lock` of the DAX page cache.
+unsafe fn write_back(header: &Header, wbc: *mut c::writeback_control) -> ffi::c_int {
+    lockless::write_back::<AsWritten, _>(
+        &header.writers_back,
+        // SAFETY: By the safety requirements.
+        || drop(unsafe { NoFaults::lock(header) }),
+        || {
+            let flushing = Flushing::new(header.mount());
+            if !header.may_have_poison() {
+                // SAFETY: As above.
+                return unsafe { flush_entries(header, wbc, false) };
+            }
+            drop(flushing);
+            // SAFETY: As above, and no fault is under way.
+            unsafe {
+                let _no_faults = NoFaults::lock(header);
+                let _flushing = Flushing::new(header.mount());
+                flush_entries(header, wbc, true)
+            }
+        },
+    )
 }
 
 /// Flushes dirty DAX entries.
@@ -129,24 +167,135 @@ unsafe fn write_back(mapping: *mut c::address_space, wbc: *mut c::writeback_cont
 ///
 /// # Safety
 ///
-/// `mapping` is the page cache of a mapped inode in use or being evicted, and soft faults are held off.
+/// The file is mapped, or its memory kept, soft faults are held off, and the caller has [`Flushing`]. If some memory
+/// has failed as far as is known with that (`poison`), no fault is under way at all.
 unsafe fn flush_entries(
-    mapping: *mut c::address_space,
+    header: &Header,
     wbc: *mut c::writeback_control,
+    poison: bool,
 ) -> ffi::c_int {
-    // SAFETY: By the safety requirements.
-    let header = unsafe { header((*mapping).host) };
-    let device = header
-        .device_indexes()
-        .find_map(|index| header.mount().devices.held(index));
-    let ret = device.map_or(0, |device| {
-        // SAFETY: As above; the device is held until the last inode is gone.
+    let mapping = header.dax_mapping();
+    // SAFETY: The request is the caller's.
+    let (start, end) = unsafe { ((*wbc).range_start, (*wbc).range_end) };
+
+    if poison {
+        // SAFETY: By the safety requirements.
+        unsafe { hide_poison(header, start, end) };
+    }
+    let ret = header.any_device().map_or(0, |device| {
+        // SAFETY: As above; the device is held as long as the mount is there.
         unsafe { c::dax_writeback_mapping_range(mapping, device.as_raw(), wbc) }
     });
-
+    if poison {
+        // SAFETY: By the safety requirements.
+        unsafe { show_poison(header, start, end) };
+    }
+    if ret < 0 {
+        // SAFETY: By the safety requirements.
+        unsafe { record_loss(header) };
+    }
     // What was dirty may not be so any more, or may not be there for much longer.
-    header.stamp.store(new_stamp(), Ordering::Relaxed);
+    lockless::renew(&header.stamp, new_stamp());
     ret
+}
+
+/// Whether an entry has memory that is known to have failed.
+fn has_poison(entry: DaxEntry) -> bool {
+    entry
+        .frames()
+        .is_some_and(|(first, pages)| (first..first + pages).any(is_poisoned))
+}
+
+/// Calls `each` with each dirty entry from byte `start` to `end` that has failed memory, and one of its pages.
+/// What has not failed of it is flushed.
+///
+/// # Safety
+///
+/// As [`flush_entries`].
+unsafe fn for_each_poisoned(
+    header: &Header,
+    (start, end): (c::loff_t, c::loff_t),
+    mut each: impl FnMut(u64, DaxEntry),
+) {
+    let (first, last) = (start as u64 / PAGE, end as u64 / PAGE);
+
+    // SAFETY: By the safety requirements. The frames of an entry have a memory map, and those that have not
+    // failed are in the kernel's own mapping.
+    unsafe {
+        let mapping = header.dax_mapping();
+        DaxEntry::for_each(
+            mapping,
+            first,
+            last,
+            c::PAGECACHE_TAG_DIRTY,
+            |index, entry| {
+                let Some((first, pages)) = entry.frames().filter(|_| has_poison(entry)) else {
+                    return;
+                };
+                if let Some(device) = header.any_device() {
+                    for pfn in (first..first + pages).filter(|pfn| !is_poisoned(*pfn)) {
+                        c::fuse_dax_fmap_flush(device.as_raw(), pfn as ffi::c_ulong);
+                    }
+                }
+                each(index, entry);
+            },
+        );
+    }
+}
+
+/// Takes the dirty mark off entries with failed memory, so that DAX does not flush them as a whole. A single
+/// page is lost, and that is recorded.
+///
+/// # Safety
+///
+/// As [`flush_entries`].
+unsafe fn hide_poison(header: &Header, start: c::loff_t, end: c::loff_t) {
+    // SAFETY: By the safety requirements.
+    unsafe {
+        for_each_poisoned(header, (start, end), |index, entry| {
+            DaxEntry::set_dirty(header.dax_mapping(), index, false);
+            if !entry.is_huge() {
+                record_loss(header);
+            }
+        });
+    }
+}
+
+/// Puts the mark back where the rest of 2 MiB may still be mapped for writing.
+///
+/// # Safety
+///
+/// As [`flush_entries`].
+unsafe fn show_poison(header: &Header, start: c::loff_t, end: c::loff_t) {
+    let (first, last) = (start as u64 / PAGE, end as u64 / PAGE);
+
+    // SAFETY: By the safety requirements.
+    unsafe {
+        let mapping = header.dax_mapping();
+        DaxEntry::for_each(mapping, first, last, c::XA_PRESENT, |index, entry| {
+            if entry.is_huge() && has_poison(entry) {
+                DaxEntry::set_dirty(mapping, index, true);
+            }
+        });
+    }
+}
+
+/// Memory has failed from byte `start` to `end`, and that range has been unmapped: what has not failed of it is
+/// flushed, and it is clean then. What was stored to the rest is lost, which is recorded.
+///
+/// # Safety
+///
+/// The file is mapped, its inode in use, and no fault is under way.
+pub(super) unsafe fn flush_around_poison(header: &Header, start: c::loff_t, end: c::loff_t) {
+    // SAFETY: By the safety requirements.
+    unsafe {
+        for_each_poisoned(header, (start, end), |index, _| {
+            DaxEntry::set_dirty(header.dax_mapping(), index, false);
+            record_loss(header);
+        });
+    }
+    lockless::renew(&header.stamp, new_stamp());
+    drain();
 }
 
 /// All of bytes `start` to `end`.
@@ -160,98 +309,58 @@ fn everything_from(start: c::loff_t, end: c::loff_t) -> c::writeback_control {
     }
 }
 
-/// Flushes what is dirty of bytes `start` to `end` of an inode that nobody faults in.
+/// Flushes what is dirty of bytes `start` to `end` of a file in which nothing faults.
 ///
 /// # Safety
 ///
-/// The inode is mapped, and being evicted, or in use with the `invalidate_lock` of its page cache held
-/// exclusively.
-pub(super) unsafe fn flush_range(inode: *mut c::inode, start: c::loff_t, end: c::loff_t) -> Result {
+/// The file is mapped, and its inode evicted, or no fault is under way.
+pub(super) unsafe fn flush_range(header: &Header, start: c::loff_t, end: c::loff_t) -> Result {
     let mut wbc = everything_from(start, end);
+    let flushing = Flushing::new(header.mount());
     // SAFETY: By the safety requirements.
-    let ret = unsafe { flush_entries(ptr::addr_of_mut!((*inode).i_data), &mut wbc) };
+    let ret = unsafe { flush_entries(header, &mut wbc, header.may_have_poison()) };
+    drop(flushing);
 
     drain();
     to_result(ret)
 }
 
-/// [`flush_range`] of the whole file.
+/// Flushes what is dirty of bytes `start` to `end` of a file.
 ///
 /// # Safety
 ///
-/// As [`flush_range`].
-pub(super) unsafe fn flush(inode: *mut c::inode) -> Result {
-    // SAFETY: By the safety requirements.
-    unsafe { flush_range(inode, 0, c::loff_t::MAX) }
-}
+/// The file is mapped, and its inode in use.
+pub(super) unsafe fn write_back_range(header: &Header, start: c::loff_t, end: c::loff_t) -> Result {
+    let mut wbc = everything_from(start, end);
 
-/// Writes back what an inode has, mapped or not, and waits for it.
-///
-/// # Safety
-///
-/// The inode is in use.
-///
-/// # Errors
-///
-/// That of anybody who wrote.
-pub(crate) unsafe fn write_back_range(
-    inode: *mut c::inode,
-    start: c::loff_t,
-    end: c::loff_t,
-) -> Result {
-    // SAFETY: By the safety requirements.
-    to_result(unsafe { c::filemap_write_and_wait_range(&raw mut (*inode).i_data, start, end) })
+    if end < start || !header.may_be_dirty() {
+        return Ok(());
+    }
+    // SAFETY: As above.
+    to_result(unsafe { write_back(header, &mut wbc) })
 }
 
 /// Flushes all mapped files of a mount.
 ///
 /// # Safety
 ///
-/// `sb` is bound, and kept mounted by the caller.
+/// The superblock is kept mounted by the caller.
 ///
 /// # Errors
 ///
 /// The first one; the other files are flushed all the same.
-pub(crate) unsafe fn sync_all(sb: *mut c::super_block) -> Result {
+pub(crate) unsafe fn sync_all(mount: &Mount) -> Result {
     let mut result = Ok(());
 
-    let each = |inode: *mut c::inode| {
-        let mut wbc = everything_from(0, c::loff_t::MAX);
-        // SAFETY: The inode is mapped and held, and no lock of it is.
-        let ret = unsafe { write_back(ptr::addr_of_mut!((*inode).i_data), &mut wbc) };
-        result = result.and(to_result(ret));
-    };
-    // SAFETY: By the safety requirements.
-    unsafe { for_each_mapped(sb, each) };
+    let dirty = |header: &Header, _: *mut c::inode| header.may_be_dirty();
+    // SAFETY: By the safety requirements the mount stays, and its inodes are held while they are written.
+    unsafe {
+        mount.mapped_files.for_each(true, dirty, |header, _| {
+            result = result.and(write_back_range(header, 0, c::loff_t::MAX));
+        });
+    }
     drain();
     result
-}
-
-/// `file_write_and_wait_range()`, for what is in `i_data` whatever the file shows. DAX does not have to
-/// be waited for.
-///
-/// # Safety
-///
-/// `file` is an open mapped file.
-unsafe fn flush_file(file: *mut c::file, start: c::loff_t, end: c::loff_t) -> Result {
-    if end < start {
-        return Ok(());
-    }
-    // SAFETY: By the safety requirements the inode is in use; `f_lock` guards `f_wb_err`.
-    let (flushed, seen) = unsafe {
-        let i_data = &raw mut (*(*file).f_inode).i_data;
-        let lock = &raw mut (*file).f_lock;
-
-        let flushed = c::filemap_fdatawrite_range(i_data, start, end);
-        c::spin_lock(lock);
-        let seen =
-            c::errseq_check_and_advance(&raw mut (*i_data).wb_err, &raw mut (*file).f_wb_err);
-        c::spin_unlock(lock);
-        // Forgets it for those who do not keep count.
-        c::filemap_check_errors(i_data);
-        (flushed, seen)
-    };
-    to_result(flushed).and(to_result(seen))
 }
 
 /// fsync(2) and its kin: flushes first, and then asks the server, if there is one to be asked.
@@ -260,22 +369,24 @@ unsafe fn flush_file(file: *mut c::file, start: c::loff_t, end: c::loff_t) -> Re
 ///
 /// # Safety
 ///
-/// Called by the VFS, for an open mapped file.
+/// Called by the VFS, for an open file of a mapped inode.
 pub(super) unsafe extern "C" fn fsync(
     file: *mut c::file,
     start: c::loff_t,
     end: c::loff_t,
     datasync: ffi::c_int,
 ) -> ffi::c_int {
-    // SAFETY: The VFS passes an open file.
-    let flushed = unsafe { flush_file(file, start, end) };
+    // SAFETY: The VFS passes an open file, and it is mapped.
+    let header = unsafe { header((*file).f_inode) };
+    // SAFETY: As above.
+    let flushed = unsafe { write_back_range(header, start, end) };
     drain();
-    // SAFETY: As above, and it is mapped.
-    let lost = if unsafe { header((*file).f_inode) }.has_failed_device() {
+    let lost = if header.has_failed_device() {
         Err(EIO)
     } else {
         Ok(())
     };
+    // It also reports what was recorded as lost, once for each open file.
     // SAFETY: As above, with the VFS's arguments.
     let asked = unsafe { fuse::plain_fsync(file, start, end, datasync) };
 

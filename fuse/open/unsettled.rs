@@ -1,0 +1,202 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! A file that FUSE opened before it was known whether it is mapped: by CREATE, or for neither reading nor
+//! writing.
+//!
+//! It is FUSE's until another opener brings the map, and memory from then on. What it was mapped to before, by
+//! mmap(2), stays FUSE's page cache.
+
+use kernel::{
+    ffi,
+    prelude::*, //
+};
+
+use crate::{
+    bindings::kernel as c,
+    fmap_ops::Mount,
+    iomap::{
+        self,
+        State, //
+    }, //
+};
+
+use super::{
+    super::{
+        Connection,
+        Inode, //
+    },
+    GATE, //
+};
+
+/// The operations that such a file has at the moment.
+///
+/// # Safety
+///
+/// The file is open, and has the table of unsettled or idle files.
+unsafe fn now(file: *const c::file) -> &'static c::file_operations {
+    static NONE: super::Table<c::file_operations> = super::Table(pin_init::zeroed());
+
+    let Some(gate) = GATE.as_ref().map(|table| &table.0) else {
+        return &NONE.0;
+    };
+    // SAFETY: By the safety requirements the inode is in use.
+    match iomap::state(unsafe { Inode::new((*file).f_inode) }) {
+        State::Mapped => &gate.mapped,
+        // SAFETY: FUSE's table is static.
+        _ => unsafe { &*gate.plain },
+    }
+}
+
+/// The right to change a file through FUSE: while a task has it, the file does not become a mapped one.
+struct Changing<'a> {
+    mount: &'a Mount,
+    key: usize,
+}
+
+impl<'a> Changing<'a> {
+    /// `None` if the file is mapped.
+    ///
+    /// # Errors
+    ///
+    /// [`ENOMEM`].
+    ///
+    /// # Safety
+    ///
+    /// The file is open, of a bound mount, and stays so as long as the result.
+    unsafe fn new(file: *const c::file) -> Result<Option<Self>> {
+        // SAFETY: By the safety requirements.
+        let (inode, conn) = unsafe {
+            let inode = (*file).f_inode;
+            (Inode::new(inode), Connection::of((*inode).i_sb).ok_or(EIO)?)
+        };
+        let (mount, key) = (conn.mount(), inode.key());
+        let mut changing = mount.changing.lock();
+
+        if iomap::state(inode) == State::Mapped {
+            return Ok(None);
+        }
+        changing.push(key, GFP_ATOMIC)?;
+        Ok(Some(Self { mount, key }))
+    }
+}
+
+impl Drop for Changing<'_> {
+    fn drop(&mut self) {
+        let mut changing = self.mount.changing.lock();
+
+        if let Some(at) = changing.iter().position(|key| *key == self.key) {
+            let _ = changing.remove(at);
+        }
+    }
+}
+
+/// Operations that are passed on to those of the moment. Those that `change` the file keep it what it is
+/// meanwhile.
+macro_rules! pass_on {
+    (@right look, $file:expr) => {
+        Ok::<_, Error>(())
+    };
+    (@right change, $file:expr) => {
+        // SAFETY: The VFS keeps the file open meanwhile.
+        unsafe { Changing::new($file) }
+    };
+    ($($how:ident $name:ident($file:expr; $($arg:ident: $type:ty),*) -> $ret:ty, or $none:expr;)*) => {
+        $(
+            /// # Safety
+            ///
+            /// Called by the VFS, for an open file with the table of unsettled or idle files.
+            // Results are integers of several sizes.
+            #[allow(clippy::cast_lossless)]
+            unsafe extern "C" fn $name($($arg: $type),*) -> $ret {
+                let _right = match pass_on!(@right $how, $file) {
+                    Ok(right) => right,
+                    Err(errno) => return errno.to_errno() as $ret,
+                };
+                // SAFETY: By the safety requirements the VFS's arguments are valid.
+                match unsafe { now($file).$name } {
+                    // SAFETY: As above, passed on.
+                    Some($name) => unsafe { $name($($arg),*) },
+                    None => $none,
+                }
+            }
+        )*
+    };
+}
+
+pass_on! {
+    look llseek(file; file: *mut c::file, offset: c::loff_t, whence: ffi::c_int) -> c::loff_t,
+        or ESPIPE.to_errno().into();
+    look read_iter((*iocb).ki_filp; iocb: *mut c::kiocb, to: *mut c::iov_iter) -> isize,
+        or EINVAL.to_errno() as isize;
+    change write_iter((*iocb).ki_filp; iocb: *mut c::kiocb, from: *mut c::iov_iter) -> isize,
+        or EINVAL.to_errno() as isize;
+    change mmap(file; file: *mut c::file, vma: *mut c::vm_area_struct) -> ffi::c_int,
+        or ENODEV.to_errno();
+    look flush(file; file: *mut c::file, id: c::fl_owner_t) -> ffi::c_int,
+        or 0;
+    look fsync(file; file: *mut c::file, start: c::loff_t, end: c::loff_t, datasync: ffi::c_int)
+        -> ffi::c_int, or EINVAL.to_errno();
+    look splice_read(file; file: *mut c::file, pos: *mut c::loff_t, pipe: *mut c::pipe_inode_info,
+        len: usize, flags: ffi::c_uint) -> isize, or EINVAL.to_errno() as isize;
+    change splice_write(file; pipe: *mut c::pipe_inode_info, file: *mut c::file,
+        pos: *mut c::loff_t, len: usize, flags: ffi::c_uint) -> isize,
+        or EINVAL.to_errno() as isize;
+    change fallocate(file; file: *mut c::file, mode: ffi::c_int, offset: c::loff_t, len: c::loff_t)
+        -> ffi::c_long, or EOPNOTSUPP.to_errno() as ffi::c_long;
+}
+
+/// posix_fadvise(2) and readahead(2): what is read ahead would go into FUSE's page cache, where a mapped file's
+/// bytes are not, and may ask the server for bytes that only the memory has.
+///
+/// # Safety
+///
+/// Called by the VFS, for an open file with the table of unsettled or idle files.
+unsafe extern "C" fn fadvise(
+    file: *mut c::file,
+    offset: c::loff_t,
+    len: c::loff_t,
+    advice: ffi::c_int,
+) -> ffi::c_int {
+    // SAFETY: By the safety requirements the file is open, and its inode in use.
+    let useless = unsafe {
+        super::is_idle(file) || iomap::state(Inode::new((*file).f_inode)) == State::Mapped
+    };
+    if useless && advice == c::POSIX_FADV_WILLNEED as ffi::c_int {
+        return 0;
+    }
+    // SAFETY: The VFS's arguments, passed on.
+    unsafe { c::generic_fadvise(file, offset, len, advice) }
+}
+
+/// The file is closed. It may have been mapped by mmap(2), as a mapped one.
+///
+/// # Safety
+///
+/// Called by the VFS, for a file with the table of unsettled or idle files that is being closed.
+unsafe extern "C" fn release(inode: *mut c::inode, file: *mut c::file) -> ffi::c_int {
+    // SAFETY: By the safety requirements; the file keeps its inode until the VFS is done with it.
+    unsafe {
+        iomap::closed(inode, false);
+        super::plain_release_of(inode, file)
+    }
+}
+
+/// The operations of an unsettled file.
+pub(super) fn file_operations(plain: &c::file_operations) -> c::file_operations {
+    c::file_operations {
+        llseek: Some(llseek),
+        read_iter: Some(read_iter),
+        write_iter: Some(write_iter),
+        mmap: Some(mmap),
+        flush: Some(flush),
+        fsync: Some(fsync),
+        splice_read: Some(splice_read),
+        splice_write: Some(splice_write),
+        fallocate: Some(fallocate),
+        fadvise: Some(fadvise),
+        release: Some(release),
+        // The VFS does it by splicing, which is passed on.
+        copy_file_range: None,
+        ..*plain
+    }
+}

@@ -1,0 +1,202 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! What is done without a lock, or beside one: the steps, and the memory ordering of each.
+//!
+//! This file is compiled twice: into the module, and into `tools/model`, which runs it on the host over all
+//! interleavings and all that memory may answer, and shows what goes wrong with an ordering that is weaker.
+//! So it names nothing of the kernel. What includes it has the types of atomic words in `atomics`, and says
+//! how DAX and the memory manager are asked ([`Place`]).
+//!
+//! A function takes the orderings as its first parameter, which is always [`AsWritten`] in the module.
+
+use super::atomics::{
+    self,
+    AtomicPtr,
+    AtomicU32,
+    AtomicU64,
+    Ordering, //
+};
+
+/// The ordering of each access that needs one, and what for. All others are relaxed.
+pub(crate) trait Orders: 'static {
+    /// A writer takes itself off ([`write_back`]): a fault that sees this sees the new stamp, and which
+    /// marks are gone.
+    const WRITTEN_BACK: Ordering = Ordering::Release;
+    /// A fault looks for writers ([`look_up`]): pairs with `WRITTEN_BACK`.
+    const QUIET: Ordering = Ordering::Acquire;
+    /// A fault notes something in a folio: a fault that sees the note sees what the folio is.
+    const SET_NOTE: Ordering = Ordering::Release;
+    /// A fault reads a note: pairs with `SET_NOTE`. What the folio is, is looked at afterwards.
+    const NOTE: Ordering = Ordering::Acquire;
+    /// A fault has seen DAX's entry: pairs with the release of DAX when it puts the entry there. (The
+    /// kernel's own readers follow a pointer in the entry. A fault knows the page frame already.)
+    const ENTRY: Ordering = Ordering::Acquire;
+    /// A header is published: what sees it, sees it whole.
+    const PUBLISH: Ordering = Ordering::Release;
+    /// An open looks whether there is a header: pairs with `PUBLISH`.
+    const STATE: Ordering = Ordering::Acquire;
+    /// A device is put into its slot: what sees it, sees it whole.
+    const FILL: Ordering = Ordering::Release;
+    /// A fault, a read or a write looks for the device: pairs with `FILL`.
+    const SOUND: Ordering = Ordering::Acquire;
+    /// Between putting a device in and looking at the slot's health.
+    const FILLED: Ordering = Ordering::SeqCst;
+    /// Between marking the slot and taking its device away. Of these two tasks, one sees the other.
+    const MARKED: Ordering = Ordering::SeqCst;
+}
+
+/// The orderings that the module has.
+pub(crate) enum AsWritten {}
+
+impl Orders for AsWritten {}
+
+#[inline]
+fn fence(order: Ordering) {
+    // A relaxed one is none.
+    if order != Ordering::Relaxed {
+        atomics::fence(order);
+    }
+}
+
+// --- Faults and writeback -----------------------------------------------------------------------
+
+/// Beside the stamp in a folio's note: its entry in the page cache is marked dirty.
+pub(crate) const DIRTY: u64 = 1;
+
+/// A page of a file, and the page frame that the program says is there.
+///
+/// The fault has the `invalidate_lock` of the page cache shared meanwhile.
+pub(crate) trait Place {
+    /// A folio, of any tenant.
+    type Folio: Copy;
+    /// A folio whose tenant is this place, and all that is known of it.
+    type Tenancy;
+
+    /// The folio that the frame is in now.
+    fn folio(&self) -> Self::Folio;
+
+    /// What a tenant has noted in a folio, maybe another one, maybe long ago.
+    fn note(&self, folio: Self::Folio, order: Ordering) -> u64;
+
+    /// Notes something else, in a folio of this place.
+    fn set_note(&self, folio: Self::Folio, note: u64, order: Ordering);
+
+    /// Whether DAX has an entry for this place that has this frame, and has done with it.
+    fn has_entry(&self) -> bool;
+
+    /// What the folio says of its tenant, if that is this place.
+    fn tenancy(&self, folio: Self::Folio) -> Option<Self::Tenancy>;
+
+    /// Whether the entry is marked dirty.
+    fn is_marked(&self, tenancy: &Self::Tenancy) -> bool;
+}
+
+/// A fault looks whether a page of a file may be mapped without DAX. Returns `None` if the place does not
+/// have the frame, or it cannot be seen so; and whether nothing else has to be done, which is so for a store if
+/// it is known that the entry is dirty and stays so.
+#[inline]
+pub(crate) fn look_up<O: Orders, P: Place>(
+    writers: &AtomicU32,
+    stamp: &AtomicU64,
+    place: &P,
+    write: bool,
+) -> Option<(P::Tenancy, bool)> {
+    // In this order: who writes back from now on waits for the lock, and stamps afterwards.
+    let quiet = writers.load(O::QUIET) == 0;
+    let stamp = stamp.load(Ordering::Relaxed);
+    let mut folio = place.folio();
+    let mut note = place.note(folio, O::NOTE);
+    if note & !DIRTY != stamp {
+        if !place.has_entry() {
+            return None;
+        }
+        fence(O::ENTRY);
+        // What it was before, somebody may have been about to change.
+        folio = place.folio();
+        note = stamp;
+        place.set_note(folio, note, O::SET_NOTE);
+    }
+    // Only now, and all of it: what the folio was before it had the note does not count.
+    let tenancy = place.tenancy(folio)?;
+    let mut may_map = !write;
+    if write && quiet {
+        if note & DIRTY == 0 && place.is_marked(&tenancy) {
+            note |= DIRTY;
+            place.set_note(folio, note, O::SET_NOTE);
+        }
+        may_map = note & DIRTY != 0;
+    }
+    Some((tenancy, may_map))
+}
+
+/// Writes back while faults leave dirty entries alone.
+///
+/// `pass` waits until the faults are over that are under way: they may have found an entry dirty before.
+/// `flush` then finds what they have mapped, and gives the file a new stamp.
+pub(crate) fn write_back<O: Orders, T>(
+    writers: &AtomicU32,
+    pass: impl FnOnce(),
+    flush: impl FnOnce() -> T,
+) -> T {
+    // A fault that begins after `pass` sees this number, or a later one.
+    writers.fetch_add(1, Ordering::Relaxed);
+    pass();
+    let flushed = flush();
+    writers.fetch_sub(1, O::WRITTEN_BACK);
+    flushed
+}
+
+/// Gives a file a new stamp, once marks were taken off its entries, or before entries are removed.
+pub(crate) fn renew(stamp: &AtomicU64, new: u64) {
+    stamp.store(new, Ordering::Relaxed);
+}
+
+/// A number that `last` never was. Stamps are even.
+pub(crate) fn next_stamp(last: &AtomicU64, now: u64) -> u64 {
+    let after = |last: u64| (now & !DIRTY).max(last + 2);
+
+    match last.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |last| {
+        Some(after(last))
+    }) {
+        Ok(last) | Err(last) => after(last),
+    }
+}
+
+// --- A header that is published -----------------------------------------------------------------
+
+/// Publishes a header, or what else says what a file is.
+pub(crate) fn publish<O: Orders, T>(word: &AtomicPtr<T>, header: *mut T) {
+    word.store(header, O::PUBLISH);
+}
+
+/// What has been published of a file. What comes later to the same file, in this task or in one that this
+/// one has given the file to, may load the word as it likes.
+pub(crate) fn published<O: Orders, T>(word: &AtomicPtr<T>) -> *mut T {
+    word.load(O::STATE)
+}
+
+// --- A device that fails ------------------------------------------------------------------------
+
+/// Puts a device into its slot, unless the slot has been marked.
+pub(crate) fn fill<O: Orders, T>(sound: &AtomicPtr<T>, health: &AtomicU32, device: *mut T) {
+    sound.store(device, O::FILL);
+    fence(O::FILLED);
+    // What was marked meanwhile found nothing to take away.
+    if health.load(Ordering::Relaxed) != 0 {
+        sound.store(core::ptr::null_mut(), Ordering::Relaxed);
+    }
+}
+
+/// Marks a slot, and takes its device out of the sight of faults. Those that have seen it have a lock that
+/// the caller takes afterwards.
+pub(crate) fn mark<O: Orders, T>(sound: &AtomicPtr<T>, health: &AtomicU32, mark: u32) {
+    health.fetch_or(mark, Ordering::Relaxed);
+    fence(O::MARKED);
+    sound.store(core::ptr::null_mut(), Ordering::Relaxed);
+}
+
+/// The device of a slot, if nothing is wrong with it.
+#[inline]
+pub(crate) fn sound<O: Orders, T>(sound: &AtomicPtr<T>) -> *mut T {
+    sound.load(O::SOUND)
+}

@@ -1,0 +1,410 @@
+// SPDX-License-Identifier: GPL-2.0
+//! Faults without DAX: beside writeback, beside other faults, and beside memory that is given up.
+
+use loom::sync::{Arc, RwLock};
+use loom::thread;
+
+use crate::atomics::{AtomicBool, Ordering};
+use crate::check::{fails, run, run_interrupted, weaker};
+use crate::files::{At, LOST, NO_ENTRY, NOT_BLANK, NOTES, READ, Slip, WRITE, World};
+use crate::lockless::{AsWritten, DIRTY, Orders};
+
+type Task = Box<dyn FnOnce(&World) + Send>;
+
+fn task(task: impl FnOnce(&World) + Send + 'static) -> Task {
+    Box::new(task)
+}
+
+/// Runs tasks at once, and looks at what they leave.
+fn at_once(world: World, tasks: impl IntoIterator<Item = Task>) {
+    let world = Arc::new(world);
+    let mut tasks = tasks.into_iter();
+    let here = tasks.next();
+    let threads: Vec<_> = tasks
+        .map(|task| {
+            let world = world.clone();
+            thread::spawn(move || task(&world))
+        })
+        .collect();
+
+    if let Some(here) = here {
+        here(&world);
+    }
+    for thread in threads {
+        thread.join().unwrap();
+    }
+    world.check();
+}
+
+// --- Writeback ----------------------------------------------------------------------------------
+
+/// What the folio's note says at first.
+type Note = fn(u64) -> u64;
+
+const DIRTY_NOTE: Note = |stamp| stamp | DIRTY;
+
+fn stores<O: Orders>(times: usize, slip: Slip) -> Task {
+    task(move |world| {
+        for _ in 0..times {
+            world.store_with_fault::<O>(WRITE, slip);
+        }
+    })
+}
+
+fn fsync<O: Orders>(slip: Slip) -> Task {
+    task(move |world| world.fsync::<O>(slip))
+}
+
+/// A task stores to a page that is dirty, in a mapping that does not have it yet, beside fsync(2): so many
+/// times, and faults again if the page was protected meanwhile.
+fn stores_and_fsync<O: Orders>(times: usize, note: Note, slip: Slip) {
+    at_once(
+        World::with_dirty_page(note),
+        [stores::<O>(times, slip), fsync::<O>(slip)],
+    );
+}
+
+#[test]
+fn what_is_stored_beside_fsync_is_not_lost() {
+    for note in NOTES {
+        run(move || stores_and_fsync::<AsWritten>(1, note, Slip::None));
+        run(move || stores_and_fsync::<AsWritten>(2, note, Slip::None));
+    }
+}
+
+#[test]
+fn what_two_tasks_store_beside_fsync_is_not_lost() {
+    run_interrupted(3, || {
+        at_once(
+            World::with_dirty_page(DIRTY_NOTE),
+            [
+                stores::<AsWritten>(1, Slip::None),
+                stores::<AsWritten>(1, Slip::None),
+                fsync::<AsWritten>(Slip::None),
+            ],
+        );
+    });
+}
+
+#[test]
+fn what_is_stored_beside_two_fsyncs_is_not_lost() {
+    run_interrupted(3, || {
+        at_once(
+            World::with_dirty_page(DIRTY_NOTE),
+            [
+                stores::<AsWritten>(1, Slip::None),
+                fsync::<AsWritten>(Slip::None),
+                fsync::<AsWritten>(Slip::None),
+            ],
+        );
+    });
+}
+
+#[test]
+fn a_store_is_lost_if_the_writer_does_not_release() {
+    fails(LOST, || {
+        stores_and_fsync::<weaker::WrittenBack>(1, DIRTY_NOTE, Slip::None);
+    });
+}
+
+#[test]
+fn a_store_is_lost_if_the_fault_does_not_acquire() {
+    fails(LOST, || {
+        stores_and_fsync::<weaker::Quiet>(1, DIRTY_NOTE, Slip::None);
+    });
+}
+
+#[test]
+fn a_store_is_lost_if_the_fault_reads_the_stamp_before_it_looks_for_writers() {
+    fails(LOST, || {
+        stores_and_fsync::<AsWritten>(1, DIRTY_NOTE, Slip::StampBeforeQuiet);
+    });
+}
+
+#[test]
+fn a_store_is_lost_if_the_fault_does_not_look_for_writers() {
+    for note in NOTES {
+        fails(LOST, move || {
+            stores_and_fsync::<AsWritten>(1, note, Slip::NeverQuiet);
+        });
+    }
+}
+
+#[test]
+fn a_store_is_lost_if_the_writer_does_not_wait_for_faults() {
+    for note in NOTES {
+        fails(LOST, move || {
+            stores_and_fsync::<AsWritten>(1, note, Slip::NoPass);
+        });
+    }
+}
+
+#[test]
+fn a_store_is_lost_without_a_new_stamp() {
+    fails(LOST, || {
+        stores_and_fsync::<AsWritten>(1, DIRTY_NOTE, Slip::NoStamp);
+    });
+}
+
+#[test]
+fn a_store_is_lost_if_the_stamp_comes_before_the_writer_waits() {
+    fails(LOST, || {
+        stores_and_fsync::<AsWritten>(2, DIRTY_NOTE, Slip::StampBeforePass);
+    });
+}
+
+/// A fault that sees the new stamp early sees the writer, too, and notes nothing that could be wrong later.
+#[test]
+fn whether_the_stamp_comes_before_or_after_flushing_does_not_matter() {
+    for note in NOTES {
+        run(move || stores_and_fsync::<AsWritten>(2, note, Slip::StampBeforeFlush));
+    }
+}
+
+/// What a note says of the mark is ordered by the lock: the mark is older than the note, and who takes it off
+/// has had the lock in between.
+#[test]
+fn the_ordering_of_notes_does_not_matter_for_the_mark() {
+    run(|| stores_and_fsync::<weaker::Note>(2, DIRTY_NOTE, Slip::None));
+    run(|| stores_and_fsync::<weaker::SetNote>(2, DIRTY_NOTE, Slip::None));
+}
+
+// --- Memory that comes from another file --------------------------------------------------------
+
+/// A read fault of file 1.
+fn at(index: usize, frame: usize) -> At {
+    At {
+        file: 1,
+        index,
+        frame,
+        write: false,
+    }
+}
+
+/// A file reads a page for the first time, twice at once.
+fn first_faults<O: Orders>() {
+    let read = || {
+        task(|world| {
+            world.fault::<O>(READ, Slip::None);
+        })
+    };
+    at_once(World::new(1), [read(), read()]);
+}
+
+#[test]
+fn two_first_faults_map_the_same() {
+    run(first_faults::<AsWritten>);
+}
+
+/// A page frame of another file becomes page 1 of this one. Its program says that it is page 0, too.
+fn second_place<O: Orders>(slip: Slip) {
+    at_once(
+        World::with_small_folio(),
+        [
+            task(move |world| {
+                world.evict_other();
+                world.fault::<O>(at(1, 0), slip);
+                world.fault::<O>(at(1, 0), slip);
+            }),
+            task(move |world| world.soft_fault::<O>(at(0, 0), slip)),
+        ],
+    );
+}
+
+#[test]
+fn memory_has_one_place_in_a_file_whatever_the_program_says() {
+    run(|| second_place::<AsWritten>(Slip::None));
+}
+
+#[test]
+fn memory_has_two_places_if_notes_are_not_released_or_not_acquired() {
+    fails(NO_ENTRY, || second_place::<weaker::SetNote>(Slip::None));
+    fails(NO_ENTRY, || second_place::<weaker::Note>(Slip::None));
+}
+
+#[test]
+fn memory_has_two_places_if_the_index_is_read_before_the_note() {
+    fails(NO_ENTRY, || {
+        second_place::<AsWritten>(Slip::IndexBeforeNote);
+    });
+}
+
+/// A large folio of another file is taken apart. The first page of it becomes page 0 of this file, and is noted.
+/// Its program says where page 1 is, too, and is right; but DAX has no entry for that.
+fn neighbour<O: Orders>(slip: Slip) {
+    at_once(
+        World::with_large_folio(),
+        [
+            task(move |world| {
+                world.evict_other();
+                world.fault::<O>(at(0, 0), slip);
+                world.fault::<O>(at(0, 0), slip);
+            }),
+            task(move |world| world.soft_fault::<O>(at(1, 1), slip)),
+        ],
+    );
+}
+
+#[test]
+fn the_note_of_a_page_does_not_count_for_what_was_behind_it_in_the_folio() {
+    run(|| neighbour::<AsWritten>(Slip::None));
+}
+
+#[test]
+fn a_neighbour_is_mapped_if_the_folio_is_believed_to_be_what_it_was() {
+    fails(NO_ENTRY, || neighbour::<AsWritten>(Slip::OldHead));
+}
+
+#[test]
+fn a_neighbour_is_mapped_if_notes_are_not_released_or_not_acquired() {
+    fails(NO_ENTRY, || neighbour::<weaker::SetNote>(Slip::None));
+    fails(NO_ENTRY, || neighbour::<weaker::Note>(Slip::None));
+}
+
+/// A page of a large folio of another file becomes one of this file, and two faults find that.
+fn arrival<O: Orders>(slip: Slip) {
+    at_once(
+        World::with_large_folio(),
+        [
+            task(move |world| {
+                world.evict_other();
+                world.fault::<O>(at(1, 1), slip);
+            }),
+            task(move |world| world.soft_fault::<O>(at(1, 1), slip)),
+        ],
+    );
+}
+
+#[test]
+fn a_fault_notes_something_in_folios_of_its_own_file_only() {
+    run(|| arrival::<AsWritten>(Slip::None));
+}
+
+#[test]
+fn a_fault_notes_something_elsewhere_if_it_does_not_acquire_the_entry() {
+    fails(NOT_BLANK, || arrival::<weaker::Entry>(Slip::None));
+}
+
+#[test]
+fn a_fault_notes_something_elsewhere_if_it_does_not_look_for_the_folio_again() {
+    fails(NOT_BLANK, || arrival::<AsWritten>(Slip::OldFolio));
+}
+
+/// DAX puts the frame into the entry once the folio says whose it is. So what a fault finds in a locked entry
+/// is right; that it looks at the lock saves it from relying on that.
+#[test]
+fn whether_the_entry_is_locked_does_not_matter() {
+    run(|| second_place::<AsWritten>(Slip::LockedEntry));
+    run(|| neighbour::<AsWritten>(Slip::LockedEntry));
+    run(|| arrival::<AsWritten>(Slip::LockedEntry));
+    run(|| stores_and_fsync::<AsWritten>(2, DIRTY_NOTE, Slip::LockedEntry));
+}
+
+// --- Entries that are dropped -------------------------------------------------------------------
+
+/// The entry of a dirty page is dropped. It comes back clean, and a task stores to it.
+fn drop_and_store<O: Orders>(slip: Slip) {
+    at_once(
+        World::with_dirty_page(DIRTY_NOTE),
+        [
+            task(move |world| {
+                world.drop_entry(slip);
+                world.fault::<O>(READ, slip);
+            }),
+            stores::<O>(1, slip),
+        ],
+    );
+}
+
+/// The entry is dropped, and nothing else, beside a fault that finds the note.
+fn drop_and_read<O: Orders>(slip: Slip) {
+    at_once(
+        World::with_dirty_page(DIRTY_NOTE),
+        [
+            task(move |world| world.drop_entry(slip)),
+            task(move |world| world.soft_fault::<O>(READ, slip)),
+        ],
+    );
+}
+
+#[test]
+fn no_page_of_a_dropped_entry_is_mapped_and_what_is_stored_later_is_not_lost() {
+    run(|| drop_and_read::<AsWritten>(Slip::None));
+    run(|| drop_and_store::<AsWritten>(Slip::None));
+}
+
+#[test]
+fn a_page_is_mapped_if_entries_are_dropped_without_the_lock() {
+    fails(NO_ENTRY, || drop_and_read::<AsWritten>(Slip::NoLock));
+}
+
+#[test]
+fn a_store_is_lost_with_neither_new_stamp_nor_blank_folio() {
+    fails(LOST, || {
+        drop_and_store::<AsWritten>(Slip::NoStampAndNoteStays);
+    });
+}
+
+/// The stamp is what the flush gives; the note has to go for the memory's next tenant.
+#[test]
+fn either_new_stamp_or_blank_folio_would_do_for_the_file_itself() {
+    run(|| drop_and_store::<AsWritten>(Slip::NoStamp));
+    fails(NOT_BLANK, || drop_and_read::<AsWritten>(Slip::NoteStays));
+}
+
+#[test]
+fn the_ordering_of_notes_and_writers_does_not_matter_under_the_lock() {
+    run(|| drop_and_store::<weaker::Note>(Slip::None));
+    run(|| drop_and_store::<weaker::SetNote>(Slip::None));
+    run(|| drop_and_store::<weaker::Quiet>(Slip::None));
+    run(|| drop_and_store::<weaker::Entry>(Slip::None));
+}
+
+// --- Inodes that go bad -------------------------------------------------------------------------
+
+/// FUSE marks an inode bad, a task finds that and unmaps the file, and another one faults.
+fn goes_bad(looks_with_lock: bool) {
+    struct File {
+        is_bad: AtomicBool,
+        invalidate_lock: RwLock<()>,
+        mapped: AtomicBool,
+    }
+    let file = Arc::new(File {
+        is_bad: AtomicBool::new(false),
+        invalidate_lock: RwLock::new(()),
+        mapped: AtomicBool::new(false),
+    });
+    let fault = {
+        let file = file.clone();
+        thread::spawn(move || {
+            let early = file.is_bad.load(Ordering::Relaxed);
+            let _shared = file.invalidate_lock.read().unwrap();
+            let is_bad = match looks_with_lock {
+                true => file.is_bad.load(Ordering::Relaxed),
+                false => early,
+            };
+            if !is_bad {
+                file.mapped.store(true, Ordering::Relaxed);
+            }
+        })
+    };
+    let fuse = {
+        let file = file.clone();
+        thread::spawn(move || file.is_bad.store(true, Ordering::Relaxed))
+    };
+
+    let found = file.is_bad.load(Ordering::Relaxed);
+    if found {
+        let _no_faults = file.invalidate_lock.write().unwrap();
+        file.mapped.store(false, Ordering::Relaxed);
+    }
+    fault.join().unwrap();
+    fuse.join().unwrap();
+    assert!(!found || !file.mapped.load(Ordering::Relaxed), "{NO_ENTRY}");
+}
+
+#[test]
+fn a_file_that_was_found_bad_is_not_mapped_again() {
+    run(|| goes_bad(true));
+    fails(NO_ENTRY, || goes_bad(false));
+}

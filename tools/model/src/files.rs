@@ -1,0 +1,514 @@
+// SPDX-License-Identifier: GPL-2.0
+//! Files in memory: what DAX and the memory manager do, as far as faults without DAX have to do with it.
+
+use std::cell::Cell;
+
+use loom::sync::{Mutex, RwLock};
+
+use crate::atomics::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
+use crate::lockless::{DIRTY, Orders, Place, look_up, next_stamp, renew, write_back};
+
+pub const LOST: &str = "a page is writable, or has data that are not flushed, and is not dirty";
+pub const NO_ENTRY: &str = "a page is mapped for which there is no entry";
+const NOT_ITS_OWN: &str = "a page is mapped where it does not belong";
+
+pub const NOT_BLANK: &str = "memory that nobody has is not blank";
+
+/// Page frames, and pages of a file.
+const PAGES: usize = 2;
+
+/// A page frame, with what there is of a folio if it is the first one of it.
+struct Frame {
+    /// `compound_head()`: the first frame of the folio.
+    head: AtomicUsize,
+    /// `folio_nr_pages()`.
+    pages: AtomicUsize,
+    /// `folio->mapping`: a file, or 0.
+    mapping: AtomicUsize,
+    /// `folio->index`.
+    index: AtomicUsize,
+    /// `folio->private`.
+    note: AtomicU64,
+}
+
+/// A page of a file.
+struct Page {
+    /// DAX's lock of the entry. (What it does with the tree locked is inside.)
+    entry_lock: Mutex<()>,
+    /// 0 for none, or [`LOCKED`], or a frame by [`entry_of`].
+    entry: AtomicUsize,
+    /// `PAGECACHE_TAG_DIRTY`.
+    dirty: AtomicBool,
+    /// The page table of a task that maps the file, with its lock.
+    pte: Mutex<Pte>,
+}
+
+const LOCKED: usize = 1;
+
+fn entry_of(frame: usize) -> usize {
+    (frame + 1) << 1
+}
+
+#[derive(Clone, Copy, Default)]
+pub struct Pte {
+    pub present: bool,
+    pub writable: bool,
+    /// Something was stored, and not flushed.
+    pub stored: bool,
+}
+
+pub struct File {
+    /// Not 0.
+    id: usize,
+    invalidate_lock: RwLock<()>,
+    pub writers: AtomicU32,
+    pub stamp: AtomicU64,
+    pages: Vec<Page>,
+}
+
+pub struct World {
+    frames: Vec<Frame>,
+    pub files: Vec<File>,
+    /// Who may change who has which memory.
+    tenants: Mutex<()>,
+    last_stamp: AtomicU64,
+}
+
+/// What is left out, or done otherwise, than in the module.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Slip {
+    None,
+    /// A fault reads the stamp before it looks for writers.
+    StampBeforeQuiet,
+    /// A fault does not look for writers.
+    NeverQuiet,
+    /// A fault takes a locked entry for one that DAX has done with.
+    LockedEntry,
+    /// A fault believes an index that it has read before the note.
+    IndexBeforeNote,
+    /// A fault believes that the frame is still behind the one that was the first of its folio.
+    OldHead,
+    /// A fault does not read the folio again after it has seen the entry.
+    OldFolio,
+    /// Who writes back does not wait for faults.
+    NoPass,
+    /// The new stamp comes between waiting for faults and flushing.
+    StampBeforeFlush,
+    /// The new stamp comes before waiting for faults.
+    StampBeforePass,
+    /// No new stamp.
+    NoStamp,
+    /// What is noted in a folio stays when its entry is dropped.
+    NoteStays,
+    /// Neither new stamp nor note.
+    NoStampAndNoteStays,
+    /// Entries are dropped without the lock.
+    NoLock,
+}
+
+impl World {
+    /// Some files of which nothing is known yet, in memory that nobody has.
+    pub fn new(files: usize) -> Self {
+        let frame = |head| Frame {
+            head: AtomicUsize::new(head),
+            pages: AtomicUsize::new(1),
+            mapping: AtomicUsize::new(0),
+            index: AtomicUsize::new(0),
+            note: AtomicU64::new(0),
+        };
+        let page = |_| Page {
+            entry_lock: Mutex::new(()),
+            entry: AtomicUsize::new(0),
+            dirty: AtomicBool::new(false),
+            pte: Mutex::new(Pte::default()),
+        };
+        let file = |id| File {
+            id,
+            invalidate_lock: RwLock::new(()),
+            writers: AtomicU32::new(0),
+            stamp: AtomicU64::new(2 * id as u64),
+            pages: (0..PAGES).map(page).collect(),
+        };
+        Self {
+            frames: (0..PAGES).map(frame).collect(),
+            files: (1..=files).map(file).collect(),
+            tenants: Mutex::new(()),
+            last_stamp: AtomicU64::new(2 * files as u64),
+        }
+    }
+
+    /// Page 0 of file 0 is in frame 0, and marked dirty. The folio's note says so, or is clean, or is another one's.
+    pub fn with_dirty_page(note: fn(stamp: u64) -> u64) -> Self {
+        let world = Self::new(1);
+        let file = &world.files[0];
+
+        world.frames[0].mapping.store(file.id, Ordering::Relaxed);
+        let stamp = file.stamp.load(Ordering::Relaxed);
+        world.frames[0].note.store(note(stamp), Ordering::Relaxed);
+        file.pages[0].entry.store(entry_of(0), Ordering::Relaxed);
+        file.pages[0].dirty.store(true, Ordering::Relaxed);
+        world
+    }
+
+    /// All memory is one folio of file 0, from its page 0 on, and was noted. (Its entry is not looked at.)
+    pub fn with_large_folio() -> Self {
+        let world = Self::new(2);
+        let first = &world.frames[0];
+
+        for frame in &world.frames {
+            frame.head.store(0, Ordering::Relaxed);
+        }
+        first.pages.store(PAGES, Ordering::Relaxed);
+        first.mapping.store(1, Ordering::Relaxed);
+        first.note.store(2, Ordering::Relaxed);
+        world
+    }
+
+    /// The same, but only frame 0, and only one page.
+    pub fn with_small_folio() -> Self {
+        let world = Self::new(2);
+
+        world.frames[0].mapping.store(1, Ordering::Relaxed);
+        world.frames[0].note.store(2, Ordering::Relaxed);
+        world
+    }
+
+    fn new_stamp(&self) -> u64 {
+        next_stamp(&self.last_stamp, 0)
+    }
+
+    // --- Faults ---------------------------------------------------------------------------------
+
+    /// A fault: without DAX if possible, or else by DAX.
+    pub fn fault<O: Orders>(&self, at: At, slip: Slip) {
+        let file = &self.files[at.file];
+        let _shared = file.invalidate_lock.read().unwrap();
+
+        if self.map_softly::<O>(at, slip) {
+            return;
+        }
+        self.hard_fault(at);
+    }
+
+    /// A fault that gives up where DAX would be needed.
+    pub fn soft_fault<O: Orders>(&self, at: At, slip: Slip) {
+        let _shared = self.files[at.file].invalidate_lock.read().unwrap();
+
+        self.map_softly::<O>(at, slip);
+    }
+
+    fn map_softly<O: Orders>(&self, at: At, slip: Slip) -> bool {
+        let file = &self.files[at.file];
+        let place = InWorld {
+            world: self,
+            at,
+            slip,
+            old: Cell::new(None),
+        };
+        // An earlier load than the one that `look_up()` does, and no writers at all.
+        let (early, none);
+        let mut stamp = &file.stamp;
+        let mut writers = &file.writers;
+
+        if slip == Slip::StampBeforeQuiet {
+            early = AtomicU64::new(stamp.load(Ordering::Relaxed));
+            stamp = &early;
+        }
+        if slip == Slip::NeverQuiet {
+            none = AtomicU32::new(0);
+            writers = &none;
+        }
+        match look_up::<O, _>(writers, stamp, &place, at.write) {
+            Some(((), true)) => {
+                self.files[at.file].pages[at.index].insert(at.write);
+                true
+            }
+            _ => false,
+        }
+    }
+
+    /// `dax_iomap_fault()`, with what `iomap_begin()` does.
+    fn hard_fault(&self, at: At) {
+        let file = &self.files[at.file];
+        let page = &file.pages[at.index];
+        let _locked = page.entry_lock.lock().unwrap();
+        let entry = page.entry.load(Ordering::Relaxed);
+        let frame = &self.frames[at.frame];
+
+        page.entry.store(entry | LOCKED, Ordering::Release);
+        if entry == 0 {
+            let _moving_in = self.tenants.lock().unwrap();
+            let head = &self.frames[frame.head.load(Ordering::Relaxed)];
+
+            if head.mapping.load(Ordering::Relaxed) != 0 {
+                page.entry.store(0, Ordering::Release);
+                return;
+            }
+            frame.mapping.store(file.id, Ordering::Relaxed);
+            frame.index.store(at.index, Ordering::Relaxed);
+            page.entry
+                .store(entry_of(at.frame) | LOCKED, Ordering::Release);
+        } else if entry != entry_of(at.frame) {
+            page.entry.store(entry, Ordering::Release);
+            return;
+        }
+        if at.write {
+            page.dirty.store(true, Ordering::Relaxed);
+        }
+        page.insert(at.write);
+        page.entry.store(entry_of(at.frame), Ordering::Release);
+    }
+
+    /// A task stores, if its page table lets it.
+    fn store(&self, at: At) -> bool {
+        let mut pte = self.files[at.file].pages[at.index].pte.lock().unwrap();
+        let may = pte.present && pte.writable;
+
+        pte.stored |= may;
+        may
+    }
+
+    /// A store, with a fault if the page is not writable. (The page may be protected again in between; then
+    /// the store is left out.)
+    pub fn store_with_fault<O: Orders>(&self, at: At, slip: Slip) {
+        if !self.store(at) {
+            self.fault::<O>(at, slip);
+            self.store(at);
+        }
+    }
+
+    // --- Writeback ------------------------------------------------------------------------------
+
+    /// fsync(2), of file 0.
+    pub fn fsync<O: Orders>(&self, slip: Slip) {
+        let file = &self.files[0];
+        let pass = || {
+            if slip == Slip::StampBeforePass {
+                renew(&file.stamp, self.new_stamp());
+            }
+            if slip != Slip::NoPass {
+                drop(file.invalidate_lock.write().unwrap());
+            }
+        };
+        let flush = || {
+            if slip == Slip::StampBeforeFlush {
+                renew(&file.stamp, self.new_stamp());
+            }
+            for page in &file.pages {
+                page.flush();
+            }
+            if !matches!(
+                slip,
+                Slip::NoStamp | Slip::StampBeforePass | Slip::StampBeforeFlush
+            ) {
+                renew(&file.stamp, self.new_stamp());
+            }
+        };
+        write_back::<O, _>(&file.writers, pass, flush);
+    }
+
+    // --- Giving memory up -----------------------------------------------------------------------
+
+    /// Page 0 of file 0 is unmapped, flushed, and its entry dropped, as `upgrade` and `vacating` do.
+    pub fn drop_entry(&self, slip: Slip) {
+        let file = &self.files[0];
+        let page = &file.pages[0];
+        let _no_faults = (slip != Slip::NoLock).then(|| file.invalidate_lock.write().unwrap());
+
+        {
+            let mut pte = page.pte.lock().unwrap();
+            pte.present = false;
+            pte.writable = false;
+        }
+        page.flush();
+        if !matches!(slip, Slip::NoStamp | Slip::NoStampAndNoteStays) {
+            renew(&file.stamp, self.new_stamp());
+        }
+        let _moving_out = self.tenants.lock().unwrap();
+        self.move_out(slip);
+        page.entry.store(0, Ordering::Release);
+    }
+
+    /// A file that is not looked at otherwise gives up the folio of frame 0.
+    pub fn evict_other(&self) {
+        let _moving_out = self.tenants.lock().unwrap();
+
+        self.move_out(Slip::None);
+    }
+
+    /// `dax_delete_mapping_range()`, with what is done before.
+    fn move_out(&self, slip: Slip) {
+        let folio = &self.frames[0];
+
+        if !matches!(slip, Slip::NoteStays | Slip::NoStampAndNoteStays) {
+            folio.note.store(0, Ordering::Relaxed);
+        }
+        folio.mapping.store(0, Ordering::Relaxed);
+        let pages = folio.pages.load(Ordering::Relaxed);
+        folio.pages.store(1, Ordering::Relaxed);
+        for (number, frame) in self.frames.iter().enumerate().take(pages).skip(1) {
+            frame.head.store(number, Ordering::Relaxed);
+            frame.mapping.store(0, Ordering::Relaxed);
+        }
+    }
+
+    // --- What has to hold -----------------------------------------------------------------------
+
+    /// Looks at all of it when no task does anything any more.
+    pub fn check(&self) {
+        for frame in &self.frames {
+            let vacant = frame.mapping.load(Ordering::Relaxed) == 0;
+
+            assert!(
+                !vacant || frame.note.load(Ordering::Relaxed) == 0,
+                "{NOT_BLANK}"
+            );
+        }
+        for file in &self.files {
+            for (index, page) in file.pages.iter().enumerate() {
+                let pte = *page.pte.lock().unwrap();
+                let dirty = page.dirty.load(Ordering::Relaxed);
+                let entry = page.entry.load(Ordering::Relaxed);
+
+                assert!(
+                    dirty || !(pte.stored || pte.present && pte.writable),
+                    "{LOST}"
+                );
+                if pte.present {
+                    assert!(entry != 0, "{NO_ENTRY}");
+                    let frame = &self.frames[(entry >> 1) - 1];
+                    assert!(
+                        frame.mapping.load(Ordering::Relaxed) == file.id
+                            && frame.index.load(Ordering::Relaxed) == index,
+                        "{NOT_ITS_OWN}"
+                    );
+                }
+            }
+        }
+    }
+}
+
+impl Page {
+    /// `vmf_insert_page_mkwrite()`.
+    fn insert(&self, write: bool) {
+        let mut pte = self.pte.lock().unwrap();
+
+        pte.writable = write || pte.present && pte.writable;
+        pte.present = true;
+    }
+
+    /// `dax_writeback_one()`, if the page is dirty.
+    fn flush(&self) {
+        let _locked = self.entry_lock.lock().unwrap();
+
+        if self.dirty.load(Ordering::Relaxed) {
+            {
+                let mut pte = self.pte.lock().unwrap();
+                pte.writable = false;
+                pte.stored = false;
+            }
+            self.dirty.store(false, Ordering::Relaxed);
+        }
+    }
+}
+
+/// A fault: where it is, and the frame that the program says is there.
+#[derive(Clone, Copy)]
+pub struct At {
+    pub file: usize,
+    pub index: usize,
+    pub frame: usize,
+    pub write: bool,
+}
+
+pub const READ: At = At {
+    file: 0,
+    index: 0,
+    frame: 0,
+    write: false,
+};
+
+pub const WRITE: At = At {
+    write: true,
+    ..READ
+};
+
+/// As `PlaceOfFile` in `iomap/soft_fault.rs`.
+struct InWorld<'a> {
+    world: &'a World,
+    at: At,
+    slip: Slip,
+    /// The folio that was found first.
+    old: Cell<Option<Folio>>,
+}
+
+/// The first frame of a folio, and what its index was when it was found.
+#[derive(Clone, Copy)]
+struct Folio(usize, usize);
+
+impl InWorld<'_> {
+    fn frame(&self, number: usize) -> &Frame {
+        &self.world.frames[number]
+    }
+
+    fn page(&self) -> &Page {
+        &self.world.files[self.at.file].pages[self.at.index]
+    }
+}
+
+impl Place for InWorld<'_> {
+    type Folio = Folio;
+    type Tenancy = ();
+
+    fn folio(&self) -> Folio {
+        if let (Some(old), Slip::OldFolio) = (self.old.get(), self.slip) {
+            return old;
+        }
+        let head = self.frame(self.at.frame).head.load(Ordering::Relaxed);
+        let early = self.slip == Slip::IndexBeforeNote;
+        let index = early.then(|| self.frame(head).index.load(Ordering::Relaxed));
+
+        let folio = Folio(head, index.unwrap_or(0));
+        self.old.set(Some(folio));
+        folio
+    }
+
+    fn note(&self, folio: Folio, order: Ordering) -> u64 {
+        self.frame(folio.0).note.load(order)
+    }
+
+    fn set_note(&self, folio: Folio, note: u64, order: Ordering) {
+        self.frame(folio.0).note.store(note, order);
+    }
+
+    fn has_entry(&self) -> bool {
+        let mut entry = self.page().entry.load(Ordering::Relaxed);
+
+        if self.slip == Slip::LockedEntry {
+            entry &= !LOCKED;
+        }
+        entry == entry_of(self.at.frame)
+    }
+
+    fn tenancy(&self, folio: Folio) -> Option<()> {
+        let head = self.frame(folio.0);
+        let mapping = head.mapping.load(Ordering::Relaxed);
+        let first = match self.slip {
+            Slip::IndexBeforeNote => folio.1,
+            _ => head.index.load(Ordering::Relaxed),
+        };
+        let within = match self.slip {
+            Slip::OldHead => self.at.frame - folio.0,
+            _ => self.at.frame & (head.pages.load(Ordering::Relaxed) - 1),
+        };
+        (mapping == self.world.files[self.at.file].id && first + within == self.at.index)
+            .then_some(())
+    }
+
+    fn is_marked(&self, (): &()) -> bool {
+        self.page().dirty.load(Ordering::Relaxed)
+    }
+}
+
+/// Notes that a folio may have.
+pub const NOTES: [fn(u64) -> u64; 3] = [|stamp| stamp | DIRTY, |stamp| stamp, |_| 0];
