@@ -13,6 +13,9 @@
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
+#include <time.h>
+#include <linux/fiemap.h>
+#include <linux/fs.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/wait.h>
@@ -259,6 +262,93 @@ TEST_F(first_open, flags)
 		EXPECT_EQ(i + 1, s->count[FUSE_GET_FMAP]);
 		ASSERT_TRUE(fs_forget(s));
 	}
+}
+
+/* ---- what a descriptor that neither reads nor writes asks meanwhile ---- */
+
+#define SPIN_FILES	14
+#define SPIN_S		5
+
+static struct {
+	_Atomic int fd;
+	_Atomic bool stop;
+	_Atomic unsigned long rounds;
+	_Atomic int wrong;		/* an errno that must not be */
+	_Atomic unsigned long by_fuse, mapped;
+} spin;
+
+/* FIEMAP of the descriptor of the moment: of a plain file, or of a mapped one. */
+static void *spin_fiemap(void *unused)
+{
+	while (!spin.stop) {
+		struct fiemap fm = {
+			.fm_length = ~0ULL,
+			.fm_flags = FIEMAP_FLAG_SYNC,
+		};
+		int fd = spin.fd;
+
+		if (fd < 0)
+			usleep(10);
+		else if (!ioctl(fd, FS_IOC_FIEMAP, &fm))
+			spin.mapped++;
+		else if (errno == EOPNOTSUPP)
+			spin.by_fuse++;
+		else
+			spin.wrong = errno;
+		spin.rounds++;
+	}
+	return NULL;
+}
+
+/* The thread has seen that it has no descriptor any more. */
+static bool spin_rests(void)
+{
+	unsigned long before;
+
+	spin.fd = -1;
+	before = spin.rounds;
+	for (int ms = 0; ms < FS_PATIENCE && spin.rounds < before + 2; ms++)
+		usleep(1000);
+	return spin.rounds >= before + 2;
+}
+
+TEST_F_TIMEOUT(first_open, fiemap_meanwhile, 60)
+{
+	struct fuse_server *s = self->s;
+	time_t end = time(NULL) + SPIN_S;
+	pthread_t thread;
+
+	for (int i = 1; i < SPIN_FILES; i++) {
+		char name[8];
+
+		snprintf(name, sizeof(name), "f%d", i);
+		fs_add(s, name, SIZE, &self->map, sizeof(self->map));
+	}
+	spin.fd = -1;
+	ASSERT_EQ(0, pthread_create(&thread, NULL, spin_fiemap, NULL));
+	while (time(NULL) < end && !spin.wrong) {
+		for (int i = 0; i < SPIN_FILES; i++) {
+			int idle = fs_open(s, s->file[i].name, O_ACCMODE), fd;
+
+			ASSERT_LE(0, idle);
+			spin.fd = idle;
+			usleep(300);
+			fd = fs_open(s, s->file[i].name, O_RDONLY);
+			EXPECT_LE(0, fd);
+			ASSERT_TRUE(spin_rests());
+			close(fd);
+			close(idle);
+		}
+		ASSERT_TRUE(fs_forget(s));
+	}
+	spin.stop = true;
+	pthread_join(thread, NULL);
+	TH_LOG("%u maps; FIEMAP: %lu plain, %lu mapped", s->count[FUSE_GET_FMAP],
+	       (unsigned long)spin.by_fuse, (unsigned long)spin.mapped);
+	EXPECT_EQ(0, spin.wrong);
+	EXPECT_LT(SPIN_FILES, s->count[FUSE_GET_FMAP]);
+	EXPECT_LT(0, spin.by_fuse);
+	EXPECT_LT(0, spin.mapped);
 }
 
 /* ---- a server that has the kernel read another file ---- */

@@ -1,17 +1,19 @@
 /* SPDX-License-Identifier: GPL-2.0 */
 /*
- * What first_open.c and map_in_open.c share: a server with one mapped file, and what is
- * expected of it. Their fixtures have the server in @s.
+ * What the tests of first opens share: a server with one mapped file, and what is expected
+ * of it. Their fixtures have the server in @s.
  */
 #ifndef FIRST_OPEN_H
 #define FIRST_OPEN_H
+
+#include <unistd.h>
 
 #include "fmap_test.h"
 
 #define SIZE	(4 * MIB)
 
 /* A server with one mapped file, not mounted yet. */
-static struct fuse_server *server_of(struct scripted *map)
+static inline struct fuse_server *server_of(struct scripted *map)
 {
 	struct fuse_server *s = fmap_server(SCRIPTED_OPS_NAME);
 
@@ -19,6 +21,22 @@ static struct fuse_server *server_of(struct scripted *map)
 	if (s)
 		fs_add(s, "file", SIZE, map, sizeof(*map));
 	return s;
+}
+
+/* The child has ended, or sleeps and goes on doing so. */
+static inline bool at_rest(pid_t pid)
+{
+	int seen = 0;
+
+	for (int ms = 0; ms < FS_PATIENCE && seen < 20; ms++) {
+		char state = task_state(pid);
+
+		if (state == 'Z')
+			return true;
+		seen = state == 'S' || state == 'D' ? seen + 1 : 0;
+		usleep(1000);
+	}
+	return seen == 20;
 }
 
 #define expect_counts(fmaps, opens, releases) do {			\

@@ -58,6 +58,20 @@ int fs_reply(struct fuse_server *s, const struct fuse_in_header *in, int error,
 	return errno;
 }
 
+int fs_notify(struct fuse_server *s, int code, const void *head, size_t head_len,
+	      const void *data, size_t len)
+{
+	struct fuse_out_header out = {
+		.len = sizeof(out) + head_len + len,
+		.error = code,
+	};
+	struct iovec iov[3] = {
+		{ &out, sizeof(out) }, { (void *)head, head_len }, { (void *)data, len },
+	};
+
+	return writev(s->fd, iov, 3) < 0 ? errno : 0;
+}
+
 static struct fs_file *file_of(struct fuse_server *s, uint64_t nodeid)
 {
 	for (unsigned int i = 0; i < s->nr_files; i++)

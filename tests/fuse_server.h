@@ -46,7 +46,7 @@
 #define FS_HELD		32	/* requests without an answer */
 #define FS_ROOMS	16	/* rooms of GET_FMAP that are remembered */
 #define FS_PLAIN	8192	/* bytes of a file that READ and WRITE see */
-#define FS_ARG		64	/* bytes of a held request's body */
+#define FS_ARG		128	/* bytes of a held request's body */
 
 /* How many times slower than a stock kernel this one may be: FMAP_SLOW, or 1. */
 int fs_slowness(void);
@@ -168,6 +168,13 @@ void fs_release(struct fuse_server *s, int opcode);
 /* Send an answer. The error of write(2), 0 if the kernel took it. */
 int fs_reply(struct fuse_server *s, const struct fuse_in_header *in, int error,
 	     const void *data, size_t len);
+
+/*
+ * Tell the kernel something unasked: FUSE_NOTIFY_@code with what follows its header, in one
+ * or two pieces. The error of write(2), 0 if the kernel took it.
+ */
+int fs_notify(struct fuse_server *s, int code, const void *head, size_t head_len,
+	      const void *data, size_t len);
 
 /* All that the server does with a request; for other ways to get one. */
 void fs_handle(struct fuse_server *s, const struct fuse_in_header *in,

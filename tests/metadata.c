@@ -381,6 +381,91 @@ TEST_F(metadata, refusals)
 	EXPECT_EQ(1, poll(&(struct pollfd){ self->fd, POLLIN | POLLOUT }, 1, 0));
 }
 
+/*
+ * What the server does not take of one file (its times, which the kernel keeps) is reported
+ * by an fsync of that file, if at all, and not by one of another file.
+ */
+static void refuse_the_first(struct fuse_server *s, const struct fuse_in_header *in,
+			     const void *arg)
+{
+	if (in->nodeid == s->file[0].nodeid)
+		fs_reply(s, in, -EIO, NULL, 0);
+	else
+		fs_default(s, in, arg);
+}
+
+FIXTURE(blame) {
+	struct fuse_server *s;
+	struct scripted map[3];
+};
+
+FIXTURE_SETUP(blame)
+{
+	static const char *const name[] = { "bad", "good", "late" };
+
+	if (fmap_missing())
+		SKIP(return, "%s", fmap_missing());
+	self->s = fmap_server(SCRIPTED_OPS_NAME);
+	ASSERT_NE(NULL, self->s);
+	for (int i = 0; i < ARRAY_SIZE(name); i++) {
+		self->map[i] = fmap_linear(0, i * SIZE, SIZE);
+		fs_add(self->s, name[i], SIZE, &self->map[i], sizeof(self->map[i]));
+	}
+	fs_add(self->s, "plain", PAGE, NULL, 0);
+	self->s->init_flags |= FUSE_WRITEBACK_CACHE;
+	self->s->hook[FUSE_SETXATTR] = agree;
+	self->s->hook[FUSE_SETATTR] = refuse_the_first;
+	ASSERT_EQ(0, fs_mount(self->s));
+}
+
+FIXTURE_TEARDOWN(blame)
+{
+	EXPECT_EQ(0, fs_stop(self->s));
+}
+
+/* Writes to a file, which makes its times new, and syncs it: 0 or the errno. */
+static int write_and_sync(int fd)
+{
+	return pwrite(fd, "x", 1, 0) != 1 || fsync(fd) ? errno : 0;
+}
+
+TEST_F(blame, fsync)
+{
+	struct fuse_server *s = self->s;
+	int bad = fs_open(s, "bad", O_RDWR), good = fs_open(s, "good", O_RDWR);
+	int plain = fs_open(s, "plain", O_RDWR), late;
+
+	ASSERT_LE(0, bad);
+	ASSERT_LE(0, good);
+	ASSERT_LE(0, plain);
+	for (int round = 0; round < 3; round++) {
+		/* Changes the time of change, of which the server is told at once. */
+		ASSERT_EQ(1, pwrite(bad, "b", 1, 0));
+		EXPECT_EQ(0, fsetxattr(bad, "user.x", "x", 1, 0));
+		switch (round) {
+		case 0:
+			EXPECT_EQ(0, write_and_sync(good));
+			break;
+		case 1:
+			late = fs_open(s, "late", O_RDWR);
+			ASSERT_LE(0, late);
+			EXPECT_EQ(0, write_and_sync(late));
+			close(late);
+			break;
+		default:
+			EXPECT_EQ(0, write_and_sync(plain));
+		}
+	}
+	EXPECT_EQ(0, write_and_sync(good));
+	/* What there was is reported not more than once. */
+	s->hook[FUSE_SETATTR] = NULL;
+	write_and_sync(bad);
+	EXPECT_EQ(0, write_and_sync(bad));
+	close(bad);
+	close(good);
+	close(plain);
+}
+
 int main(int argc, char **argv)
 {
 	fmap_register("scripted.bpf.o");

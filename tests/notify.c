@@ -15,7 +15,6 @@
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
-#include <sys/uio.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -61,21 +60,6 @@ FIXTURE_TEARDOWN(notify)
 	EXPECT_EQ(0, fs_stop(self->s));
 }
 
-/* 0 or the errno of the server's write(2). */
-static int notify(struct fuse_server *s, int code, const void *head, size_t head_len,
-		  const void *data, size_t len)
-{
-	struct fuse_out_header out = {
-		.len = sizeof(out) + head_len + len,
-		.error = code,
-	};
-	struct iovec iov[3] = {
-		{ &out, sizeof(out) }, { (void *)head, head_len }, { (void *)data, len },
-	};
-
-	return writev(s->fd, iov, 3) < 0 ? errno : 0;
-}
-
 static int store(struct fuse_server *s, int file, uint64_t offset, uint32_t len)
 {
 	static char pages[SMALL];
@@ -86,7 +70,7 @@ static int store(struct fuse_server *s, int file, uint64_t offset, uint32_t len)
 	};
 
 	memset(pages, BY_FUSE, sizeof(pages));
-	return notify(s, FUSE_NOTIFY_STORE, &head, sizeof(head), pages, len);
+	return fs_notify(s, FUSE_NOTIFY_STORE, &head, sizeof(head), pages, len);
 }
 
 static int invalidate(struct fuse_server *s, int file, int64_t offset, int64_t len)
@@ -97,7 +81,7 @@ static int invalidate(struct fuse_server *s, int file, int64_t offset, int64_t l
 		.len = len,
 	};
 
-	return notify(s, FUSE_NOTIFY_INVAL_INODE, &head, sizeof(head), NULL, 0);
+	return fs_notify(s, FUSE_NOTIFY_INVAL_INODE, &head, sizeof(head), NULL, 0);
 }
 
 static int retrieve(struct fuse_server *s, int file, uint64_t offset, uint32_t len)
@@ -109,7 +93,7 @@ static int retrieve(struct fuse_server *s, int file, uint64_t offset, uint32_t l
 		.size = len,
 	};
 
-	return notify(s, FUSE_NOTIFY_RETRIEVE, &head, sizeof(head), NULL, 0);
+	return fs_notify(s, FUSE_NOTIFY_RETRIEVE, &head, sizeof(head), NULL, 0);
 }
 
 /* Pages that are only there because nobody needs the room, kB. */
