@@ -1,0 +1,361 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * The memory of a mount is taken away while a page of it is in use.
+ *
+ * A task keeps one page of a file that it has unmapped and closed: in a pipe (vmsplice). Two
+ * callers take the memory away for good and wait for the page: umount(2), so that the device
+ * is free when it returns, and the unbinding of the device. umount(2) waits killably and
+ * without a lock that others need; killed, it leaves the rest to the module.
+ *
+ * No other task waits: not one that is the last to use a mount after umount -l, because the
+ * page may be its own; and not one that takes away a device that the page is not on.
+ */
+#define _GNU_SOURCE
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mount.h>
+
+#include "kselftest_harness.h"
+#include "keeper.h"
+
+#define DRIVER		"/sys/bus/dax/drivers/fsdev_dax"
+
+FIXTURE(leaving) {
+	struct fuse_server *s, *next;
+	struct scripted map[4], next_map;
+	struct keeper keeper;
+	pid_t waiter;
+	int log;
+	long refs;
+};
+
+FIXTURE_VARIANT(leaving) {
+	bool removed;
+};
+
+FIXTURE_VARIANT_ADD(leaving, evicted_before) {
+	.removed = true,
+};
+
+FIXTURE_VARIANT_ADD(leaving, evicted_meanwhile) {
+	.removed = false,
+};
+
+FIXTURE_SETUP(leaving)
+{
+	if (fmap_missing())
+		SKIP(return, "%s", fmap_missing());
+	self->refs = module_refs();
+	self->log = klog_open();
+	self->s = keeper_mount(self->map, 0, 0);
+	ASSERT_NE(NULL, self->s);
+	self->keeper = (struct keeper){
+		.s = self->s,
+		.name = "file",
+		.how = BY_PIPE,
+		.removes = variant->removed,
+	};
+}
+
+FIXTURE_TEARDOWN(leaving)
+{
+	keep_end(&self->keeper);
+	if (self->waiter > 0) {
+		kill(self->waiter, SIGKILL);
+		ended(self->waiter);
+	}
+	EXPECT_EQ(0, fs_stop(self->next));
+	EXPECT_EQ(0, fs_stop(self->s));
+	EXPECT_TRUE(module_refs_wait(self->refs));
+}
+
+#define keep_page() do {						\
+	ASSERT_TRUE(keep_begin(&self->keeper));				\
+	ASSERT_EQ(0, in_child(try_statfs(self->s)));			\
+} while (0)
+
+/* A child that calls umount(2), and waits in it. */
+#define umount_begin() do {						\
+	pid_t _pid;							\
+									\
+	keep_page();							\
+	/* The child may see what becomes of @self. */			\
+	_pid = fork();							\
+	ASSERT_LE(0, _pid);						\
+	if (!_pid)							\
+		_exit(umount2(self->s->dir, 0) ? errno : 0);		\
+	self->waiter = _pid;						\
+	self->s->mounted = false;					\
+	ASSERT_TRUE(asleep(self->waiter));				\
+	usleep(200 * 1000);						\
+	ASSERT_EQ(0, waitpid(self->waiter, NULL, WNOHANG));		\
+} while (0)
+
+static int try_sync(void)
+{
+	sync();
+	return 0;
+}
+
+static int try_mount(void)
+{
+	char dir[] = "/tmp/fmap.XXXXXX";
+	int err = 0;
+
+	if (!mkdtemp(dir) || mount("fmap-test", dir, "tmpfs", 0, NULL))
+		return errno;
+	if (umount2(dir, 0))
+		err = errno;
+	rmdir(dir);
+	return err;
+}
+
+static int try_list(void)
+{
+	char line[4096];
+
+	return -read_file("/sys/kernel/debug/" MODULE_NAME "/mounts", line, sizeof(line));
+}
+
+TEST_F_TIMEOUT(leaving, umount_waits, 60)
+{
+	unsigned char *p;
+
+	umount_begin();
+	/* Other tasks of the system, and of the module, do not. */
+	ASSERT_EQ(0, in_child(try_sync()));
+	ASSERT_EQ(0, in_child(try_mount()));
+	ASSERT_EQ(0, in_child(try_list()));
+	self->next = fmap_server(SCRIPTED_OPS_NAME);
+	ASSERT_NE(NULL, self->next);
+	self->next_map = fmap_linear(1, 0, SIZE);
+	fs_add(self->next, "file", SIZE, &self->next_map, sizeof(self->next_map));
+	ASSERT_EQ(0, fs_mount(self->next));
+	p = fs_map(self->next, "file", SIZE, PROT_READ | PROT_WRITE);
+	ASSERT_NE(MAP_FAILED, p);
+	EXPECT_EQ(0, touch(p, 1));
+	munmap(p, SIZE);
+	EXPECT_EQ(0, fs_umount(self->next));
+	EXPECT_TRUE(klog_wait(self->log, LOG_PREFIX, "wait"));
+	EXPECT_EQ(0, waitpid(self->waiter, NULL, WNOHANG));
+
+	EXPECT_EQ(0, keep_end(&self->keeper));
+	EXPECT_EQ(0, ended(self->waiter));
+	self->waiter = 0;
+	EXPECT_TRUE(module_refs_wait(self->refs));
+}
+
+/* The device is busy as long as the page is. */
+#define expect_busy_until_let_go() do {					\
+	int _err = -EBUSY;						\
+									\
+	self->next = fmap_server(SCRIPTED_OPS_NAME);			\
+	ASSERT_NE(NULL, self->next);					\
+	self->next_map = fmap_linear(0, 0, SIZE);			\
+	fs_add(self->next, "file", SIZE, &self->next_map, sizeof(self->next_map)); \
+	ASSERT_EQ(0, fs_mount(self->next));				\
+	EXPECT_EQ(-EBUSY, fs_try(self->next, "file"));			\
+	EXPECT_LT(self->refs, module_refs());				\
+									\
+	EXPECT_EQ(0, keep_end(&self->keeper));				\
+	for (int ms = 0; ms < FS_PATIENCE && _err; ms++) {		\
+		_err = fs_try(self->next, "file");			\
+		usleep(1000);						\
+	}								\
+	EXPECT_EQ(0, _err);						\
+} while (0)
+
+/* A child that has called umount(2) and waits in it is killed. */
+#define umount_and_kill() do {						\
+	umount_begin();							\
+	EXPECT_EQ(0, kill(self->waiter, SIGKILL));			\
+	ASSERT_EQ(SIGKILL, ended(self->waiter));			\
+	self->waiter = 0;						\
+} while (0)
+
+TEST_F_TIMEOUT(leaving, umount_is_killed, 60)
+{
+	umount_and_kill();
+	EXPECT_EQ(0, in_child(try_sync()));
+	expect_busy_until_let_go();
+}
+
+/*
+ * After umount -l a mount ends with its last file, in the task that closes it. That task does
+ * not wait: it may be the one that has the page.
+ */
+TEST_F_TIMEOUT(leaving, umount_lazily, 60)
+{
+	struct fuse_server *s = self->s;
+
+	keep_page();
+	self->waiter = fork();
+	ASSERT_LE(0, self->waiter);
+	if (!self->waiter) {
+		int fd = fs_open(s, "next", O_RDWR);
+
+		if (fd < 0 || umount2(s->dir, MNT_DETACH))
+			_exit(1);
+		close(fd);
+		_exit(0);
+	}
+	s->mounted = false;
+	EXPECT_EQ(0, ended(self->waiter));
+	self->waiter = 0;
+	EXPECT_EQ(0, in_child(try_sync()));
+	EXPECT_EQ(0, in_child(try_mount()));
+	expect_busy_until_let_go();
+}
+
+static int keep_own_page(struct fuse_server *s, bool removes, int let_go)
+{
+	static char got[PAGE];
+	struct iovec iov = { .iov_len = PAGE };
+	int fd, pipes[2];
+	char *p, c;
+
+	fd = fs_open(s, "file", O_RDWR);
+	p = mmap(NULL, SIZE, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+	if (fd < 0 || p == MAP_FAILED || p[AT] != 'f')
+		return 1;
+	iov.iov_base = p + AT;
+	if (pipe(pipes) || vmsplice(pipes[1], &iov, 1, 0) != PAGE)
+		return 2;
+	if (removes && unlink(fs_path(s, "file")))
+		return 3;
+	if (umount2(s->dir, MNT_DETACH) || munmap(p, SIZE))
+		return 4;
+	if (close(fd))
+		return 5;
+	/* Only now can this task let the page go. */
+	if (read(let_go, &c, 1) != 1)
+		return 6;
+	if (read(pipes[0], got, PAGE) != PAGE)
+		return 7;
+	for (size_t i = 0; i < PAGE; i++)
+		if (got[i] != 'f')
+			return 8;
+	return 0;
+}
+
+/* The same, of the only task that has the page. */
+TEST_F_TIMEOUT(leaving, own_page, 60)
+{
+	struct fuse_server *s = self->s;
+	int let_go[2];
+
+	ASSERT_EQ(0, pipe(let_go));
+	self->waiter = fork();
+	ASSERT_LE(0, self->waiter);
+	if (!self->waiter)
+		_exit(keep_own_page(s, variant->removed, let_go[0]));
+	s->mounted = false;
+	ASSERT_EQ(1, write(let_go[1], "g", 1));
+	EXPECT_EQ(0, ended(self->waiter));
+	self->waiter = 0;
+	EXPECT_TRUE(module_refs_wait(self->refs));
+}
+
+/* ---- a device goes, and its memory map with it ---- */
+
+FIXTURE(unbound) {
+	struct fuse_server *s;
+	struct scripted map[4];
+	struct keeper keeper;
+	pid_t waiter;
+	long refs;
+};
+
+FIXTURE_VARIANT(unbound) {
+	bool removed;
+	bool unmounted;		/* by a task that was killed as it waited for the page */
+};
+
+FIXTURE_VARIANT_ADD(unbound, mounted) {
+	.removed = false,
+};
+
+FIXTURE_VARIANT_ADD(unbound, removed) {
+	.removed = true,
+};
+
+FIXTURE_VARIANT_ADD(unbound, unmounted) {
+	.removed = true,
+	.unmounted = true,
+};
+
+FIXTURE_SETUP(unbound)
+{
+	if (fmap_missing())
+		SKIP(return, "%s", fmap_missing());
+	self->refs = module_refs();
+	self->s = keeper_mount(self->map, 0, 1 << 1);
+	ASSERT_NE(NULL, self->s);
+	self->keeper = (struct keeper){
+		.s = self->s,
+		.name = "file",
+		.how = BY_PIPE,
+		.removes = variant->removed,
+	};
+	if (variant->unmounted) {
+		umount_and_kill();
+	} else {
+		keep_page();
+	}
+}
+
+/* In the parent: the devices have to come back even if the test died. */
+FIXTURE_TEARDOWN_PARENT(unbound)
+{
+	char path[64];
+
+	for (int i = 0; i < 2 && !fmap_missing(); i++) {
+		snprintf(path, sizeof(path), DRIVER "/%s", daxdev[i].name);
+		if (access(path, F_OK))
+			EXPECT_EQ(0, write_file(DRIVER "/bind", daxdev[i].name));
+	}
+}
+
+/* The rest of a teardown: in the task that has the server. */
+#define let_go_and_stop() do {						\
+	EXPECT_EQ(0, keep_end(&self->keeper));				\
+	EXPECT_EQ(0, fs_stop(self->s));					\
+	EXPECT_TRUE(module_refs_wait(self->refs));			\
+} while (0)
+
+/* Unbinding waits for the page of a file that is closed. */
+TEST_F_TIMEOUT(unbound, waits, 60)
+{
+	pid_t pid = fork();
+
+	ASSERT_LE(0, pid);
+	if (!pid)
+		_exit(-write_file(DRIVER "/unbind", daxdev[0].name));
+	EXPECT_TRUE(asleep(pid));
+	usleep(200 * 1000);
+	EXPECT_EQ(0, waitpid(pid, NULL, WNOHANG));
+	if (!variant->unmounted) {
+		EXPECT_EQ(0, in_child(fs_fill(self->s, "far", 'x', SIZE) ? 1 : 0));
+		EXPECT_EQ(EIO, in_child(-fs_try(self->s, "thief")));
+	}
+	let_go_and_stop();
+	EXPECT_EQ(0, ended(pid));
+}
+
+/* Unbinding a device that the page is not on does not, though the file has declared it. */
+TEST_F_TIMEOUT(unbound, other_device, 60)
+{
+	EXPECT_EQ(0, in_child(-write_file(DRIVER "/unbind", daxdev[1].name)));
+	if (!variant->unmounted) {
+		EXPECT_EQ(0, in_child(fs_fill(self->s, "next", 'x', SIZE) ? 1 : 0));
+		EXPECT_EQ(EIO, in_child(-fs_try(self->s, "far")));
+	}
+	let_go_and_stop();
+}
+
+int main(int argc, char **argv)
+{
+	fmap_register("scripted.bpf.o");
+	return test_harness_run(argc, argv);
+}
