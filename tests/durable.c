@@ -524,8 +524,9 @@ TEST_F(durable, server_hangs)
 }
 
 /*
- * The kernel's own flusher finds the inode dirty and nothing to be done. It neither
- * takes away what fsync has to flush, nor comes back for ever.
+ * Stores make no inode dirty that the kernel's own flusher looks after: what is dirty are
+ * DAX entries, in a page cache of the file's own. The flusher does not come for them, and
+ * takes nothing away that fsync has to flush.
  */
 TEST_F(durable, flusher)
 {
@@ -561,9 +562,8 @@ TEST_F(durable, flusher)
 		visits += trace_count(fd[i]);
 	for (int i = 0; i < 2; i++)
 		EXPECT_EQ(0, write_file(knobs[i], was[i]));
-	/* Both inodes, and their times. */
-	EXPECT_LE(2, visits);
-	EXPECT_GE(16, visits);
+	/* At most both inodes, for their times. */
+	EXPECT_GE(2, visits);
 	expect_flushed(0, 0);
 	EXPECT_EQ(0, syncfs(self->fd[0]));
 	expect_flushed(4, 2 * HUGE + 2 * PAGE);

@@ -12,10 +12,18 @@
 
 struct flush_seen seen;
 
+/* Where the direct map begins. */
+extern const void page_offset_base __ksym;
+
 SEC("fentry/arch_wb_cache_pmem")
 int BPF_PROG(count_flush, void *addr, __u64 size)
 {
+	__u64 base, watched = seen.watched;
+
 	__sync_fetch_and_add(&seen.flushed, size);
+	if (watched && !bpf_probe_read_kernel(&base, sizeof(base), &page_offset_base) &&
+	    watched + base - (__u64)addr < size)
+		__sync_fetch_and_add(&seen.through, 1);
 	return 0;
 }
 

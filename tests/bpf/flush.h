@@ -8,6 +8,8 @@
 struct flush_seen {
 	__u64	flushed;	/* bytes written back from the CPU's caches */
 	__u64	copied;		/* bytes that write(2) copied around them */
+	__u64	watched;	/* not seen but told: a physical address, if not 0 */
+	__u64	through;	/* how often it was written back */
 };
 
 #endif /* FLUSH_H */

@@ -1,0 +1,354 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * Memory fails that has been stored to, and has not been flushed.
+ *
+ * What was stored there is lost. The kernel must not try to write it back: after a machine
+ * check the page is not even in its own mapping any more. That holds whether or not the page
+ * is in use at that moment, here in a pipe, and whoever would write back: fsync, syncfs, sync,
+ * eviction or the handling of the failure itself. And the loss is told: by one fsync of each
+ * descriptor that was open, as with a page cache that could not be written; the next fsync is
+ * well again. What is dirty elsewhere is flushed as ever.
+ *
+ * The flushes are watched (bpf/flush.bpf.c): all of them, and those of the address that fails.
+ */
+#define _GNU_SOURCE
+#include <errno.h>
+#include <fcntl.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/mount.h>
+#include <sys/uio.h>
+#include <unistd.h>
+#include <bpf/libbpf.h>
+
+#include "kselftest_harness.h"
+#include "fmap_test.h"
+#include "bpf/flush.h"
+
+#define SIZE	(4 * MIB)
+#define BAD	(HUGE + 37 * PAGE)	/* in the file */
+#define INJECT	"/sys/kernel/debug/hwpoison/corrupt-pfn"
+
+static struct flush_seen *flush;
+
+static void watch_flushes(void)
+{
+	struct bpf_object *obj;
+	struct bpf_program *prog;
+	size_t size;
+
+	if (fmap_missing())
+		return;
+	obj = fmap_load("flush.bpf.o");
+	if (!obj) {
+		printf("TAP version 13\nBail out! flush.bpf.o: %s\n%s", strerror(errno),
+		       fmap_bpf_log());
+		exit(1);
+	}
+	bpf_object__for_each_program(prog, obj)
+		if (!bpf_program__attach(prog)) {
+			printf("TAP version 13\nBail out! attaching %s: %s\n",
+			       bpf_program__name(prog), strerror(errno));
+			exit(1);
+		}
+	flush = bpf_map__initial_value(bpf_object__find_map_by_name(obj, ".bss"), &size);
+}
+
+FIXTURE(lost) {
+	struct fuse_server *s;
+	struct scripted map;
+	unsigned char *p;
+	int fd, other_fd, pipe[2];
+	long refs;
+};
+
+FIXTURE_VARIANT(lost) {
+	uint64_t addr;
+	bool in_use;
+};
+
+#define VARIANT(name, ...)						\
+	FIXTURE_VARIANT_ADD(lost, name) { __VA_ARGS__ }
+
+VARIANT(huge, 0, false);
+VARIANT(small, PAGE, false);
+VARIANT(huge_in_use, 0, true);
+VARIANT(small_in_use, PAGE, true);
+
+FIXTURE_SETUP(lost)
+{
+	if (fmap_missing())
+		SKIP(return, "%s", fmap_missing());
+	if (!daxdev[0].phys)
+		SKIP(return, "the devices do not tell their physical addresses");
+	if (access(INJECT, W_OK))
+		SKIP(return, "there is no hwpoison-inject");
+	self->refs = module_refs();
+	self->s = fmap_server(SCRIPTED_OPS_NAME);
+	ASSERT_NE(NULL, self->s);
+	self->map = fmap_linear(0, variant->addr, SIZE);
+	fs_add(self->s, "file", SIZE, &self->map, sizeof(self->map));
+	ASSERT_EQ(0, fs_mount(self->s));
+	flush->watched = 0;
+	/* It is well, whatever a test left that did not get to its end. */
+	ASSERT_EQ(0, fs_fill(self->s, "file", 'f', SIZE));
+	flush->through = 0;
+	self->fd = fs_open(self->s, "file", O_RDWR);
+	self->other_fd = fs_open(self->s, "file", O_RDONLY);
+	ASSERT_LE(0, self->fd);
+	ASSERT_LE(0, self->other_fd);
+	self->p = mmap(NULL, SIZE, PROT_READ | PROT_WRITE, MAP_SHARED, self->fd, 0);
+	ASSERT_NE(MAP_FAILED, self->p);
+	ASSERT_EQ(0, pipe(self->pipe));
+}
+
+FIXTURE_TEARDOWN(lost)
+{
+	flush->watched = 0;
+	close(self->pipe[0]);
+	close(self->pipe[1]);
+	if (self->p)
+		munmap(self->p, SIZE);
+	close(self->fd);
+	close(self->other_fd);
+	/* It may have been unmounted. */
+	if (self->s->mounted)
+		EXPECT_EQ(0, fs_fill(self->s, "file", 'f', SIZE));
+	EXPECT_EQ(0, fs_stop(self->s));
+	EXPECT_TRUE(module_refs_wait(self->refs));
+}
+
+/* By a task that does not map it: whoever handles a failure counts as the consumer. */
+static int inject(uint64_t phys)
+{
+	char line[128];
+
+	snprintf(line, sizeof(line), "echo %#llx >" INJECT, (unsigned long long)phys / PAGE);
+	return system(line);
+}
+
+/* Use the page at @BAD if the variant wants that; break it; nobody flushes it from here on. */
+#define fail_page() do {						\
+	struct iovec _iov = { self->p + BAD, PAGE };			\
+									\
+	if (variant->in_use)						\
+		ASSERT_EQ(PAGE, vmsplice(self->pipe[1], &_iov, 1, 0));	\
+	flush->watched = daxdev[0].phys + variant->addr + BAD;		\
+	flush->through = 0;						\
+	ASSERT_EQ(0, inject(flush->watched));				\
+	EXPECT_EQ(0, flush->through);					\
+} while (0)
+
+/* It works as it did before. */
+#define expect_well() do {						\
+	unsigned char _page[PAGE];					\
+	char _c;							\
+									\
+	if (variant->in_use)						\
+		EXPECT_LT(0, read(self->pipe[0], _page, PAGE));		\
+	flush->watched = 0;						\
+	memset(_page, 'w', PAGE);					\
+	EXPECT_EQ(PAGE, pwrite(self->fd, _page, PAGE, BAD));		\
+	EXPECT_EQ(1, pread(self->fd, &_c, 1, BAD));			\
+	EXPECT_EQ('w', _c);						\
+	EXPECT_EQ(0, touch(self->p + BAD, 'x'));			\
+	EXPECT_EQ(0, fsync(self->fd));					\
+	EXPECT_EQ(0, fsync(self->other_fd));				\
+} while (0)
+
+#define expect_fsync(fd, error) do {					\
+	int _ret = fsync(fd);						\
+									\
+	EXPECT_EQ((error) ? -1 : 0, _ret);				\
+	if (_ret)							\
+		EXPECT_EQ((error), errno);				\
+} while (0)
+
+TEST_F(lost, told_once)
+{
+	uint64_t flushed;
+	int late, ret;
+
+	ASSERT_EQ(0, touch(self->p + BAD, 'd'));
+	ASSERT_EQ(0, touch(self->p + PAGE, 'e'));
+	flushed = flush->flushed;
+	fail_page();
+	expect_fsync(self->fd, EIO);
+	expect_fsync(self->fd, 0);
+	/* The other dirty page is not in the same 2 MiB. */
+	EXPECT_LE(PAGE, flush->flushed - flushed);
+	expect_fsync(self->other_fd, EIO);
+	expect_fsync(self->other_fd, 0);
+	/* Who opens it now has lost nothing. */
+	late = fs_open(self->s, "file", O_RDWR);
+	ASSERT_LE(0, late);
+	expect_fsync(late, 0);
+	close(late);
+	EXPECT_EQ(0, flush->through);
+
+	/* What is stored beside it later is flushed, or told as well. */
+	EXPECT_EQ(0, touch(self->p + BAD + PAGE, 'n'));
+	flushed = flush->flushed;
+	ret = fsync(self->fd);
+	EXPECT_TRUE(ret ? errno == EIO : flush->flushed - flushed >= PAGE);
+	fsync(self->other_fd);
+	EXPECT_EQ(0, flush->through);
+	expect_well();
+}
+
+TEST_F(lost, told_by_msync)
+{
+	ASSERT_EQ(0, touch(self->p + BAD, 'd'));
+	fail_page();
+	EXPECT_EQ(-1, msync(self->p, SIZE, MS_SYNC));
+	EXPECT_EQ(EIO, errno);
+	EXPECT_EQ(0, msync(self->p, SIZE, MS_SYNC));
+	EXPECT_EQ(0, flush->through);
+	expect_fsync(self->other_fd, EIO);
+	expect_well();
+}
+
+/* What was flushed before is not lost to anybody who asks for fsync. */
+TEST_F(lost, nothing_if_clean)
+{
+	ASSERT_EQ(0, touch(self->p + BAD, 'd'));
+	expect_fsync(self->fd, 0);
+	fail_page();
+	expect_fsync(self->fd, 0);
+	expect_fsync(self->other_fd, 0);
+	EXPECT_EQ(0, flush->through);
+	expect_well();
+}
+
+/* Whoever else writes back. */
+TEST_F(lost, others_that_flush)
+{
+	ASSERT_EQ(0, touch(self->p + BAD, 'd'));
+	fail_page();
+	syncfs(self->fd);
+	sync();
+	fdatasync(self->other_fd);
+	sync_file_range(self->other_fd, 0, 0, SYNC_FILE_RANGE_WRITE | SYNC_FILE_RANGE_WAIT_AFTER);
+	EXPECT_EQ(PAGE, pwrite(self->fd, self->p, PAGE, 0));
+	EXPECT_EQ(0, flush->through);
+	expect_fsync(self->fd, EIO);
+	expect_well();
+}
+
+/* The file goes with what it has lost: as soon as no page of it is in use. */
+TEST_F(lost, evicted)
+{
+	struct fuse_server *s = self->s;
+	unsigned int forgets = fs_forgets(s);
+
+	ASSERT_EQ(0, touch(self->p + BAD, 'd'));
+	fail_page();
+	munmap(self->p, SIZE);
+	self->p = NULL;
+	close(self->fd);
+	close(self->other_fd);
+	self->fd = self->other_fd = -1;
+	if (variant->in_use) {
+		for (int i = 0; i < 5; i++)
+			drop_caches();
+		/* The module looks now and then whether it is idle. */
+		usleep(500 * 1000);
+		EXPECT_EQ(forgets, fs_forgets(s));
+		EXPECT_EQ(0, flush->through);
+	}
+	close(self->pipe[0]);
+	close(self->pipe[1]);
+	self->pipe[0] = self->pipe[1] = -1;
+	EXPECT_TRUE(fs_forget_since(s, forgets));
+	EXPECT_EQ(0, flush->through);
+	/* It is bad for the next one, until that writes it. */
+	self->fd = fs_open(s, "file", O_RDWR);
+	ASSERT_LE(0, self->fd);
+	EXPECT_EQ(-EIO, byte_at(self->fd, BAD));
+	expect_fsync(self->fd, 0);
+	EXPECT_EQ(0, flush->through);
+}
+
+/*
+ * The mount goes while the page is in use in a pipe. Its memory is kept by the module, without
+ * an inode that the loss could be recorded in, and without a descriptor that it could be told.
+ */
+#define leave_lazily(in_use) do {					\
+	munmap(self->p, SIZE);						\
+	self->p = NULL;							\
+	ASSERT_EQ(0, umount2(self->s->dir, MNT_DETACH));		\
+	self->s->mounted = false;					\
+	close(self->fd);						\
+	close(self->other_fd);						\
+	self->fd = self->other_fd = -1;					\
+	/* The module looks now and then whether it is idle. */		\
+	usleep(1500 * 1000);						\
+	EXPECT_EQ(in_use, module_refs() > self->refs);			\
+} while (0)
+
+/* It is given up as soon as it is idle, and is well for a mount that writes it. */
+#define expect_given_up() do {						\
+	struct fuse_server *_next;					\
+	int _fd;							\
+									\
+	EXPECT_EQ(0, flush->through);					\
+	close(self->pipe[0]);						\
+	close(self->pipe[1]);						\
+	self->pipe[0] = self->pipe[1] = -1;				\
+	EXPECT_TRUE(module_refs_wait(self->refs));			\
+	EXPECT_EQ(0, flush->through);					\
+	flush->watched = 0;						\
+	_next = fmap_server(SCRIPTED_OPS_NAME);				\
+	ASSERT_NE(NULL, _next);						\
+	fs_add(_next, "file", SIZE, &self->map, sizeof(self->map));	\
+	ASSERT_EQ(0, fs_mount(_next));					\
+	_fd = fs_open(_next, "file", O_RDWR);				\
+	EXPECT_EQ(-EIO, byte_at(_fd, BAD));				\
+	close(_fd);							\
+	EXPECT_EQ(0, fs_fill(_next, "file", 'f', SIZE));		\
+	EXPECT_EQ(0, fs_stop(_next));					\
+} while (0)
+
+TEST_F(lost, then_unmounted)
+{
+	ASSERT_EQ(0, touch(self->p + BAD, 'd'));
+	fail_page();
+	leave_lazily(variant->in_use);
+	expect_given_up();
+}
+
+TEST_F(lost, after_it_was_unmounted)
+{
+	struct iovec iov = { self->p + BAD, PAGE };
+
+	ASSERT_EQ(0, touch(self->p + BAD, 'd'));
+	ASSERT_EQ(PAGE, vmsplice(self->pipe[1], &iov, 1, 0));
+	leave_lazily(true);
+	flush->watched = daxdev[0].phys + variant->addr + BAD;
+	flush->through = 0;
+	ASSERT_EQ(0, inject(flush->watched));
+	usleep(500 * 1000);
+	expect_given_up();
+}
+
+static pid_t unload_by;
+
+static void unload(void)
+{
+	if (getpid() == unload_by)
+		system("rmmod hwpoison-inject");
+}
+
+int main(int argc, char **argv)
+{
+	if (access(INJECT, W_OK) && !system("modprobe hwpoison-inject")) {
+		unload_by = getpid();
+		atexit(unload);
+	}
+	watch_flushes();
+	fmap_register("scripted.bpf.o");
+	return test_harness_run(argc, argv);
+}
