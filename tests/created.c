@@ -3,10 +3,9 @@
  * Files that somebody had open before there was a map.
  *
  * A map is asked for when a file is opened, and FUSE knows nothing of it: it goes
- * on serving a file that it created itself, a server may answer CREATE with a file
- * that is mapped already, and a fanotify listener opens a file while it is still
- * being opened. Whoever comes first, one file is either FUSE's or mapped at any
- * time: the data are right, and the file is mapped as soon as that can be.
+ * on serving a file that it created itself, and a server may answer CREATE with a file
+ * that is mapped already. Whichever comes first, the file is mapped as soon as an opener has
+ * brought its map, for all that have it open.
  *
  * A byte says where it comes from: what READ returns and what is on the device
  * differ, unless a test wants them equal.
@@ -14,13 +13,11 @@
 #define _GNU_SOURCE
 #include <errno.h>
 #include <fcntl.h>
-#include <poll.h>
-#include <pthread.h>
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
-#include <sys/fanotify.h>
 #include <sys/mman.h>
+#include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -49,8 +46,9 @@ static bool is_mapped(struct fuse_server *s, const char *name)
 
 /*
  * A file that FUSE created has been opened before anybody could ask for its map.
- * FUSE serves it; as long as it does, everybody else gets plain FUSE too, and the
- * first one who opens the file after that gets the map.
+ * FUSE serves it until another opener brings the map. From then on it is memory for both,
+ * unless it is mapped by mmap(2) already: FUSE's page cache and the memory would be two
+ * sets of bytes.
  */
 FIXTURE(created) {
 	struct fuse_server *s;
@@ -190,27 +188,42 @@ FIXTURE_TEARDOWN(created)
 	close(fd);							\
 } while (0)
 
-TEST_F(created, plain_until_closed)
+TEST_F(created, mapped_with_the_second_opener)
 {
-	int second, third;
+	unsigned int reads;
+	unsigned char *p;
+	struct stat st;
+	int second;
 
 	EXPECT_EQ(BY_FUSE, byte_at(self->fd, 0));
+	EXPECT_EQ(1, pwrite(self->fd, "f", 1, 0));
+	EXPECT_EQ(1, self->s->count[FUSE_WRITE]);
 	second = reopen(self->place, O_RDWR);
 	ASSERT_LE(0, second);
-	/* It may well have been asked for its map: this answer does not last. */
-	EXPECT_EQ(BY_FUSE, byte_at(second, 0));
-	EXPECT_EQ(BY_FUSE, byte_at(self->fd, 0));
+	reads = self->s->count[FUSE_READ];
+	EXPECT_EQ(ON_DEVICE, byte_at(second, 0));
+	EXPECT_EQ(ON_DEVICE, byte_at(self->fd, 0));
 	EXPECT_EQ(1, pwrite(self->fd, "1", 1, 0));
 	EXPECT_EQ(1, pwrite(second, "2", 1, 1));
-	EXPECT_EQ(2, self->s->count[FUSE_WRITE]);
+	EXPECT_EQ('1', byte_at(second, 0));
+	EXPECT_EQ('2', byte_at(self->fd, 1));
+	p = mmap(NULL, SMALL, PROT_READ | PROT_WRITE, MAP_SHARED, self->fd, 0);
+	ASSERT_NE(MAP_FAILED, p);
+	EXPECT_EQ('2', p[1]);
+	EXPECT_EQ(0, touch(p + 2, '3'));
+	EXPECT_EQ('3', byte_at(second, 2));
+	munmap(p, SMALL);
+	EXPECT_EQ(0, fsync(self->fd));
+	EXPECT_EQ(-1, ftruncate(self->fd, 0));
+	EXPECT_EQ(EOPNOTSUPP, errno);
+	EXPECT_EQ(0, fstat(self->fd, &st));
+	EXPECT_EQ(st.st_size, lseek(self->fd, 0, SEEK_END));
+	EXPECT_EQ(1, self->s->count[FUSE_WRITE]);
+	EXPECT_EQ(reads, self->s->count[FUSE_READ]);
 	close(self->fd);
-	/* The creator is gone, but FUSE still serves somebody. */
-	third = reopen(self->place, O_RDWR);
-	ASSERT_LE(0, third);
-	EXPECT_EQ('1', byte_at(third, 0));
-	EXPECT_EQ('2', byte_at(second, 1));
+	EXPECT_EQ('1', byte_at(second, 0));
+	EXPECT_EQ(1, pwrite(second, (char []){ ON_DEVICE }, 1, 0));
 	close(second);
-	close(third);
 	expect_mapped_now();
 }
 
@@ -254,11 +267,127 @@ TEST_F(created, others_open_at_once)
 		}
 	}
 	usleep(20 * 1000);
-	EXPECT_EQ(BY_FUSE, byte_at(self->fd, 0));
+	EXPECT_EQ(ON_DEVICE, byte_at(self->fd, 0));
 	close(self->fd);
 	for (int i = 0; i < 4; i++)
 		EXPECT_EQ(0, ended(pid[i]));
 	expect_mapped_now();
+}
+
+/*
+ * The map comes in the middle of a write through FUSE: the server is still asked for what is
+ * around the bytes, or told of them. They must not end where no reader looks. So the file is
+ * FUSE's to the end, for the new opener, too, and the map is asked for again.
+ */
+FIXTURE(writing) {
+	struct fuse_server *s;
+	struct scripted map;
+	int fd, other;
+	pid_t writer;
+};
+
+FIXTURE_VARIANT(writing) {
+	uint32_t create_flags;
+	int waits_for;
+	bool splices;
+};
+
+FIXTURE_VARIANT_ADD(writing, cached) {
+	.waits_for = FUSE_READ,
+};
+
+FIXTURE_VARIANT_ADD(writing, cached_spliced) {
+	.waits_for = FUSE_READ,
+	.splices = true,
+};
+
+FIXTURE_VARIANT_ADD(writing, direct_io) {
+	.create_flags = FOPEN_DIRECT_IO,
+	.waits_for = FUSE_WRITE,
+};
+
+FIXTURE_SETUP(writing)
+{
+	if (fmap_missing())
+		SKIP(return, "%s", fmap_missing());
+	names_created = 0;
+	create_flags = variant->create_flags;
+	self->fd = self->other = -1;
+	self->map = fmap_linear(0, 0, SMALL);
+	self->s = fmap_server(SCRIPTED_OPS_NAME);
+	ASSERT_NE(NULL, self->s);
+	self->s->init_flags |= FUSE_WRITEBACK_CACHE;
+	self->s->open_flags |= FOPEN_KEEP_CACHE;
+	self->s->hook[FUSE_LOOKUP] = lookup_created;
+	self->s->hook[FUSE_CREATE] = create;
+	fs_add(self->s, "old", SMALL, &self->map, sizeof(self->map));
+	fs_add(self->s, "new", SMALL, &self->map, sizeof(self->map));
+	memset(self->s->file[1].plain, BY_FUSE, FS_PLAIN);
+	ASSERT_EQ(0, fs_mount(self->s));
+	ASSERT_EQ(0, fs_fill(self->s, "old", ON_DEVICE, SMALL));
+	self->fd = fs_open(self->s, "new", O_CREAT | O_RDWR);
+	ASSERT_LE(0, self->fd);
+	ASSERT_EQ(1, names_created);
+}
+
+FIXTURE_TEARDOWN(writing)
+{
+	if (self->writer > 0) {
+		fs_release(self->s, variant->waits_for);
+		kill(self->writer, SIGKILL);
+		ended(self->writer);
+	}
+	close(self->fd);
+	close(self->other);
+	EXPECT_EQ(0, fs_stop(self->s));
+}
+
+static int write_seven(int fd, bool splices)
+{
+	off_t at = 100;
+	int pipes[2];
+
+	if (!splices)
+		return pwrite(fd, "written", 7, at) != 7;
+	return pipe(pipes) || write(pipes[1], "written", 7) != 7 ||
+	       splice(pipes[0], NULL, fd, &at, 7, 0) != 7;
+}
+
+#define expect_written(fd) do {						\
+	char _got[8] = "";						\
+									\
+	EXPECT_EQ(7, pread(fd, _got, 7, 100));				\
+	EXPECT_STREQ("written", _got);					\
+} while (0)
+
+TEST_F(writing, as_the_map_comes)
+{
+	struct fuse_server *s = self->s;
+	unsigned int fmaps;
+
+	s->hold[variant->waits_for] = true;
+	self->writer = fork();
+	ASSERT_LE(0, self->writer);
+	if (!self->writer)
+		_exit(write_seven(self->fd, variant->splices));
+	ASSERT_TRUE(fs_wait(s, variant->waits_for, 1));
+	fmaps = s->count[FUSE_GET_FMAP];
+	self->other = fs_open(s, "new", O_RDWR);
+	ASSERT_LE(0, self->other);
+	EXPECT_EQ(fmaps + 1, s->count[FUSE_GET_FMAP]);
+	fs_release(s, variant->waits_for);
+	EXPECT_EQ(0, ended(self->writer));
+	self->writer = 0;
+	expect_written(self->fd);
+	expect_written(self->other);
+	EXPECT_EQ(0, fsync(self->fd));
+	EXPECT_EQ(0, memcmp(s->file[1].plain + 100, "written", 7));
+	expect_written(self->other);
+	/* Done with, the server could put the bytes where they belong; the next one has a map. */
+	close(self->fd);
+	close(self->other);
+	self->fd = self->other = -1;
+	EXPECT_TRUE(is_mapped(s, "new"));
 }
 
 /*
@@ -416,7 +545,7 @@ TEST_F(alias, idle)
 	close(idle);
 }
 
-/* The same while the map is on its way: the creator was first. */
+/* The same while the map is on its way: the creator is FUSE's until it is there. */
 TEST_F(alias, of_a_file_being_opened)
 {
 	pid_t pid;
@@ -434,178 +563,9 @@ TEST_F(alias, of_a_file_being_opened)
 	ASSERT_LE(0, fd);
 	EXPECT_EQ(BY_FUSE, byte_at(fd, 0));
 	fs_release(self->s, FUSE_GET_FMAP);
-	EXPECT_EQ(W_EXITCODE(BY_FUSE, 0), ended(pid));
-	EXPECT_EQ(BY_FUSE, byte_at(fd, 1));
+	EXPECT_EQ(W_EXITCODE(ON_DEVICE, 0), ended(pid));
+	EXPECT_EQ(ON_DEVICE, byte_at(fd, 1));
 	close(fd);
-	EXPECT_TRUE(is_mapped(self->s, "file"));
-}
-
-/*
- * A fanotify listener gets a file of its own with each event, opened while the
- * file it reports is still being opened. Which of them FUSE serves and which are
- * mapped is not promised; that all of them see the same bytes is.
- */
-FIXTURE(listener) {
-	struct fuse_server *s;
-	struct scripted map;
-	int group;
-	pthread_t thread;
-};
-
-FIXTURE_VARIANT(listener) {
-	unsigned int class;
-	bool keep;		/* the files of the events stay open */
-};
-
-FIXTURE_VARIANT_ADD(listener, notified) {
-	.class = FAN_CLASS_NOTIF,
-};
-
-FIXTURE_VARIANT_ADD(listener, notified_keeps) {
-	.class = FAN_CLASS_NOTIF,
-	.keep = true,
-};
-
-FIXTURE_VARIANT_ADD(listener, asked) {
-	.class = FAN_CLASS_CONTENT,
-};
-
-FIXTURE_VARIANT_ADD(listener, asked_keeps) {
-	.class = FAN_CLASS_CONTENT,
-	.keep = true,
-};
-
-FIXTURE_VARIANT_ADD(listener, asked_first) {
-	.class = FAN_CLASS_PRE_CONTENT,
-};
-
-static struct {
-	int group;
-	bool keep;
-	volatile bool stop;
-	unsigned int events, wrong;
-	int kept[64];
-	unsigned int nr_kept;
-} listener;
-
-static void listen_once(void)
-{
-	char buf[4096] __attribute__((aligned(8)));
-	struct fanotify_event_metadata *e = (void *)buf;
-	ssize_t len = read(listener.group, buf, sizeof(buf));
-
-	for (; len > 0 && FAN_EVENT_OK(e, len); e = FAN_EVENT_NEXT(e, len)) {
-		struct fanotify_response response = {
-			.fd = e->fd,
-			.response = FAN_ALLOW,
-		};
-		bool ask = e->mask & FAN_OPEN_PERM;
-
-		listener.events++;
-		if (e->fd < 0) {
-			listener.wrong++;
-			continue;
-		}
-		if (byte_at(e->fd, 0) != ON_DEVICE)
-			listener.wrong++;
-		if (ask && write(listener.group, &response, sizeof(response)) < 0)
-			listener.wrong++;
-		if (byte_at(e->fd, PAGE) != ON_DEVICE)
-			listener.wrong++;
-		if (listener.keep && listener.nr_kept < ARRAY_SIZE(listener.kept))
-			listener.kept[listener.nr_kept++] = e->fd;
-		else
-			close(e->fd);
-	}
-}
-
-static void *listen_thread(void *unused)
-{
-	struct pollfd poll_group = { .fd = listener.group, .events = POLLIN };
-
-	while (!listener.stop || poll(&poll_group, 1, 0) > 0)
-		if (poll(&poll_group, 1, 10) > 0)
-			listen_once();
-	return NULL;
-}
-
-FIXTURE_SETUP(listener)
-{
-	uint64_t mask = FAN_OPEN;
-
-	if (fmap_missing())
-		SKIP(return, "%s", fmap_missing());
-	self->map = fmap_linear(0, 0, SMALL);
-	self->s = fmap_server(SCRIPTED_OPS_NAME);
-	ASSERT_NE(NULL, self->s);
-	fs_add(self->s, "seen", SMALL, &self->map, sizeof(self->map));
-	/* All of it can be read in either way. */
-	fs_add(self->s, "file", FS_PLAIN, &self->map, sizeof(self->map));
-	memset(self->s->file[1].plain, ON_DEVICE, FS_PLAIN);
-	ASSERT_EQ(0, fs_mount(self->s));
-	/* The same bytes in both places. */
-	ASSERT_EQ(0, fs_fill(self->s, "seen", ON_DEVICE, SMALL));
-
-	self->group = fanotify_init(variant->class | FAN_CLOEXEC | FAN_NONBLOCK,
-				    O_RDWR | O_CLOEXEC);
-	if (self->group < 0)
-		SKIP(return, "no fanotify: %s", strerror(errno));
-	if (variant->class != FAN_CLASS_NOTIF)
-		mask = FAN_OPEN_PERM;
-	ASSERT_EQ(0, fanotify_mark(self->group, FAN_MARK_ADD | FAN_MARK_MOUNT,
-				   mask, AT_FDCWD, self->s->dir));
-	memset(&listener, 0, sizeof(listener));
-	listener.group = self->group;
-	listener.keep = variant->keep;
-	ASSERT_EQ(0, pthread_create(&self->thread, NULL, listen_thread, NULL));
-}
-
-FIXTURE_TEARDOWN(listener)
-{
-	EXPECT_EQ(0, fs_stop(self->s));
-}
-
-TEST_F(listener, has_the_file_open)
-{
-	pid_t pid[3];
-	unsigned char *p;
-
-	/* The listener is in this task and must not wait for itself. */
-	for (unsigned int i = 0; i < ARRAY_SIZE(pid); i++) {
-		pid[i] = fork();
-		ASSERT_LE(0, pid[i]);
-		if (pid[i])
-			continue;
-		for (int n = 0; n < 8; n++) {
-			int fd = fs_open(self->s, "file", O_RDWR);
-
-			if (fd < 0)
-				_exit(1);
-			p = mmap(NULL, FS_PLAIN, PROT_READ, MAP_PRIVATE, fd, 0);
-			if (byte_at(fd, 1) != ON_DEVICE || p == MAP_FAILED ||
-			    p[PAGE] != ON_DEVICE)
-				_exit(2);
-			munmap(p, FS_PLAIN);
-			close(fd);
-			/* Every other time it has to be opened from scratch. */
-			if (n % 2)
-				write_file("/proc/sys/vm/drop_caches", "2");
-		}
-		_exit(0);
-	}
-	for (unsigned int i = 0; i < ARRAY_SIZE(pid); i++)
-		EXPECT_EQ(0, ended(pid[i]));
-	listener.stop = true;
-	pthread_join(self->thread, NULL);
-	EXPECT_LE(1, listener.events);
-	EXPECT_EQ(0, listener.wrong);
-	/* What it keeps goes on working without the group. */
-	close(self->group);
-	for (unsigned int i = 0; i < listener.nr_kept; i++) {
-		EXPECT_EQ(ON_DEVICE, byte_at(listener.kept[i], 0));
-		close(listener.kept[i]);
-	}
-	/* With nobody listening, it is mapped. */
 	EXPECT_TRUE(is_mapped(self->s, "file"));
 }
 

@@ -1,0 +1,206 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * A fanotify listener gets a file of its own with each event, opened while the
+ * file it reports is still being opened. Which of them FUSE serves and which are
+ * mapped is not promised; that all of them see the same bytes is.
+ */
+#define _GNU_SOURCE
+#include <errno.h>
+#include <fcntl.h>
+#include <poll.h>
+#include <pthread.h>
+#include <string.h>
+#include <sys/fanotify.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include "kselftest_harness.h"
+#include "fmap_test.h"
+
+#define SMALL		(64 * KIB)
+#define ON_DEVICE	'd'
+
+/* Does opening @name give a mapped file? */
+static bool is_mapped(struct fuse_server *s, const char *name)
+{
+	unsigned int requests = s->count[FUSE_READ] + s->count[FUSE_WRITE];
+	int fd = fs_open(s, name, O_RDWR);
+	bool works;
+
+	if (fd < 0)
+		return false;
+	works = byte_at(fd, 0) == ON_DEVICE && pwrite(fd, "w", 1, 1) == 1 &&
+		byte_at(fd, 1) == 'w';
+	close(fd);
+	return works && s->count[FUSE_READ] + s->count[FUSE_WRITE] == requests;
+}
+
+FIXTURE(listener) {
+	struct fuse_server *s;
+	struct scripted map;
+	int group;
+	pthread_t thread;
+};
+
+FIXTURE_VARIANT(listener) {
+	unsigned int class;
+	bool keep;		/* the files of the events stay open */
+};
+
+FIXTURE_VARIANT_ADD(listener, notified) {
+	.class = FAN_CLASS_NOTIF,
+};
+
+FIXTURE_VARIANT_ADD(listener, notified_keeps) {
+	.class = FAN_CLASS_NOTIF,
+	.keep = true,
+};
+
+FIXTURE_VARIANT_ADD(listener, asked) {
+	.class = FAN_CLASS_CONTENT,
+};
+
+FIXTURE_VARIANT_ADD(listener, asked_keeps) {
+	.class = FAN_CLASS_CONTENT,
+	.keep = true,
+};
+
+FIXTURE_VARIANT_ADD(listener, asked_first) {
+	.class = FAN_CLASS_PRE_CONTENT,
+};
+
+static struct {
+	int group;
+	bool keep;
+	volatile bool stop;
+	unsigned int events, wrong;
+	int kept[64];
+	unsigned int nr_kept;
+} listener;
+
+static void listen_once(void)
+{
+	char buf[4096] __attribute__((aligned(8)));
+	struct fanotify_event_metadata *e = (void *)buf;
+	ssize_t len = read(listener.group, buf, sizeof(buf));
+
+	for (; len > 0 && FAN_EVENT_OK(e, len); e = FAN_EVENT_NEXT(e, len)) {
+		struct fanotify_response response = {
+			.fd = e->fd,
+			.response = FAN_ALLOW,
+		};
+		bool ask = e->mask & FAN_OPEN_PERM;
+
+		listener.events++;
+		if (e->fd < 0) {
+			listener.wrong++;
+			continue;
+		}
+		if (byte_at(e->fd, 0) != ON_DEVICE)
+			listener.wrong++;
+		if (ask && write(listener.group, &response, sizeof(response)) < 0)
+			listener.wrong++;
+		if (byte_at(e->fd, PAGE) != ON_DEVICE)
+			listener.wrong++;
+		if (listener.keep && listener.nr_kept < ARRAY_SIZE(listener.kept))
+			listener.kept[listener.nr_kept++] = e->fd;
+		else
+			close(e->fd);
+	}
+}
+
+static void *listen_thread(void *unused)
+{
+	struct pollfd poll_group = { .fd = listener.group, .events = POLLIN };
+
+	while (!listener.stop || poll(&poll_group, 1, 0) > 0)
+		if (poll(&poll_group, 1, 10) > 0)
+			listen_once();
+	return NULL;
+}
+
+FIXTURE_SETUP(listener)
+{
+	uint64_t mask = FAN_OPEN;
+
+	if (fmap_missing())
+		SKIP(return, "%s", fmap_missing());
+	self->map = fmap_linear(0, 0, SMALL);
+	self->s = fmap_server(SCRIPTED_OPS_NAME);
+	ASSERT_NE(NULL, self->s);
+	fs_add(self->s, "seen", SMALL, &self->map, sizeof(self->map));
+	/* All of it can be read in either way. */
+	fs_add(self->s, "file", FS_PLAIN, &self->map, sizeof(self->map));
+	memset(self->s->file[1].plain, ON_DEVICE, FS_PLAIN);
+	ASSERT_EQ(0, fs_mount(self->s));
+	/* The same bytes in both places. */
+	ASSERT_EQ(0, fs_fill(self->s, "seen", ON_DEVICE, SMALL));
+
+	self->group = fanotify_init(variant->class | FAN_CLOEXEC | FAN_NONBLOCK,
+				    O_RDWR | O_CLOEXEC);
+	if (self->group < 0)
+		SKIP(return, "no fanotify: %s", strerror(errno));
+	if (variant->class != FAN_CLASS_NOTIF)
+		mask = FAN_OPEN_PERM;
+	ASSERT_EQ(0, fanotify_mark(self->group, FAN_MARK_ADD | FAN_MARK_MOUNT,
+				   mask, AT_FDCWD, self->s->dir));
+	memset(&listener, 0, sizeof(listener));
+	listener.group = self->group;
+	listener.keep = variant->keep;
+	ASSERT_EQ(0, pthread_create(&self->thread, NULL, listen_thread, NULL));
+}
+
+FIXTURE_TEARDOWN(listener)
+{
+	EXPECT_EQ(0, fs_stop(self->s));
+}
+
+TEST_F(listener, has_the_file_open)
+{
+	pid_t pid[3];
+	unsigned char *p;
+
+	/* The listener is in this task and must not wait for itself. */
+	for (unsigned int i = 0; i < ARRAY_SIZE(pid); i++) {
+		pid[i] = fork();
+		ASSERT_LE(0, pid[i]);
+		if (pid[i])
+			continue;
+		for (int n = 0; n < 8; n++) {
+			int fd = fs_open(self->s, "file", O_RDWR);
+
+			if (fd < 0)
+				_exit(1);
+			p = mmap(NULL, FS_PLAIN, PROT_READ, MAP_PRIVATE, fd, 0);
+			if (byte_at(fd, 1) != ON_DEVICE || p == MAP_FAILED ||
+			    p[PAGE] != ON_DEVICE)
+				_exit(2);
+			munmap(p, FS_PLAIN);
+			close(fd);
+			/* Every other time it has to be opened from scratch. */
+			if (n % 2)
+				write_file("/proc/sys/vm/drop_caches", "2");
+		}
+		_exit(0);
+	}
+	for (unsigned int i = 0; i < ARRAY_SIZE(pid); i++)
+		EXPECT_EQ(0, ended(pid[i]));
+	listener.stop = true;
+	pthread_join(self->thread, NULL);
+	EXPECT_LE(1, listener.events);
+	EXPECT_EQ(0, listener.wrong);
+	/* What it keeps goes on working without the group. */
+	close(self->group);
+	for (unsigned int i = 0; i < listener.nr_kept; i++) {
+		EXPECT_EQ(ON_DEVICE, byte_at(listener.kept[i], 0));
+		close(listener.kept[i]);
+	}
+	/* With nobody listening, it is mapped. */
+	EXPECT_TRUE(is_mapped(self->s, "file"));
+}
+
+int main(int argc, char **argv)
+{
+	fmap_register("scripted.bpf.o");
+	return test_harness_run(argc, argv);
+}
