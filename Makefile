@@ -31,6 +31,10 @@ help:
 	@echo '                          first time builds it (10 to 30 minutes); same options'
 	@echo 'make exercise [TIMES=N]   fio, fsx and stress-ng on mapped files, N (20) times'
 	@echo '     [DEVICE=cxl]         as much as in "make check"'
+	@echo 'make torture MINUTES=N    everything at once, drawn from a seed (tests/torture.c), for N (10)'
+	@echo '     [SEED=S]             minutes; from this seed on (1)'
+	@echo '     [DEVICE=cxl] [KERNEL=debug]'
+	@echo '     [ACTORS=A,B,-C]      with A and B only, or without C'
 	@echo 'make bench                instructions per fault, read, write and open, against other memory'
 	@echo '     [ROWS="bpf native"]  and file systems (docs/fault-path.md); only these rows'
 	@echo '     [QUICK=1]            only the most important patterns'
@@ -40,7 +44,7 @@ help:
 	@echo 'The build root and the kernel are kept in ~/.cache/fuse-dax-fmap (or in'
 	@echo 'XDG_CACHE_HOME). Remove that directory to get the newest kernel, or its space.'
 
-.PHONY: all help module debug-module bpf tools tests exercisers bench-programs native-module lint demo check check-debug exercise bench clean
+.PHONY: all help module debug-module bpf tools tests exercisers bench-programs native-module lint demo check check-debug exercise torture bench clean
 
 ifneq ($(INSIDE)$(KDIR),)
 
@@ -120,6 +124,16 @@ exercise:
 	@scripts/build-quietly module bpf tools tests exercisers
 	@tests/vm/run --exercisers --device $(DEVICE) --timeout 36000 -- \
 		'EXERCISE=$(TIMES) TEST_TIMEOUT=36000 run-kselftests exercisers.sh'
+
+MINUTES ?= 10
+SEED ?= 1
+KERNEL ?= stock
+torture:
+	@scripts/build-quietly $(if $(filter debug,$(KERNEL)),debug-module,module) bpf tools tests
+	@seconds=$$(($(MINUTES) * 60)); \
+	tests/vm/run --kernel $(KERNEL) --device $(DEVICE) --timeout $$((3 * seconds + 1200)) -- \
+		"TORTURE_SECONDS=$$seconds TORTURE_SEED=$(SEED) TORTURE_ACTORS=$(ACTORS) \
+		TEST_TIMEOUT=$$((3 * seconds + 600)) run-kselftests torture"
 
 bench:
 	@scripts/build-quietly module bpf tools native-module bench-programs
