@@ -254,11 +254,8 @@ TEST_F_TIMEOUT(evicted, closed_again, 60)
 		/* Long enough for the module to see it open, or closed. */
 		usleep(50 * 1000);
 	}
-	if (variant->evict) {
-		EXPECT_EQ(0, in_child(variant->evict(s)));
-	} else {
-		EXPECT_EQ(0, in_child(unlink(fs_path(s, "file")) ? errno : 0));
-	}
+	EXPECT_EQ(0, in_child(variant->evict ? variant->evict(s) :
+			      unlink(fs_path(s, "file")) ? errno : 0));
 	usleep(100 * 1000);
 	EXPECT_EQ(0, forgotten);
 	EXPECT_EQ(0, keep_end(&self->keeper));

@@ -156,7 +156,8 @@ static inline int keep_end(struct keeper *k)
 	return status;
 }
 
-static inline void keeper_done(struct fuse_server *s, const struct fuse_in_header *in, const void *arg)
+static inline void keeper_done(struct fuse_server *s, const struct fuse_in_header *in,
+			       const void *arg)
 {
 	fs_reply(s, in, 0, NULL, 0);
 }

@@ -298,11 +298,10 @@ FIXTURE_SETUP(unbound)
 		.how = BY_PIPE,
 		.removes = variant->removed,
 	};
-	if (variant->unmounted) {
-		umount_and_kill();
-	} else {
+	if (!variant->unmounted)
 		keep_page();
-	}
+	else
+		umount_and_kill();
 }
 
 /* In the parent: the devices have to come back even if the test died. */
