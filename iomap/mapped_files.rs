@@ -308,11 +308,17 @@ impl MappedFiles {
             let header = held.header();
             let is_open = || header.published().open_files.load(Ordering::Acquire) != 0;
 
-            if !all && !is_open() && Self::is_busy(header) {
+            let was_open = is_open();
+            if !all && !was_open && Self::is_busy(header) {
                 left = true;
                 return;
             }
             let lists = self.lists.lock();
+            // Who has closed it since has seen that it is held. Who closes it after this holds it again.
+            if !all && was_open && !is_open() {
+                left = true;
+                return;
+            }
             // SAFETY: The inode is held, so the file is there.
             unsafe { (*held.0.as_ptr()).is_held = false };
             self.leftovers.add(-1, Relaxed);
