@@ -40,7 +40,8 @@ use kernel::{
     page::PAGE_SIZE,
     prelude::*,
     str::CString,
-    sync::SetOnce, //
+    sync::SetOnce,
+    time::msecs_to_jiffies, //
 };
 
 use crate::{
@@ -576,10 +577,8 @@ fn hold(slot: &Slot, index: u32, reply: &[u8], conn: &Connection) -> Result<Devi
         conn.mount().devices.mark(index, Slot::POISONED);
     }
 
-    // SAFETY: The device sits on the dax bus, so its private data is a `struct dev_dax`, as
-    // `fs_dax_get()` takes for granted; `file` keeps it until here. The table is static.
-    let held = to_result(unsafe { c::fs_dax_get(dax_dev.as_ptr(), holder.as_ptr(), &HOLDER_OPS) });
-    if let Err(errno) = held {
+    // SAFETY: The device sits on the dax bus, and `file` keeps it.
+    if let Err(errno) = unsafe { take(dax_dev, device, holder) } {
         failure::unregister(holder, || ());
         return Err(Failure {
             errno,
@@ -589,6 +588,7 @@ fn hold(slot: &Slot, index: u32, reply: &[u8], conn: &Connection) -> Result<Devi
                     "the DAX device is held by another mount, or under another index"
                 }
                 EOPNOTSUPP => "the DAX device is not bound to fsdev_dax",
+                EINTR => "waiting for the driver of the DAX device",
                 _ => "the DAX device cannot be held",
             },
         });
@@ -643,6 +643,46 @@ fn hold(slot: &Slot, index: u32, reply: &[u8], conn: &Connection) -> Result<Devi
         });
     }
     Ok(held)
+}
+
+/// How often somebody looks whether a driver is done with a device.
+const AGAIN_MS: u32 = 10;
+
+/// Takes a device for a holder.
+///
+/// `fs_dax_get()` waits for the lock of the device, and nobody can kill it. The lock is held while a driver is unbound,
+/// as long as pages are in use (`failure`). So it is called when the lock is free, and nobody holds the device: then
+/// there are no pages to wait for, whoever takes the lock first.
+///
+/// # Errors
+///
+/// [`EBUSY`] if the device is held; [`EINTR`] if the task is being killed; those of `fs_dax_get()`.
+///
+/// # Safety
+///
+/// `device` is that of `dax_dev`, sits on the dax bus, and is kept by the caller.
+unsafe fn take(dax_dev: NonNull<c::dax_device>, device: *mut c::device, holder: Cookie) -> Result {
+    loop {
+        // SAFETY: By the safety requirements.
+        if !unsafe { c::dax_holder(dax_dev.as_ptr()) }.is_null() {
+            return Err(EBUSY);
+        }
+        // SAFETY: As above.
+        if unsafe { c::device_trylock(device) } != 0 {
+            // SAFETY: Locked just now.
+            unsafe { c::device_unlock(device) };
+            break;
+        }
+        // SAFETY: The current task may sleep: it opens a file.
+        unsafe { c::schedule_timeout_killable(msecs_to_jiffies(AGAIN_MS) as ffi::c_long) };
+        // SAFETY: The current task is always valid.
+        if unsafe { c::fatal_signal_pending(c::get_current()) } != 0 {
+            return Err(EINTR);
+        }
+    }
+    // SAFETY: By the safety requirements its private data is a `struct dev_dax`, as `fs_dax_get()` takes for granted.
+    // The table is static.
+    to_result(unsafe { c::fs_dax_get(dax_dev.as_ptr(), holder.as_ptr(), &HOLDER_OPS) })
 }
 
 /// Logs who has a device that cannot be held.

@@ -394,11 +394,15 @@ TEST_F(unbind, while_busy)
 
 /*
  * Someone does I/O with memory of the device. The memory map cannot go before
- * that has ended, so unbinding waits; nobody else does.
+ * that has ended, so unbinding waits; nobody else does, not even who wants the device
+ * for another mount, and would have to wait for its driver.
  */
 TEST_F(unbind, while_pinned)
 {
+	struct fuse_server *other = new_mount(self->map);
 	pid_t io, pid;
+
+	ASSERT_NE(NULL, other);
 
 	self->s->hold[FUSE_WRITE] = true;
 	io = fork();
@@ -416,11 +420,13 @@ TEST_F(unbind, while_pinned)
 	expect_gone();
 	expect_stays();
 	EXPECT_EQ(-EIO, fs_try(self->s, "late"));
+	EXPECT_EQ(EBUSY << 8, ended(fs_try_in_child(other, "gone")));
 	EXPECT_EQ(0, waitpid(pid, NULL, WNOHANG));
 	fs_release(self->s, FUSE_WRITE);
 	EXPECT_EQ(0, ended(io));
 	ASSERT_EQ(0, ended(pid));
 	expect_gone();
+	EXPECT_EQ(0, fs_stop(other));
 	let_go();
 	EXPECT_EQ(0, fs_umount(self->s));
 	expect_usable();
