@@ -85,6 +85,7 @@ use crate::{
     stats, //
 };
 
+mod fallocate;
 mod file;
 mod judge;
 mod mapped_files;
@@ -455,7 +456,7 @@ unsafe fn header<'a>(inode: *const c::inode) -> &'a Header {
 ///
 /// The inode is valid.
 #[inline]
-unsafe fn i_size(inode: *const c::inode) -> u64 {
+pub(crate) unsafe fn i_size(inode: *const c::inode) -> u64 {
     // SAFETY: By the safety requirements.
     unsafe { ptr::addr_of!((*inode).i_size).read_volatile() }.max(0) as u64
 }

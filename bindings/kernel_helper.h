@@ -10,6 +10,7 @@
 #include <linux/cred.h>
 #include <linux/dax.h>
 #include <linux/fadvise.h>
+#include <linux/falloc.h>
 #include <linux/fiemap.h>
 #include <linux/filter.h>
 #include <linux/fs.h>

@@ -339,7 +339,13 @@ fn done(ret: ffi::c_int) -> Result {
 unsafe fn open_mapped(inode: *mut c::inode, file: *mut c::file, gate: &'static Gate) -> Result {
     // SAFETY: By the safety requirements.
     if unsafe { (*file).f_flags } & c::O_TRUNC != 0 {
-        return Err(EOPNOTSUPP);
+        // SAFETY: By the safety requirements the inode is in use.
+        if unsafe { iomap::i_size(inode) } != 0 {
+            return Err(EOPNOTSUPP);
+        }
+        // The file is empty for the kernel; what it is for the server shall stay.
+        // SAFETY: The file is being opened, so it is the caller's alone.
+        unsafe { (*file).f_flags &= !c::O_TRUNC };
     }
     // SAFETY: As above.
     unsafe {

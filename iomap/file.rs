@@ -26,6 +26,7 @@ use crate::{
 };
 
 use super::{
+    fallocate::fallocate,
     header,
     i_size,
     judge::IOMAP_OPS,
@@ -243,7 +244,7 @@ pub(super) unsafe extern "C" fn mmap(
 
 /// `inode->i_rwsem`, held for I/O. FUSE holds it while the server answers a SETATTR, so who waits for it can be
 /// killed.
-struct IoLock {
+pub(super) struct IoLock {
     sem: *mut c::rw_semaphore,
     exclusive: bool,
 }
@@ -257,7 +258,7 @@ impl IoLock {
     /// # Safety
     ///
     /// The inode of `iocb` stays in use until the lock is dropped.
-    unsafe fn new(iocb: *mut c::kiocb, exclusive: bool) -> Result<Self> {
+    pub(super) unsafe fn new(iocb: *mut c::kiocb, exclusive: bool) -> Result<Self> {
         // SAFETY: The iocb and its file are valid.
         unsafe {
             let inode = (*(*iocb).ki_filp).f_inode;
@@ -340,7 +341,7 @@ unsafe fn dax_rw(iocb: *mut c::kiocb, iter: *mut c::iov_iter) -> Option<isize> {
 /// # Safety
 ///
 /// As [`dax_rw`], with the inode locked exclusively.
-unsafe fn write(iocb: *mut c::kiocb, from: *mut c::iov_iter) -> Option<isize> {
+pub(super) unsafe fn write(iocb: *mut c::kiocb, from: *mut c::iov_iter) -> Option<isize> {
     // SAFETY: By the safety requirements, here and below.
     let mut result = unsafe { dax_rw(iocb, from) }?;
     let mut written = 0;
@@ -506,7 +507,7 @@ unsafe fn has_to_ask_server(iocb: *const c::kiocb) -> bool {
 /// # Safety
 ///
 /// `iocb` is valid and for a mapped file.
-unsafe fn count_bytes(iocb: *const c::kiocb, counter: Counter, done: isize) {
+pub(super) unsafe fn count_bytes(iocb: *const c::kiocb, counter: Counter, done: isize) {
     // SAFETY: By the safety requirements.
     let header = unsafe { header((*(*iocb).ki_filp).f_inode) };
 
@@ -524,7 +525,7 @@ unsafe fn count_bytes(iocb: *const c::kiocb, counter: Counter, done: isize) {
 /// # Safety
 ///
 /// `iocb` is valid and for a mapped file; the inode lock is held exclusively.
-unsafe fn modified(iocb: *mut c::kiocb) -> ffi::c_int {
+pub(super) unsafe fn modified(iocb: *mut c::kiocb) -> ffi::c_int {
     // SAFETY: By the safety requirements.
     unsafe {
         let inode = (*(*iocb).ki_filp).f_inode;
@@ -542,8 +543,8 @@ unsafe fn modified(iocb: *mut c::kiocb) -> ffi::c_int {
 /// The operations of an open mapped file: FUSE's for what concerns the server (FLUSH, RELEASE,
 /// locks, ioctls), ours for what concerns memory.
 ///
-/// What is left out fails as it does for any file that cannot do it: fallocate with EOPNOTSUPP;
-/// copy_file_range falls back to reading and writing.
+/// What is left out fails as it does for any file that cannot do it: copy_file_range falls back to
+/// reading and writing.
 pub(crate) fn file_operations(plain: &c::file_operations) -> c::file_operations {
     c::file_operations {
         llseek: Some(llseek),
@@ -555,7 +556,7 @@ pub(crate) fn file_operations(plain: &c::file_operations) -> c::file_operations 
         splice_read: Some(c::copy_splice_read),
         splice_write: Some(c::iter_file_splice_write),
         fsync: Some(fsync),
-        fallocate: None,
+        fallocate: Some(fallocate),
         copy_file_range: None,
         remap_file_range: None,
         // A write that is not to wait does not: there is no device that it would wait for.
@@ -680,7 +681,8 @@ unsafe extern "C" fn permission(
     ret
 }
 
-/// Refuses to change the size of a mapped file, before FUSE sees it; the rest is FUSE's.
+/// Refuses to change the size of a mapped file, before FUSE sees it; the rest is FUSE's. To set the size that
+/// it has changes nothing but times, and set-user-id bits, so the server is asked for those alone.
 ///
 /// Some servers promise to take set-user-id bits off by themselves, with each WRITE they get. A
 /// mapped file sends none, so they are told the mode that the VFS has worked out.
@@ -696,10 +698,29 @@ unsafe extern "C" fn setattr(
     const KILL: ffi::c_uint = c::ATTR_KILL_SUID | c::ATTR_KILL_SGID;
 
     // SAFETY: The VFS passes valid arguments.
-    let (inode, valid) = unsafe { (Inode::new((*dentry).d_inode), (*attr).ia_valid) };
+    let (inode, mut valid) = unsafe { (Inode::new((*dentry).d_inode), (*attr).ia_valid) };
     let mapped = is_mapped(inode);
     if mapped && valid & c::ATTR_SIZE != 0 {
-        return EOPNOTSUPP.to_errno();
+        // SAFETY: The VFS passes valid arguments.
+        let (size, file) = unsafe { ((*attr).ia_size, (*attr).ia_file) };
+        // SAFETY: The inode is in use, and the VFS has locked it.
+        if size as u64 != unsafe { i_size(inode.as_raw()) } {
+            return EOPNOTSUPP.to_errno();
+        }
+        if inode.is_bad() {
+            look_for_bad(inode);
+            return EIO.to_errno();
+        }
+        valid &= !(c::ATTR_SIZE | c::ATTR_OPEN);
+        if valid & (c::ATTR_MODE | c::ATTR_UID | c::ATTR_GID | KILL) == 0 {
+            if valid & c::ATTR_MTIME == 0 || valid & c::ATTR_FILE == 0 {
+                return 0;
+            }
+            // SAFETY: With this flag the VFS has put an open file there.
+            return unsafe { c::file_update_time(file) };
+        }
+        // SAFETY: The VFS passes valid arguments.
+        unsafe { (*attr).ia_valid = valid };
     }
     let by_write = mapped && valid & KILL != 0 && valid & (c::ATTR_UID | c::ATTR_GID) == 0;
     if by_write && inode.server_takes_privileges_off() {

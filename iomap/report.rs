@@ -112,6 +112,27 @@ impl Drop for Shared {
     }
 }
 
+/// The first byte at or behind `offset` that is in no memory: of a hole, or the end of the file.
+///
+/// # Errors
+///
+/// [`EINTR`] if the task is being killed; those of a mapping that is refused.
+///
+/// # Safety
+///
+/// `inode` is a mapped one, and in use; `offset` is inside the file.
+pub(super) unsafe fn first_hole(inode: *mut c::inode, offset: c::loff_t) -> Result<c::loff_t> {
+    // SAFETY: By the safety requirements.
+    let _locked = unsafe { Shared::lock(inode) }?;
+    // SAFETY: As above, and locked.
+    let found = unsafe { c::iomap_seek_hole(inode, offset, &REPORT_OPS) };
+
+    if found < 0 {
+        return Err(Error::from_errno(found as ffi::c_int));
+    }
+    Ok(found)
+}
+
 /// lseek(2): SEEK_DATA and SEEK_HOLE end where reads do, at the smaller of the file's size and its
 /// mapped size.
 ///

@@ -630,9 +630,11 @@ int fs_fill(struct fuse_server *s, const char *name, int byte, size_t len)
 	if (fd < 0)
 		return fd;
 	memset(buf, byte, sizeof(buf));
-	for (size_t pos = 0; pos < len && !err; pos += sizeof(buf))
-		if (pwrite(fd, buf, sizeof(buf), pos) != sizeof(buf))
+	for (size_t pos = 0, n; pos < len && !err; pos += n) {
+		n = len - pos < sizeof(buf) ? len - pos : sizeof(buf);
+		if (pwrite(fd, buf, n, pos) != n)
 			err = -EIO;
+	}
 	close(fd);
 	return s->count[FUSE_WRITE] ? -ENXIO : err;
 }

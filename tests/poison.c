@@ -15,6 +15,7 @@
 #define _GNU_SOURCE
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/falloc.h>
 #include <setjmp.h>
 #include <signal.h>
 #include <stdio.h>
@@ -421,6 +422,21 @@ TEST_F(poison, rewritten)
 	ASSERT_EQ(0, inject(variant->addr + BAD));
 	expect_bad();
 	free(many);
+}
+
+/* FALLOC_FL_ZERO_RANGE is a write of zeros. */
+TEST_F(poison, zeroed)
+{
+	ASSERT_EQ(0, inject(variant->addr + BAD));
+	expect_bad();
+	EXPECT_EQ(-1, fallocate(self->fd, FALLOC_FL_ZERO_RANGE, BAD + 1, PAGE));
+	EXPECT_EQ(EIO, errno);
+	expect_bad();
+	EXPECT_EQ(0, fallocate(self->fd, FALLOC_FL_ZERO_RANGE, BAD - 5, 2 * PAGE));
+	for (size_t at = BAD; at < BAD + PAGE; at += 512)
+		ASSERT_EQ(0, byte_at(self->fd, at));
+	EXPECT_EQ(0, touch(self->p + BAD, 3));
+	EXPECT_EQ(3, byte_at(self->fd, BAD));
 }
 
 /* The last page of a file ends with the file. */

@@ -436,7 +436,8 @@ TEST_F(transfer, io_uring)
 	EXPECT_EQ(0, ring_do(&r, sqe(IORING_OP_FSYNC, self->fd, 0, 0, 0)));
 	EXPECT_EQ(0, ring_do(&r, sqe(IORING_OP_FADVISE, self->fd, 0, PAGE, 0,
 				     .fadvise_advice = POSIX_FADV_DONTNEED)));
-	EXPECT_EQ(-EOPNOTSUPP, ring_do(&r, sqe(IORING_OP_FALLOCATE, self->fd, PAGE, 0, 0)));
+	EXPECT_EQ(0, ring_do(&r, sqe(IORING_OP_FALLOCATE, self->fd, PAGE, 0, 0)));
+	EXPECT_EQ(-EOPNOTSUPP, ring_do(&r, sqe(IORING_OP_FALLOCATE, self->fd, PAGE, 0, SIZE)));
 	EXPECT_EQ(-EOPNOTSUPP, ring_do(&r, sqe(IORING_OP_FTRUNCATE, self->fd, 0, 0, 100)));
 	EXPECT_EQ(-ENOSPC, ring_do(&r, sqe(IORING_OP_WRITE, self->fd, buf, 1, SIZE)));
 	EXPECT_EQ(0, ring_do(&r, sqe(IORING_OP_READ, self->fd, buf, 1, SIZE)));
