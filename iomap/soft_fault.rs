@@ -193,7 +193,9 @@ unsafe fn noted(
         }
         i_size(inode)
     };
-    let mapping = header.locate(index * PAGE, pages * PAGE, i_size).ok()?;
+    // mremap(2) lets a mapping begin at any page, also behind what a file can have.
+    let pos = index.checked_mul(PAGE)?;
+    let mapping = header.locate(pos, pages * PAGE, i_size).ok()?;
     if !mapping.sound || mapping.length < pages * PAGE {
         return None;
     }

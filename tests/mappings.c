@@ -235,6 +235,38 @@ TEST_F(mappings, mremap)
 	expect_whole();
 }
 
+/*
+ * mmap(2) knows what offsets a file can have, and mremap(2) does not: a mapping that is made to
+ * grow, cut in front and moved back, again and again, begins at last where the offset in bytes
+ * has more than 64 bits. Whoever may read a file can do that. Its pages are behind the end.
+ */
+TEST_F_TIMEOUT(mappings, mremap_behind_all_offsets, 120)
+{
+	const size_t step = 1UL << 46;
+	const uint64_t last = 1UL << 51, want = (1UL << 52) + 1000;
+	char *low = (char *)0x10000000UL, *p;
+
+	if (variant->addr % HUGE)
+		SKIP(return, "an offset behind the file is the same for pages of all sizes");
+	p = mmap(low, PAGE, PROT_READ, MAP_SHARED | MAP_FIXED_NOREPLACE, self->fd,
+		 (last - 2) * PAGE);
+	ASSERT_EQ(low, p);
+	EXPECT_EQ(SIGBUS, touch((void *)low, -1));
+	for (uint64_t at = last - 2; at < want; at += step / PAGE - 1) {
+		if (mremap(low, PAGE, step, 0) != low)
+			SKIP(break, "no address range of 64 TiB: %s", strerror(errno));
+		ASSERT_EQ(0, munmap(low, step - PAGE));
+		p = mremap(low + step - PAGE, PAGE, PAGE, MREMAP_MAYMOVE | MREMAP_FIXED, low);
+		ASSERT_EQ(low, p);
+	}
+	EXPECT_EQ(SIGBUS, touch((void *)low, -1));
+	EXPECT_NE(0, madvise(low, PAGE, MADV_POPULATE_READ));
+	munmap(low, PAGE);
+	/* Nothing is held that a fault would want. */
+	EXPECT_EQ(0, touch(self->p, -1));
+	EXPECT_EQ(0, fsync(self->fd));
+}
+
 TEST_F(mappings, munmap_of_parts)
 {
 	ASSERT_EQ(0, munmap(self->p + 5 * PAGE, PAGE));
