@@ -51,7 +51,7 @@ use super::Inode;
 /// Room for a map, and whose OPEN is to bring it.
 pub(crate) struct MapInOpen {
     answer: MaybeUninit<c::fuse_open_fmap_out>,
-    /// The server's. Null once the OPEN has been sent.
+    /// The server's.
     chan: *const f::fuse_chan,
     task: *mut c::task_struct,
     nodeid: u64,
@@ -60,6 +60,30 @@ pub(crate) struct MapInOpen {
 
 /// A list of [`MapInOpen`] that are in [`MapInOpen::during`].
 pub(crate) struct Wanted(*mut MapInOpen);
+
+impl Wanted {
+    /// Takes the first one out that `matches`.
+    ///
+    /// # Safety
+    ///
+    /// All in the list are valid.
+    unsafe fn remove(&mut self, matches: impl Fn(*const MapInOpen) -> bool) -> *mut MapInOpen {
+        let mut link = &raw mut self.0;
+
+        // SAFETY: By the safety requirements.
+        unsafe {
+            while !(*link).is_null() && !matches(*link) {
+                link = &raw mut (**link).next;
+            }
+            let found = *link;
+            if !found.is_null() {
+                *link = (*found).next;
+                NR_WANTED.store(NR_WANTED.load(Relaxed) - 1, Relaxed);
+            }
+            found
+        }
+    }
+}
 
 // SAFETY: What is in the list is used under its lock, or by the task that it belongs to.
 unsafe impl Send for Wanted {}
@@ -117,15 +141,8 @@ impl MapInOpen {
         let opened = open();
 
         let mut wanted = WANTED.lock();
-        let mut link = &raw mut wanted.0;
-        // SAFETY: All in the list are valid, as each is taken out here before it goes; it is in the list.
-        unsafe {
-            while !ptr::eq(*link, this) {
-                link = &raw mut (**link).next;
-            }
-            *link = (*this).next;
-        }
-        NR_WANTED.store(NR_WANTED.load(Relaxed) - 1, Relaxed);
+        // SAFETY: All in the list are valid, as each is taken out before it goes, here at the latest.
+        unsafe { wanted.remove(|other| ptr::eq(other, this)) };
         drop(wanted);
 
         // An answer that FUSE did not take may be there in part.
@@ -165,8 +182,7 @@ pub(super) unsafe fn ask_for_map(req: *const f::fuse_req) {
 #[cold]
 #[inline(never)]
 unsafe fn ask_if_wanted(req: *const f::fuse_req) {
-    let wanted = WANTED.lock();
-    let mut this = wanted.0;
+    let mut wanted = WANTED.lock();
 
     // SAFETY: All in the list are valid while its lock is held. The arguments of a request that is being
     // sent are valid. Those of OPEN are FUSE's local variables (`fuse_send_open()`), so they may be written;
@@ -175,30 +191,26 @@ unsafe fn ask_if_wanted(req: *const f::fuse_req) {
     unsafe {
         let (args, task) = ((*req).args, c::get_current());
 
-        while !this.is_null() {
-            if ptr::eq((*this).chan, (*req).chan)
+        // It is used once, and nobody else has to pass it while the server takes its time.
+        let this = wanted.remove(|this| {
+            ptr::eq((*this).chan, (*req).chan)
                 && ptr::eq((*this).task, task)
                 && (*this).nodeid == (*args).nodeid
-            {
-                (*this).chan = ptr::null();
-                let open_in = (*args).in_args[0]
-                    .value
-                    .cast::<f::fuse_open_in>()
-                    .cast_mut();
-
-                if (*args).out_numargs != 1
-                    || (*args).out_argvar()
-                    || (*args).in_args[0].size as usize != size_of::<f::fuse_open_in>()
-                {
-                    return;
-                }
-                (*open_in).open_flags |= c::FUSE_DAX_FMAP_OPEN_MAP;
-                (*args).out_numargs = 2;
-                (*args).out_args[1].size = size_of::<c::fuse_open_fmap_out>() as u32;
-                (*args).out_args[1].value = (*this).answer.as_mut_ptr().cast();
-                return;
-            }
-            this = (*this).next;
+        });
+        if this.is_null()
+            || (*args).out_numargs != 1
+            || (*args).out_argvar()
+            || (*args).in_args[0].size as usize != size_of::<f::fuse_open_in>()
+        {
+            return;
         }
+        let open_in = (*args).in_args[0]
+            .value
+            .cast::<f::fuse_open_in>()
+            .cast_mut();
+        (*open_in).open_flags |= c::FUSE_DAX_FMAP_OPEN_MAP;
+        (*args).out_numargs = 2;
+        (*args).out_args[1].size = size_of::<c::fuse_open_fmap_out>() as u32;
+        (*args).out_args[1].value = (*this).answer.as_mut_ptr().cast();
     }
 }
