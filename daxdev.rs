@@ -149,9 +149,9 @@ unsafe impl Send for Device {}
 unsafe impl Sync for Device {}
 
 /// Called once, while the module is loaded.
-pub(crate) fn init() {
+pub(crate) fn init() -> Result {
     failure::init();
-    poison::init();
+    poison::init()
 }
 
 impl Device {
@@ -625,8 +625,12 @@ fn hold(slot: &Slot, index: u32, reply: &[u8], conn: &Connection) -> Result<Devi
     let srcu = DaxReadLock::new();
     // SAFETY: The device sits on the dax bus. Its private data are there as long as it is alive.
     let dev_dax = unsafe { c::dax_get_private(dax_dev.as_ptr()).cast::<f::dev_dax>() };
+    // Who unbinds the driver may have looked for a holder before there was one, and forgotten us since; the
+    // driver may even be back.
+    // SAFETY: The device is kept by `file`.
+    let is_ours = unsafe { c::dax_holder(dax_dev.as_ptr()) } == holder.as_ptr();
     let mut read = Ok(());
-    if !dev_dax.is_null() {
+    if is_ours && !dev_dax.is_null() {
         // SAFETY: As above. fsdev_dax sets the size before it makes the device available, and never changes it.
         read = unsafe { held.read_pieces(dev_dax) };
         // SAFETY: The device is held. Reads survive poison that was not known, as pmem's do.

@@ -59,7 +59,7 @@ struct FuseDaxFmap {
 impl kernel::InPlaceModule for FuseDaxFmap {
     fn init(_module: &'static ThisModule) -> impl PinInit<Self, Error> {
         pin_init::pin_init_scope(|| {
-            daxdev::init();
+            daxdev::init()?;
             bpf_struct_ops::register()?;
             let hooks = fuse::Hooks::new()?;
             let dir = debugfs::Dir::new(c_str!("fuse_dax_fmap"));

@@ -231,12 +231,7 @@ fn take_out_of_use(dax_dev: *mut c::dax_device) -> Progress {
         // Nothing is mapped yet of what is still being acquired.
         return Progress::Done;
     };
-    let mounted = Mounted::new(&mount);
-    if mounted.is_none() && !mount.superblock.has_gone() {
-        // It is about to go, and what it leaves is kept memory then.
-        return Progress::Again;
-    }
-    iomap::vacate_all(&mount, mounted.as_ref(), index, device);
+    iomap::vacate_all(&mount, index, device);
     // From the moment on that the dax core has taken the device's life, its driver must not be asked
     // for an address any more: it would follow a NULL pointer (`__fsdev_dax_direct_access()` relies on
     // `dax_get_private()`, which looks at the life again). No fault is at that; reads and writes that
@@ -262,6 +257,8 @@ fn memory_has_failed(
     let pages = len.div_ceil(page);
 
     for at in (0..pages).map(|n| offset.saturating_add(n * page)) {
+        // If there is no memory, what is there has to do.
+        let _ = poison::make_room();
         let holders = HOLDERS.lock();
         let Some(holder) = Holder::of(&holders, dax_dev) else {
             return Err(EOPNOTSUPP);

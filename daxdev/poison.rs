@@ -3,14 +3,18 @@
 //! Memory that has failed: which page frames, and how one gets well again.
 //!
 //! The list is the module's, not a mount's: poison stays where it is when the mount goes. It is
-//! forgotten when the page is rewritten, or with the module. The kernel's own mark, PG_hwpoison, is no
+//! forgotten when the page is rewritten; as long as there is some, the module stays loaded. (The machine check handler
+//! has taken the page out of the kernel's own mapping. Who does not know that, and flushes it, brings the kernel down.) The kernel's own mark, PG_hwpoison, is no
 //! substitute: it lands on the first page of a 2 MiB folio, whichever page failed, and
 //! `unpoison_memory()` does not take pages of devices.
 //!
 //! Only who has a device with the mark `POISONED` looks here, so nobody else pays for it.
 
 use core::{
-    mem::MaybeUninit,
+    mem::{
+        self,
+        MaybeUninit, //
+    },
     ptr, //
 };
 
@@ -21,7 +25,10 @@ use kernel::{
     sync::global_lock, //
 };
 
-use crate::bindings::kernel as c;
+use crate::{
+    bindings::kernel as c,
+    fuse::ModuleRef, //
+};
 
 use super::{
     DaxReadLock,
@@ -29,16 +36,59 @@ use super::{
     Frames, //
 };
 
-global_lock! {
+struct Poisoned {
     /// Page frames that have failed, in order.
-    // SAFETY: `init()` runs before any mount is bound.
-    unsafe(uninit) static POISONED: SpinLock<KVec<u64>> = KVec::new();
+    frames: KVec<u64>,
+    /// As long as there are any.
+    module: Option<ModuleRef>,
 }
 
-/// Called once, while the module is loaded.
-pub(super) fn init() {
+global_lock! {
+    // SAFETY: `init()` runs before any mount is bound.
+    unsafe(uninit) static POISONED: SpinLock<Poisoned> = Poisoned {
+        frames: KVec::new(),
+        module: None,
+    };
+}
+
+/// Room for so many page frames there is always, if there is any memory at all to be had meanwhile.
+const SPARE: usize = 64;
+
+/// Called once, while the module is loaded. May sleep.
+///
+/// # Errors
+///
+/// [`ENOMEM`].
+pub(super) fn init() -> Result {
     // SAFETY: Called once, before the first use of the lock.
-    unsafe { POISONED.init() }
+    unsafe { POISONED.init() };
+    make_room()
+}
+
+/// Sees to it that [`SPARE`] page frames can be remembered without memory. May sleep.
+///
+/// # Errors
+///
+/// [`ENOMEM`].
+pub(super) fn make_room() -> Result {
+    let known = {
+        let poisoned = POISONED.lock();
+        let known = poisoned.frames.len();
+        if poisoned.frames.capacity() - known >= SPARE {
+            return Ok(());
+        }
+        known
+    };
+    let mut frames = KVec::with_capacity(known + 4 * SPARE, GFP_KERNEL)?;
+    let mut poisoned = POISONED.lock();
+    // Others may have been here.
+    if frames.capacity() > poisoned.frames.capacity() {
+        frames.extend_from_slice(&poisoned.frames, GFP_ATOMIC)?;
+        let old = mem::replace(&mut poisoned.frames, frames);
+        drop(poisoned);
+        drop(old);
+    }
+    Ok(())
 }
 
 /// # Errors
@@ -47,31 +97,41 @@ pub(super) fn init() {
 pub(super) fn remember(pfn: u64) -> Result {
     let mut poisoned = POISONED.lock();
 
-    if let Err(at) = poisoned.binary_search(&pfn) {
-        // Rare and small, so simply done under the lock.
-        poisoned.push(pfn, GFP_ATOMIC)?;
-        poisoned[at..].rotate_right(1);
+    if let Err(at) = poisoned.frames.binary_search(&pfn) {
+        // There is room (`make_room()`), so this is short.
+        poisoned.frames.push(pfn, GFP_ATOMIC)?;
+        poisoned.frames[at..].rotate_right(1);
+        if poisoned.module.is_none() {
+            poisoned.module = ModuleRef::new();
+        }
     }
     Ok(())
 }
 
 fn forget(pfn: u64) {
-    POISONED.lock().retain(|other| *other != pfn);
+    let mut poisoned = POISONED.lock();
+
+    poisoned.frames.retain(|other| *other != pfn);
+    if poisoned.frames.is_empty() {
+        let module = poisoned.module.take();
+        drop(poisoned);
+        drop(module);
+    }
 }
 
 /// Gives the memory of the list back.
 pub(super) fn forget_all() {
-    *POISONED.lock() = KVec::new();
+    POISONED.lock().frames = KVec::new();
 }
 
 /// Whether there is any.
 pub(super) fn exists() -> bool {
-    !POISONED.lock().is_empty()
+    !POISONED.lock().frames.is_empty()
 }
 
 /// Whether page frame `pfn` has failed.
 pub(crate) fn is_poisoned(pfn: u64) -> bool {
-    POISONED.lock().binary_search(&pfn).is_ok()
+    POISONED.lock().frames.binary_search(&pfn).is_ok()
 }
 
 impl Frames {
@@ -81,9 +141,10 @@ impl Frames {
             return 0;
         };
         let poisoned = POISONED.lock();
-        let next = poisoned.partition_point(|other| *other < pfn);
+        let next = poisoned.frames.partition_point(|other| *other < pfn);
 
         poisoned
+            .frames
             .get(next)
             .map_or(self.pages, |next| (next - pfn).min(self.pages))
     }
