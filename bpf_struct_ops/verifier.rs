@@ -183,6 +183,18 @@ unsafe fn is_bounded(prog: *const c::bpf_prog) -> bool {
     const CALL: u8 = (c::BPF_JMP | c::BPF_CALL) as u8;
     const MAY_GOTO: u8 = (c::BPF_JMP | c::BPF_JCOND) as u8;
     const KFUNC: u8 = c::BPF_PSEUDO_KFUNC_CALL as u8;
+    const LOAD_64: u8 = (c::BPF_LD | c::BPF_IMM | c::BPF_DW) as u8;
+    const MAP: [u8; 2] = [
+        c::BPF_PSEUDO_MAP_FD as u8,
+        c::BPF_PSEUDO_MAP_IDX as u8,
+    ];
+    /// Others are tries, lists, or have maps of any type inside.
+    const FAST: [c::bpf_map_type; 4] = [
+        c::bpf_map_type_BPF_MAP_TYPE_ARRAY,
+        c::bpf_map_type_BPF_MAP_TYPE_PERCPU_ARRAY,
+        c::bpf_map_type_BPF_MAP_TYPE_HASH,
+        c::bpf_map_type_BPF_MAP_TYPE_PERCPU_HASH,
+    ];
 
     // SAFETY: By the safety requirements. The functions of a program are known before its members are checked.
     let (insns, functions) = unsafe {
@@ -220,12 +232,26 @@ unsafe fn is_bounded(prog: *const c::bpf_prog) -> bool {
         .skip(1)
         .any(|function| u32::from(function.linkage) == c::btf_func_linkage_BTF_FUNC_GLOBAL);
 
+    // The verifier has put the address of a map into both halves of the instruction that loads it.
+    let maps = insns.windows(2).filter_map(|pair| {
+        let is_map = pair[0].code == LOAD_64 && MAP.contains(&pair[0].src_reg());
+        let addr = u64::from(pair[0].imm as u32) | u64::from(pair[1].imm as u32) << 32;
+        is_map.then(|| core::ptr::with_exposed_provenance::<c::bpf_map>(addr as usize))
+    });
+    // SAFETY: The program being verified keeps its maps.
+    let is_slow = |map: *const c::bpf_map| unsafe {
+        !FAST.contains(&(*map).map_type) || (*map).map_flags & c::BPF_F_ZERO_SEED != 0
+    };
+    let has_slow_map = { maps }.any(is_slow);
+
     let cause = if insns.iter().any(is_kernel_kfunc) {
         "calls a kfunc of the kernel"
     } else if modules.iter().any(is_foreign) {
         "calls a kfunc of another module"
     } else if insns.iter().any(|insn| insn.code == MAY_GOTO) {
         "has a loop with may_goto"
+    } else if has_slow_map {
+        "has a map in which looking something up may take long"
     } else if has_global {
         "has a global function"
     } else {

@@ -110,9 +110,11 @@ REFUSED(b_may_goto, "iomap_begin");
 REFUSED(b_global, "iomap_begin");
 REFUSED(b_probe_read, "program of this type cannot use helper bpf_probe_read_kernel");
 REFUSED(b_update, "program of this type cannot use helper bpf_map_update_elem");
+REFUSED(b_trie, "iomap_begin");
+REFUSED(b_zero_seed, "iomap_begin");
 REFUSED(b_loop, "program of this type cannot use helper bpf_loop");
 REFUSED(b_for_each, "program of this type cannot use helper bpf_for_each_map_elem");
-REFUSED(b_tail_call, "program of this type cannot use helper bpf_tail_call");
+REFUSED(b_tail_call, "iomap_begin");
 
 FIXTURE_SETUP(verifier)
 {

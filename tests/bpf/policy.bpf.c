@@ -286,6 +286,25 @@ BAD_BEGIN(b_probe_read, {
 });
 BAD_BEGIN(b_update, bpf_map_update_elem(&array, &(__u32){ 0 }, &(__u64){ 1 }, 0));
 
+/* Looking up takes as long as the key is, or as its maker wants. */
+struct {
+	__uint(type, BPF_MAP_TYPE_LPM_TRIE);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__uint(max_entries, 1);
+	__uint(key_size, 8);
+	__uint(value_size, 8);
+} trie SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(map_flags, BPF_F_ZERO_SEED);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, __u64);
+} zero_seed SEC(".maps");
+
+BAD_BEGIN(b_trie, io->addr = !bpf_map_lookup_elem(&trie, &(__u64){ 0 }));
+BAD_BEGIN(b_zero_seed, io->addr = !bpf_map_lookup_elem(&zero_seed, &(__u32){ 0 }));
 BAD_BEGIN(b_loop, bpf_loop(1000000, callback, 0, 0));
 BAD_BEGIN(b_for_each, bpf_for_each_map_elem(&array, callback_for_each, 0, 0));
 BAD_BEGIN(b_tail_call, bpf_tail_call((void *)ctx, &programs, 0));
