@@ -29,8 +29,11 @@ use super::{
     },
     header,
     i_size,
-    judge::refused,
-    report::first_hole,
+    judge::{
+        refused,
+        Mapping, //
+    },
+    Header,
     PAGE, //
 };
 
@@ -98,11 +101,45 @@ unsafe fn allocate(file: *mut c::file, offset: c::loff_t, len: c::loff_t) -> Res
     if unsafe { Inode::new(inode) }.is_bad() {
         return Err(EIO);
     }
-    // SAFETY: As above.
-    if unsafe { first_hole(inode, offset) }? < offset + len {
-        return Err(ENOSPC);
+    // SAFETY: As above; the inode stays in use meanwhile.
+    let (header, mut pos, end) = unsafe { (header(inode), offset as u64, (offset + len) as u64) };
+    while pos < end {
+        // SAFETY: As above.
+        let mapping = unsafe { piece(inode, header, pos, end - pos) }?;
+        if mapping.device.is_none() {
+            return Err(ENOSPC);
+        }
+        pos = mapping.offset + mapping.length;
     }
     Ok(())
+}
+
+/// The mapping at `pos`, where the memory may have failed.
+///
+/// # Errors
+///
+/// [`EINTR`] if the task is being killed: a program may call every page a mapping of its own. Those of a mapping
+/// that is refused.
+///
+/// # Safety
+///
+/// `inode` is a mapped one, and in use; `header` is its.
+unsafe fn piece<'a>(
+    inode: *const c::inode,
+    header: &'a Header,
+    pos: u64,
+    len: u64,
+) -> Result<Mapping<'a>> {
+    // SAFETY: The current task is always valid.
+    if unsafe { c::fatal_signal_pending(c::get_current()) } != 0 {
+        return Err(EINTR);
+    }
+    // SAFETY: By the safety requirements.
+    let i_size = unsafe { i_size(inode) };
+    header
+        .locate(pos, len, i_size)
+        // SAFETY: As above.
+        .map_err(|refusal| unsafe { refused(inode, header, pos, len, 0, refusal) })
 }
 
 /// Writes zeros, and makes them durable if the file was opened so.
@@ -152,17 +189,8 @@ unsafe fn write_zeros(iocb: &mut c::kiocb, end: c::loff_t) -> Result {
     while iocb.ki_pos < end {
         let (pos, left) = (iocb.ki_pos as u64, (end - iocb.ki_pos) as u64);
 
-        // SAFETY: The current task is always valid.
-        if unsafe { c::fatal_signal_pending(c::get_current()) } != 0 {
-            return Err(EINTR);
-        }
         // SAFETY: By the safety requirements.
-        let mapping = header
-            .locate(pos, left, unsafe { i_size(inode) })
-            // SAFETY: As above.
-            .map_err(|refusal| unsafe {
-                refused(inode, header, pos, left, c::IOMAP_WRITE, refusal)
-            })?;
+        let mapping = unsafe { piece(inode, header, pos, left) }?;
         let piece = left.min(mapping.offset + mapping.length - pos);
 
         if mapping.device.is_none() {

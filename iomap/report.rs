@@ -3,15 +3,13 @@
 //! What a mapped file says of itself: where it has data and holes (lseek), and where they are (FIEMAP).
 //!
 //! Both ask the program for one mapping after the other, and judge each as any other. What the file
-//! size promises beyond the mapped size is a hole.
+//! size promises beyond the mapped size is a hole. A map does not change, so no lock is held meanwhile: a
+//! program may call every page a mapping of its own, and then this takes as long as its caller lives.
 //!
 //! FIEMAP has no place for a device: `fe_physical` is the byte inside the device of that extent. Files on
 //! several devices are not told apart.
 
-use core::ptr;
-
 use kernel::{
-    error::to_result,
     ffi,
     prelude::*, //
 };
@@ -57,7 +55,6 @@ unsafe extern "C" fn iomap_begin(
     let (header, i_size) = unsafe { (header(inode), i_size(inode)) };
     let (at, wanted) = (pos as u64, length as u64);
 
-    // A program may call every page a mapping of its own, in a file that is larger than any device.
     // SAFETY: The current task is always valid.
     if unsafe { c::fatal_signal_pending(c::get_current()) } != 0 {
         return EINTR.to_errno();
@@ -86,51 +83,6 @@ unsafe extern "C" fn iomap_begin(
         // SAFETY: By the safety requirements.
         Err(refusal) => unsafe { refused(inode, header, at, wanted, flags, refusal) }.to_errno(),
     }
-}
-
-/// `inode->i_rwsem`, held shared, as iomap asks for.
-struct Shared(*mut c::rw_semaphore);
-
-impl Shared {
-    /// # Safety
-    ///
-    /// The inode stays in use until the lock is dropped.
-    unsafe fn lock(inode: *mut c::inode) -> Result<Self> {
-        // SAFETY: By the safety requirements.
-        unsafe {
-            let sem = ptr::addr_of_mut!((*inode).i_rwsem);
-            to_result(c::down_read_killable(sem))?;
-            Ok(Self(sem))
-        }
-    }
-}
-
-impl Drop for Shared {
-    fn drop(&mut self) {
-        // SAFETY: `lock()` took it.
-        unsafe { c::up_read(self.0) }
-    }
-}
-
-/// The first byte at or behind `offset` that is in no memory: of a hole, or the end of the file.
-///
-/// # Errors
-///
-/// [`EINTR`] if the task is being killed; those of a mapping that is refused.
-///
-/// # Safety
-///
-/// `inode` is a mapped one, and in use; `offset` is inside the file.
-pub(super) unsafe fn first_hole(inode: *mut c::inode, offset: c::loff_t) -> Result<c::loff_t> {
-    // SAFETY: By the safety requirements.
-    let _locked = unsafe { Shared::lock(inode) }?;
-    // SAFETY: As above, and locked.
-    let found = unsafe { c::iomap_seek_hole(inode, offset, &REPORT_OPS) };
-
-    if found < 0 {
-        return Err(Error::from_errno(found as ffi::c_int));
-    }
-    Ok(found)
 }
 
 /// lseek(2): SEEK_DATA and SEEK_HOLE end where reads do, at the smaller of the file's size and its
@@ -162,11 +114,7 @@ pub(super) unsafe extern "C" fn llseek(
         return ENXIO.to_errno().into();
     }
     // SAFETY: As above.
-    let found = match unsafe { Shared::lock(inode) } {
-        // SAFETY: As above, and locked.
-        Ok(_locked) => unsafe { seek(inode, offset, &REPORT_OPS) },
-        Err(errno) => return errno.to_errno().into(),
-    };
+    let found = unsafe { seek(inode, offset, &REPORT_OPS) };
     if found < 0 {
         return found;
     }
@@ -204,9 +152,6 @@ pub(super) unsafe extern "C" fn fiemap(
                 return errno.to_errno();
             }
         }
-        match Shared::lock(inode) {
-            Ok(_locked) => c::iomap_fiemap(inode, info, start, len, &REPORT_OPS),
-            Err(errno) => errno.to_errno(),
-        }
+        c::iomap_fiemap(inode, info, start, len, &REPORT_OPS)
     }
 }
