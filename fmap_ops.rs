@@ -212,8 +212,6 @@ pub(crate) struct Mount {
     /// The superblock, as long as it is there.
     #[pin]
     pub(crate) superblock: Superblock,
-    /// The ops that parse and resolve its files' maps.
-    pub(crate) ops: PinnedOps,
     /// How many files are mapped.
     pub(crate) files: Atomic<i64>,
     #[pin]
@@ -250,6 +248,8 @@ pub(crate) struct Mount {
     /// The devices its files have used so far.
     #[pin]
     pub(crate) devices: Devices,
+    /// The ops that parse and resolve its files' maps. Who holds a device is known by their name.
+    pub(crate) ops: PinnedOps,
     /// Says that the devices are not held any more.
     pub(crate) released: Released,
     /// From the end of the superblock on; before, its connection keeps the module.
@@ -381,6 +381,11 @@ impl Mount {
         }
     }
 
+    /// Whether the server has said that it has no maps at all.
+    pub(crate) fn has_no_maps(&self) -> bool {
+        self.no_maps.load(Relaxed)
+    }
+
     /// Has kept memory looked at again after a while.
     pub(crate) fn give_up_later(&self) {
         let delay = msecs_to_jiffies(self.mapped_files.patience());
@@ -393,7 +398,11 @@ impl Mount {
 
     /// Has files looked at, soon, whether FUSE has marked their inodes bad.
     pub(crate) fn look_for_bad(&self) {
-        if self.will_look.load(Relaxed) || self.files.load(Relaxed) == 0 {
+        if self.files.load(Relaxed) == 0 {
+            return;
+        }
+        self.mapped_files.suspect();
+        if self.will_look.load(Relaxed) {
             return;
         }
         self.will_look.store(true, Relaxed);

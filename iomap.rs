@@ -61,6 +61,7 @@ use kernel::{
     prelude::*,
     sync::atomic::{
         Atomic,
+        Full,
         Relaxed, //
     },
     types::Opaque, //
@@ -118,7 +119,10 @@ use page_cache::{
     init_shown, //
 };
 use soft_fault::new_stamp;
-use tenancy::DaxEntry;
+use tenancy::{
+    DaxEntry,
+    Flushing, //
+};
 use vacating::give_up_idle;
 
 const PAGE: u64 = PAGE_SIZE as u64;
@@ -294,12 +298,14 @@ impl MappedFile {
         let header = unsafe { header(inode) };
         if let Some(file) = header.file() {
             // SAFETY: It stays as long as the inode is in use.
-            unsafe { (*file.as_ptr()).may_be_busy.store(true, Relaxed) };
+            unsafe { (*file.as_ptr()).will_be_mapped() };
             return Ok(file);
         }
         let mapped_files = &header.mount().mapped_files;
         let _making = mapped_files.making.lock();
         if let Some(file) = header.file() {
+            // SAFETY: As above.
+            unsafe { (*file.as_ptr()).will_be_mapped() };
             return Ok(file);
         }
         let memory = KBox::<Self>::new_uninit(GFP_KERNEL_ACCOUNT)?;
@@ -318,6 +324,12 @@ impl MappedFile {
         mapped_files.insert(file);
         header.file.store(raw, Ordering::Release);
         Ok(file)
+    }
+
+    /// A file of it, which is counted as open, is about to be mapped by mmap(2): its last close looks whether pages
+    /// are in use.
+    fn will_be_mapped(&self) {
+        self.may_be_busy.xchg(true, Full);
     }
 
     /// # Safety
@@ -550,33 +562,26 @@ pub(crate) unsafe fn opened(inode: *const c::inode) {
     published.open_files.fetch_add(1, Ordering::Relaxed);
 }
 
-/// A file is being closed, and its mappings are gone; `counted` if it was [`opened`]. If it was the last one and
+/// A file that was counted ([`opened`]) is being closed, and its mappings are gone. If it was the last one and
 /// pages are in use by direct I/O or a pipe, the inode is held until they are not: the server learns of its
 /// end only then (FORGET), and may give the memory to another file.
 ///
 /// # Safety
 ///
-/// The inode is FUSE's, and in use.
-pub(crate) unsafe fn closed(inode: *mut c::inode, counted: bool) {
+/// The inode is FUSE's, mapped, and in use.
+pub(crate) unsafe fn closed(inode: *mut c::inode) {
     // SAFETY: By the safety requirements.
-    if state(unsafe { Inode::new(inode) }) != State::Mapped {
-        return;
-    }
-    // SAFETY: As above, and it is mapped.
     let header = unsafe { header(inode) };
     let open_files = &header.published().open_files;
-    let left = if counted {
-        open_files.fetch_sub(1, Ordering::AcqRel) - 1
-    } else {
-        open_files.load(Ordering::Acquire)
-    };
-    if left == 0 {
-        if let Some(file) = header.file() {
-            header
-                .mount()
-                .mapped_files
-                .hold_if_busy(header.mount(), file);
-        }
+
+    if open_files.fetch_sub(1, Ordering::AcqRel) != 1 {
+        return;
+    }
+    if let Some(file) = header.file() {
+        header
+            .mount()
+            .mapped_files
+            .hold_if_busy(header.mount(), file);
     }
 }
 
@@ -606,7 +611,8 @@ pub(crate) unsafe fn evict(inode: *mut c::inode) {
             drop(Fmap::of(NonNull::from(header)));
             return;
         };
-        let given_up = DaxEntry::is_empty(header.dax_mapping()) || give_up_idle(header);
+        let given_up = DaxEntry::is_empty(header.dax_mapping())
+            || Flushing::try_new(mount).is_some_and(|flushing| give_up_idle(header, &flushing));
         mount.mapped_files.remove(mount, file, given_up);
     }
 }

@@ -70,11 +70,15 @@ static inline struct page *fuse_dax_fmap_page(unsigned long pfn)
 	return pfn_to_page(pfn);
 }
 
-/* Whether the current system call is umount(2), of 64 bits. */
+/* Whether the current system call is umount(2), of 64 bits, and without MNT_DETACH. */
 static inline bool fuse_dax_fmap_in_umount(void)
 {
-	return !in_ia32_syscall() &&
-	       syscall_get_nr(current, current_pt_regs()) == __NR_umount2;
+	unsigned long args[6];
+
+	if (in_ia32_syscall() || syscall_get_nr(current, current_pt_regs()) != __NR_umount2)
+		return false;
+	syscall_get_arguments(current, current_pt_regs(), args);
+	return !(args[1] & MNT_DETACH);
 }
 
 /* Flushes one page of a device from the CPU's caches, as DAX does. */

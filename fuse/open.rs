@@ -58,7 +58,9 @@ struct Gate {
     /// For a file that FUSE opened when it was not known whether it is mapped: FUSE's own until it is, and then
     /// those of a mapped file. See [`unsettled`].
     unsettled: c::file_operations,
-    /// The same for one that is open for neither reading nor writing.
+    /// The same for one that has been mapped by mmap(2) as a mapped file, and counts as open.
+    counted: c::file_operations,
+    /// The same as `unsettled` for one that is open for neither reading nor writing.
     idle: c::file_operations,
 }
 
@@ -95,6 +97,10 @@ unsafe fn gate_for(plain: *const c::file_operations) -> Option<&'static Gate> {
                 ..iomap::file_operations(template)
             },
             unsettled: unsettled::file_operations(template),
+            counted: c::file_operations {
+                release: Some(release),
+                ..unsettled::file_operations(template)
+            },
             idle: c::file_operations {
                 // A loop device does not ask whether the descriptor allows it.
                 read_iter: None,
@@ -308,16 +314,30 @@ unsafe fn open_unknown(inode: *mut c::inode, file: *mut c::file, gate: &'static 
                 become_mapped(file, gate);
                 Ok(())
             }
-            (Ok(_), Some(Ok(()))) => Ok(()),
-            (Ok(state), None) => {
-                (*file).f_op = if idle && state == State::Unknown {
-                    &gate.idle
-                } else {
-                    gate.plain
-                };
+            (Ok(_), Some(Ok(()))) => {
+                (*file).f_op = not_mapped(wrapped, conn, idle, gate);
+                Ok(())
+            }
+            (Ok(_), None) => {
+                (*file).f_op = not_mapped(wrapped, conn, idle, gate);
                 plain_open(inode, file, gate)
             }
         }
+    }
+}
+
+/// The operations of a file that is not a mapped one, and may become one if it is not known to be plain.
+fn not_mapped(
+    inode: &Inode,
+    conn: &Connection,
+    idle: bool,
+    gate: &'static Gate,
+) -> *const c::file_operations {
+    match iomap::state(inode) {
+        State::Plain => gate.plain,
+        _ if conn.mount().has_no_maps() => gate.plain,
+        _ if idle => &gate.idle,
+        _ => &gate.unsettled,
     }
 }
 
@@ -415,7 +435,7 @@ unsafe extern "C" fn flush(file: *mut c::file, id: c::fl_owner_t) -> ffi::c_int 
 unsafe extern "C" fn release(inode: *mut c::inode, file: *mut c::file) -> ffi::c_int {
     // SAFETY: By the safety requirements. The file keeps its inode until the VFS is done with it.
     unsafe {
-        iomap::closed(inode, true);
+        iomap::closed(inode);
         plain_release_of(inode, file)
     }
 }

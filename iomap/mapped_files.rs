@@ -26,9 +26,11 @@ use kernel::{
     prelude::*,
     sync::{
         atomic::{
+            Acquire,
             Atomic,
             Full,
-            Relaxed, //
+            Relaxed,
+            Release, //
         },
         Mutex,
         SpinLock, //
@@ -47,8 +49,14 @@ use crate::{
 };
 
 use super::{
-    tenancy::DaxEntry,
-    vacating::give_up_idle,
+    tenancy::{
+        DaxEntry,
+        Flushing, //
+    },
+    vacating::{
+        give_up_idle,
+        mark_all_dirty, //
+    },
     Header,
     MappedFile, //
 };
@@ -70,7 +78,10 @@ pub(crate) struct MappedFiles {
     giving_up: Mutex<()>,
     /// How many inodes are held, and how many files are in the list of kept memory.
     leftovers: Atomic<i64>,
-    has_busy_bad: Atomic<bool>,
+    /// How often there was a reason to look for inodes that FUSE has marked bad.
+    suspicions: Atomic<u64>,
+    /// How many of those reasons are known to be none any more.
+    cleared: Atomic<u64>,
     patience_ms: Atomic<u32>,
 }
 
@@ -209,7 +220,8 @@ impl MappedFiles {
             making <- new_mutex!((), "fuse_dax_fmap::MappedFiles::making"),
             giving_up <- new_mutex!((), "fuse_dax_fmap::MappedFiles::giving_up"),
             leftovers: Atomic::new(0),
-            has_busy_bad: Atomic::new(false),
+            suspicions: Atomic::new(0),
+            cleared: Atomic::new(0),
             patience_ms: Atomic::new(KEPT_MIN_MS),
         })
     }
@@ -305,22 +317,34 @@ impl MappedFiles {
         };
 
         self.walk(false, is_held, |held| {
-            let header = held.header();
+            let (header, file) = (held.header(), held.0.as_ptr());
+            // SAFETY: The inode is held, so the file is there.
+            let may_be_busy = unsafe { &(*file).may_be_busy };
             let is_open = || header.published().open_files.load(Ordering::Acquire) != 0;
 
+            // From here on, who maps it by mmap(2) says so.
+            may_be_busy.xchg(false, Full);
             let was_open = is_open();
             if !all && !was_open && Self::is_busy(header) {
+                may_be_busy.store(true, Relaxed);
                 left = true;
                 return;
             }
+            // SAFETY: The inode is held. What was in use is idle, or is looked at once more.
+            unsafe { mark_all_dirty(header) };
             let lists = self.lists.lock();
-            // Who has closed it since has seen that it is held. Who closes it after this holds it again.
-            if !all && was_open && !is_open() {
+            // Who has used it meanwhile, and closed it, has relied on its being held. Who closes it after this holds it
+            // again, if need be.
+            let was_used = was_open || may_be_busy.load(Relaxed);
+            if was_used {
+                may_be_busy.store(true, Relaxed);
+            }
+            if !all && was_used && !is_open() {
                 left = true;
                 return;
             }
-            // SAFETY: The inode is held, so the file is there.
-            unsafe { (*held.0.as_ptr()).is_held = false };
+            // SAFETY: As above, with the lock.
+            unsafe { (*file).is_held = false };
             self.leftovers.add(-1, Relaxed);
             drop(lists);
             self.soon();
@@ -350,7 +374,8 @@ impl MappedFiles {
             unsafe {
                 let file = (*rest).file;
                 rest = (*rest).next;
-                if give_up_idle(MappedFile::header(file)) {
+                let header = MappedFile::header(file);
+                if give_up_idle(header, &Flushing::new(header.mount())) {
                     self.leftovers.add(-1, Relaxed);
                     self.soon();
                     MappedFile::free(NonNull::new_unchecked(file));
@@ -359,57 +384,58 @@ impl MappedFiles {
                 }
             }
         }
-        holds || self.keeps(|_| true)
-    }
-
-    /// Whether memory of a file is kept that `matches`.
-    fn keeps(&self, matches: impl Fn(&Header) -> bool) -> bool {
-        let lists = self.lists.lock();
-        let mut link = lists.kept;
-
-        while !link.is_null() {
-            // SAFETY: By the type invariants, with the lock held.
-            unsafe {
-                if matches(MappedFile::header((*link).file)) {
-                    return true;
-                }
-                link = (*link).next;
-            }
-        }
-        false
+        holds || !self.lists.lock().kept.is_null()
     }
 
     /// Gives up what is idle of the kept memory. Returns whether some is left of a device.
     pub(super) fn give_up_kept_of(&self, device: &Device) -> bool {
         self.give_up_kept();
-        // Nothing is missing from the list with this held.
+        // With this held, nothing is missing from the list, and nothing leaves it; what comes is put in front.
         let _alone = self.giving_up.lock();
-        // SAFETY: The memory is kept as long as it is in the list.
-        self.keeps(|header| unsafe {
-            let mut found = false;
-            DaxEntry::for_each(
-                header.dax_mapping(),
-                0,
-                u64::MAX,
-                c::XA_PRESENT,
-                |_, entry| {
-                    found |= entry.frames().is_some_and(|(pfn, _)| device.has_frame(pfn));
-                },
-            );
-            found
-        })
+        let mut link = self.lists.lock().kept;
+        let mut found = false;
+
+        while !link.is_null() && !found {
+            // SAFETY: By the type invariants of the list, and as above; the memory is kept meanwhile.
+            unsafe {
+                DaxEntry::for_each(
+                    MappedFile::header((*link).file).dax_mapping(),
+                    0,
+                    u64::MAX,
+                    c::XA_PRESENT,
+                    |_, entry| {
+                        found |= entry.frames().is_some_and(|(pfn, _)| device.has_frame(pfn));
+                    },
+                );
+                link = (*link).next;
+            }
+        }
+        found
     }
 
     /// Whether there may be memory that is in use though its file is closed: of inodes that are held, of those that
     /// FUSE has marked bad, and kept memory.
     #[inline]
     pub(super) fn has_leftovers(&self) -> bool {
-        self.leftovers.load(Relaxed) != 0 || self.has_busy_bad.load(Relaxed)
+        self.leftovers.load(Relaxed) != 0
+            || self.suspicions.load(Relaxed) != self.cleared.load(Relaxed)
     }
 
-    /// Whether memory of inodes that FUSE has marked bad is in use.
-    pub(super) fn set_busy_bad(&self, busy: bool) {
-        self.has_busy_bad.store(busy, Relaxed);
+    /// An inode may have been marked bad: until somebody has looked, its memory may be in use.
+    pub(crate) fn suspect(&self) {
+        self.suspicions.add(1, Relaxed);
+    }
+
+    /// Looks, and remembers if no memory of inodes that FUSE has marked bad is in use: what is not `busy`.
+    pub(super) fn clear(&self, look: impl FnOnce() -> bool) -> bool {
+        // What is bad by then is seen.
+        let seen = self.suspicions.load(Acquire);
+        let busy = look();
+
+        if !busy {
+            self.cleared.store(seen, Release);
+        }
+        busy
     }
 
     /// Whether a DAX page cache, which was found in a folio, is one of those.

@@ -148,10 +148,20 @@ impl Tenants {
 pub(super) struct Flushing<'a>(&'a Tenants);
 
 impl<'a> Flushing<'a> {
+    /// Waits for who waits for flushes ([`Tenants::wait_for_flushes`]), and so, maybe, for a flush that waits for an
+    /// entry that a fault has locked. A fault may get into reclaim, which must not get here.
     pub(super) fn new(mount: &'a Mount) -> Self {
         // SAFETY: The lock is initialized, and lives as long as the mount.
         unsafe { c::down_read(mount.tenants.flushing.get()) };
         Self(&mount.tenants)
+    }
+
+    /// The same for eviction, which reclaim may have called: `None` if it would have to wait.
+    pub(super) fn try_new(mount: &'a Mount) -> Option<Self> {
+        // SAFETY: As above.
+        let locked = unsafe { c::down_read_trylock(mount.tenants.flushing.get()) };
+        // Made only if it is locked: dropping it unlocks.
+        (locked != 0).then(|| Self(&mount.tenants))
     }
 }
 

@@ -23,6 +23,7 @@ use super::{
     i_size,
     tenancy::{
         DaxEntry,
+        Flushing,
         MovingIn, //
     },
     vacating::NoFaults,
@@ -143,7 +144,7 @@ unsafe fn drop_entries(header: &Header, pos: u64) -> bool {
             DaxEntry::first(mapping, pos / PAGE, pos / PAGE).is_some_and(DaxEntry::is_huge);
         let dropped = !already
             && c::dax_layout_busy_page_range(mapping, start, end).is_null()
-            && flush_range(header, start, end).is_ok();
+            && flush_range(header, start, end, &Flushing::new(header.mount())).is_ok();
         if dropped {
             MovingIn::new(header.mount()).move_out(header, start, end);
             header.mount().stats.inc(Counter::Upgrades);

@@ -39,6 +39,7 @@ use super::{
     tenancy::{
         folio_index,
         DaxEntry,
+        Flushing,
         MovingIn, //
     },
     writeback::{
@@ -80,7 +81,7 @@ impl Drop for NoFaults {
 /// # Safety
 ///
 /// The file is mapped, and either its inode is evicted, or [`NoFaults`] is held.
-unsafe fn try_vacate(header: &Header, only: Option<&Device>) -> bool {
+unsafe fn try_vacate(header: &Header, only: Option<&Device>, flushing: &Flushing<'_>) -> bool {
     let mapping = header.dax_mapping();
     let (mut start, mut vacated) = (0, true);
 
@@ -90,7 +91,7 @@ unsafe fn try_vacate(header: &Header, only: Option<&Device>) -> bool {
         let busy = unsafe { c::dax_layout_busy_page_range(mapping, start, c::loff_t::MAX) };
         if busy.is_null() {
             // SAFETY: By the safety requirements.
-            unsafe { give_up(header, start, c::loff_t::MAX) };
+            unsafe { give_up(header, start, c::loff_t::MAX, flushing) };
             return vacated;
         }
         let folio = busy.cast::<c::folio>();
@@ -104,7 +105,7 @@ unsafe fn try_vacate(header: &Header, only: Option<&Device>) -> bool {
         };
         vacated &= only.is_some_and(|device| !device.has_frame(pfn as u64));
         // SAFETY: By the safety requirements.
-        unsafe { give_up(header, start, (index * PAGE) as c::loff_t - 1) };
+        unsafe { give_up(header, start, (index * PAGE) as c::loff_t - 1, flushing) };
         start = ((index + pages) * PAGE) as c::loff_t;
     }
 }
@@ -112,7 +113,7 @@ unsafe fn try_vacate(header: &Header, only: Option<&Device>) -> bool {
 /// # Safety
 ///
 /// As [`try_vacate`]; from byte `start` to `end` nothing is mapped or in use.
-unsafe fn give_up(header: &Header, start: c::loff_t, end: c::loff_t) {
+unsafe fn give_up(header: &Header, start: c::loff_t, end: c::loff_t, flushing: &Flushing<'_>) {
     if start >= end {
         return;
     }
@@ -126,7 +127,7 @@ unsafe fn give_up(header: &Header, start: c::loff_t, end: c::loff_t) {
             // Who had a page of it may have stored there until now.
             DaxEntry::mark_dirty(header.dax_mapping(), first, last);
         }
-        let _ = flush_range(header, start, end);
+        let _ = flush_range(header, start, end, flushing);
         MovingIn::new(header.mount()).move_out(header, start, end);
     }
 }
@@ -136,48 +137,76 @@ unsafe fn give_up(header: &Header, start: c::loff_t, end: c::loff_t) {
 /// # Safety
 ///
 /// The file is mapped, and no file of its inode is open.
-pub(super) unsafe fn give_up_idle(header: &Header) -> bool {
+pub(super) unsafe fn give_up_idle(header: &Header, flushing: &Flushing<'_>) -> bool {
     // SAFETY: By the safety requirements.
-    unsafe { try_vacate(header, None) }
+    unsafe { try_vacate(header, None, flushing) }
 }
 
-/// How often, about once in a millisecond, memory may be in use before the log says so.
-const PATIENCE: usize = 5000;
+/// Marks all that a file has as dirty: who had a page of it in use may have stored there, however, until now.
+///
+/// # Safety
+///
+/// The inode of the file is held.
+pub(super) unsafe fn mark_all_dirty(header: &Header) {
+    // SAFETY: By the safety requirements the file stays mapped.
+    unsafe {
+        let _no_faults = NoFaults::lock(header);
+        DaxEntry::mark_dirty(header.dax_mapping(), 0, c::loff_t::MAX as u64 / PAGE);
+    }
+}
+
+/// How long memory may be in use before the log says so.
+const PATIENCE_MS: i64 = 5000;
+
+/// The longest time between two looks.
+const STEP_MS_MAX: i64 = 50;
 
 /// A device that goes away: all files of a mount that declare it are unmapped, and give up what they
 /// have of it. What they map again is judged again. Waits until no page of the device is in use.
 ///
-/// `mounted` is `None` if the mount is gone, and only kept memory is left.
-pub(crate) fn vacate_all(mount: &Mount, mounted: Option<&Mounted>, index: u32, device: &Device) {
-    let mut tries = 0;
-    let mut wait = || {
-        tries += 1;
-        if tries == PATIENCE {
+/// While it waits, nothing is held: the mount may be unmounted, and what is left is kept memory then.
+pub(crate) fn vacate_all(mount: &Mount, index: u32, device: &Device) {
+    let (mut waited_ms, mut step_ms) = (0, 1);
+    let mut told = false;
+    let mut first = true;
+
+    while vacate_once(mount, index, device, first) {
+        first = false;
+        if waited_ms >= PATIENCE_MS && !told {
+            told = true;
             pr_warn!(
                 "{}: a device goes away once direct I/O to its memory has ended, and pipes have let go of it\n",
                 mount
             );
         }
-        fsleep(Delta::from_millis(1));
-    };
+        fsleep(Delta::from_millis(step_ms));
+        waited_ms += step_ms;
+        step_ms = (step_ms * 2).min(STEP_MS_MAX);
+    }
+}
 
-    if mounted.is_some() {
-        let wanted = |header: &Header, _: *mut c::inode| header.uses_device(index);
-        // SAFETY: `mounted` keeps the mount. With the lock no fault is under way.
-        unsafe {
-            mount.mapped_files.for_each(true, wanted, |header, _| {
-                while !{
-                    let _no_faults = NoFaults::lock(header);
-                    try_vacate(header, Some(device))
-                } {
-                    wait();
-                }
-            });
-        }
+/// One look at all files. Returns whether some memory of the device is left, or may be.
+///
+/// In the `first` one each file is locked, so that no fault is under way that found the device sound; what has no
+/// entries after that gets none.
+fn vacate_once(mount: &Mount, index: u32, device: &Device, first: bool) -> bool {
+    let Some(_mounted) = Mounted::new(mount) else {
+        // If it is about to go, it leaves kept memory.
+        return !mount.superblock.has_gone() || mount.mapped_files.give_up_kept_of(device);
+    };
+    let wanted = |header: &Header, _: *mut c::inode| {
+        // SAFETY: A file in the list has a DAX page cache.
+        header.uses_device(index) && (first || unsafe { !DaxEntry::is_empty(header.dax_mapping()) })
+    };
+    let mut busy = false;
+    // SAFETY: `_mounted` keeps the mount. With the lock no fault is under way.
+    unsafe {
+        mount.mapped_files.for_each(true, wanted, |header, _| {
+            let _no_faults = NoFaults::lock(header);
+            busy |= !try_vacate(header, Some(device), &Flushing::new(mount));
+        });
     }
-    while mount.mapped_files.give_up_kept_of(device) {
-        wait();
-    }
+    mount.mapped_files.give_up_kept_of(device) || busy
 }
 
 /// Ends the maps of inodes that FUSE has marked bad: their files are unmapped and give up what is idle of
@@ -190,24 +219,24 @@ pub(crate) fn end_bad_maps(mount: &Mount) -> bool {
         // SAFETY: An inode in the list is there.
         unsafe { Inode::new(inode).is_bad() && !DaxEntry::is_empty(header.dax_mapping()) }
     };
-    // Nearly always there is none, and then the mount must not be kept.
-    if !mount.mapped_files.any(is_bad) {
-        mount.mapped_files.set_busy_bad(false);
-        return false;
-    }
-    let Some(_mounted) = Mounted::new(mount) else {
-        return false;
-    };
-    let mut busy = false;
-    // SAFETY: `_mounted` keeps the mount. With the lock no fault is under way, and the next one sees the mark.
-    unsafe {
-        mount.mapped_files.for_each(false, is_bad, |header, _| {
-            let _no_faults = NoFaults::lock(header);
-            busy |= !try_vacate(header, None);
-        });
-    }
-    mount.mapped_files.set_busy_bad(busy);
-    busy
+    mount.mapped_files.clear(|| {
+        // Nearly always there is none, and then the mount must not be kept.
+        if !mount.mapped_files.any(is_bad) {
+            return false;
+        }
+        let Some(_mounted) = Mounted::new(mount) else {
+            return false;
+        };
+        let mut busy = false;
+        // SAFETY: `_mounted` keeps the mount. With the lock no fault is under way, and the next one sees the mark.
+        unsafe {
+            mount.mapped_files.for_each(false, is_bad, |header, _| {
+                let _no_faults = NoFaults::lock(header);
+                busy |= !try_vacate(header, None, &Flushing::new(mount));
+            });
+        }
+        busy
+    })
 }
 
 /// Memory that has failed: unmaps the page frame, and sends SIGBUS to the tasks that the kernel's

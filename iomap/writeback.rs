@@ -123,6 +123,11 @@ pub(super) unsafe extern "C" fn writepages(
     mapping: *mut c::address_space,
     wbc: *mut c::writeback_control,
 ) -> ffi::c_int {
+    // Else DAX does nothing.
+    // SAFETY: The request is the caller's.
+    if unsafe { (*wbc).sync_mode } != c::writeback_sync_modes_WB_SYNC_ALL {
+        return 0;
+    }
     // SAFETY: By the safety requirements; the host has the header. Writeback holds no lock that a fault would
     // take.
     let ret = unsafe { write_back(header((*mapping).host), wbc) };
@@ -314,12 +319,15 @@ fn everything_from(start: c::loff_t, end: c::loff_t) -> c::writeback_control {
 /// # Safety
 ///
 /// The file is mapped, and its inode evicted, or no fault is under way.
-pub(super) unsafe fn flush_range(header: &Header, start: c::loff_t, end: c::loff_t) -> Result {
+pub(super) unsafe fn flush_range(
+    header: &Header,
+    start: c::loff_t,
+    end: c::loff_t,
+    _flushing: &Flushing<'_>,
+) -> Result {
     let mut wbc = everything_from(start, end);
-    let flushing = Flushing::new(header.mount());
     // SAFETY: By the safety requirements.
     let ret = unsafe { flush_entries(header, &mut wbc, header.may_have_poison()) };
-    drop(flushing);
 
     drain();
     to_result(ret)

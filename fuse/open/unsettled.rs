@@ -4,7 +4,19 @@
 //! writing.
 //!
 //! It is FUSE's until another opener brings the map, and memory from then on. What it was mapped to before, by
-//! mmap(2), stays FUSE's page cache.
+//! mmap(2), stays FUSE's page cache; the map does not come while there is such a mapping, but for one that is private or
+//! read-only, and that is being made at that moment. Files that were FUSE's when others were opened because of that are
+//! such files, too.
+//!
+//! One that is mapped by mmap(2) as a mapped file counts as open from then on ([`count`]).
+
+use core::{
+    ptr,
+    sync::atomic::{
+        AtomicPtr,
+        Ordering, //
+    }, //
+};
 
 use kernel::{
     ffi,
@@ -90,6 +102,83 @@ impl Drop for Changing<'_> {
     }
 }
 
+/// Counts an unsettled file as open, once, as it is about to be mapped by mmap(2) as a mapped file.
+///
+/// # Safety
+///
+/// The file is open, has the table of unsettled files, or has been counted, and its inode is mapped.
+unsafe fn count(file: *mut c::file) {
+    let Some(gate) = GATE.as_ref().map(|table| &table.0) else {
+        return;
+    };
+    let (unsettled, counted) = (
+        ptr::from_ref(&gate.unsettled).cast_mut(),
+        ptr::from_ref(&gate.counted).cast_mut(),
+    );
+    // SAFETY: By the safety requirements. The field is a word that others load once; both tables have the same
+    // operations, but for the last one.
+    let f_op = unsafe { AtomicPtr::from_ptr((&raw mut (*file).f_op).cast()) };
+    let taken = f_op.compare_exchange(unsettled, counted, Ordering::Relaxed, Ordering::Relaxed);
+    if taken.is_ok() {
+        // SAFETY: By the safety requirements.
+        unsafe { iomap::opened((*file).f_inode) };
+    }
+}
+
+/// mmap(2).
+///
+/// # Safety
+///
+/// Called by the VFS, for an open file with the table of unsettled files, or one that is counted.
+unsafe extern "C" fn mmap(file: *mut c::file, vma: *mut c::vm_area_struct) -> ffi::c_int {
+    // SAFETY: The VFS keeps the file open meanwhile.
+    let right = match unsafe { Changing::new(file) } {
+        Ok(right) => right,
+        Err(errno) => return errno.to_errno(),
+    };
+    if right.is_none() {
+        // SAFETY: As above; it is mapped.
+        unsafe { count(file) };
+    }
+    // SAFETY: As above.
+    match unsafe { now(file).mmap } {
+        // SAFETY: The VFS's arguments, passed on.
+        Some(mmap) => unsafe { mmap(file, vma) },
+        None => ENODEV.to_errno(),
+    }
+}
+
+/// write(2) and its kin. FUSE does direct I/O of an asynchronous one after it has returned; while the file is FUSE's,
+/// there are none, so that what is under way is known.
+///
+/// # Safety
+///
+/// Called by the VFS, for an open file with the table of unsettled files, or one that is counted.
+unsafe extern "C" fn write_iter(iocb: *mut c::kiocb, from: *mut c::iov_iter) -> isize {
+    // SAFETY: The VFS passes valid arguments, and keeps the file open meanwhile.
+    let file = unsafe { (*iocb).ki_filp };
+    // SAFETY: As above.
+    let right = match unsafe { Changing::new(file) } {
+        Ok(right) => right,
+        Err(errno) => return errno.to_errno() as isize,
+    };
+    // SAFETY: As above.
+    let Some(write_iter) = (unsafe { now(file).write_iter }) else {
+        return EINVAL.to_errno() as isize;
+    };
+    if right.is_none() {
+        // SAFETY: The VFS's arguments, passed on.
+        return unsafe { write_iter(iocb, from) };
+    }
+    // SAFETY: As above. The request is the callee's until it returns, and one without this is synchronous.
+    unsafe {
+        let complete = (*iocb).ki_complete.take();
+        let done = write_iter(iocb, from);
+        (*iocb).ki_complete = complete;
+        done
+    }
+}
+
 /// Operations that are passed on to those of the moment. Those that `change` the file keep it what it is
 /// meanwhile.
 macro_rules! pass_on {
@@ -128,10 +217,6 @@ pass_on! {
         or ESPIPE.to_errno().into();
     look read_iter((*iocb).ki_filp; iocb: *mut c::kiocb, to: *mut c::iov_iter) -> isize,
         or EINVAL.to_errno() as isize;
-    change write_iter((*iocb).ki_filp; iocb: *mut c::kiocb, from: *mut c::iov_iter) -> isize,
-        or EINVAL.to_errno() as isize;
-    change mmap(file; file: *mut c::file, vma: *mut c::vm_area_struct) -> ffi::c_int,
-        or ENODEV.to_errno();
     look flush(file; file: *mut c::file, id: c::fl_owner_t) -> ffi::c_int,
         or 0;
     look fsync(file; file: *mut c::file, start: c::loff_t, end: c::loff_t, datasync: ffi::c_int)
@@ -168,19 +253,6 @@ unsafe extern "C" fn fadvise(
     unsafe { c::generic_fadvise(file, offset, len, advice) }
 }
 
-/// The file is closed. It may have been mapped by mmap(2), as a mapped one.
-///
-/// # Safety
-///
-/// Called by the VFS, for a file with the table of unsettled or idle files that is being closed.
-unsafe extern "C" fn release(inode: *mut c::inode, file: *mut c::file) -> ffi::c_int {
-    // SAFETY: By the safety requirements; the file keeps its inode until the VFS is done with it.
-    unsafe {
-        iomap::closed(inode, false);
-        super::plain_release_of(inode, file)
-    }
-}
-
 /// The operations of an unsettled file.
 pub(super) fn file_operations(plain: &c::file_operations) -> c::file_operations {
     c::file_operations {
@@ -194,7 +266,6 @@ pub(super) fn file_operations(plain: &c::file_operations) -> c::file_operations 
         splice_write: Some(splice_write),
         fallocate: Some(fallocate),
         fadvise: Some(fadvise),
-        release: Some(release),
         // The VFS does it by splicing, which is passed on.
         copy_file_range: None,
         ..*plain
