@@ -120,6 +120,15 @@ pub(crate) struct Parsed {
     pub(crate) dev_bitmap: u64,
 }
 
+/// What `dax_fmap_parse()` says about a server's answer.
+pub(crate) enum Verdict {
+    /// It is a map.
+    Map(Parsed),
+    /// It is not all of the map, for want of room. The map takes so many bytes; 0 if the program does
+    /// not know.
+    NeedsRoom(u32),
+}
+
 /// The context of `dax_fmap_parse()`, with what the program reaches through kfuncs alone.
 #[repr(C)]
 struct ParseCtx {
@@ -168,18 +177,20 @@ impl PinnedOps {
         unsafe { c::bpf_struct_ops_id(self.0.as_ptr().cast()) }
     }
 
-    /// Calls `dax_fmap_parse()`. May sleep.
+    /// Calls `dax_fmap_parse()` with what a server answered that was offered `room` bytes. May sleep.
     ///
     /// # Errors
     ///
-    /// The program's errno; [`EINVAL`] if what it reports makes no sense; [`ENOMEM`].
-    pub(crate) fn parse(&self, blob: &[u8]) -> Result<Parsed> {
+    /// The program's errno, but for [`ERANGE`]; [`EINVAL`] if what it reports makes no sense; [`ENOMEM`].
+    pub(crate) fn parse(&self, blob: &[u8], room: u32) -> Result<Verdict> {
         let mut parse = ParseCtx {
             ctx: c::fuse_dax_fmap_parse_ctx {
                 blob_size: blob.len().try_into()?,
                 meta_buf_size: 0,
                 file_size: 0,
                 dev_bitmap: 0,
+                blob_room: room,
+                blob_wanted: 0,
             },
             blob: blob.as_ptr(),
             fmap: None,
@@ -189,7 +200,11 @@ impl PinnedOps {
         let program = unsafe { (*self.0.as_ptr()).dax_fmap_parse }.ok_or(EINVAL)?;
         // SAFETY: The program is alive by the type invariants. It reaches `parse` through the
         // kfuncs alone and keeps no pointer: the verifier sees to that. `blob` outlives the call.
-        program_result(unsafe { program(ptr::addr_of_mut!(parse).cast()) })?;
+        let result = program_result(unsafe { program(ptr::addr_of_mut!(parse).cast()) });
+        if result == Err(ERANGE) {
+            return Ok(Verdict::NeedsRoom(parse.ctx.blob_wanted));
+        }
+        result?;
 
         let (file_size, dev_bitmap) = (parse.ctx.file_size, parse.ctx.dev_bitmap);
         if i64::try_from(file_size).is_err() || (dev_bitmap == 0 && file_size != 0) {
@@ -199,11 +214,11 @@ impl PinnedOps {
             Some(fmap) => fmap,
             None => Fmap::new(0)?,
         };
-        Ok(Parsed {
+        Ok(Verdict::Map(Parsed {
             fmap,
             file_size,
             dev_bitmap,
-        })
+        }))
     }
 
     /// The way to `iomap_begin()` for a file's header.

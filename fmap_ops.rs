@@ -21,10 +21,7 @@
 //! One task fetches the map of one file, or acquires one device; others that want the same wait for
 //! it ([`InFlight`]), and so for its OPEN. No lock is held across a request.
 
-use core::{
-    ops::Deref,
-    ptr::NonNull, //
-};
+use core::ptr::NonNull;
 
 use kernel::{
     fmt,
@@ -67,7 +64,9 @@ use crate::{
     bindings::kernel as c,
     bpf_struct_ops::{
         Ops,
+        Parsed,
         PinnedOps,
+        Verdict,
         REGISTERED, //
     },
     daxdev::Devices,
@@ -79,7 +78,8 @@ use crate::{
         Released,
         Superblock,
         BLOB_MAX,
-        BLOB_MIN, //
+        BLOB_MIN,
+        BLOB_WITH_OPEN, //
     },
     iomap::{
         self,
@@ -589,16 +589,10 @@ pub(crate) fn settle(
 /// Fetches and publishes the map of a file that nobody else is at.
 fn fetch(conn: &Connection, inode: &Inode, open: impl FnOnce() -> bool) -> Result<State, Failure> {
     let mount = conn.mount();
-    let mut room = MapInOpen::new();
 
-    let Some(blob) = get_fmap(conn, inode, &mut room, open)? else {
+    let Some(parsed) = get_map(conn, inode, open)? else {
         return Ok(State::Plain);
     };
-    let parsed = mount
-        .ops
-        .parse(&blob)
-        .inspect_err(|_| mount.stats.inc(Counter::RefusedMaps))
-        .map_err(Failure::because("dax_fmap_parse() refuses the map"))?;
 
     let mut devices = parsed.dev_bitmap;
     while devices != 0 {
@@ -610,46 +604,42 @@ fn fetch(conn: &Connection, inode: &Inode, open: impl FnOnce() -> bool) -> Resul
     iomap::publish(inode, parsed, conn).map_err(Failure::because("publishing the map"))
 }
 
-/// The server's map of a file.
-enum Blob<'a> {
-    /// It came with OPEN.
-    Brought(&'a [u8]),
-    Asked(KVVec<u8>),
-}
-
-impl Deref for Blob<'_> {
-    type Target = [u8];
-
-    fn deref(&self) -> &[u8] {
-        match self {
-            Self::Brought(blob) => blob,
-            Self::Asked(blob) => blob,
-        }
-    }
-}
-
-/// Gets the map of a file from the server; `None` if it has none.
-fn get_fmap<'a>(
+/// Gets the map of a file from the server, and has it parsed; `None` if it has none.
+///
+/// That a map needs more room is said by the server (ERANGE), or by the program, about an answer in which the
+/// server says so in its own way. Then the server is asked again, with the next room that is not less than what
+/// the program wants. So no room is offered twice, whatever they say.
+fn get_map(
     conn: &Connection,
     inode: &Inode,
-    brought: &'a mut MapInOpen,
     open: impl FnOnce() -> bool,
-) -> Result<Option<Blob<'a>>, Failure> {
+) -> Result<Option<Parsed>, Failure> {
+    let mount = conn.mount();
     let mut open = Some(open);
+    let mut wanted = 0;
+    let mut too_short = too_large();
 
     if conn.brings_maps {
         if let Some(open) = open.take() {
+            let mut brought = MapInOpen::new();
+
             match brought.during(inode, open) {
                 Err(ERANGE) => (),
                 Ok(blob) => {
-                    conn.mount().stats.inc(Counter::MapsInOpen);
-                    return Ok(Some(Blob::Brought(blob)));
+                    mount.stats.inc(Counter::MapsInOpen);
+                    match parse(mount, blob, BLOB_WITH_OPEN)? {
+                        Verdict::Map(parsed) => return Ok(Some(parsed)),
+                        Verdict::NeedsRoom(size) => wanted = size,
+                    }
                 }
                 Err(errno) => return no_map(conn, inode, errno, "the map that came with OPEN"),
             }
         }
     }
     for room in ROOMS {
+        if room < wanted {
+            continue;
+        }
         let asked = conn
             .get_fmap(inode, room)
             .map_err(Failure::because("GET_FMAP"))?;
@@ -657,16 +647,45 @@ fn get_fmap<'a>(
         if let Some(open) = open.take() {
             open();
         }
-        match asked.answer() {
-            Ok(blob) => return Ok(Some(Blob::Asked(blob))),
-            Err(ERANGE) => continue,
+        too_short = match asked.answer() {
+            Ok(blob) => match parse(mount, &blob, room)? {
+                Verdict::Map(parsed) => return Ok(Some(parsed)),
+                Verdict::NeedsRoom(size) => {
+                    wanted = size;
+                    refused(ERANGE)
+                }
+            },
+            Err(ERANGE) => too_large(),
             Err(errno) => return no_map(conn, inode, errno, "GET_FMAP"),
-        }
+        };
     }
-    Err(Failure {
+    if too_short.errno == ERANGE {
+        mount.stats.inc(Counter::RefusedMaps);
+    }
+    Err(too_short)
+}
+
+/// Calls `dax_fmap_parse()` with an answer for which there was `room`.
+fn parse(mount: &Mount, blob: &[u8], room: u32) -> Result<Verdict, Failure> {
+    let verdict = match mount.ops.parse(blob, room) {
+        Ok(Verdict::NeedsRoom(wanted)) if wanted > BLOB_MAX => Err(too_large()),
+        verdict => verdict.map_err(refused),
+    };
+    verdict.inspect_err(|_| mount.stats.inc(Counter::RefusedMaps))
+}
+
+fn too_large() -> Failure {
+    Failure {
         errno: E2BIG,
-        cause: "GET_FMAP: the map does not fit in 1 MiB",
-    })
+        cause: "the map does not fit in 1 MiB",
+    }
+}
+
+fn refused(errno: Error) -> Failure {
+    Failure {
+        errno,
+        cause: "dax_fmap_parse() refuses the map",
+    }
 }
 
 /// What an error means that the server answered instead of a map: that there is none, or a failure.

@@ -95,6 +95,7 @@ use umount::wait_on_return;
 
 pub(crate) const BLOB_MIN: u32 = c::FUSE_DAX_FMAP_BLOB_MIN;
 pub(crate) const BLOB_MAX: u32 = c::FUSE_DAX_FMAP_BLOB_MAX;
+pub(crate) const BLOB_WITH_OPEN: u32 = c::FUSE_DAX_FMAP_OPEN_MAP_MAX;
 
 // An inode is the first member of FUSE's.
 const _: () = assert!(offset_of!(f::fuse_inode, inode) == 0);

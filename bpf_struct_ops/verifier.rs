@@ -53,7 +53,7 @@ static TYPES: Types = Types {
 };
 
 /// Offset and size of each OUT field.
-const PARSE_CTX_OUT: [(usize, usize); 2] = [
+const PARSE_CTX_OUT: [(usize, usize); 3] = [
     (
         offset_of!(c::fuse_dax_fmap_parse_ctx, file_size),
         size_of::<u64>(),
@@ -61,6 +61,10 @@ const PARSE_CTX_OUT: [(usize, usize); 2] = [
     (
         offset_of!(c::fuse_dax_fmap_parse_ctx, dev_bitmap),
         size_of::<u64>(),
+    ),
+    (
+        offset_of!(c::fuse_dax_fmap_parse_ctx, blob_wanted),
+        size_of::<u32>(),
     ),
 ];
 const IOMAP_IO_OUT: [(usize, usize); 4] = [

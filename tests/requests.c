@@ -315,6 +315,58 @@ TEST_F(requests, room_ends)
 }
 
 /*
+ * The program says that it has not got all of the map: the next room is tried, which is
+ * one that is not too small if the program knows. No room is offered twice, the error of
+ * the last try is the opener's, and the log has one line.
+ */
+TEST_F(requests, program_wants_room)
+{
+	static const struct {
+		uint32_t wanted;
+		int err;
+		unsigned int nr_rooms;
+		uint32_t room[5];
+	} cases[] = {
+		{ 0, ERANGE, 5, { 4 * KIB, 16 * KIB, 64 * KIB, 256 * KIB, MIB } },
+		{ 1, ERANGE, 5, { 4 * KIB, 16 * KIB, 64 * KIB, 256 * KIB, MIB } },
+		{ 4 * KIB + 1, ERANGE, 5, { 4 * KIB, 16 * KIB, 64 * KIB, 256 * KIB, MIB } },
+		{ 16 * KIB + 1, ERANGE, 4, { 4 * KIB, 64 * KIB, 256 * KIB, MIB } },
+		{ 300 * KIB, ERANGE, 2, { 4 * KIB, MIB } },
+		{ MIB, ERANGE, 2, { 4 * KIB, MIB } },
+		{ MIB + 1, E2BIG, 1, { 4 * KIB } },
+		{ 1U << 31, E2BIG, 1, { 4 * KIB } },
+		{ UINT32_MAX, E2BIG, 1, { 4 * KIB } },
+	};
+	struct fuse_server *s = self->s;
+	int klog = klog_open();
+
+	fs_add(s, "file", SIZE, &self->map, sizeof(self->map));
+	ASSERT_EQ(0, fs_mount(s));
+	self->map.parse_ret = -ERANGE;
+	for (int i = 0; i < ARRAY_SIZE(cases); i++) {
+		s->nr_rooms = 0;
+		self->map.blob_wanted = cases[i].wanted;
+		EXPECT_EQ(-cases[i].err, fs_try(s, "file"));
+		ASSERT_EQ(cases[i].nr_rooms, s->nr_rooms) {
+			TH_LOG("%u bytes are wanted", cases[i].wanted);
+		}
+		EXPECT_EQ(0, memcmp(cases[i].room, s->room, s->nr_rooms * sizeof(*s->room)));
+		EXPECT_EQ(cases[i].room[s->nr_rooms - 1], fmap_seen()->blob_room);
+		EXPECT_EQ(i + 1, fs_counter(s, "maps_refused"));
+		EXPECT_EQ(i + 1, fs_counter(s, "opens_failed"));
+	}
+	EXPECT_EQ(ARRAY_SIZE(cases), klog_count(klog, "open of inode"));
+	EXPECT_EQ(0, s->count[FUSE_GET_DAXDEV]);
+	close(klog);
+
+	/* What it says besides is of no interest if it takes the map. */
+	s->nr_rooms = 0;
+	self->map.parse_ret = 0;
+	EXPECT_EQ(0, fs_fill(s, "file", 'w', SIZE));
+	EXPECT_EQ(1, s->nr_rooms);
+}
+
+/*
  * Eight tasks open one new file. They all wait for the map, they all get the
  * file, and only one map is kept: later opens ask nothing.
  */

@@ -72,6 +72,7 @@ FIXTURE_VARIANT(verifier) {
 
 REFUSED(w_blob_size, NOT_OUT);
 REFUSED(w_meta_size, NOT_OUT);
+REFUSED(w_blob_room, NOT_OUT);
 REFUSED(w_straddle, NOT_OUT);
 REFUSED(w_blob, "cannot write into rdonly_mem");
 REFUSED(meta_unchecked, "mem_or_null");

@@ -35,7 +35,7 @@ PARSE(good_parse)
 	__u8 *meta;
 	int err;
 
-	if (!parse->blob_size || parse->meta_buf_size)
+	if (!parse->blob_size || parse->meta_buf_size || !parse->blob_room)
 		return -1;
 	err = bpf_fuse_dax_parse_alloc_meta(parse, 8);
 	if (err)
@@ -47,6 +47,7 @@ PARSE(good_parse)
 	meta[7] = blob[7];
 	parse->file_size = 1;
 	parse->dev_bitmap = 1;
+	parse->blob_wanted = 1;
 	return 0;
 }
 
@@ -109,6 +110,7 @@ OPS(bad, #bad, bad##_prog, good_begin)
 
 BAD_PARSE(w_blob_size, parse->blob_size = 1);
 BAD_PARSE(w_meta_size, parse->meta_buf_size = 1);
+BAD_PARSE(w_blob_room, parse->blob_room = 1);
 BAD_PARSE(w_straddle, *(volatile __u64 *)&parse->blob_size = 1);
 BAD_PARSE(w_blob, {
 	__u8 *p = (__u8 *)bpf_fuse_dax_parse_get_blob(parse, 0, 8);

@@ -51,6 +51,7 @@ int BPF_PROG(scripted_parse, struct fuse_dax_fmap_parse_ctx *parse)
 	if (has_fit(&seen.parse_fit, call))
 		return seen.parse_fit.ret;
 	seen.blob_size = parse->blob_size;
+	seen.blob_room = parse->blob_room;
 	blob = (const void *)bpf_fuse_dax_parse_get_blob(parse, 0, sizeof(*blob));
 	if (!blob)
 		return -EBADMSG;
@@ -70,6 +71,7 @@ int BPF_PROG(scripted_parse, struct fuse_dax_fmap_parse_ctx *parse)
 		*meta = *blob;
 	parse->file_size = blob->file_size;
 	parse->dev_bitmap = blob->dev_bitmap;
+	parse->blob_wanted = blob->blob_wanted;
 	return blob->parse_ret;
 }
 

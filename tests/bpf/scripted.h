@@ -36,7 +36,7 @@ struct scripted {
 	__u64	hole_end;
 	__u64	hole_length;		/* 0: up to @hole_end */
 	__u32	type;			/* if not 0 */
-	__u32	reserved;
+	__u32	blob_wanted;		/* dax_fmap_parse() again */
 };
 
 /* What the programs saw, first in the object's .bss. */
@@ -49,7 +49,7 @@ struct scripted_seen {
 	__s32	alloc_again_ret;
 	__u32	meta_buf_size;		/* after the allocations */
 	__u32	beyond;			/* getters that went beyond their buffer */
-	__u32	reserved;
+	__u32	blob_room;
 	/* of the last iomap_begin() */
 	__u32	begin_meta_buf_size;
 	__u32	reserved1;

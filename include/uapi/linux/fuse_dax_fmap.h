@@ -71,7 +71,9 @@
  *	-ENOSYS			this server has no maps: plain FUSE I/O, never
  *				asked again on this mount
  *
- * Any other error fails the open with that error.
+ * Any other error fails the open with that error. A server whose format has a way
+ * of its own to say that a map needs more room may use that: the program tells the
+ * kernel, see dax_fmap_parse() of &struct fuse_dax_fmap_ops.
  *
  * The OPEN of the same open(2) does not wait for the answer, except with O_TRUNC:
  * a server may get the two, and answer them, in any order. An open that fails for
@@ -108,8 +110,8 @@ struct fuse_get_daxdev_in {
  *
  * It saves the server one request per file, and the opener one round trip. The
  * kernel asks for the map in FUSE_GET_FMAP where it does not come this way:
- * @size is -ERANGE, or there was no OPEN that could bring it (O_TRUNC; a server
- * that answers ENOSYS to OPEN). Other OPENs do not have the flag, and are answered
+ * @size is -ERANGE, or the program says that @map is not all of it, or there was no
+ * OPEN that could bring it (O_TRUNC; a server that answers ENOSYS to OPEN). Other OPENs do not have the flag, and are answered
  * as ever.
  */
 #define FUSE_DAX_FMAP_OPEN_MAP		(1U << 31)
@@ -153,12 +155,18 @@ struct fuse_get_daxdev_out {
  * @file_size: OUT: mapped size of the file, at most LLONG_MAX, any alignment
  * @dev_bitmap: OUT: bit N is set if the file uses device N; not 0 unless
  *	@file_size is 0
+ * @blob_room: bytes of answer that the server had room for: what GET_FMAP asked
+ *	for, or FUSE_DAX_FMAP_OPEN_MAP_MAX
+ * @blob_wanted: OUT, with -ERANGE: bytes that the whole map takes; 0 if that is not
+ *	known
  */
 struct fuse_dax_fmap_parse_ctx {
 	__u32	blob_size;
 	__u32	meta_buf_size;
 	__u64	file_size;
 	__u64	dev_bitmap;
+	__u32	blob_room;
+	__u32	blob_wanted;
 };
 
 /**
@@ -230,10 +238,17 @@ struct fuse_iomap_io {
  * @name: what a server answers in INIT: 1 to 15 characters of
  *	[A-Za-z0-9_.-] and a NUL; unique among the registered ops
  * @dax_fmap_parse: validate the map of one file and turn it into metadata.
- *	Called once for each file, at its first open; may sleep. Returns 0, or a
- *	negative errno that the open fails with. Fills
- *	&fuse_dax_fmap_parse_ctx.file_size and .dev_bitmap, and leaves in the
- *	metadata whatever @iomap_begin wants to find there.
+ *	Called for each file at its first open; may sleep. Returns 0, or a negative
+ *	errno that the open fails with. Fills &fuse_dax_fmap_parse_ctx.file_size and
+ *	.dev_bitmap, and leaves in the metadata whatever @iomap_begin wants to find
+ *	there.
+ *
+ *	-ERANGE means that the answer is not all of the map, for want of room. The
+ *	server is asked again with more, at least &fuse_dax_fmap_parse_ctx.blob_wanted
+ *	and at most FUSE_DAX_FMAP_BLOB_MAX bytes, and the new answer parsed from the
+ *	beginning; no room is offered twice. If more than that is wanted the open fails
+ *	with E2BIG, without another request. If there is no larger room to offer it
+ *	fails with ERANGE.
  * @iomap_begin: resolve one offset. Called at each page fault and for each
  *	piece of a read or a write; must not sleep, and runs without preemption.
  *	Returns 0, or a negative errno that the operation fails with (SIGBUS on a
