@@ -22,6 +22,12 @@ static __always_inline int check_header(struct fuse_dax_fmap_parse_ctx *ctx,
 			      h->nr_extents * sizeof(struct striped_extent) +
 			      h->nr_strips * sizeof(struct striped_strip))
 		return -EBADMSG;
+	if (h->nr_extents > STRIPED_EXTENTS_MAX)
+		return -E2BIG;
+	/* Often there would be room for a few more; but the rule is that of the format. */
+	if (h->nr_strips >= h->nr_extents &&
+	    STRIPED_META_SIZE(h->nr_extents, h->nr_strips) > STRIPED_META_MAX)
+		return -E2BIG;
 	return 0;
 }
 
@@ -71,6 +77,8 @@ static __always_inline int check_overlap(struct fuse_dax_fmap_parse_ctx *ctx,
 		dev = s->dev_index;
 		start = s->offset;
 		end = start + s->length;
+		if (s->next == next)
+			return -EINVAL;
 		next = s->next;
 	}
 	return next == STRIPED_END ? 0 : -EINVAL;

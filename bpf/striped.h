@@ -31,9 +31,10 @@
  *  EBADMSG	the blob is not this format: magic; size (too short, or bytes
  *		left over); a reserved field that is not 0
  *  EOPNOTSUPP	version
- *  E2BIG	more than the program holds: the extents map less than 16 TiB, are
- *		no more than STRIPED_EXTENTS_MAX, and STRIPED_META_SIZE() is no
- *		more than STRIPED_META_MAX. 2,048 extents with 4,096 strips fit.
+ *  E2BIG	more than the program holds: the extents map less than 16 TiB, and no
+ *		chunk is as long; they are no more than STRIPED_EXTENTS_MAX, and
+ *		STRIPED_META_SIZE() is no more than STRIPED_META_MAX. 2,048 extents
+ *		with 4,096 strips fit, or one with 8,023.
  *  EINVAL	- lengths, offsets and chunk sizes are multiples of STRIPED_ALIGN;
  *		  lengths are not 0. For faults of 2 MiB make them multiples of
  *		  2 MiB.
@@ -53,7 +54,8 @@
  * A table sorted by device is what it takes to see overlaps in one pass, so the
  * server sorts: @first_strip is the strip with the lowest (dev_index, offset),
  * @next of a strip the one that follows in this order, STRIPED_END after the last.
- * Both are indices into the table of strips.
+ * Both are indices into the table of strips. A strip that links itself leads through
+ * no others, and overlaps none: EINVAL.
  */
 #ifndef _STRIPED_H
 #define _STRIPED_H

@@ -146,6 +146,9 @@ static inline bool valid(const struct map *m)
 	}
 	if (total >= 16 * TiB || used != h->nr_strips)
 		return false;
+	if (h->nr_extents > STRIPED_EXTENTS_MAX ||
+	    STRIPED_META_SIZE(h->nr_extents, h->nr_strips) > STRIPED_META_MAX)
+		return false;
 	if (h->nr_extents ? h->file_size <= last || h->file_size > total : h->file_size)
 		return false;
 

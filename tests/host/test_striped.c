@@ -337,17 +337,47 @@ static void test_refused(void)
 	CHANGED(EINVAL, "links end early", s[1].next = STRIPED_END);
 	CHANGED(EINVAL, "links in a circle", s[0].next = 3);
 	CHANGED(EINVAL, "links go back", s[2].next = 3);
-	CHANGED(EADDRINUSE, "a strip follows itself", s[1].next = 1);
+	CHANGED(EINVAL, "a strip follows itself", s[1].next = 1);
+	CHANGED(EINVAL, "the last strip follows itself", s[0].next = 0);
 	CHANGED(EINVAL, "devices out of order",
 		h->first_strip = 2; s[2].next = 3; s[1].next = 0);
 	CHANGED(EINVAL, "offsets out of order",
 		h->first_strip = 1; s[1].next = 3; s[3].next = 2);
 }
 
+/* One extent over @n strips. */
+static int open_wide(__u32 n)
+{
+	struct layout *l = layout_new(n * PAGE);
+	struct extent *e = layout_extent(l, n * PAGE, PAGE);
+	struct map m;
+	int err;
+
+	e->nr_strips = n;
+	e->strip = calloc(n, sizeof(*e->strip));
+	for (__u32 i = 0; i < n; i++)
+		e->strip[i] = (struct strip){ 0, 2 * i * PAGE, PAGE };
+	m = encode(l);
+	err = open_map(&m);
+	free(m.blob);
+	layout_free(l);
+	return err;
+}
+
 static void test_too_many(void)
 {
 	struct layout *l = layout_new((STRIPED_EXTENTS_MAX + 1) * PAGE);
+	bool same = true;
 	struct map m;
+
+	for (__u32 n = 8000; same && n < 8200; n++) {
+		int expected = STRIPED_META_SIZE(1, n) <= STRIPED_META_MAX ? 0 : -E2BIG;
+
+		same = open_wide(n) == expected && (expected == 0) == (n <= 8023);
+		if (!same)
+			comment("%u strips", n);
+	}
+	ok(same, "one extent takes as many strips as STRIPED_META_SIZE() says, 8,023");
 
 	for (__u32 i = 0; i < STRIPED_EXTENTS_MAX + 1; i++)
 		extent_strip(layout_extent(l, PAGE, 0), 0, i * PAGE);
@@ -442,7 +472,7 @@ static void test_damaged(void)
 
 int main(void)
 {
-	plan(92);
+	plan(94);
 	test_golden();
 	test_shapes();
 	test_far();
