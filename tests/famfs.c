@@ -12,15 +12,23 @@
  *
  * The maps are answers captured from such a server, moved to where the devices of
  * this machine have room.
+ *
+ * And with one of the next generation. It says in a map how long that is, sends the
+ * header alone where there is no room for all of it, and a striped file as the list of
+ * its chunks. It offers its devices to the kernel by an ioctl, which no kernel has here,
+ * holds them open, and answers INIT with a flag that means something else by now.
  */
 #define _GNU_SOURCE
 #include <errno.h>
 #include <fcntl.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include "kselftest_harness.h"
@@ -28,12 +36,18 @@
 #include "famfs.h"
 
 #define DEFAULT_OPS	"/sys/module/" MODULE_NAME "/parameters/default_ops"
+#define ENABLE_URING	"/sys/module/fuse/parameters/enable_uring"
 #define FIRST_NODEID	0x00007f3c5c001230ULL	/* a pointer of user space */
+#define HEADER		32			/* bytes */
+#define INIT_FLAG2_43	(1U << (43 - 32))	/* famfs's; FUSE_HAS_IO_URING_BUFPOOL now */
 
 struct map {
-	unsigned char bytes[FAMFS_MAX_FMAP];
+	unsigned char bytes[FUSE_DAX_FMAP_BLOB_MAX];
 	size_t len;
 };
+
+/* One in each test, too large for the stack. */
+static struct map m, n;
 
 static void put(struct map *m, const void *p, size_t len)
 {
@@ -64,6 +78,12 @@ static void put_header(struct map *m, uint32_t ext_type, uint32_t nextents,
 	put32(m, 0);
 	put64(m, size);
 	put64(m, 0);
+}
+
+/* What a server of the next generation says of its length. */
+static void put_size(struct map *m, uint32_t size)
+{
+	memcpy(m->bytes + 12, &size, sizeof(size));
 }
 
 static void put_ext(struct map *m, uint32_t dev, uint64_t offset, uint64_t len)
@@ -229,8 +249,6 @@ static void use(struct __test_metadata *_metadata, struct fuse_server *s,
 /* Captured: 56 bytes, one extent of 2 MiB at 0, and a file of that size. */
 TEST_F(famfs, simple_one_extent)
 {
-	struct map m;
-
 	put_header(&m, 0, 1, 0x200000);
 	put_ext(&m, 0, 0, 0x200000);
 	ASSERT_EQ(56, m.len);
@@ -247,8 +265,6 @@ TEST_F(famfs, simple_one_extent)
 /* Captured: 80 bytes, two extents, a size that is no multiple of anything. */
 TEST_F(famfs, simple_two_extents)
 {
-	struct map m;
-
 	put_header(&m, 0, 2, 0x4c4b40);
 	put_ext(&m, 0, 0xa00000, 0x400000);
 	put_ext(&m, 0, 0x1000000, 0x200000);
@@ -270,7 +286,6 @@ TEST_F(famfs, simple_two_extents)
 TEST_F(famfs, interleaved)
 {
 	static const uint64_t strip[4] = { 0x1000000, 0x2000000, 0x3000000, 0x4000000 };
-	struct map m;
 
 	put_header(&m, 1, 1, 0x1800000);
 	put32(&m, 4);
@@ -296,8 +311,6 @@ TEST_F(famfs, interleaved)
 /* Over two devices; each is asked for by its nodeid, once. */
 TEST_F(famfs, two_devices)
 {
-	struct map m, n;
-
 	put_header(&m, 1, 1, 0x800000);
 	put32(&m, 2);
 	put32(&m, 0x200000);
@@ -322,7 +335,6 @@ TEST_F(famfs, two_devices)
 /* What crashes the server is refused before it gets there. */
 TEST_F(famfs, size_changes)
 {
-	struct map m;
 	int fd;
 
 	put_header(&m, 0, 1, 0x200000);
@@ -345,8 +357,6 @@ TEST_F(famfs, size_changes)
 /* Forgotten files are looked up again before their map is asked for. */
 TEST_F(famfs, forgotten)
 {
-	struct map m;
-
 	put_header(&m, 0, 1, 0x200000);
 	put_ext(&m, 0, 0, 0x200000);
 	add(self->s, "file", 0x200000, &m);
@@ -363,7 +373,7 @@ TEST_F(famfs, forgotten)
 /* Maps that such a server would not send; each fails the open. */
 TEST_F(famfs, malformed)
 {
-	struct map good, m;
+	static struct map good;
 	int err;
 
 	put_header(&good, 0, 1, 0x200000);
@@ -399,6 +409,418 @@ TEST_F(famfs, malformed)
 	self->s->file[0].map_len = m.len;
 	EXPECT_EQ(0, fs_try(self->s, "file"));
 	stop(_metadata, self->s);
+}
+
+/*
+ * The next generation
+ */
+
+/* The header alone where there is no room; @lie instead of the truth, if there is one. */
+static uint32_t lie;
+static bool lie_grows;		/* a byte more than there is room */
+
+static void next_get_fmap(struct fuse_server *s, const struct fuse_in_header *in,
+			  const void *arg)
+{
+	const struct fuse_get_fmap_in *fmap = arg;
+	const struct fs_file *f = &s->file[0];
+	unsigned char header[HEADER];
+	uint32_t size = lie_grows ? fmap->size + 1 : lie;
+
+	if (!size && f->map_len <= fmap->size) {
+		fs_reply(s, in, 0, f->map, f->map_len);
+		return;
+	}
+	memcpy(header, f->map, HEADER);
+	if (size)
+		memcpy(header + 12, &size, sizeof(size));
+	fs_reply(s, in, 0, header, HEADER);
+}
+
+/* The same with the answer to OPEN. */
+static void next_open(struct fuse_server *s, const struct fuse_in_header *in, const void *arg)
+{
+	const struct fuse_open_in *open = arg;
+	struct {
+		struct fuse_open_out open;
+		struct fuse_open_fmap_out fmap;
+	} out = { .fmap.size = HEADER };
+
+	if (!(open->open_flags & FUSE_DAX_FMAP_OPEN_MAP)) {
+		fs_default(s, in, arg);
+		return;
+	}
+	memcpy(out.fmap.map, s->file[0].map, HEADER);
+	if (lie)
+		memcpy(out.fmap.map + 12, &lie, sizeof(lie));
+	fs_reply(s, in, 0, &out, sizeof(out));
+}
+
+#define STRIPS		2
+#define CHUNK		0x200000UL
+#define FIRST_CHUNK	0x1000000UL	/* on both devices */
+
+/* A file striped over both devices, as @n chunks: 512 of them are 12,320 bytes. */
+static void put_unrolled(struct map *m, uint32_t n)
+{
+	put_header(m, 0, n, n * CHUNK);
+	for (uint32_t i = 0; i < n; i++)
+		put_ext(m, i % STRIPS, FIRST_CHUNK + i / STRIPS * CHUNK, CHUNK);
+	put_size(m, m->len);
+}
+
+FIXTURE(next) {
+	struct fuse_server *s;
+	char old[64], uring[8];
+	bool set, uring_set;
+	int klog;
+};
+
+FIXTURE_SETUP(next)
+{
+	if (fmap_missing())
+		SKIP(return, "%s", fmap_missing());
+	ASSERT_EQ(0, read_file(DEFAULT_OPS, self->old, sizeof(self->old)));
+	self->set = true;
+	ASSERT_EQ(0, write_file(DEFAULT_OPS, FAMFS_OPS_NAME "\n"));
+	self->klog = klog_open();
+	self->s = famfs_server();
+	ASSERT_NE(NULL, self->s);
+	self->s->hook[FUSE_GET_FMAP] = next_get_fmap;
+	put_unrolled(&m, 512);
+	ASSERT_EQ(0x3020, m.len);
+	add(self->s, "file", 512 * CHUNK, &m);
+}
+
+FIXTURE_TEARDOWN_PARENT(next)
+{
+	char text[72];
+
+	if (self->uring_set)
+		EXPECT_EQ(0, write_file(ENABLE_URING, self->uring));
+	if (!self->set)
+		return;
+	snprintf(text, sizeof(text), "%s\n", self->old);
+	EXPECT_EQ(0, write_file(DEFAULT_OPS, text));
+}
+
+/* So many requests for the map, in rooms that grow. */
+#define expect_rooms(n) do {						\
+	EXPECT_EQ((unsigned int)(n), self->s->count[FUSE_GET_FMAP]);	\
+	for (unsigned int _i = 1; _i < self->s->nr_rooms; _i++)		\
+		EXPECT_LT(self->s->room[_i - 1], self->s->room[_i]);	\
+} while (0)
+
+/* The first chunks, as far as the devices have room, are where they belong. */
+#define expect_striped() do {						\
+	use(_metadata, self->s, "file", 32 * CHUNK);			\
+	for (int _c = 0; _c < 32; _c++)					\
+		expect_at(_c % STRIPS, FIRST_CHUNK + _c / STRIPS * CHUNK, \
+			  "file", _c * CHUNK);				\
+} while (0)
+
+/* use() writes to the last byte, so it wants a file of this size. */
+static void shorten(struct fuse_server *s, uint32_t chunks)
+{
+	uint64_t size = chunks * CHUNK;
+
+	s->file[0].size = size;
+	memcpy(m.bytes + 16, &size, sizeof(size));
+}
+
+/* The header alone is an answer to a question with too little room. */
+TEST_F(next, asked_again)
+{
+	shorten(self->s, 32);
+	ASSERT_EQ(0, fs_mount(self->s));
+	expect_striped();
+	expect_rooms(2);
+	EXPECT_EQ(FUSE_DAX_FMAP_BLOB_MIN, self->s->room[0]);
+	EXPECT_LE(m.len, self->s->room[1]);
+	EXPECT_EQ(2, self->s->count[FUSE_GET_DAXDEV]);
+	EXPECT_EQ(0, klog_count(self->klog, "open of inode"));
+	stop(_metadata, self->s);
+}
+
+/* The longest list that there is room for, and one extent more. */
+TEST_F(next, longest_list)
+{
+	put_unrolled(&m, 43689);
+	shorten(self->s, 32);
+	self->s->file[0].map_len = m.len;
+	ASSERT_EQ(0, fs_mount(self->s));
+	expect_striped();
+	expect_rooms(2);
+	EXPECT_TRUE(fs_forget(self->s));
+
+	/* Its header is enough to know that it is too long. */
+	self->s->count[FUSE_GET_FMAP] = 0;
+	put_size(&m, m.len + 24);
+	self->s->file[0].map_len = m.len + 24;
+	EXPECT_EQ(-E2BIG, fs_try(self->s, "file"));
+	EXPECT_EQ(1, self->s->count[FUSE_GET_FMAP]);
+	stop(_metadata, self->s);
+}
+
+/* A server that never sends more is asked once for each room, at most. */
+TEST_F(next, always_the_header)
+{
+	struct fuse_server *s = self->s;
+
+	ASSERT_EQ(0, fs_mount(s));
+	lie_grows = true;
+	EXPECT_EQ(-E2BIG, fs_try(s, "file"));
+	expect_rooms(5);
+	EXPECT_EQ(FUSE_DAX_FMAP_BLOB_MAX, s->room[s->nr_rooms - 1]);
+	EXPECT_EQ(1, klog_count(self->klog, "open of inode"));
+
+	/* There was room enough for what it says. */
+	lie_grows = false;
+	lie = 0x3020;
+	s->count[FUSE_GET_FMAP] = s->nr_rooms = 0;
+	EXPECT_EQ(-EBADMSG, fs_try(s, "file"));
+	expect_rooms(2);
+	EXPECT_EQ(1, klog_count(self->klog, "open of inode"));
+
+	lie = FUSE_DAX_FMAP_BLOB_MAX;
+	s->count[FUSE_GET_FMAP] = s->nr_rooms = 0;
+	EXPECT_EQ(-EBADMSG, fs_try(s, "file"));
+	expect_rooms(2);
+	EXPECT_EQ(1, klog_count(self->klog, "open of inode"));
+	EXPECT_EQ(0, s->count[FUSE_GET_DAXDEV]);
+
+	lie = 0;
+	EXPECT_EQ(0, fs_try(s, "file"));
+	stop(_metadata, s);
+}
+
+TEST_F(next, two_gib)
+{
+	ASSERT_EQ(0, fs_mount(self->s));
+	lie = 1U << 31;
+	EXPECT_EQ(-E2BIG, fs_try(self->s, "file"));
+	lie = UINT32_MAX;
+	EXPECT_EQ(-E2BIG, fs_try(self->s, "file"));
+	EXPECT_EQ(2, self->s->count[FUSE_GET_FMAP]);
+	EXPECT_EQ(2, klog_count(self->klog, "open of inode"));
+	stop(_metadata, self->s);
+}
+
+/* The header alone that comes with OPEN has the map asked for, with room enough. */
+TEST_F(next, with_open)
+{
+	struct fuse_server *s = self->s;
+
+	s->fmap_flags = FUSE_DAX_FMAP_MAP_IN_OPEN;
+	strcpy(s->ops_name, FAMFS_OPS_NAME);
+	s->hook[FUSE_OPEN] = next_open;
+	shorten(s, 32);
+	ASSERT_EQ(0, fs_mount(s));
+	EXPECT_EQ(0, fs_try(s, "file"));
+	EXPECT_EQ(1, s->count[FUSE_OPEN]);
+	EXPECT_EQ(1, s->maps_wanted);
+	expect_rooms(1);
+	EXPECT_LE(m.len, s->room[0]);
+	expect_striped();
+	EXPECT_TRUE(fs_forget(s));
+
+	lie = 1U << 31;
+	s->count[FUSE_GET_FMAP] = 0;
+	EXPECT_EQ(-E2BIG, fs_try(s, "file"));
+	EXPECT_EQ(0, s->count[FUSE_GET_FMAP]);
+	/* The room of OPEN is less than that of the first GET_FMAP. */
+	lie = FUSE_DAX_FMAP_OPEN_MAP_MAX + 1;
+	EXPECT_EQ(-EBADMSG, fs_try(s, "file"));
+	EXPECT_EQ(1, s->count[FUSE_GET_FMAP]);
+	lie = FUSE_DAX_FMAP_OPEN_MAP_MAX;
+	EXPECT_EQ(-EBADMSG, fs_try(s, "file"));
+	EXPECT_EQ(1, s->count[FUSE_GET_FMAP]);
+	stop(_metadata, s);
+}
+
+/* The second question stays without an answer, for a while. */
+static struct fuse_in_header second;
+static _Atomic bool has_second;
+
+static void hold_second(struct fuse_server *s, const struct fuse_in_header *in, const void *arg)
+{
+	const struct fuse_get_fmap_in *fmap = arg;
+
+	if (fmap->size < m.len) {
+		next_get_fmap(s, in, arg);
+		return;
+	}
+	second = *in;
+	has_second = true;
+}
+
+static bool wait_for_second(void)
+{
+	for (int ms = 0; !has_second && ms < FS_PATIENCE; ms++)
+		usleep(1000);
+	return has_second;
+}
+
+static void ignore(int signal)
+{
+}
+
+TEST_F(next, signal_meanwhile)
+{
+	struct fuse_server *s = self->s;
+	pid_t pid;
+
+	signal(SIGUSR1, ignore);
+	s->hook[FUSE_GET_FMAP] = hold_second;
+	ASSERT_EQ(0, fs_mount(s));
+
+	/* One that is not deadly changes nothing. */
+	pid = fs_try_in_child(s, "file");
+	ASSERT_LE(0, pid);
+	ASSERT_TRUE(wait_for_second());
+	EXPECT_TRUE(asleep(pid));
+	EXPECT_EQ(0, kill(pid, SIGUSR1));
+	EXPECT_TRUE(asleep(pid));
+	EXPECT_EQ(0, fs_reply(s, &second, 0, m.bytes, m.len));
+	EXPECT_EQ(0, ended(pid));
+	expect_rooms(2);
+	ASSERT_TRUE(fs_forget(s));
+
+	/* The opener that is killed leaves; the answer comes too late for it, and does no harm. */
+	has_second = false;
+	pid = fs_try_in_child(s, "file");
+	ASSERT_LE(0, pid);
+	ASSERT_TRUE(wait_for_second());
+	EXPECT_TRUE(asleep(pid));
+	EXPECT_EQ(0, kill(pid, SIGKILL));
+	EXPECT_EQ(SIGKILL, ended(pid));
+	fs_reply(s, &second, 0, m.bytes, m.len);
+	s->hook[FUSE_GET_FMAP] = next_get_fmap;
+	EXPECT_EQ(0, fs_try(s, "file"));
+	EXPECT_EQ(0, klog_count(self->klog, "open of inode"));
+	stop(_metadata, s);
+}
+
+/* A file that ends within its last extent; and lists that are no stripe. */
+TEST_F(next, lists)
+{
+	struct fuse_server *s = self->s;
+	uint64_t v;
+
+	put_header(&m, 0, 3, 2 * CHUNK + 5000);
+	for (int i = 0; i < 3; i++)
+		put_ext(&m, i % 2, FIRST_CHUNK + i * CHUNK, i < 2 ? CHUNK : 5000);
+	put_size(&m, m.len);
+	s->file[0].map_len = m.len;
+	s->file[0].size = 2 * CHUNK + 5000;
+	ASSERT_EQ(0, fs_mount(s));
+	use(_metadata, s, "file", 2 * CHUNK + 5000);
+	expect_at(0, FIRST_CHUNK + 2 * CHUNK, "file", 2 * CHUNK);
+	ASSERT_TRUE(fs_forget(s));
+
+#define WITH(what, code) do {						\
+	put_unrolled(&m, 64);						\
+	what;								\
+	s->file[0].map_len = m.len;					\
+	EXPECT_EQ(-(code), fs_try(s, "file")) {				\
+		TH_LOG("%s", #what);					\
+	}								\
+} while (0)
+#define FIELD(i, at, value)						\
+	(v = (value), memcpy(m.bytes + HEADER + 24 * (i) + (at), &v, 8))
+
+	WITH(put_size(&m, m.len + 1), EBADMSG);
+	WITH(put_size(&m, m.len - 1), EBADMSG);
+	WITH(put_size(&m, m.len + 24), EBADMSG);
+	WITH(FIELD(40, 16, CHUNK / 2), EINVAL);
+	WITH(FIELD(40, 16, 2 * CHUNK), E2BIG);
+	WITH(FIELD(40, 8, 0xf000000), E2BIG);
+	WITH(FIELD(40, 0, 1), E2BIG);
+	WITH(FIELD(4, 8, FIRST_CHUNK + CHUNK), EADDRINUSE);
+	WITH((void)0, 0);
+#undef FIELD
+#undef WITH
+	stop(_metadata, s);
+}
+
+/*
+ * The flag that all famfs servers set in their answer to INIT was theirs once. It is
+ * never offered; where the kernel offers it as what it is now, it means nothing alone.
+ */
+TEST_F(next, flag_43)
+{
+	struct fuse_server *s = self->s;
+
+	s->init_flags |= FUSE_INIT_EXT;
+	s->init_flags2 = INIT_FLAG2_43;
+	ASSERT_EQ(0, fs_mount(s));
+	EXPECT_EQ(0, fs_try(s, "file"));
+	expect_rooms(2);
+	EXPECT_EQ(0, s->init.flags2 & INIT_FLAG2_43);
+	stop(_metadata, s);
+}
+
+TEST_F(next, flag_43_with_uring)
+{
+	struct fuse_server *s = self->s;
+
+	if (read_file(ENABLE_URING, self->uring, sizeof(self->uring)))
+		SKIP(return, "this kernel's FUSE has no io_uring");
+	self->uring_set = true;
+	ASSERT_EQ(0, write_file(ENABLE_URING, "Y"));
+	s->init_flags |= FUSE_INIT_EXT;
+	s->init_flags2 = INIT_FLAG2_43;
+	ASSERT_EQ(0, fs_mount(s));
+	EXPECT_EQ(0, fs_try(s, "file"));
+	expect_rooms(2);
+	stop(_metadata, s);
+}
+
+/* The device is the server's, too, as far as a descriptor makes it that. */
+TEST_F(next, device_offered)
+{
+	struct {
+		int32_t fd;
+		uint32_t flags;
+		uint64_t index;
+	} arg = { 0 };
+	struct fuse_server *s = self->s;
+
+	shorten(s, 32);
+	arg.fd = open(daxdev[0].path, O_RDWR | O_CLOEXEC);
+	ASSERT_LE(0, arg.fd);
+	ASSERT_EQ(0, fs_mount(s));
+	ASSERT_EQ(0x4010e504, _IOW(229, 4, arg));
+	for (arg.index = 0; arg.index < 2; arg.index++) {
+		EXPECT_EQ(-1, ioctl(s->fd, _IOW(229, 4, arg), &arg));
+		EXPECT_EQ(ENOTTY, errno);
+	}
+	expect_striped();
+	EXPECT_EQ(2, s->count[FUSE_GET_DAXDEV]);
+	EXPECT_EQ(-1, ioctl(s->fd, _IOW(229, 4, arg), &arg));
+	EXPECT_EQ(ENOTTY, errno);
+	close(arg.fd);
+	stop(_metadata, s);
+}
+
+/* famfs counts lines with this name; one that looks like FUSE's own would mean another ABI. */
+TEST(name_in_kallsyms)
+{
+	unsigned int found = 0;
+	char line[512];
+	FILE *f;
+
+	if (fmap_missing())
+		SKIP(return, "%s", fmap_missing());
+	f = fopen("/proc/kallsyms", "r");
+	ASSERT_NE(NULL, f);
+	while (fgets(line, sizeof(line), f))
+		if (strstr(line, "famfs_fuse_iomap_begin")) {
+			found++;
+			EXPECT_EQ(NULL, strstr(line, "[fuse]"));
+		}
+	fclose(f);
+	EXPECT_LT(0, found);
 }
 
 int main(int argc, char **argv)

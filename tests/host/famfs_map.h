@@ -19,15 +19,20 @@ struct map {
 	};
 };
 
-static inline struct map map_new(__u64 file_size, enum famfs_ext_type type)
+static inline struct map map_new_with_room(__u64 file_size, enum famfs_ext_type type, __u32 room)
 {
 	struct map m = { .size = sizeof(*m.header) };
 
-	m.blob = calloc(1, 64 * KiB);
+	m.blob = calloc(1, room);
 	m.header->fmap_version = FAMFS_FMAP_VERSION;
 	m.header->ext_type = type;
 	m.header->file_size = file_size;
 	return m;
+}
+
+static inline struct map map_new(__u64 file_size, enum famfs_ext_type type)
+{
+	return map_new_with_room(file_size, type, 64 * KiB);
 }
 
 static inline struct famfs_iext *add_iext(struct map *m, __u32 nstrips, __u32 chunk, __u64 nbytes)
@@ -49,6 +54,31 @@ static inline struct famfs_simple_ext *add_ext(struct map *m, __u32 dev, __u64 o
 	m->header->nextents += m->header->ext_type == FAMFS_EXT_SIMPLE;
 	m->size += sizeof(*s);
 	return s;
+}
+
+/* As a server of the next generation: the header says what the map takes. */
+static inline void sized(struct map *m)
+{
+	m->header->fmap_size = m->size;
+}
+
+/*
+ * A file striped over @n ranges of devices, @at, as a list of its chunks: @nr_extents, the
+ * last one of @last bytes, with which the file ends.
+ */
+static inline struct map unrolled(const struct strip *at, __u32 n, __u32 nr_extents, __u64 chunk,
+				  __u64 last)
+{
+	/* A test may add an extent. */
+	struct map m = map_new_with_room((nr_extents - 1) * chunk + last, FAMFS_EXT_SIMPLE,
+					 sizeof(*m.header) +
+					 (nr_extents + 1) * sizeof(struct famfs_simple_ext));
+
+	for (__u32 i = 0; i < nr_extents; i++)
+		add_ext(&m, at[i % n].dev, at[i % n].offset + i / n * chunk,
+			i + 1 < nr_extents ? chunk : last);
+	sized(&m);
+	return m;
 }
 
 /* Each behind the one before, wherever that was added, on device 2. */
@@ -78,6 +108,62 @@ static inline struct map encode(const struct layout *layout)
 
 typedef unsigned __int128 wide;
 
+static inline bool overlap(const struct famfs_simple_ext *a, const struct famfs_simple_ext *b)
+{
+	return a->devindex == b->devindex && a->offset < (wide)b->offset + b->len &&
+	       b->offset < (wide)a->offset + a->len;
+}
+
+/* The rules of a range; @any_length for an extent that may end with the file. */
+static inline bool range_valid(const struct famfs_simple_ext *s, bool any_length)
+{
+	return !s->reserved && s->len && (any_length || s->len % (2 * MiB) == 0) &&
+	       s->offset % (2 * MiB) == 0 && s->devindex <= 63 &&
+	       (wide)s->offset + s->len < (wide)1 << 63;
+}
+
+/* Over how many strips a list is striped; 0 if it is not. Tries every number. */
+static inline __u32 stripe_of(const struct map *m)
+{
+	const struct famfs_simple_ext *e = (void *)(m->header + 1);
+	__u32 last = m->header->nextents - 1;
+
+	for (__u32 n = 1; n <= 256 && n <= last; n++) {
+		bool same = true;
+
+		for (__u32 i = 0; i <= last && same; i++) {
+			same = e[i].len == e[0].len || (i == last && e[i].len < e[0].len);
+			if (i >= n)
+				same = same && e[i].devindex == e[i - n].devindex &&
+				       e[i].offset == (wide)e[i - n].offset + e[0].len;
+		}
+		if (same)
+			return n;
+	}
+	return 0;
+}
+
+/* A list of more extents than are kept one by one. */
+static inline bool unrolled_valid(const struct map *m)
+{
+	const struct famfs_header *h = m->header;
+	const struct famfs_simple_ext *e = (void *)(h + 1);
+	wide total = 0;
+
+	if (h->ext_type || m->size != 32 + (wide)24 * h->nextents || !stripe_of(m))
+		return false;
+	for (__u32 i = 0; i < h->nextents; i++) {
+		total += e[i].len;
+		if (!range_valid(&e[i], i == h->nextents - 1 && total == h->file_size))
+			return false;
+	}
+	for (__u32 i = 0; i < h->nextents; i++)
+		for (__u32 j = 0; j < i; j++)
+			if (overlap(&e[i], &e[j]))
+				return false;
+	return (total + 4095) / 4096 * 4096 < 16 * TiB && h->file_size <= total;
+}
+
 /* The rules of famfs.h, read again and with 128 bits. */
 static inline bool valid(const struct map *m)
 {
@@ -87,13 +173,18 @@ static inline bool valid(const struct map *m)
 	__u32 nr_strips = 0;
 	wide total = 0;
 
-	if (m->size < 32 || m->size > 4096)
+	if (m->size < 32)
 		return false;
-	if (h->file_type > 2 || h->fmap_version != 1 || h->ext_type > 1 ||
-	    h->nextents > 32 || h->reserved0 || h->reserved1 || h->reserved2)
+	if (h->file_type > 2 || h->fmap_version != 1 || h->ext_type > 1 || h->reserved0 ||
+	    h->reserved2 || (h->fmap_size && h->fmap_size != m->size))
+		return false;
+	if (h->nextents > 32)
+		return unrolled_valid(m);
+	if (m->size > 4096)
 		return false;
 	for (__u32 i = 0; i < h->nextents; i++) {
 		const struct famfs_iext *e = (void *)at;
+		bool is_last = i + 1 == h->nextents;
 		__u32 n = 1;
 		wide need = 0;
 
@@ -107,32 +198,29 @@ static inline bool valid(const struct map *m)
 			if (!n || n > 32 || e->reserved || !e->nbytes ||
 			    !e->chunk_size || e->chunk_size % (2 * MiB))
 				return false;
-			if (i + 1 < h->nextents && e->nbytes % (2 * MiB))
+			if (!is_last && e->nbytes % (2 * MiB))
 				return false;
 			row = (wide)e->chunk_size * n;
 			need = ((wide)e->nbytes + row - 1) / row * e->chunk_size;
-			total += ((wide)e->nbytes + 4095) / 4096 * 4096;
+			total += e->nbytes;
 		}
 		for (; n; n--, at += 24) {
 			const struct famfs_simple_ext *s = (void *)at;
 
 			if (at + 24 > end)
 				return false;
-			if (s->reserved || !s->len || s->len < need ||
-			    s->len % (2 * MiB) || s->offset % (2 * MiB) ||
-			    s->devindex > 63 || (wide)s->offset + s->len >= (wide)1 << 63)
-				return false;
-			for (__u32 j = 0; j < nr_strips; j++)
-				if (strip[j]->devindex == s->devindex &&
-				    strip[j]->offset < s->offset + s->len &&
-				    s->offset < strip[j]->offset + strip[j]->len)
-					return false;
-			strip[nr_strips++] = s;
 			if (!h->ext_type)
 				total += s->len;
+			if (s->len < need ||
+			    !range_valid(s, !h->ext_type && is_last && total == h->file_size))
+				return false;
+			for (__u32 j = 0; j < nr_strips; j++)
+				if (overlap(strip[j], s))
+					return false;
+			strip[nr_strips++] = s;
 		}
 	}
-	return at == end && total < 16 * TiB && h->file_size <= total;
+	return at == end && (total + 4095) / 4096 * 4096 < 16 * TiB && h->file_size <= total;
 }
 
 /* What a valid map says. */
@@ -141,6 +229,16 @@ static inline struct layout *decode(const struct map *m)
 	struct layout *l = layout_new(m->header->file_size);
 	const __u8 *at = m->blob + sizeof(*m->header);
 
+	if (m->header->nextents > 32) {
+		const struct famfs_simple_ext *list = (void *)at;
+		__u32 last = m->header->nextents - 1, n = stripe_of(m);
+		struct extent *e = layout_extent(l, last * list->len +
+						 (list[last].len + PAGE - 1) / PAGE * PAGE, list->len);
+
+		for (__u32 i = 0; i < n; i++)
+			extent_strip(e, list[i].devindex, list[i].offset);
+		return l;
+	}
 	for (__u32 i = 0; i < m->header->nextents; i++) {
 		const struct famfs_iext *ie = (void *)at;
 		const struct famfs_simple_ext *s = (void *)at;
@@ -152,7 +250,7 @@ static inline struct layout *decode(const struct map *m)
 			n = ie->nstrips;
 			s = (void *)(ie + 1);
 		} else {
-			e = layout_extent(l, s->len, 0);
+			e = layout_extent(l, (s->len + PAGE - 1) / PAGE * PAGE, 0);
 		}
 		for (; n; n--, s++)
 			extent_strip(e, s->devindex, s->offset);
@@ -171,6 +269,29 @@ static inline struct map map_from(const void *bytes, __u32 size)
 	return m;
 }
 
+/* A striped file as a list, of 33 extents and more. */
+static inline struct map unrolled_random(void)
+{
+	struct strip at[40];
+	__u32 n = 1 + random_below(random_below(4) ? 4 : 40);
+	__u32 nr_extents = 33 + random_below(random_below(8) ? 20 : 200);
+	__u64 chunk = (1 + random_below(3)) * 2 * MiB, offset = random_below(4) * 2 * MiB;
+
+	for (__u32 i = 0; i < n; i++) {
+		at[i] = (struct strip){ random_below(3), offset, 0 };
+		offset += (nr_extents / n + 1 + random_below(2)) * chunk;
+	}
+	for (__u32 i = n - 1; i; i--) {
+		__u32 j = random_below(i + 1);
+		struct strip s = at[i];
+
+		at[i] = at[j];
+		at[j] = s;
+	}
+	return unrolled(at, n, nr_extents, chunk,
+			random_below(2) ? chunk : 1 + random_below(chunk));
+}
+
 static inline struct map map_random(void)
 {
 	__u32 nr_extents = 1 + random_below(random_below(4) ? 4 : 32);
@@ -179,6 +300,12 @@ static inline struct map map_random(void)
 	struct map m = encode(l);
 
 	layout_free(l);
+	if (random_below(2))
+		sized(&m);
+	if (!random_below(3)) {
+		free(m.blob);
+		m = unrolled_random();
+	}
 	return m;
 }
 

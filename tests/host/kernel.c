@@ -20,9 +20,12 @@ struct resolve {
 	const __u8 *meta;
 };
 
+unsigned long nr_kfuncs;
+
 const __u8 *bpf_fuse_dax_parse_get_blob(struct fuse_dax_fmap_parse_ctx *ctx,
 					__u32 offset, __u32 size)
 {
+	nr_kfuncs++;
 	if ((__u64)offset + size > ctx->blob_size)
 		return NULL;
 	return ((struct parse *)ctx)->blob + offset;
@@ -32,6 +35,7 @@ int bpf_fuse_dax_parse_alloc_meta(struct fuse_dax_fmap_parse_ctx *ctx, __u32 siz
 {
 	struct parse *parse = (struct parse *)ctx;
 
+	nr_kfuncs++;
 	if (!size || size > FUSE_DAX_FMAP_META_MAX)
 		return -EINVAL;
 	if (parse->meta)
@@ -44,6 +48,7 @@ int bpf_fuse_dax_parse_alloc_meta(struct fuse_dax_fmap_parse_ctx *ctx, __u32 siz
 __u8 *bpf_fuse_dax_parse_get_meta(struct fuse_dax_fmap_parse_ctx *ctx,
 				  __u32 offset, __u32 size)
 {
+	nr_kfuncs++;
 	if ((__u64)offset + size > ctx->meta_buf_size)
 		return NULL;
 	return ((struct parse *)ctx)->meta + offset;
@@ -60,7 +65,17 @@ const __u8 *bpf_fuse_dax_resolve_get_meta(struct fuse_dax_fmap_resolve_ctx *ctx,
 int file_open(struct file *file, const struct fuse_dax_fmap_ops *ops,
 	      const void *blob, __u32 blob_size)
 {
-	struct parse parse = { .ctx.blob_size = blob_size };
+	__u32 room = FUSE_DAX_FMAP_BLOB_MIN, wanted;
+
+	while (room < blob_size)
+		room *= 4;
+	return file_open_in_room(file, ops, blob, blob_size, room, &wanted);
+}
+
+int file_open_in_room(struct file *file, const struct fuse_dax_fmap_ops *ops,
+		      const void *blob, __u32 blob_size, __u32 room, __u32 *wanted)
+{
+	struct parse parse = { .ctx = { .blob_size = blob_size, .blob_room = room } };
 	int err;
 
 	/* A copy of exactly this size: a sanitizer sees every byte too far. */
@@ -69,6 +84,7 @@ int file_open(struct file *file, const struct fuse_dax_fmap_ops *ops,
 		memcpy(parse.blob, blob, blob_size);
 	err = ops->dax_fmap_parse(&parse.ctx);
 	free(parse.blob);
+	*wanted = parse.ctx.blob_wanted;
 	if (err) {
 		free(parse.meta);
 		return err;

@@ -21,6 +21,14 @@ struct file {
 /* 0 or a negative errno. After 0, file_close(). */
 int file_open(struct file *file, const struct fuse_dax_fmap_ops *ops,
 	      const void *blob, __u32 blob_size);
+/*
+ * The same with an answer for which there was so much room. After -ERANGE, *@wanted is
+ * what the program wants.
+ */
+int file_open_in_room(struct file *file, const struct fuse_dax_fmap_ops *ops,
+		      const void *blob, __u32 blob_size, __u32 room, __u32 *wanted);
+/* Calls of kfuncs, so far: no step of a parser that depends on the map is without one. */
+extern unsigned long nr_kfuncs;
 int file_resolve(const struct file *file, __u64 offset, struct fuse_iomap_io *io);
 void file_close(struct file *file);
 
