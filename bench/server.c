@@ -9,14 +9,17 @@
  *	-s SIZE		bytes of each
  *	-e EXTENTS	of a file's map (1)
  *	-i		interleaved over two devices instead of linear
+ *	-w STRIPS	over so many ranges of the two
+ *	-m FORMAT	of the map: striped, famfs, or unrolled: that of famfs, as the list of
+ *			all chunks
  *	-g		see below
  *	-t THREADS	(1)
  *	-a		maps do not come with OPEN, but are asked for
  *	-z		OPEN gets ENOSYS: FUSE opens without asking from then on
  *
- * Maps have the format of bpf/striped.h. Each file has its own memory, one behind the
- * other. SIZE is divided into EXTENTS equal extents; chunks of interleaved ones are half
- * an extent, at most 2 MiB.
+ * Maps have the format of bpf/striped.h, or of bpf/famfs.h. Each file has its own memory,
+ * one behind the other. SIZE is divided into EXTENTS equal extents; chunks of interleaved
+ * ones are half an extent, at most 2 MiB.
  *
  * A large file that consists of small extents cannot have 2 MiB pages, and the devices
  * have no room for 2,048 large extents. So -g makes groups: an extent for pages of 2 MiB
@@ -43,6 +46,7 @@
 #include <linux/fuse.h>
 #include <linux/fuse_dax_fmap.h>
 
+#include "famfs.h"
 #include "striped.h"
 
 #define HUGE		(2UL << 20)
@@ -61,11 +65,13 @@ static struct {
 	uint64_t size;
 	unsigned int extents;
 	bool interleaved;
+	unsigned int strips;
+	enum { STRIPED, FAMFS, UNROLLED } format;
 	bool groups;
 	unsigned int threads;
 	bool asked;
 	bool zero_message;
-} config = { .files = 1, .extents = 1, .threads = 1 };
+} config = { .files = 1, .extents = 1, .threads = 1, .strips = DEVICES };
 
 static int fuse_fd;
 static const char zeros[MAX_WRITE];
@@ -79,6 +85,15 @@ static struct {
 } map;
 static size_t map_len;
 
+/* What is sent instead, if the format is famfs's. */
+static struct {
+	struct famfs_header header;
+	union {
+		struct famfs_iext extent;
+		unsigned char rest[FUSE_DAX_FMAP_BLOB_MAX];
+	};
+} famfs_map;
+
 static struct striped_extent *extent;
 static struct striped_strip *strip;
 
@@ -88,7 +103,7 @@ static uint64_t large_room[DEVICES], small_room[DEVICES];
 static void add_extent(uint64_t length, uint64_t chunk, bool large)
 {
 	struct striped_extent *e = &extent[map.header.nr_extents++];
-	unsigned int n = chunk ? DEVICES : 1;
+	unsigned int n = chunk ? config.strips : 1;
 	uint64_t row = chunk * n;
 
 	e->length = length;
@@ -96,9 +111,9 @@ static void add_extent(uint64_t length, uint64_t chunk, bool large)
 	e->nr_strips = n;
 	for (unsigned int i = 0; i < n; i++) {
 		struct striped_strip *s = &strip[map.header.nr_strips++];
-		uint64_t *room = large ? &large_room[i] : &small_room[i];
+		uint64_t *room = large ? &large_room[i % DEVICES] : &small_room[i % DEVICES];
 
-		s->dev_index = i;
+		s->dev_index = i % DEVICES;
 		s->length = chunk ? (length + row - 1) / row * chunk : length;
 		s->offset = *room;
 		*room += s->length;
@@ -132,7 +147,7 @@ static void link_strips(void)
 
 static void make_map(void)
 {
-	unsigned int strips = config.extents * (config.interleaved ? DEVICES : 1);
+	unsigned int strips = config.extents * (config.interleaved ? config.strips : 1);
 	uint64_t length = config.size / config.extents, chunk = 0;
 
 	extent = (void *)map.rest;
@@ -164,6 +179,44 @@ static void make_map(void)
 			add_extent(length, chunk, true);
 	}
 	link_strips();
+}
+
+static void add_to_list(uint64_t offset, uint64_t len, uint32_t device)
+{
+	struct famfs_simple_ext *e = (void *)((unsigned char *)&famfs_map + map_len);
+
+	map_len += sizeof(*e);
+	if (map_len > FUSE_DAX_FMAP_BLOB_MAX)
+		errx(1, "too many chunks");
+	*e = (struct famfs_simple_ext){ .devindex = device, .offset = offset, .len = len };
+}
+
+/* The only extent of the map, as famfs has it. */
+static void make_famfs_map(void)
+{
+	struct famfs_header *h = &famfs_map.header;
+	unsigned int n = extent->nr_strips;
+
+	h->fmap_version = FAMFS_FMAP_VERSION;
+	h->file_size = config.size;
+	map_len = sizeof(*h);
+	if (config.format == FAMFS) {
+		h->ext_type = FAMFS_EXT_INTERLEAVE;
+		h->nextents = 1;
+		famfs_map.extent = (struct famfs_iext){
+			.nstrips = n, .chunk_size = extent->chunk_size, .nbytes = extent->length,
+		};
+		map_len += sizeof(famfs_map.extent);
+		for (unsigned int i = 0; i < n; i++)
+			add_to_list(strip[i].offset, strip[i].length, strip[i].dev_index);
+	} else {
+		h->ext_type = FAMFS_EXT_SIMPLE;
+		h->nextents = extent->length / extent->chunk_size;
+		for (unsigned int i = 0; i < h->nextents; i++)
+			add_to_list(strip[i % n].offset + i / n * extent->chunk_size,
+				    extent->chunk_size, strip[i % n].dev_index);
+	}
+	h->fmap_size = map_len;
 }
 
 /* ---- requests ---- */
@@ -262,7 +315,7 @@ static int map_of(uint64_t nodeid, void *to, size_t room)
 
 	if (map_len > room)
 		return -ERANGE;
-	memcpy(to, &map, map_len);
+	memcpy(to, config.format == STRIPED ? (void *)&map : (void *)&famfs_map, map_len);
 	if (config.files > 1)
 		small->strip.offset += (nodeid - FIRST_NODEID) * small->strip.length;
 	return map_len;
@@ -387,7 +440,7 @@ int main(int argc, char **argv)
 	struct stat st;
 	int c;
 
-	while ((c = getopt(argc, argv, "o:d:n:s:e:igt:az")) != -1) {
+	while ((c = getopt(argc, argv, "o:d:n:s:e:iw:m:gt:az")) != -1) {
 		switch (c) {
 		case 'o':
 			config.ops = optarg;
@@ -407,6 +460,13 @@ int main(int argc, char **argv)
 			break;
 		case 'i':
 			config.interleaved = true;
+			break;
+		case 'w':
+			config.strips = strtoul(optarg, NULL, 0);
+			break;
+		case 'm':
+			config.format = !strcmp(optarg, "famfs") ? FAMFS :
+					!strcmp(optarg, "unrolled") ? UNROLLED : STRIPED;
 			break;
 		case 'g':
 			config.groups = true;
@@ -428,7 +488,12 @@ int main(int argc, char **argv)
 		errx(2, "see the top of server.c");
 	if (config.files > 1 && (config.extents != 1 || config.interleaved))
 		errx(2, "many files are linear");
+	if (config.format != STRIPED &&
+	    (config.files != 1 || config.extents != 1 || !config.interleaved))
+		errx(2, "a map of famfs's is of one file, with one interleaved extent");
 	make_map();
+	if (config.format != STRIPED)
+		make_famfs_map();
 
 	fuse_fd = open("/dev/fuse", O_RDWR | O_CLOEXEC);
 	snprintf(opts, sizeof(opts),

@@ -62,6 +62,10 @@ fn report(date: &str) -> Result<(), String> {
             "Extents (read, after munmap and mmap)",
             table(&extents(&rows)),
         ),
+        (
+            "Formats (8 strips, after munmap and mmap)",
+            table(&formats(&rows)),
+        ),
         ("read(2) and write(2)", table(&calls(&rows))),
         ("open(2) and close(2), 10,000 files", table(&opens(&rows))),
         ("Spread", table(&spread(&rows))),
@@ -276,6 +280,32 @@ fn extents(rows: &Rows) -> Vec<Vec<String>> {
                 line.extend(EXTENTS.map(|n| cell(rows.get(name, pattern, n, layout))));
                 out.push(line);
             }
+        }
+    }
+    out
+}
+
+/// The same file in several formats.
+fn formats(rows: &Rows) -> Vec<Vec<String>> {
+    const PATTERNS: [(&str, &str); 4] = [
+        ("2 MiB, read", "2m-read-again"),
+        ("write", "2m-write-again"),
+        ("4 KiB, read", "4k-read-again"),
+        ("write", "4k-write-again"),
+    ];
+    let mut head = vec![String::new()];
+    head.extend(PATTERNS.map(|(title, _)| title.to_owned()));
+    let mut out = vec![head];
+    for (title, name, extents) in [
+        ("striped", "striped-8", 1),
+        ("famfs", "famfs-8", 1),
+        ("famfs, a list of 512 chunks", "famfs-8", 512),
+    ] {
+        let get = |pattern| rows.get(name, pattern, extents, "interleaved");
+        if PATTERNS.iter().any(|(_, pattern)| get(pattern).is_some()) {
+            let mut line = vec![title.to_owned()];
+            line.extend(PATTERNS.map(|(_, pattern)| cell(get(pattern))));
+            out.push(line);
         }
     }
     out

@@ -246,6 +246,14 @@ impl Rows {
             let one = self.get("bpf", pattern, 1, layout)?.insns;
             Some(self.get("bpf", pattern, 2048, layout)?.insns / one)
         };
+        // Over 8 strips: as one extent, and as a list of its chunks.
+        let famfs = |extents| {
+            worst(HUGE.into_iter().chain(SMALL).map(|pattern| {
+                let striped = self.get("striped-8", pattern, 1, "interleaved")?.insns;
+                let famfs = self.get("famfs-8", pattern, extents, "interleaved")?;
+                Some(famfs.insns / striped)
+            }))
+        };
         let open_wall = Some(()).and_then(|()| {
             Some(self.wall("bpf", "open-first", 1)? / self.wall("fuse", "open-first", 1)?)
         });
@@ -297,6 +305,13 @@ impl Rows {
                         .into_iter()
                         .flat_map(|pattern| ["linear", "interleaved"].map(|l| many(pattern, l))),
                 ),
+            ),
+            Bar::new("8 strips, famfs over striped", AtMost(1.05), "", famfs(1)),
+            Bar::new(
+                "8 strips, famfs's list of 512 chunks over striped",
+                AtMost(1.05),
+                "",
+                famfs(512),
             ),
             Bar::new(
                 "2 MiB after remap, hashmap over bpf",
@@ -398,6 +413,36 @@ mod tests {
         assert_eq!(
             bar(&rows, "two CPUs over one, 2 MiB, bpf"),
             ("1.800".to_owned(), "yes")
+        );
+    }
+
+    #[test]
+    fn formats_are_compared_pattern_by_pattern() {
+        let mut count = COUNT.to_owned();
+        for pattern in [
+            "2m-read-again",
+            "2m-write-again",
+            "4k-read-again",
+            "4k-write-again",
+        ] {
+            for (name, extents, insns) in [
+                ("striped-8", 1, 100),
+                ("famfs-8", 1, 104),
+                ("famfs-8", 512, 106),
+            ] {
+                count += &format!(
+                    "row {name} {pattern} {extents} interleaved {insns} {insns} {insns} {insns} 5 32 0\n"
+                );
+            }
+        }
+        let rows = Rows::parse(&count, "").unwrap();
+        assert_eq!(
+            bar(&rows, "8 strips, famfs over striped"),
+            ("1.040".to_owned(), "yes")
+        );
+        assert_eq!(
+            bar(&rows, "8 strips, famfs's list of 512 chunks over striped"),
+            ("1.060".to_owned(), "NO")
         );
     }
 
