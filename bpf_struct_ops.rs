@@ -124,8 +124,8 @@ pub(crate) struct Parsed {
 pub(crate) enum Verdict {
     /// It is a map.
     Map(Parsed),
-    /// It is not all of the map, for want of room. The map takes so many bytes; 0 if the program does
-    /// not know.
+    /// It is not all of the map, for want of room. The map takes so many bytes; 0 if the program
+    /// does not know.
     NeedsRoom(u32),
 }
 
@@ -177,11 +177,12 @@ impl PinnedOps {
         unsafe { c::bpf_struct_ops_id(self.0.as_ptr().cast()) }
     }
 
-    /// Calls `dax_fmap_parse()` with what a server answered that was offered `room` bytes. May sleep.
+    /// Calls `dax_fmap_parse()` with a server's answer, for which there was `room`. May sleep.
     ///
     /// # Errors
     ///
-    /// The program's errno, but for [`ERANGE`]; [`EINVAL`] if what it reports makes no sense; [`ENOMEM`].
+    /// The program's errno, but for [`ERANGE`]; [`EINVAL`] if what it reports makes no sense;
+    /// [`ENOMEM`].
     pub(crate) fn parse(&self, blob: &[u8], room: u32) -> Result<Verdict> {
         let mut parse = ParseCtx {
             ctx: c::fuse_dax_fmap_parse_ctx {

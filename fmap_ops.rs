@@ -606,9 +606,9 @@ fn fetch(conn: &Connection, inode: &Inode, open: impl FnOnce() -> bool) -> Resul
 
 /// Gets the map of a file from the server, and has it parsed; `None` if it has none.
 ///
-/// That a map needs more room is said by the server (ERANGE), or by the program, about an answer in which the
-/// server says so in its own way. Then the server is asked again, with the next room that is not less than what
-/// the program wants. So no room is offered twice, whatever they say.
+/// That a map needs more room is said by the server (ERANGE), or by the program, about an answer in
+/// which the server says so in its own way. Then the server is asked again, with the next room that
+/// is not less than what the program wants. So no room is offered twice, whatever they say.
 fn get_map(
     conn: &Connection,
     inode: &Inode,

@@ -236,6 +236,7 @@ static __always_inline int read_stripe(struct fuse_dax_fmap_parse_ctx *ctx,
 	if (!first)
 		return -EBADMSG;
 	chunk = first->len;
+	/* So nothing overflows that is computed from it. */
 	if (chunk >> PAGE_SHIFT > PAGES_MAX)
 		return -E2BIG;
 

@@ -111,8 +111,8 @@ struct fuse_get_daxdev_in {
  * It saves the server one request per file, and the opener one round trip. The
  * kernel asks for the map in FUSE_GET_FMAP where it does not come this way:
  * @size is -ERANGE, or the program says that @map is not all of it, or there was no
- * OPEN that could bring it (O_TRUNC; a server that answers ENOSYS to OPEN). Other OPENs do not have the flag, and are answered
- * as ever.
+ * OPEN that could bring it (O_TRUNC; a server that answers ENOSYS to OPEN). Other
+ * OPENs do not have the flag, and are answered as ever.
  */
 #define FUSE_DAX_FMAP_OPEN_MAP		(1U << 31)
 #define FUSE_DAX_FMAP_OPEN_MAP_MAX	504
