@@ -11,7 +11,7 @@
 use std::collections::BTreeMap;
 use std::ffi::CStr;
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -272,9 +272,9 @@ impl FileMaps for Tree {
         }
     }
 
-    fn device(&self, index: u32) -> Result<&Path, i32> {
+    fn device(&self, index: u32) -> Result<PathBuf, i32> {
         let path = self.devices.get(index as usize);
-        path.map(PathBuf::as_path).ok_or(errno::ENODEV)
+        path.cloned().ok_or(errno::ENODEV)
     }
 }
 
@@ -573,7 +573,7 @@ mod tests {
         assert!(tree.map(f).unwrap().starts_with(b"STRP"));
         assert_eq!(tree.map(ROOT), Err(errno::ENODATA));
         assert_eq!(tree.map(99), Err(errno::ENOENT));
-        assert_eq!(tree.device(0), Ok(Path::new("/dev/dax0.0")));
+        assert_eq!(tree.device(0), Ok("/dev/dax0.0".into()));
         assert_eq!(tree.device(1), Err(errno::ENODEV));
     }
 

@@ -1,14 +1,17 @@
 // SPDX-License-Identifier: GPL-2.0
-//! Encodes maps in the format `striped` (`bpf/striped.h`).
-//!
-//! A file is a row of extents without holes. An extent is linear, one range of one
-//! device, or interleaved: dealt out in chunks over several ranges, its strips.
+//! Maps in the format `striped` (`bpf/striped.h`), written and read.
 //!
 //! [`encode()`] refuses whatever the BPF program would refuse, so that a server
-//! learns it when it makes the map and not when somebody opens the file.
+//! learns it when it makes the map and not when somebody opens the file. [`decode()`]
+//! takes what the BPF program takes, and nothing else: for a server that keeps maps, and
+//! for whoever wants to know what a server sent.
 
 use std::error;
 use std::fmt;
+
+pub use crate::extent::{Error, Extent, Strip};
+use crate::extent::{place, sort};
+use crate::wire::{u32_at, u64_at};
 
 /// What a server names in INIT.
 pub const OPS_NAME: &str = "striped";
@@ -17,8 +20,6 @@ pub const ALIGN: u64 = 4096;
 
 const MAGIC: u32 = 0x5052_5453;
 const VERSION: u16 = 1;
-/// No next strip.
-const END: u32 = u32::MAX;
 const HEADER_LEN: usize = 32;
 const EXTENT_LEN: usize = 24;
 const STRIP_LEN: usize = 24;
@@ -28,164 +29,152 @@ const LENGTH_MAX: u64 = 16 << 40;
 const META_MAX: u64 = 65_528;
 /// `STRIPED_EXTENTS_MAX`.
 const EXTENTS_MAX: usize = 3840;
-/// A strip ends below this.
-const DEVICE_END: u64 = 1 << 63;
-
-/// A range of a device; its length follows from the extent.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Strip {
-    /// Index of the device, as in GET_DAXDEV.
-    pub device: u32,
-    /// First byte on the device.
-    pub offset: u64,
-}
-
-/// A piece of a file.
+/// A map, read.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Extent {
+pub struct Map {
     /// Bytes of the file.
-    pub length: u64,
-    /// Bytes in a row on one strip; 0 for a linear extent.
-    pub chunk: u64,
-    /// One if linear, else the strips in the order they are dealt to.
-    pub strips: Vec<Strip>,
+    pub file_size: u64,
+    /// Where they are.
+    pub extents: Vec<Extent>,
 }
 
-impl Extent {
-    /// `length` bytes of one device.
-    pub fn linear(length: u64, device: u32, offset: u64) -> Self {
-        Self {
-            length,
-            chunk: 0,
-            strips: vec![Strip { device, offset }],
-        }
-    }
-
-    /// `length` bytes dealt over `strips` in pieces of `chunk`.
-    pub fn interleaved(length: u64, chunk: u64, strips: Vec<Strip>) -> Self {
-        Self {
-            length,
-            chunk,
-            strips,
-        }
-    }
-
-    /// Bytes that each strip takes on its device: a whole number of chunks, or the
-    /// length of a linear extent. `None` if there is no such number.
-    pub fn strip_length(&self) -> Option<u64> {
-        if self.chunk == 0 {
-            return Some(self.length);
-        }
-        let row = self.chunk.checked_mul(self.strips.len() as u64)?;
-        if row == 0 {
-            return None;
-        }
-        self.length.div_ceil(row).checked_mul(self.chunk)
-    }
-}
-
-/// Why extents make no map. Extents and strips are counted from 0.
+/// Why bytes are no map.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Error {
-    /// A length, chunk or offset is no multiple of [`ALIGN`].
-    Unaligned {
-        /// Where.
-        extent: usize,
+pub enum DecodeError {
+    /// Another format: its first bytes are not those of this one.
+    Magic,
+    /// A version that is not known here.
+    Version(u16),
+    /// More or fewer bytes than the header says.
+    Size {
+        /// What it says.
+        expected: u64,
     },
-    /// An extent of no bytes.
-    Empty {
-        /// Where.
-        extent: usize,
+    /// A field that has to be 0 is not.
+    Reserved {
+        /// Which byte it begins at.
+        at: usize,
     },
-    /// No strips, or more than one in a linear extent.
-    StripCount {
-        /// Where.
-        extent: usize,
+    /// The extents do not use all strips, or more than there are.
+    StripCount,
+    /// The length of a strip does not follow from its extent.
+    StripLength {
+        /// Which one, counted from 0.
+        strip: usize,
     },
-    /// A strip names a device that no mount can have.
-    Device {
-        /// Where.
-        extent: usize,
-        /// The index.
-        device: u32,
-    },
-    /// A strip reaches beyond the end of any device.
-    BeyondDevice {
-        /// Where.
-        extent: usize,
-    },
-    /// Two strips use the same bytes.
-    Overlap {
-        /// The extents of the two.
-        extents: (usize, usize),
-        /// The device.
-        device: u32,
-        /// A byte that both use.
-        offset: u64,
-    },
-    /// The extents end before the file does, or go on for a whole extent.
-    FileSize {
-        /// Bytes that the extents map.
-        mapped: u64,
-    },
-    /// More than the BPF program holds.
-    TooBig,
+    /// The chain does not lead through all strips in the order of devices and offsets.
+    Chain,
+    /// The extents make no map.
+    Extents(Error),
 }
 
-impl fmt::Display for Error {
+impl fmt::Display for DecodeError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Error::Unaligned { extent } => write!(
+            DecodeError::Magic => f.write_str("this is no map of the format striped"),
+            DecodeError::Version(version) => write!(
                 f,
-                "extent {extent}: lengths, chunks and offsets have to be multiples of {ALIGN}"
+                "the map is of version {version} of the format striped, not {VERSION}"
             ),
-            Error::Empty { extent } => write!(f, "extent {extent} has no bytes"),
-            Error::StripCount { extent } => write!(
-                f,
-                "extent {extent}: a linear extent has one strip, an interleaved one at least one"
-            ),
-            Error::Device { extent, device } => write!(
-                f,
-                "extent {extent}: device {device} is beyond the last possible one, {}",
-                crate::DEVICES_MAX - 1
-            ),
-            Error::BeyondDevice { extent } => {
-                write!(f, "extent {extent} ends beyond the end of any device")
+            DecodeError::Size { expected } => {
+                write!(f, "the map has to have {expected} bytes, by its header")
             }
-            Error::Overlap {
-                extents: (a, b),
-                device,
-                offset,
-            } => {
-                if a == b {
-                    write!(f, "extent {a} uses")?;
-                } else {
-                    write!(f, "extents {a} and {b} both use")?;
-                }
-                write!(f, " byte {offset:#x} of device {device}")?;
-                if a == b { write!(f, " twice") } else { Ok(()) }
+            DecodeError::Reserved { at } => {
+                write!(f, "the field at byte {at} of the map has to be 0")
             }
-            Error::FileSize { mapped } => write!(
+            DecodeError::StripCount => {
+                f.write_str("the extents of the map have to use each of its strips once")
+            }
+            DecodeError::StripLength { strip } => write!(
                 f,
-                "the extents hold {mapped} bytes, and the last byte of the file \
-                 has to be in the last of them"
+                "strip {strip} of the map is longer or shorter than its extent needs"
             ),
-            Error::TooBig => f.write_str(
-                "too many extents and strips for the 64 KiB of metadata that a file may have, \
-                 or 16 TiB and more in one file",
+            DecodeError::Chain => f.write_str(
+                "the chain of the map has to lead through its strips by device and offset",
             ),
+            DecodeError::Extents(error) => error.fmt(f),
         }
     }
 }
 
-impl error::Error for Error {}
+impl error::Error for DecodeError {}
 
-/// A strip with what the table needs to know.
-struct Placed {
-    extent: usize,
-    strip: Strip,
-    length: u64,
-    next: u32,
+/// Reads a map.
+///
+/// What it accepts is what [`encode()`] makes of the result, byte for byte.
+pub fn decode(map: &[u8]) -> Result<Map, DecodeError> {
+    let short = DecodeError::Size {
+        expected: HEADER_LEN as u64,
+    };
+    let word = |at| u32_at(map, at).ok_or(short.clone());
+    let long = |at| u64_at(map, at).ok_or(short.clone());
+    let zero = |at| match word(at)? {
+        0 => Ok(()),
+        _ => Err(DecodeError::Reserved { at }),
+    };
+
+    if map.len() < HEADER_LEN {
+        return Err(short);
+    }
+    if word(0)? != MAGIC {
+        return Err(DecodeError::Magic);
+    }
+    let [a, b, reserved @ ..] = word(4)?.to_le_bytes();
+    match u16::from_le_bytes([a, b]) {
+        VERSION if reserved == [0, 0] => (),
+        VERSION => return Err(DecodeError::Reserved { at: 6 }),
+        version => return Err(DecodeError::Version(version)),
+    }
+    let (file_size, nr_extents, nr_strips) = (long(8)?, word(16)?, word(20)?);
+    zero(28)?;
+    let expected = HEADER_LEN as u64
+        + EXTENT_LEN as u64 * u64::from(nr_extents)
+        + STRIP_LEN as u64 * u64::from(nr_strips);
+    if map.len() as u64 != expected {
+        return Err(DecodeError::Size { expected });
+    }
+
+    let (nr_extents, mut left) = (nr_extents as usize, nr_strips as usize);
+    let mut strip = HEADER_LEN + EXTENT_LEN * nr_extents;
+    let mut extents = Vec::with_capacity(nr_extents);
+    for at in (HEADER_LEN..).step_by(EXTENT_LEN).take(nr_extents) {
+        let n = word(at + 16)? as usize;
+        zero(at + 20)?;
+        left = left.checked_sub(n).ok_or(DecodeError::StripCount)?;
+        let mut strips = Vec::with_capacity(n);
+        for _ in 0..n {
+            strips.push(Strip {
+                device: word(strip + 16)?,
+                offset: long(strip)?,
+            });
+            strip += STRIP_LEN;
+        }
+        extents.push(Extent {
+            length: long(at)?,
+            chunk: long(at + 8)?,
+            strips,
+        });
+    }
+    if left != 0 {
+        return Err(DecodeError::StripCount);
+    }
+
+    // What is left follows from the extents: the length of each strip, and the chain.
+    let whole = encode(file_size, &extents).map_err(DecodeError::Extents)?;
+    let table = HEADER_LEN + EXTENT_LEN * nr_extents;
+    let length = |strip: usize| {
+        let at = table + STRIP_LEN * strip + 8;
+        at..at + 8
+    };
+    if let Some(strip) =
+        (0..nr_strips as usize).find(|&strip| map[length(strip)] != whole[length(strip)])
+    {
+        return Err(DecodeError::StripLength { strip });
+    }
+    if map != whole {
+        return Err(DecodeError::Chain);
+    }
+    Ok(Map { file_size, extents })
 }
 
 /// The map of a file of `file_size` bytes.
@@ -202,7 +191,7 @@ pub fn encode(file_size: u64, extents: &[Extent]) -> Result<Vec<u8>, Error> {
         return Err(Error::FileSize { mapped });
     }
 
-    let mut strips = place(extents)?;
+    let mut strips = place(extents, Extent::strip_length)?;
     let first = sort(&mut strips)?;
 
     let len = HEADER_LEN + EXTENT_LEN * extents.len() + STRIP_LEN * strips.len();
@@ -244,7 +233,10 @@ fn check_extents(extents: &[Extent]) -> Result<u64, Error> {
             || !aligned(extent.chunk)
             || !extent.strips.iter().all(|strip| aligned(strip.offset))
         {
-            return Err(Error::Unaligned { extent: at });
+            return Err(Error::Unaligned {
+                extent: at,
+                align: ALIGN,
+            });
         }
         if extent.strips.is_empty() || (extent.chunk == 0 && extent.strips.len() != 1) {
             return Err(Error::StripCount { extent: at });
@@ -268,52 +260,4 @@ fn check_extents(extents: &[Extent]) -> Result<u64, Error> {
 /// `STRIPED_META_SIZE()`.
 fn meta_size(extents: u64, strips: u64) -> u64 {
     64 + 17 * 64 + 192 * extents.div_ceil(15) + 8 * strips.min(2 * (strips - extents))
-}
-
-/// The table of strips, in the order of the extents.
-fn place(extents: &[Extent]) -> Result<Vec<Placed>, Error> {
-    let mut table = Vec::new();
-
-    for (at, extent) in extents.iter().enumerate() {
-        let beyond = Error::BeyondDevice { extent: at };
-        let length = extent.strip_length().ok_or(beyond.clone())?;
-        for &strip in &extent.strips {
-            if strip.device >= crate::DEVICES_MAX {
-                return Err(Error::Device {
-                    extent: at,
-                    device: strip.device,
-                });
-            }
-            let end = strip.offset.checked_add(length);
-            if end.is_none_or(|end| end >= DEVICE_END) {
-                return Err(beyond);
-            }
-            table.push(Placed {
-                extent: at,
-                strip,
-                length,
-                next: END,
-            });
-        }
-    }
-    Ok(table)
-}
-
-/// Chains the strips by device and offset, returns the first of the chain.
-fn sort(table: &mut [Placed]) -> Result<u32, Error> {
-    let mut order: Vec<usize> = (0..table.len()).collect();
-    order.sort_by_key(|&at| (table[at].strip.device, table[at].strip.offset));
-
-    for pair in order.windows(2) {
-        let (a, b) = (&table[pair[0]], &table[pair[1]]);
-        if a.strip.device == b.strip.device && a.strip.offset + a.length > b.strip.offset {
-            return Err(Error::Overlap {
-                extents: (a.extent.min(b.extent), a.extent.max(b.extent)),
-                device: b.strip.device,
-                offset: b.strip.offset,
-            });
-        }
-        table[pair[0]].next = pair[1] as u32;
-    }
-    Ok(order.first().map_or(END, |&first| first as u32))
 }

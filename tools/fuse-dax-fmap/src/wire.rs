@@ -8,7 +8,7 @@
 use std::error;
 use std::fmt;
 use std::os::unix::ffi::OsStrExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 /// Bytes of the name of ops, with its NUL.
@@ -59,6 +59,9 @@ const DAXDEV_OUT: usize = 280;
 const DAXDEV_NAME: usize = 24;
 
 /// The error numbers that have a meaning here; any other fails the open.
+///
+/// The kernel takes 1 to 511. Whatever else a server says, 0 and negative numbers included,
+/// goes out as [`EIO`](errno::EIO): the kernel would refuse the reply, and whoever asked wait for ever.
 pub mod errno {
     /// No such file, or it has no map: plain FUSE I/O.
     pub const ENOENT: i32 = 2;
@@ -75,6 +78,16 @@ pub mod errno {
     pub const ENOSYS: i32 = 38;
     /// This file has no map: plain FUSE I/O.
     pub const ENODATA: i32 = 61;
+    /// For INIT, after a [`Refusal`](super::Refusal).
+    pub const EPROTO: i32 = 71;
+
+    /// What goes out for `errno`.
+    pub(super) fn checked(errno: i32) -> i32 {
+        match errno {
+            1..=511 => errno,
+            _ => EIO,
+        }
+    }
 }
 
 /// The name of ops: 1 to 15 characters of `[A-Za-z0-9_.-]`.
@@ -121,12 +134,14 @@ impl error::Error for BadOpsName {}
 /// What a server knows about its files and devices.
 ///
 /// Errors are error numbers as in [`errno`], positive.
+///
+/// Both answers are owned, so they may come from behind a lock.
 pub trait FileMaps {
     /// The map of a file, in the format of the ops that [`accept()`] named.
     fn map(&self, nodeid: u64) -> Result<Vec<u8>, i32>;
 
     /// The absolute path of a device, as the process sees it that mounted.
-    fn device(&self, index: u32) -> Result<&Path, i32>;
+    fn device(&self, index: u32) -> Result<PathBuf, i32>;
 }
 
 /// What [`intercept()`] made of a request.
@@ -141,6 +156,20 @@ pub enum Intercepted {
     Open,
     /// The whole reply, to be written as it is.
     Answer(Vec<u8>),
+}
+
+/// What [`complete_open()`] did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Completion {
+    /// The reply has what the request wants: the map, or why there is none.
+    Done,
+    /// Nothing: this is no request that wants a map.
+    NotWanted,
+    /// Nothing: the reply is an error, and complete.
+    Failed,
+    /// Nothing: these bytes are no reply to OPEN. The kernel will refuse them, and whoever
+    /// opens wait for one.
+    NoReply,
 }
 
 /// What the kernel offers in INIT.
@@ -193,7 +222,7 @@ impl fmt::Display for Refusal {
 impl error::Error for Refusal {}
 
 /// Looks at a request, as read from `/dev/fuse`, before the FUSE crate does.
-pub fn intercept(request: &[u8], maps: &impl FileMaps) -> Intercepted {
+pub fn intercept(request: &[u8], maps: &(impl FileMaps + ?Sized)) -> Intercepted {
     let (Some(opcode), Some(unique), Some(nodeid)) =
         (u32_at(request, 4), u64_at(request, 8), u64_at(request, 16))
     else {
@@ -217,10 +246,12 @@ pub fn intercept(request: &[u8], maps: &impl FileMaps) -> Intercepted {
                 Ok(index) if index < DEVICES_MAX => maps.device(index),
                 _ => Err(errno::ENODEV),
             };
-            Intercepted::Answer(match path.and_then(|path| daxdev_out(index as u16, path)) {
-                Ok(out) => reply(unique, &out),
-                Err(errno) => error_reply(unique, errno),
-            })
+            Intercepted::Answer(
+                match path.and_then(|path| daxdev_out(index as u16, &path)) {
+                    Ok(out) => reply(unique, &out),
+                    Err(errno) => error_reply(unique, errno),
+                },
+            )
         }
         _ => Intercepted::Other,
     }
@@ -249,17 +280,25 @@ pub fn accept_map_in_open(init_reply: &mut [u8]) -> Result<(), Refusal> {
 /// Adds the map to the reply to OPEN that a FUSE crate made.
 ///
 /// A reply that is an error is complete, and so is one to an OPEN that wants no map:
-/// both stay as they are. So does what is no reply to OPEN; the kernel will refuse it.
+/// both stay as they are. So does what is no reply to OPEN, and that is a mistake of
+/// whoever made it: answer an error instead ([`Completion::NoReply`]).
 ///
 /// A map of more than [`OPEN_MAP_MAX`] bytes does not fit. The kernel is told, and
 /// asks for it by GET_FMAP. An error of [`FileMaps::map()`] means what it means there.
-pub fn complete_open(request: &[u8], reply: &mut Vec<u8>, maps: &impl FileMaps) {
-    let (Some(OPEN), Some(nodeid)) = (opcode(request), u64_at(request, 16)) else {
-        return;
+pub fn complete_open(
+    request: &[u8],
+    reply: &mut Vec<u8>,
+    maps: &(impl FileMaps + ?Sized),
+) -> Completion {
+    let (Some(OPEN), Some(nodeid), true) =
+        (opcode(request), u64_at(request, 16), wants_map(request))
+    else {
+        return Completion::NotWanted;
     };
-    let failed = u32_at(reply, 4) != Some(0);
-    if !wants_map(request) || failed || reply.len() != OUT_HEADER + OPEN_OUT {
-        return;
+    match u32_at(reply, 4) {
+        Some(0) if reply.len() == OUT_HEADER + OPEN_OUT => (),
+        Some(error) if error != 0 && reply.len() == OUT_HEADER => return Completion::Failed,
+        _ => return Completion::NoReply,
     }
 
     let map = maps.map(nodeid).and_then(|map| match map.len() {
@@ -272,18 +311,19 @@ pub fn complete_open(request: &[u8], reply: &mut Vec<u8>, maps: &impl FileMaps) 
             out[OPEN_FMAP_MAP..OPEN_FMAP_MAP + map.len()].copy_from_slice(map);
             map.len() as i32
         }
-        Err(errno) => -errno,
+        Err(errno) => -errno::checked(*errno),
     };
     out[..4].copy_from_slice(&size.to_le_bytes());
     reply.extend(out);
     let len = reply.len() as u32;
     reply[..4].copy_from_slice(&len.to_le_bytes());
+    Completion::Done
 }
 
 /// A reply that fails the request `unique` with `errno`, for example INIT after a
-/// [`Refusal`].
+/// [`Refusal`]. A number that the kernel does not take is EIO, see [`errno`].
 pub fn error_reply(unique: u64, errno: i32) -> Vec<u8> {
-    out_message(unique, -errno, &[])
+    out_message(unique, -errno::checked(errno), &[])
 }
 
 /// The number that ties a reply to its request; 0 if this is no request.
@@ -344,12 +384,12 @@ fn out_message(unique: u64, error: i32, body: &[u8]) -> Vec<u8> {
     message
 }
 
-fn u32_at(bytes: &[u8], at: usize) -> Option<u32> {
+pub(crate) fn u32_at(bytes: &[u8], at: usize) -> Option<u32> {
     let field = bytes.get(at..at + 4)?;
     Some(u32::from_le_bytes(field.try_into().ok()?))
 }
 
-fn u64_at(bytes: &[u8], at: usize) -> Option<u64> {
+pub(crate) fn u64_at(bytes: &[u8], at: usize) -> Option<u64> {
     let field = bytes.get(at..at + 8)?;
     Some(u64::from_le_bytes(field.try_into().ok()?))
 }
@@ -377,11 +417,11 @@ mod tests {
             }
         }
 
-        fn device(&self, index: u32) -> Result<&Path, i32> {
+        fn device(&self, index: u32) -> Result<PathBuf, i32> {
             match index {
-                3 | 64 => Ok(Path::new("/dev/dax0.0")),
-                4 => Ok(Path::new(&self.0)),
-                5 => Ok(Path::new(&self.0[..255])),
+                3 | 64 => Ok("/dev/dax0.0".into()),
+                4 => Ok(PathBuf::from(&self.0)),
+                5 => Ok(PathBuf::from(&self.0[..255])),
                 _ => Err(errno::ENODEV),
             }
         }
@@ -486,7 +526,8 @@ mod tests {
         assert_eq!(intercept(&request, &Files::new()), Intercepted::Open);
         let made = reply(unique(&request), &[0x55; 16]);
         let mut reply = made.clone();
-        complete_open(&request, &mut reply, &Files::new());
+        let done = complete_open(&request, &mut reply, &Files::new());
+        assert_eq!(done, Completion::Done);
         assert_eq!(u32_at(&reply, 0), Some(reply.len() as u32));
         assert_eq!(reply[4..32], made[4..]);
         let word = |at| u32_at(&reply, at).unwrap();
@@ -511,16 +552,16 @@ mod tests {
         ] {
             assert_eq!(intercept(&other, &Files::new()), Intercepted::Other);
             let mut reply = made.clone();
-            complete_open(&other, &mut reply, &Files::new());
-            assert_eq!(reply, made);
+            let done = complete_open(&other, &mut reply, &Files::new());
+            assert_eq!((reply, done), (made.clone(), Completion::NotWanted));
         }
         let whole = open(504, OPEN_MAP);
         for len in 0..whole.len() {
             let seen = intercept(&whole[..len], &Files::new());
             assert_eq!(seen, Intercepted::Other);
             let mut reply = made.clone();
-            complete_open(&whole[..len], &mut reply, &Files::new());
-            assert_eq!(reply, made);
+            let done = complete_open(&whole[..len], &mut reply, &Files::new());
+            assert_eq!((reply, done), (made.clone(), Completion::NotWanted));
         }
     }
 
@@ -528,13 +569,63 @@ mod tests {
     fn what_is_no_reply_to_open_is_left_alone() {
         let mut failed = reply(1, &[0; 16]);
         failed[4..8].copy_from_slice(&(-errno::EIO).to_le_bytes());
-        let mut replies = vec![failed, error_reply(1, errno::ENOENT)];
-        replies.extend((0..32).chain(33..40).map(|len| vec![0; len]));
-        for made in replies {
+        let mut replies = vec![
+            (failed, Completion::NoReply),
+            (error_reply(1, errno::ENOENT), Completion::Failed),
+        ];
+        let lengths = (0..32).chain(33..40);
+        replies.extend(lengths.map(|len| (vec![0; len], Completion::NoReply)));
+        for (made, said) in replies {
             let mut reply = made.clone();
-            complete_open(&open(504, OPEN_MAP), &mut reply, &Files::new());
-            assert_eq!(reply, made);
+            let done = complete_open(&open(504, OPEN_MAP), &mut reply, &Files::new());
+            assert_eq!((reply, done), (made, said));
         }
+    }
+
+    /// A server that gets its error numbers wrong: everything fails with the one it was made of.
+    struct Wrong(i32);
+
+    impl FileMaps for Wrong {
+        fn map(&self, _nodeid: u64) -> Result<Vec<u8>, i32> {
+            Err(self.0)
+        }
+
+        fn device(&self, _index: u32) -> Result<PathBuf, i32> {
+            Err(self.0)
+        }
+    }
+
+    #[test]
+    fn errors_that_the_kernel_does_not_take() {
+        for (errno, sent) in [
+            (1, 1),
+            (511, 511),
+            (0, errno::EIO),
+            (-errno::ENOENT, errno::EIO),
+            (512, errno::EIO),
+            (4095, errno::EIO),
+            (i32::MAX, errno::EIO),
+            (i32::MIN, errno::EIO),
+        ] {
+            let failed = error_reply(0x1122_3344_5566_7788, sent);
+            assert_eq!(u32_at(&failed, 4), Some(-sent as u32));
+            assert_eq!(error_reply(0x1122_3344_5566_7788, errno), failed);
+            for opcode in [GET_FMAP, GET_DAXDEV] {
+                let seen = intercept(&request(opcode, 1, &body(&[1, 0])), &Wrong(errno));
+                assert_eq!(seen, Intercepted::Answer(failed.clone()), "{errno}");
+            }
+            // As a size it would be a map of so many bytes.
+            let mut reply = reply(1, &[0; 16]);
+            complete_open(&open(1, OPEN_MAP), &mut reply, &Wrong(errno));
+            assert_eq!(u32_at(&reply, 32), Some(-sent as u32), "{errno}");
+        }
+    }
+
+    #[test]
+    fn any_kind_of_server_will_do() {
+        let files: Box<dyn FileMaps> = Box::new(Files::new());
+        let seen = intercept(&request(GET_DAXDEV, 3, &body(&[3, 0])), &*files);
+        assert!(matches!(seen, Intercepted::Answer(reply) if reply.len() == 296));
     }
 
     #[test]

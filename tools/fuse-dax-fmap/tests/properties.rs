@@ -1,16 +1,18 @@
 // SPDX-License-Identifier: GPL-2.0
 //! What holds for any bytes: nothing panics, what is answered is well-formed, and
-//! [`encode()`] makes a map of exactly those extents that the rules of
-//! `bpf/striped.h`, read again and with 128 bits, allow.
+//! a map is made of exactly those extents that the rules of `bpf/striped.h` and
+//! `bpf/famfs.h`, read again and with 128 bits, allow. What is decoded is what was
+//! encoded; and a map of one format says the same as one of the other.
 //!
 //! PROPTEST_CASES=1000000 makes it long, PROPTEST_RNG_SEED gives it other numbers.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
-use fuse_dax_fmap::striped::{ALIGN, Error, Extent, Strip, encode};
+use fuse_dax_fmap::famfs::{self, Format};
+use fuse_dax_fmap::striped::{ALIGN, Error, Extent, Map, Strip, decode, encode};
 use fuse_dax_fmap::{
-    FileMaps, Intercepted, Offer, OpsName, accept, accept_map_in_open, complete_open, errno,
-    error_reply, intercept, opcode, unique,
+    Completion, FileMaps, Intercepted, Offer, OpsName, accept, accept_map_in_open, complete_open,
+    errno, error_reply, intercept, opcode, unique,
 };
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -49,9 +51,19 @@ impl FileMaps for Server {
         self.map.clone()
     }
 
-    fn device(&self, _index: u32) -> Result<&Path, i32> {
-        self.device.as_deref().map_err(|errno| *errno)
+    fn device(&self, _index: u32) -> Result<PathBuf, i32> {
+        self.device.clone()
     }
+}
+
+/// What a server says when something fails, right or wrong.
+fn failure() -> impl Strategy<Value = i32> {
+    prop_oneof![3 => 1_i32..512, 1 => -600_i32..600, 1 => any::<i32>()]
+}
+
+/// What the kernel gets of that.
+fn sent(errno: i32) -> i32 {
+    if (1..512).contains(&errno) { errno } else { 5 }
 }
 
 fn server() -> impl Strategy<Value = Server> {
@@ -59,11 +71,11 @@ fn server() -> impl Strategy<Value = Server> {
         vec(any::<u8>(), 0..200).prop_map(Ok),
         (500_usize..510).prop_map(|len| Ok(vec![7; len])),
         (4090_usize..4110).prop_map(|len| Ok(vec![7; len])),
-        (1_i32..512).prop_map(Err)
+        failure().prop_map(Err)
     ];
     let device = prop_oneof![
         (0_usize..300).prop_map(|len| Ok(format!("/{}", "x".repeat(len)).into())),
-        (1_i32..512).prop_map(Err)
+        failure().prop_map(Err)
     ];
     (map, device).prop_map(|(map, device)| Server { map, device })
 }
@@ -128,7 +140,7 @@ proptest! {
                     match &server.map {
                         Ok(map) if map.len() <= room => prop_assert_eq!(&reply[16..], &map[..]),
                         Ok(_) => prop_assert_eq!(error, errno::ERANGE),
-                        Err(errno) => prop_assert_eq!(error, *errno),
+                        Err(errno) => prop_assert_eq!(error, sent(*errno)),
                     }
                 } else {
                     let index = asked.map_or(long(&request, 16), u64::from);
@@ -141,7 +153,7 @@ proptest! {
                             prop_assert!(reply[40 + name.len()..].iter().all(|byte| *byte == 0));
                         }
                         Ok(_) => prop_assert_eq!(error, errno::ENAMETOOLONG),
-                        Err(errno) => prop_assert_eq!(error, *errno),
+                        Err(errno) => prop_assert_eq!(error, sent(*errno)),
                     }
                 }
             }
@@ -156,17 +168,29 @@ proptest! {
     fn any_reply_to_open(
         request in request(),
         server in server(),
-        mut reply in prop_oneof![vec(any::<u8>(), 32), vec(any::<u8>(), 0..600)],
+        mut reply in prop_oneof![
+            vec(any::<u8>(), 32),
+            vec(any::<u8>(), 16),
+            vec(any::<u8>(), 0..600)
+        ],
         good in any::<bool>(),
     ) {
         if good && reply.len() >= 8 {
             reply[4..8].fill(0);
         }
         let before = reply.clone();
-        complete_open(&request, &mut reply, &server);
+        let done = complete_open(&request, &mut reply, &server);
 
         let wanted = intercept(&request, &server) == Intercepted::Open;
-        if !wanted || before.len() != 32 || before[4..8] != [0; 4] {
+        let failed = before.len() >= 8 && before[4..8] != [0; 4];
+        let expected = match before.len() {
+            _ if !wanted => Completion::NotWanted,
+            16 if failed => Completion::Failed,
+            32 if !failed => Completion::Done,
+            _ => Completion::NoReply,
+        };
+        prop_assert_eq!(done, expected);
+        if done != Completion::Done {
             prop_assert_eq!(reply, before);
             return Ok(());
         }
@@ -176,7 +200,7 @@ proptest! {
         let (size, mut room) = match &server.map {
             Ok(map) if map.len() <= 504 => (map.len() as i32, map.clone()),
             Ok(_) => (-errno::ERANGE, vec![]),
-            Err(errno) => (-errno, vec![]),
+            Err(errno) => (-sent(*errno), vec![]),
         };
         room.resize(504, 0);
         prop_assert_eq!((word(&reply, 32) as i32, &reply[40..]), (size, &room[..]));
@@ -228,10 +252,10 @@ proptest! {
     }
 
     #[test]
-    fn any_error(number in any::<u64>(), errno in 1_i32..4096) {
+    fn any_error(number in any::<u64>(), errno in failure()) {
         let reply = error_reply(number, errno);
         prop_assert_eq!(reply.len(), 16);
-        prop_assert_eq!(word(&reply, 4) as i32, -errno);
+        prop_assert_eq!(word(&reply, 4) as i32, -sent(errno));
         prop_assert_eq!(unique(&reply), number);
     }
 }
@@ -351,6 +375,38 @@ proptest! {
                 at = word(&blob, strip + 20);
             }
             prop_assert_eq!(at, u32::MAX);
+            prop_assert_eq!(decode(&blob), Ok(Map { file_size, extents }));
+        }
+    }
+
+    /// A map with one byte changed, or cut: what is still one says what its bytes say.
+    #[test]
+    fn decoded_if_and_only_if_encoded(
+        extents in vec(placed(ALIGN), 1..4),
+        (at, byte) in (any::<proptest::sample::Index>(), any::<u8>()),
+        cut in prop_oneof![4 => Just(0_usize), 1 => 0_usize..200],
+    ) {
+        let extents = apart(extents, ALIGN);
+        let total = extents.iter().map(|e| e.length).sum();
+        let mut blob = encode(total, &extents).unwrap();
+        let at = at.index(blob.len());
+        blob[at] = byte;
+        blob.truncate(blob.len().saturating_sub(cut));
+
+        if let Ok(map) = decode(&blob) {
+            prop_assert_eq!(encode(map.file_size, &map.extents), Ok(blob));
+        }
+    }
+
+    #[test]
+    fn any_bytes(
+        mut bytes in vec(any::<u8>(), 0..200),
+        start in prop_oneof![Just(&b""[..]), Just(&b"STRP\x01\0\0\0"[..])],
+    ) {
+        let n = start.len().min(bytes.len());
+        bytes[..n].copy_from_slice(&start[..n]);
+        if let Ok(map) = decode(&bytes) {
+            prop_assert_eq!(encode(map.file_size, &map.extents), Ok(bytes));
         }
     }
 
@@ -367,5 +423,196 @@ proptest! {
         let fits = n <= 3840 && 64 + 17 * 64 + 192 * n.div_ceil(15) + 8 * strips <= 65528;
         prop_assert_eq!(encoded.is_ok(), fits);
         prop_assert!(fits || encoded == Err(Error::TooBig));
+    }
+}
+
+// --- famfs --------------------------------------------------------------------------------------
+
+const HUGE: u64 = famfs::ALIGN;
+
+/// Extents that do not overlap: only their shape is drawn, [`apart()`] finds room.
+fn placed(align: u64) -> impl Strategy<Value = Extent> {
+    let shape = (1_u64..9, 0_u64..4, 1_usize..5, vec(0_u32..4, 4));
+    shape.prop_map(move |(length, chunk, n, devices)| {
+        let n = if chunk == 0 { 1 } else { n };
+        let strips = devices[..n].iter();
+        let strips = strips.map(|&device| Strip { device, offset: 0 });
+        Extent {
+            length: length * align,
+            chunk: chunk * align,
+            strips: strips.collect(),
+        }
+    })
+}
+
+fn apart(mut extents: Vec<Extent>, align: u64) -> Vec<Extent> {
+    let mut free = 0;
+    for extent in &mut extents {
+        let length = extent.strip_length().unwrap().next_multiple_of(align);
+        for strip in &mut extent.strips {
+            strip.offset = free;
+            free += length;
+        }
+    }
+    extents
+}
+
+/// The rules, with numbers that cannot overflow, where strips take what their extent needs.
+fn valid_famfs(file_size: u64, extents: &[Extent], format: Format) -> bool {
+    let wide = u128::from;
+    let simple = extents.iter().all(|e| e.chunk == 0);
+    let (mut total, mut strips) = (0_u128, Vec::new());
+
+    for (at, extent) in extents.iter().enumerate() {
+        let n = extent.strips.len() as u128;
+        if n == 0 || n > 32 || (extent.chunk == 0 && n != 1) || extent.length == 0 {
+            return false;
+        }
+        if extent.chunk % HUGE != 0 || extent.chunk > u64::from(u32::MAX) {
+            return false;
+        }
+        total += wide(extent.length);
+        let last = at + 1 == extents.len();
+        let with_the_file = format == Format::Next && total == wide(file_size);
+        if extent.length % HUGE != 0 && !(last && (!simple || with_the_file)) {
+            return false;
+        }
+        let chunk = wide(if extent.chunk == 0 {
+            HUGE
+        } else {
+            extent.chunk
+        });
+        let need = match simple {
+            true => wide(extent.length),
+            false => wide(extent.length).div_ceil(chunk * n) * chunk,
+        };
+        for strip in &extent.strips {
+            let (start, end) = (wide(strip.offset), wide(strip.offset) + need);
+            let meets = |&(device, a, b): &(u32, u128, u128)| {
+                device == strip.device && start < b && a < end
+            };
+            if strip.device > 63 || strip.offset % HUGE != 0 || end >= 1 << 63 {
+                return false;
+            }
+            if strips.iter().any(meets) {
+                return false;
+            }
+            strips.push((strip.device, start, end));
+        }
+    }
+    let iexts = if simple { 0 } else { extents.len() };
+    let size = 32 + 24 * (iexts + strips.len());
+    let long = format == Format::Next && simple;
+    let fits = if long {
+        size <= 1 << 20
+    } else {
+        size <= 4096 && extents.len() <= 32
+    };
+    fits && total.next_multiple_of(4096) < 16 << 40 && wide(file_size) <= total
+}
+
+/// Reads a map by the offsets of the fields alone: where a byte of the file is.
+fn famfs_place(map: &[u8], offset: u64) -> (u32, u64) {
+    let (mut at, mut start) = (32, 0);
+    for _ in 0..word(map, 8) {
+        let (mut n, mut chunk, mut length) = (1, u64::MAX, 0);
+        if word(map, 4) == 1 {
+            n = u64::from(word(map, at));
+            chunk = u64::from(word(map, at + 4));
+            length = long(map, at + 8);
+            at += 24;
+        }
+        if word(map, 4) == 0 {
+            length = long(map, at + 16);
+        }
+        if offset < start + length {
+            let (c, x) = ((offset - start) / chunk, (offset - start) % chunk);
+            let strip = at + 24 * (c % n) as usize;
+            let y = c / n * chunk + x;
+            assert!(y < long(map, strip + 16), "beyond the strip");
+            return (word(map, strip), long(map, strip + 8) + y);
+        }
+        start += length;
+        at += 24 * n as usize;
+    }
+    panic!("{offset:#x} is nowhere");
+}
+
+/// The same of a map of the other format.
+fn striped_place(extents: &[Extent], offset: u64) -> (u32, u64) {
+    let mut start = 0;
+    for extent in extents {
+        let x = offset - start;
+        if x < extent.length {
+            let n = extent.strips.len() as u64;
+            let chunk = if extent.chunk == 0 {
+                extent.length
+            } else {
+                extent.chunk
+            };
+            let strip = extent.strips[(x / chunk % n) as usize];
+            return (
+                strip.device,
+                strip.offset + x / chunk / n * chunk + x % chunk,
+            );
+        }
+        start += extent.length;
+    }
+    panic!("{offset:#x} is nowhere");
+}
+
+fn format() -> impl Strategy<Value = Format> {
+    prop_oneof![Just(Format::V10), Just(Format::Next)]
+}
+
+proptest! {
+    #![proptest_config(config())]
+
+    #[test]
+    fn famfs_encoded_if_and_only_if_valid(
+        extents in prop_oneof![
+            vec(placed(HUGE), 0..5).prop_map(|extents| apart(extents, HUGE)),
+            // Mostly too small for this format, and moved to where it may be right.
+            vec(extent(), 0..4).prop_map(|mut extents| {
+                for e in &mut extents {
+                    (e.length, e.chunk) = (e.length.wrapping_mul(512), e.chunk.wrapping_mul(512));
+                    for s in &mut e.strips {
+                        s.offset = s.offset.wrapping_mul(512);
+                    }
+                }
+                extents
+            }),
+        ],
+        shorter in prop_oneof![3 => Just(0_u64), 1 => Just(4096), 1 => any::<u64>()],
+        cut in prop_oneof![0_u64..3, any::<u64>()],
+        format in format(),
+    ) {
+        let mut extents = extents;
+        if let Some(last) = extents.last_mut() {
+            last.length = last.length.saturating_sub(shorter);
+        }
+        let total = extents.iter().fold(0_u64, |sum, e| sum.wrapping_add(e.length));
+        let file_size = total.wrapping_sub(cut);
+        let encoded = famfs::encode(file_size, &extents, format);
+
+        prop_assert_eq!(encoded.is_ok(), valid_famfs(file_size, &extents, format), "{:?}", encoded);
+    }
+
+    #[test]
+    fn both_formats_say_the_same(
+        extents in vec(placed(HUGE), 1..5),
+        format in format(),
+        page in any::<proptest::sample::Index>(),
+    ) {
+        let extents = apart(extents, HUGE);
+        let total = extents.iter().map(|e| e.length).sum();
+        let map = famfs::encode(total, &extents, format).unwrap();
+
+        let field = if format == Format::V10 { 0 } else { map.len() };
+        prop_assert_eq!(word(&map, 12) as usize, field);
+        prop_assert_eq!(long(&map, 16), total);
+        let striped = decode(&encode(total, &extents).unwrap()).unwrap();
+        let offset = page.index((total / ALIGN) as usize) as u64 * ALIGN;
+        prop_assert_eq!(famfs_place(&map, offset), striped_place(&striped.extents, offset));
     }
 }

@@ -8,7 +8,7 @@
 //!
 //! Both have to agree on each page.
 
-use fuse_dax_fmap::striped::{ALIGN, Error, Extent, Strip, encode};
+use fuse_dax_fmap::striped::{ALIGN, DecodeError, Error, Extent, Map, Strip, decode, encode};
 
 const MIB: u64 = 1 << 20;
 
@@ -114,6 +114,11 @@ fn check(file_size: u64, extents: &[Extent]) {
     let bytes = encode(file_size, extents).unwrap();
     let blob = Blob(&bytes);
     blob.check(file_size);
+    let map = Map {
+        file_size,
+        extents: extents.to_vec(),
+    };
+    assert_eq!(decode(&bytes), Ok(map));
 
     let pages = deal(extents);
     for (page, &(device, start)) in pages.iter().enumerate() {
@@ -234,15 +239,24 @@ fn refusals() {
     assert_eq!(refused(1, &[linear(0, 0)]), Error::Empty { extent: 0 });
     assert_eq!(
         refused(1, &[linear(MIB, 0), linear(MIB + 1, MIB)]),
-        Error::Unaligned { extent: 1 }
+        Error::Unaligned {
+            extent: 1,
+            align: ALIGN
+        }
     );
     assert_eq!(
         refused(1, &[linear(MIB, 512)]),
-        Error::Unaligned { extent: 0 }
+        Error::Unaligned {
+            extent: 0,
+            align: ALIGN
+        }
     );
     assert_eq!(
         refused(1, &[Extent::interleaved(MIB, 100, vec![strip(0, 0)])]),
-        Error::Unaligned { extent: 0 }
+        Error::Unaligned {
+            extent: 0,
+            align: ALIGN
+        }
     );
     for (chunk, strips) in [
         (0, vec![]),
@@ -330,4 +344,60 @@ fn limits_of_the_program() {
         |n: u64| -> Vec<Extent> { (0..n).map(|at| Extent::linear(MIB, 0, at * MIB)).collect() };
     assert!(encode(3840 * MIB, &small(3840)).is_ok());
     assert_eq!(encode(3841 * MIB, &small(3841)), Err(Error::TooBig));
+}
+
+/// Each byte that says something, said wrongly.
+#[test]
+fn what_is_no_map() {
+    let pair = vec![strip(0, 0), strip(1, 0)];
+    let extents = [
+        Extent::interleaved(4 * MIB, MIB, pair),
+        Extent::linear(MIB, 0, 4 * MIB),
+    ];
+    let good = encode(5 * MIB, &extents).unwrap();
+    let changed = |at: usize, bytes: &[u8]| {
+        let mut map = good.clone();
+        map[at..at + bytes.len()].copy_from_slice(bytes);
+        decode(&map).unwrap_err()
+    };
+    assert!(decode(&good).is_ok());
+
+    for len in 0..good.len() {
+        let expected = if len < 32 { 32 } else { good.len() as u64 };
+        assert_eq!(decode(&good[..len]), Err(DecodeError::Size { expected }));
+    }
+    let longer = [&good[..], &[0]].concat();
+    let expected = good.len() as u64;
+    assert_eq!(decode(&longer), Err(DecodeError::Size { expected }));
+
+    assert_eq!(changed(0, b"T"), DecodeError::Magic);
+    assert_eq!(changed(4, &[2, 0]), DecodeError::Version(2));
+    for at in [6, 28, 52, 76] {
+        assert_eq!(changed(at, &[1]), DecodeError::Reserved { at });
+    }
+    // Numbers of extents and strips that no memory would hold.
+    let expected = 32 + 24 * (u64::from(u32::MAX) + 3);
+    assert_eq!(changed(16, &[0xff; 4]), DecodeError::Size { expected });
+    assert_eq!(changed(48, &[0xff; 4]), DecodeError::StripCount);
+    assert_eq!(changed(48, &[1]), DecodeError::StripCount);
+    assert_eq!(
+        changed(8, &[0xff; 4]),
+        DecodeError::Extents(Error::FileSize { mapped: 5 * MIB })
+    );
+
+    let table = 32 + 2 * 24;
+    assert_eq!(
+        changed(table + 24 + 9, &[0x10]),
+        DecodeError::StripLength { strip: 1 }
+    );
+    // The first one; the next one, itself.
+    assert_eq!(changed(24, &[1]), DecodeError::Chain);
+    assert_eq!(changed(table + 20, &[0]), DecodeError::Chain);
+    assert_eq!(
+        changed(table + 24 + 16, &[64]),
+        DecodeError::Extents(Error::Device {
+            extent: 0,
+            device: 64
+        })
+    );
 }
