@@ -185,6 +185,11 @@ pub(crate) fn unregister(ops: Ops) {
     }
 }
 
+/// Whether there are ops at all. Does not sleep.
+pub(crate) fn any_registered() -> bool {
+    !REGISTERED.lock().is_empty()
+}
+
 /// Finds ops and pins them. Does not sleep.
 ///
 /// # Errors

@@ -78,6 +78,7 @@ mod request;
 mod umount;
 
 pub(crate) use hooks::Hooks;
+pub(crate) use init::loaded;
 pub(crate) use map_in_open::MapInOpen;
 pub(crate) use mounter::{
     DeviceFile,

@@ -63,6 +63,7 @@ impl kernel::InPlaceModule for FuseDaxFmap {
             bpf_struct_ops::register()?;
             let hooks = fuse::Hooks::new()?;
             let dir = debugfs::Dir::new(c_str!("fuse_dax_fmap"));
+            fuse::loaded();
 
             Ok(try_pin_init!(Self {
                 mounts <- dir.read_callback_file(c_str!("mounts"), fuse::Mounts, &fuse::Mounts::show),

@@ -17,8 +17,31 @@
 #include "fuse_dax_fmap_btf.h"
 
 char fuse_dax_fmap_default_ops[FUSE_DAX_FMAP_OPS_NAME_LEN];
-module_param_string(default_ops, fuse_dax_fmap_default_ops,
-		    sizeof(fuse_dax_fmap_default_ops), 0644);
+
+/* A string as of module_param_string(), whose setting is told. */
+static int set_default_ops(const char *val, const struct kernel_param *kp)
+{
+	int err = param_set_copystring(val, kp);
+
+	if (!err)
+		fuse_dax_fmap_default_ops_set();
+	return err;
+}
+
+static const struct kernel_param_ops default_ops_param = {
+	.set	= set_default_ops,
+	.get	= param_get_string,
+};
+
+static const struct kparam_string default_ops_string = {
+	.maxlen	= sizeof(fuse_dax_fmap_default_ops),
+	.string	= fuse_dax_fmap_default_ops,
+};
+
+/* Like module_param_cb(), which knows no strings. */
+__module_param_call(MODULE_PARAM_PREFIX, default_ops, &default_ops_param,
+		    .str = &default_ops_string, 0644, -1, 0);
+__MODULE_PARM_TYPE(default_ops, "string");
 MODULE_PARM_DESC(default_ops,
 		 "ops of a privileged mount whose server names none (default: none)");
 

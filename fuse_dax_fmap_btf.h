@@ -21,6 +21,9 @@ int fuse_dax_fmap_register_bpf(struct bpf_struct_ops *st);
 /* In C: the module parameter, always NUL terminated. */
 extern char fuse_dax_fmap_default_ops[FUSE_DAX_FMAP_OPS_NAME_LEN];
 
+/* In Rust: what happens when it is set. */
+void fuse_dax_fmap_default_ops_set(void);
+
 /* In Rust: the bodies of the kfuncs. */
 const u8 *fuse_dax_fmap_parse_get_blob(struct fuse_dax_fmap_parse_ctx *ctx,
 				       u32 offset, u32 size);

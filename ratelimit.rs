@@ -3,7 +3,8 @@
 //! Rate limits for the kernel log.
 //!
 //! Whoever opens a file decides how often it fails, so a line about that is limited. The limit
-//! belongs to a mount, not to a line of code: a noisy mount does not silence the others.
+//! belongs to a mount, not to a line of code: a noisy mount does not silence the others. What is said about
+//! no bound mount has a limit of its own, in a static.
 
 use kernel::{
     prelude::*,
@@ -41,6 +42,29 @@ impl RateLimit {
         })
     }
 
+    /// For a static, to be initialized when the module is loaded.
+    ///
+    /// # Safety
+    ///
+    /// [`RateLimit::init`] has to come before [`RateLimit::allow`].
+    pub(crate) const unsafe fn uninit() -> Self {
+        Self {
+            state: Opaque::uninit(),
+        }
+    }
+
+    /// Initializes what [`RateLimit::uninit`] made.
+    ///
+    /// # Safety
+    ///
+    /// Called once, when nobody else uses it.
+    pub(crate) unsafe fn init(&'static self) {
+        let interval = msecs_to_jiffies(Self::INTERVAL_MS) as i32;
+
+        // SAFETY: A static stays where it is, and nobody else uses it, by the safety requirements.
+        unsafe { c::ratelimit_state_init(self.state.get(), interval, Self::BURST) }
+    }
+
     /// Whether a line may be printed now.
     pub(crate) fn allow(&self) -> bool {
         // SAFETY: `new()` initialized the state; the name is only printed.
@@ -57,3 +81,13 @@ macro_rules! pr_warn_limited {
     };
 }
 pub(crate) use pr_warn_limited;
+
+/// `pr_notice!`, if the [`RateLimit`] allows it.
+macro_rules! pr_notice_limited {
+    ($limit:expr, $($arg:tt)*) => {
+        if $limit.allow() {
+            ::kernel::pr_notice!($($arg)*);
+        }
+    };
+}
+pub(crate) use pr_notice_limited;

@@ -29,7 +29,8 @@ use super::{
     init::{
         request_end,
         request_send,
-        OFFERS, //
+        OFFERS,
+        UNBOUND, //
     },
     map_in_open::WANTED,
     open::{
@@ -151,8 +152,9 @@ impl Hooks {
     ///
     /// [`ENOENT`] if this kernel's FUSE has no tracepoints; [`ENOMEM`].
     pub(crate) fn new() -> Result<Self> {
-        // SAFETY: Called once, before the first use of the locks.
+        // SAFETY: Called once, before the first use of the locks and the limit.
         unsafe {
+            UNBOUND.init();
             OFFERS.init();
             WANTED.init();
             MOUNTS.init();

@@ -24,7 +24,14 @@ use kernel::{
     ffi,
     fmt,
     prelude::*,
-    sync::global_lock, //
+    sync::{
+        atomic::{
+            Acquire,
+            Atomic,
+            Release, //
+        },
+        global_lock, //
+    }, //
 };
 
 use crate::{
@@ -36,6 +43,10 @@ use crate::{
         self,
         Mount,
         OpsName, //
+    },
+    ratelimit::{
+        pr_notice_limited,
+        RateLimit, //
     }, //
 };
 
@@ -55,6 +66,13 @@ global_lock! {
     // SAFETY: `Hooks::new()` initializes it before the probes are registered.
     pub(super) unsafe(uninit) static OFFERS: SpinLock<Option<KBox<Offer>>> = None;
 }
+
+/// Limits what is logged about mounts that are not bound, and about the parameter.
+// SAFETY: `Hooks::new()` initializes it before the probes are registered, and `LOADED` is set after that.
+pub(super) static UNBOUND: RateLimit = unsafe { RateLimit::uninit() };
+
+/// Whether the registry can be asked. The kernel sets parameters before it calls any code of a module.
+static LOADED: Atomic<bool> = Atomic::new(false);
 
 // What the protocol relies on. bindgen asserts that the types have the layout of the kernel's BTF.
 const ANSWER_FLAGS: usize = c::FUSE_DAX_FMAP_INIT_OUT_FLAGS as usize;
@@ -296,6 +314,56 @@ fn flags_in(answer: &f::fuse_init_out) -> u32 {
     }
 }
 
+/// The parameter: the ops of servers that name none, if it is not empty.
+fn default_ops() -> [u8; OpsName::LEN] {
+    // SAFETY: A parameter may change meanwhile; what is read then is some name, or none.
+    unsafe { ptr::addr_of!(c::fuse_dax_fmap_default_ops).read_volatile() }
+        // What was written with echo ends in a newline.
+        .map(|byte| if byte == b'\n' { 0 } else { byte })
+}
+
+/// Says so if the parameter names ops that nobody has registered: mounts would get plain FUSE, and only
+/// then say why. May sleep.
+fn check_default_ops() {
+    let name = default_ops();
+    if name[0] == 0 {
+        return;
+    }
+    let cause = match OpsName::new(&name).map(fmap_ops::lookup) {
+        Ok(Ok(_)) => return,
+        Ok(Err(_)) => "no such ops are registered yet",
+        Err(_) => "this is no name of ops",
+    };
+    let name = Printable(&name);
+    pr_notice_limited!(UNBOUND, "default_ops '{name}': {cause}\n");
+}
+
+/// Looks at the parameter as it was set when the module was loaded; later, when it is set.
+pub(crate) fn loaded() {
+    LOADED.store(true, Release);
+    check_default_ops();
+}
+
+/// The parameter has been set.
+///
+/// # Safety
+///
+/// Called by C, where it is possible to sleep.
+#[no_mangle]
+unsafe extern "C" fn fuse_dax_fmap_default_ops_set() {
+    if LOADED.load(Acquire) {
+        check_default_ops();
+    }
+}
+
+// What C calls has the signature C declares.
+const _: () = {
+    let _ = [
+        fuse_dax_fmap_default_ops_set,
+        c::fuse_dax_fmap_default_ops_set,
+    ];
+};
+
 /// What becomes of a mount that got an offer.
 enum Outcome {
     Bound,
@@ -321,11 +389,16 @@ unsafe fn conclude(
     let mut name = name_in(answer);
     let named = name[0] != 0;
     if !named {
-        // SAFETY: A parameter may change meanwhile; what is read then is some name, or none.
-        name = unsafe { ptr::addr_of!(c::fuse_dax_fmap_default_ops).read_volatile() }
-            // What was written with echo ends in a newline.
-            .map(|byte| if byte == b'\n' { 0 } else { byte });
+        name = default_ops();
         if name[0] == 0 {
+            if fmap_ops::any_registered() {
+                // SAFETY: By the safety requirements; the superblock of a mount under way has a name.
+                let sb = unsafe { Device((*(*mount).sb).s_dev) };
+                pr_notice_limited!(
+                    UNBOUND,
+                    "{sb}: plain FUSE: the server names no ops, and default_ops is empty\n"
+                );
+            }
             return Outcome::Plain(mounter);
         }
     }

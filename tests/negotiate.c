@@ -453,6 +453,36 @@ TEST_F(default_ops, server_names_others)
 	EXPECT_EQ(0, fs_stop(self->s));
 }
 
+/* Said when it is set, and not only by the first mount that would have wanted them. */
+TEST_F(default_ops, nobody_registered_them)
+{
+	int log = klog_open();
+
+	EXPECT_EQ(0, write_file(DEFAULT_OPS, "no-such-ops\n"));
+	EXPECT_TRUE(log < 0 || klog_wait(log, "default_ops 'no-such-ops'", "registered"));
+	EXPECT_EQ(0, write_file(DEFAULT_OPS, "a/b\n"));
+	EXPECT_TRUE(log < 0 || klog_wait(log, "default_ops 'a/b'", "no name"));
+	EXPECT_EQ(0, write_file(DEFAULT_OPS, "\n"));
+	EXPECT_EQ(0, write_file(DEFAULT_OPS, SCRIPTED_OPS_NAME));
+	EXPECT_EQ(0, klog_count(log, "default_ops"));
+	EXPECT_EQ(0, fs_stop(self->s));
+	close(log);
+}
+
+/* There are ops, so somebody may have meant the mount to have them: one line. */
+TEST_F(default_ops, there_is_none)
+{
+	int log = klog_open();
+
+	ASSERT_EQ(0, write_file(DEFAULT_OPS, "\n"));
+	ASSERT_EQ(0, fs_mount(self->s));
+	expect_plain(self->s);
+	EXPECT_EQ(0, fs_stop(self->s));
+	EXPECT_TRUE(log < 0 || klog_wait(log, LOG_PREFIX, "names no ops"));
+	EXPECT_EQ(0, klog_count(log, LOG_PREFIX));
+	close(log);
+}
+
 /* A server that does not know GET_FMAP is served as ever, and asked once. */
 TEST_F(default_ops, server_without_maps)
 {
@@ -480,6 +510,20 @@ TEST_F(default_ops, not_for_the_unprivileged)
 	ASSERT_EQ(0, fs_mount(self->s));
 	expect_plain(self->s);
 	EXPECT_EQ(0, fs_stop(self->s));
+}
+
+/* Whose mount could not have had them is not told that it has not. */
+TEST_F(default_ops, nothing_to_say_to_the_unprivileged)
+{
+	int log = klog_open();
+
+	ASSERT_EQ(0, write_file(DEFAULT_OPS, "\n"));
+	ASSERT_EQ(0, drop_rawio());
+	ASSERT_EQ(0, fs_mount(self->s));
+	expect_plain(self->s);
+	EXPECT_EQ(0, fs_stop(self->s));
+	EXPECT_EQ(0, klog_count(log, LOG_PREFIX));
+	close(log);
 }
 
 int main(int argc, char **argv)
