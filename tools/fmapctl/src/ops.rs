@@ -1,215 +1,315 @@
 // SPDX-License-Identifier: GPL-2.0
 //! Registering ops and taking them back.
 //!
-//! Ops live as long as their BPF link. The link is pinned in bpffs under the name
-//! of the ops, so what is registered is what lies in [`PINS`]. Removing detaches the
-//! link first: whoever else holds it, the name is free again.
+//! Ops live as long as their BPF link. `load` pins it in bpffs under the name of the ops
+//! ([`pins`]), so that it outlives fmapctl; but other programs may register ops, too, so
+//! what is registered is what the kernel says ([`registry`]). Removing detaches the link first:
+//! whoever else holds it, the name is free again.
 //!
 //! Ops are replaced by pointing their link at another map. There is no moment without
 //! ops of that name; mounts that use the old map keep it.
+//!
+//! Several objects are loaded as one: what has been done is undone ([`Changes`]) when
+//! something fails.
 
+use std::fmt::Write;
 use std::fs;
-use std::io;
 use std::mem;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
-use std::ptr;
-use std::sync::{Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use libbpf_rs::query::{LinkInfo, LinkTypeInfo};
-use libbpf_rs::{
-    ErrorKind, Link, MapCore, MapType, ObjectBuilder, PrintLevel, libbpf_sys, set_print,
-};
+use libbpf_rs::query::LinkInfo;
+use libbpf_rs::{Link, MapHandle};
 
+use crate::object::{self, Loaded};
+use crate::pins::{self, Pins};
+use crate::registry::{self, Registered};
 use crate::status::{self, Mount};
-use crate::{MODULE, check_host, table};
+use crate::{Failure, MODULE, bpf, check_host, reason, table};
 
-const BPFFS: &str = "/sys/fs/bpf";
-/// Where the links of ops are pinned.
-const PINS: &str = "/sys/fs/bpf/fuse_dax_fmap";
-/// `BPF_FS_MAGIC`.
-const BPFFS_MAGIC: u64 = 0xcafe_4a11;
-/// `BPF_F_LINK`: what libbpf sets for SEC(".struct_ops.link").
-const F_LINK: u32 = 1 << 13;
-/// `struct fuse_dax_fmap_ops` in a BPF object: a name and two programs.
-const OPS_SIZE: usize = 16 + 2 * 8;
+/// The ops of privileged mounts whose server names none.
+const DEFAULT_OPS: &str = "/sys/module/fuse_dax_fmap/parameters/default_ops";
 
-/// What libbpf said; with what the verifier said, if it refused.
-static LOG: Mutex<String> = Mutex::new(String::new());
-
-fn keep_log(_: PrintLevel, message: String) {
-    LOG.lock()
-        .unwrap_or_else(PoisonError::into_inner)
-        .push_str(&message);
+/// How objects are loaded.
+pub struct Options {
+    /// In the place of ops of the same name.
+    pub replace: bool,
+    /// As `default_ops`.
+    pub default: bool,
 }
 
-fn take_log() -> String {
-    mem::take(&mut *LOG.lock().unwrap_or_else(PoisonError::into_inner))
-}
-
-/// Registers all ops of an object, or none; or, to `replace` ops, one after the other.
-pub fn load(object: &Path, replace: bool) -> Result<(), String> {
-    let shown = object.display();
+/// Registers all ops of all objects, or none.
+pub fn load(objects: &[PathBuf], options: &Options, out: &mut String) -> Result<(), Failure> {
     check_host()?;
-    check_bpffs()?;
+    pins::check_bpffs()?;
     if !Path::new("/sys/kernel/btf").join(MODULE).exists() {
-        return Err(format!(
+        return Err(Failure::from(format!(
             "the module {MODULE} was loaded without its BTF: no program can be loaded for it"
-        ));
+        )));
     }
 
-    set_print(Some((PrintLevel::Info, keep_log)));
-    fs::metadata(object).map_err(|error| format!("{shown}: {error}"))?;
-    let open = ObjectBuilder::default()
-        .open_file(object)
-        .map_err(|error| with_log(format!("{shown} is no BPF object: {error:#}")))?;
-
-    let mut names = Vec::new();
-    for map in open.maps() {
-        if map.map_type() != MapType::StructOps {
-            continue;
-        }
-        let variable = map.name().to_string_lossy();
-        let name = map.initial_value().and_then(ops_name).ok_or_else(|| {
-            format!("{shown}: {variable} is no struct fuse_dax_fmap_ops with a name")
-        })?;
-        if map.map_flags() & F_LINK == 0 {
-            return Err(format!(
-                "{shown}: {variable} has to be in SEC(\".struct_ops.link\")"
-            ));
-        }
-        if !replace && pin_of(&name).exists() {
-            return Err(registered(&name));
-        }
-        names.push(name);
-    }
-    if names.is_empty() {
-        return Err(format!("{shown} contains no struct fuse_dax_fmap_ops"));
-    }
-
-    let mut loaded = open
-        .load()
-        .map_err(|error| with_log(format!("the kernel refused {shown}: {error:#}")))?;
-
-    let mut links = Vec::new();
-    let maps = loaded
-        .maps_mut()
-        .filter(|map| map.map_type() == MapType::StructOps);
-    for (mut map, name) in maps.zip(names) {
-        match map.attach_struct_ops() {
-            Ok(link) => links.push((link, name)),
-            Err(error) if error.kind() == ErrorKind::AlreadyExists && replace => {
-                // The attempt has made the map ready to be registered.
-                update(&name, map.as_fd())?;
-                println!("{name}: replaced");
-                tell_users(&name);
+    let mut opened = Vec::new();
+    let mut names: Vec<(String, &Path)> = Vec::new();
+    for path in objects {
+        let object = object::open(path)?;
+        for name in &object.names {
+            if let Some((_, other)) = names.iter().find(|(other, _)| other == name) {
+                return Err(twice(name, other, path).into());
             }
-            Err(error) if error.kind() == ErrorKind::AlreadyExists => {
-                return Err(registered(&name));
-            }
-            Err(error) => {
-                let log = take_log();
-                return Err(format!("{log}the kernel refused the ops {name}: {error:#}"));
-            }
+            names.push((name.clone(), path));
+        }
+        opened.push(object);
+    }
+    if options.default && names.len() != 1 {
+        let all: Vec<_> = names.iter().map(|(name, _)| name.as_str()).collect();
+        return Err(format!(
+            "--default takes one object with one struct fuse_dax_fmap_ops, these have {}",
+            all.join(", ")
+        )
+        .into());
+    }
+    if !options.replace {
+        for (name, _) in &names {
+            no_others(name)?;
         }
     }
 
-    // An error drops the links, and with them what was registered so far.
-    fs::create_dir_all(PINS).map_err(|error| format!("{PINS}: {error}"))?;
-    for at in 0..links.len() {
-        let pin = pin_of(&links[at].1);
-        if replace && pin.exists() {
-            // Of a link that somebody has detached, for the name was free.
-            fs::remove_file(&pin).map_err(|error| format!("{}: {error}", pin.display()))?;
-        }
-        if let Err(error) = links[at].0.pin(&pin) {
-            for (link, _) in &mut links[..at] {
-                let _ = link.unpin();
-            }
-            return Err(format!("cannot pin {}: {error}", pin.display()));
-        }
+    let mut loaded = Vec::new();
+    for object in opened {
+        loaded.push(object.load()?);
     }
-    for (_, name) in links {
-        println!("{name}: registered");
-    }
-    Ok(())
+    let Some(pins) = Pins::lock(true)? else {
+        return Err(format!("{}: cannot be made", pins::DIR).into());
+    };
+    let result = register(&mut loaded, options, &pins, out);
+    pins.remove_if_empty();
+    result
 }
 
-/// Points the pinned link of ops at another map.
-fn update(name: &str, map: BorrowedFd<'_>) -> Result<(), String> {
-    let pin = pin_of(name);
-    let link = Link::open(&pin).map_err(|_| {
-        format!(
-            "ops named {name} are registered by a link that is not pinned as {}",
-            pin.display()
-        )
-    })?;
-    let (link, map) = (link.as_fd().as_raw_fd(), map.as_raw_fd());
-    // libbpf has a function for links that it attached itself, and only for those.
-    // SAFETY: Both descriptors are open, and null stands for no options.
-    match unsafe { libbpf_sys::bpf_link_update(link, map, ptr::null()) } {
-        0 => Ok(()),
-        error => Err(format!(
-            "cannot replace {name}: {}",
-            io::Error::from_raw_os_error(-error)
+fn twice(name: &str, a: &Path, b: &Path) -> String {
+    let (a, b) = (a.display(), b.display());
+    match a.to_string() == b.to_string() {
+        true => format!("there are ops named {name} twice in {a}, or it is named twice"),
+        false => format!("{a} and {b} both have ops named {name}: load one of them"),
+    }
+}
+
+/// Fails if ops of a name are registered.
+fn no_others(name: &str) -> Result<(), String> {
+    match registry::find(name) {
+        None => Ok(()),
+        Some(ops) => Err(format!(
+            "ops named {name} are registered already, by link {} (`--replace` replaces them, \
+             `fmapctl unload {name}` removes them)",
+            ops.link
         )),
     }
 }
 
+/// What `load` has done so far. Dropped, it is undone, the last thing first.
+struct Changes<'a> {
+    pins: &'a Pins,
+    done: Vec<Change>,
+}
+
+enum Change {
+    /// Closing the link unregisters the ops, unless it is pinned.
+    Registered(#[expect(dead_code, reason = "held")] Link),
+    Replaced(OwnedFd, MapHandle),
+    Pinned(String),
+}
+
+impl Changes<'_> {
+    fn keep(mut self) {
+        mem::take(&mut self.done);
+    }
+}
+
+impl Drop for Changes<'_> {
+    fn drop(&mut self) {
+        while let Some(change) = self.done.pop() {
+            // There is nobody to tell: the first error is what counts.
+            match change {
+                Change::Registered(_) => (),
+                Change::Replaced(link, old) => drop(bpf::update(link.as_fd(), old.as_fd())),
+                Change::Pinned(name) => drop(self.pins.remove(&name)),
+            }
+        }
+    }
+}
+
+/// Registers, or replaces, and pins.
+fn register(
+    loaded: &mut [Loaded],
+    options: &Options,
+    pins: &Pins,
+    out: &mut String,
+) -> Result<(), Failure> {
+    let done = Vec::new();
+    let mut changes = Changes { pins, done };
+    let mut said = String::new();
+    let mut replaced = Vec::new();
+    let mut names = Vec::new();
+
+    for mut ops in loaded.iter_mut().flat_map(Loaded::ops) {
+        let name = ops.name.to_owned();
+        if let Some(link) = ops.register()? {
+            let fd = clone(&link)?;
+            changes.done.push(Change::Registered(link));
+            pin(&mut changes, &name, &fd)?;
+            let _ = writeln!(said, "{name}: registered");
+        } else {
+            if !options.replace {
+                no_others(&name)?;
+            }
+            // The attempt has made the map ready to be registered.
+            let (link, old) = replace(&name, &ops)?;
+            let fd = clone(&link)?;
+            changes.done.push(Change::Replaced(link, old));
+            pin(&mut changes, &name, &fd)?;
+            let _ = writeln!(said, "{name}: replaced");
+            replaced.push(name.clone());
+        }
+        names.push(name);
+    }
+    if let (true, [name]) = (options.default, &names[..]) {
+        fs::write(DEFAULT_OPS, name)
+            .map_err(|error| format!("{DEFAULT_OPS}: {}", reason(&error)))?;
+        let _ = writeln!(said, "{name}: the default for servers that name no ops");
+    }
+    changes.keep();
+    for name in replaced {
+        tell_users(&name, &mut said);
+    }
+    out.push_str(&said);
+    Ok(())
+}
+
+fn clone(link: &impl AsFd) -> Result<OwnedFd, String> {
+    let fd = link.as_fd().try_clone_to_owned();
+    fd.map_err(|error| format!("cannot open a link: {}", reason(&error)))
+}
+
+/// Points the link of registered ops at another map; returns it, and the old map.
+fn replace(name: &str, ops: &object::Ops<'_>) -> Result<(OwnedFd, MapHandle), String> {
+    let changed = || format!("the ops {name} changed just now: try again");
+    let old = registry::find(name).ok_or_else(changed)?;
+    let link = registry::link_of(&old).ok_or_else(changed)?;
+    let map = MapHandle::from_map_id(old.map).map_err(|_| changed())?;
+    bpf::update(link.as_fd(), ops.map.as_fd())
+        .map_err(|error| format!("cannot replace {name}: {}", reason(&error)))?;
+    Ok((link, map))
+}
+
+/// Pins the link of ops, unless it is.
+fn pin(changes: &mut Changes<'_>, name: &str, link: &OwnedFd) -> Result<(), String> {
+    let pins = changes.pins;
+    if let Some((_, info)) = pins.link(name)? {
+        if !may_be(&info, name) {
+            return Err(pins::no_link(name, "a link of something else"));
+        }
+        if !registry::is_detached(&info) {
+            return Ok(());
+        }
+        // Somebody has detached it, for the name was free.
+        pins.remove(name)?;
+    }
+    bpf::pin(link.as_fd(), &pins.path(name))
+        .map_err(|error| format!("cannot pin {}/{name}: {}", pins::DIR, reason(&error)))?;
+    changes.done.push(Change::Pinned(name.to_owned()));
+    Ok(())
+}
+
+/// Whether a link is that of ops of a name, or was it before it was detached.
+fn may_be(link: &LinkInfo, name: &str) -> bool {
+    registry::is_detached(link) || registry::ops_of(link).is_some_and(|ops| ops.name == name)
+}
+
 /// How many mounts go on with ops of a name that is not theirs any more.
-fn tell_users(name: &str) {
-    let current = registered_map(name);
+fn tell_users(name: &str, out: &mut String) {
+    let current = registry::find(name).map(|ops| ops.map);
     let older = |mount: &&Mount| mount.ops == name && mount.map != current;
     let used = status::mounts().map_or(0, |all| all.iter().filter(older).count());
 
     if used > 0 {
-        println!("{name}: {used} mount(s) keep the old ones until they are unmounted");
+        let _ = writeln!(
+            out,
+            "{name}: {used} mount(s) keep the old ones until they are unmounted"
+        );
     }
 }
 
-/// The map that is registered under a name, if it is known.
-pub fn registered_map(name: &str) -> Option<u32> {
-    let info = Link::open(pin_of(name)).and_then(|link| link.info());
-    map_of(&info.ok()?)
-}
-
 /// Prints the registered ops.
-pub fn list() -> Result<(), String> {
+pub fn list(out: &mut String) -> Result<(), Failure> {
     check_host()?;
-    check_bpffs()?;
     let mounts = status::mounts();
+    let registered = registry::registered();
+    let is_registered = |name: &str| registered.iter().any(|ops| ops.name == name);
 
     let mut rows = vec![
         ["NAME", "LINK", "MAP", "MOUNTS", "OLDER"]
             .map(str::to_owned)
             .to_vec(),
     ];
-    for name in pinned()? {
-        let info = Link::open(pin_of(&name))
-            .and_then(|link| link.info())
-            .map_err(|error| format!("{}: {error}", pin_of(&name).display()))?;
-        let map = match map_of(&info) {
-            Some(id) => id.to_string(),
-            None => "(detached)".to_owned(),
-        };
-        let mut row = vec![name.clone(), info.id.to_string(), map];
-        row.extend(used(&mounts, &name, map_of(&info)));
+    let mut add = |name: &str, link: &str, map: &str, id: Option<u32>| {
+        let mut row = [name, link, map].map(str::to_owned).to_vec();
+        row.extend(used(&mounts, name, id));
         rows.push(row);
+    };
+    for Registered { name, link, map } in &registered {
+        add(name, &link.to_string(), &map.to_string(), Some(*map));
+    }
+    // Pins of links that somebody has detached.
+    let left = detached();
+    for (name, link) in left.iter().flatten() {
+        if !is_registered(name) {
+            add(name, &link.to_string(), "(detached)", None);
+        }
     }
     // What has no link any more, and still has mounts.
-    let mut gone: Vec<String> = mounts.iter().flatten().map(|m| m.ops.clone()).collect();
+    let mut gone: Vec<&str> = mounts.iter().flatten().map(|m| m.ops.as_str()).collect();
     gone.sort_unstable();
     gone.dedup();
-    gone.retain(|name| !pin_of(name).exists());
     for name in gone {
-        let mut row = vec![name.clone(), "-".to_owned(), "(gone)".to_owned()];
-        row.extend(used(&mounts, &name, None));
-        rows.push(row);
+        let pinned = left.iter().flatten().any(|(left, _)| left == name);
+        if !is_registered(name) && !pinned {
+            add(name, "-", "(gone)", None);
+        }
     }
-    print!("{}", table(&rows));
-    Ok(())
+    *out += &table(&rows);
+    match default_ops() {
+        Some(name) if is_registered(&name) => {
+            let _ = writeln!(out, "default_ops: {name}");
+        }
+        Some(name) => {
+            let _ = writeln!(out, "default_ops: {name} (not registered)");
+        }
+        None => (),
+    }
+    left.map(drop).map_err(Failure::from)
+}
+
+/// Pins whose link has no ops any more, with its number.
+fn detached() -> Result<Vec<(String, u32)>, String> {
+    let Some(pins) = Pins::open()? else {
+        return Ok(Vec::new());
+    };
+    let mut all = Vec::new();
+    for name in pins.names()? {
+        let link = pins.link(&name)?;
+        let link = link.filter(|(_, info)| registry::is_detached(info));
+        all.extend(link.map(|(_, info)| (name, info.id)));
+    }
+    Ok(all)
+}
+
+/// What the module's parameter says.
+fn default_ops() -> Option<String> {
+    let text = fs::read_to_string(DEFAULT_OPS).ok()?;
+    let name = text.trim();
+    (!name.is_empty()).then(|| name.to_owned())
 }
 
 /// How many mounts use ops of a name: those that are registered, and others.
@@ -223,29 +323,64 @@ fn used(mounts: &Result<Vec<Mount>, String>, name: &str, map: Option<u32>) -> [S
     [current.len().to_string(), older.len().to_string()]
 }
 
-/// Unregisters ops.
-pub fn unload(name: &str) -> Result<(), String> {
+/// Unregisters ops; none of them if one is not there.
+pub fn unload(names: &[String], out: &mut String) -> Result<(), Failure> {
     // Not check_host(): a pin may be left when the module is gone.
     if !rustix::process::geteuid().is_root() {
-        return Err("this needs root".to_owned());
+        return Err(Failure::from("this needs root".to_owned()));
     }
-    check_bpffs()?;
-    if !pinned()?.iter().any(|pinned| pinned == name) {
-        return Err(format!(
-            "no ops named {name:?} are registered, see `fmapctl list`"
-        ));
-    }
-    let pin = pin_of(name);
-    Link::open(&pin)
-        .and_then(|link| link.detach())
-        .map_err(|error| format!("cannot detach {name}: {error}"))?;
-    fs::remove_file(&pin).map_err(|error| format!("{}: {error}", pin.display()))?;
-    println!("{name}: unregistered");
+    let pins = Pins::lock(false)?;
+    let mut names = names.to_vec();
+    names.sort_unstable();
+    names.dedup();
 
-    let used = status::mounts().map_or(0, |all| all.iter().filter(|m| m.ops == name).count());
-    if used > 0 {
-        println!("{name}: {used} mount(s) keep using it until they are unmounted");
-    } else if pinned()?.is_empty() {
+    let mut found = Vec::new();
+    for name in &names {
+        let pin = match &pins {
+            Some(pins) => pins.link(name)?,
+            None => None,
+        };
+        let is_pinned = pin.is_some();
+        if pin.is_some_and(|(_, info)| !may_be(&info, name)) {
+            return Err(pins::no_link(name, "a link of something else").into());
+        }
+        let ops = registry::find(name);
+        if ops.is_none() && !is_pinned {
+            return Err(format!("no ops named {name:?} are registered, see `fmapctl list`").into());
+        }
+        found.push((name, ops, is_pinned));
+    }
+
+    for (name, ops, is_pinned) in found {
+        // Who has detached it meanwhile has done what is wanted.
+        if let Some(link) = ops.as_ref().and_then(registry::link_of) {
+            bpf::detach(link.as_fd())
+                .map_err(|error| format!("cannot detach {name}: {}", reason(&error)))?;
+        }
+        if let (Some(pins), true) = (&pins, is_pinned) {
+            pins.remove(name)?;
+        }
+        let _ = writeln!(out, "{name}: unregistered");
+        let mounts = status::mounts().unwrap_or_default();
+        let used = mounts.iter().filter(|mount| mount.ops == *name).count();
+        if used > 0 {
+            let _ = writeln!(
+                out,
+                "{name}: {used} mount(s) keep using it until they are unmounted"
+            );
+        }
+        if default_ops().is_some_and(|default| default == *name) {
+            let _ = writeln!(
+                out,
+                "{name}: default_ops still names it, so servers that name no ops get plain FUSE \
+                 (echo > {DEFAULT_OPS} empties it)"
+            );
+        }
+    }
+    if let Some(pins) = &pins {
+        pins.remove_if_empty();
+    }
+    if status::mounts().map_or(true, |all| all.is_empty()) && registry::registered().is_empty() {
         wait_for_programs();
     }
     Ok(())
@@ -261,95 +396,5 @@ fn wait_for_programs() {
             Ok(count) if count.trim() != "0" => thread::sleep(Duration::from_millis(10)),
             _ => return,
         }
-    }
-}
-
-fn check_bpffs() -> Result<(), String> {
-    match rustix::fs::statfs(BPFFS) {
-        Ok(stat) if stat.f_type as u64 == BPFFS_MAGIC => Ok(()),
-        _ => Err(format!(
-            "there is no bpffs on {BPFFS}: mount -t bpf bpf {BPFFS}"
-        )),
-    }
-}
-
-fn registered(name: &str) -> String {
-    format!(
-        "ops named {name} are registered already (`--replace` replaces them, \
-         `fmapctl unload {name}` removes them)"
-    )
-}
-
-fn pin_of(name: &str) -> PathBuf {
-    Path::new(PINS).join(name)
-}
-
-/// Names of the pins, sorted.
-fn pinned() -> Result<Vec<String>, String> {
-    let failed = |error: io::Error| format!("{PINS}: {error}");
-    let entries = match fs::read_dir(PINS) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-        entries => entries.map_err(failed)?,
-    };
-    let mut names = Vec::new();
-    for entry in entries {
-        names.push(entry.map_err(failed)?.file_name().to_string_lossy().into());
-    }
-    names.sort_unstable();
-    Ok(names)
-}
-
-fn map_of(info: &LinkInfo) -> Option<u32> {
-    match &info.info {
-        LinkTypeInfo::StructOps(info) if info.map_id != 0 => Some(info.map_id),
-        _ => None,
-    }
-}
-
-/// The name in the image of a `struct fuse_dax_fmap_ops`, which begins with it.
-fn ops_name(image: &[u8]) -> Option<String> {
-    if image.len() != OPS_SIZE {
-        return None;
-    }
-    let end = image[..16].iter().position(|&c| c == 0)?;
-    let name = std::str::from_utf8(&image[..end]).ok()?;
-    let valid = |c: char| c.is_ascii_alphanumeric() || "_.-".contains(c);
-    (!name.is_empty() && name.chars().all(valid)).then(|| name.to_owned())
-}
-
-/// What libbpf said, then the sentence that sums it up.
-fn with_log(message: String) -> String {
-    let log = take_log();
-    if log.is_empty() {
-        return message;
-    }
-    format!(
-        "what libbpf and the verifier said:\n{}\nfmapctl: {message}",
-        log.trim_end()
-    )
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn image(name: &[u8]) -> Vec<u8> {
-        let mut image = name.to_vec();
-        image.resize(OPS_SIZE, 0);
-        image
-    }
-
-    #[test]
-    fn names_of_ops() {
-        assert_eq!(ops_name(&image(b"striped")).as_deref(), Some("striped"));
-        assert_eq!(
-            ops_name(&image(b"123456789012345")).as_deref(),
-            Some("123456789012345")
-        );
-        assert_eq!(ops_name(&image(b"")), None);
-        assert_eq!(ops_name(&image(b"1234567890123456")), None);
-        assert_eq!(ops_name(&image(b"../x")), None);
-        assert_eq!(ops_name(&image(b"a b")), None);
-        assert_eq!(ops_name(b"striped\0"), None);
     }
 }

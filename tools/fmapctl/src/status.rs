@@ -5,7 +5,8 @@
 use std::fs;
 use std::io;
 
-use crate::{check_host, ops, table};
+use crate::registry::{self, Registered};
+use crate::{Failure, check_host, reason, table};
 
 const MOUNTS: &str = "/sys/kernel/debug/fuse_dax_fmap/mounts";
 
@@ -24,11 +25,12 @@ pub struct Mount {
 }
 
 /// Prints what is mounted.
-pub fn show() -> Result<(), String> {
+pub fn show(out: &mut String) -> Result<(), Failure> {
     check_host()?;
     let mounts = mounts()?;
+    let registered = registry::registered();
     let mountinfo = fs::read_to_string("/proc/self/mountinfo")
-        .map_err(|error| format!("/proc/self/mountinfo: {error}"))?;
+        .map_err(|error| format!("/proc/self/mountinfo: {}", reason(&error)))?;
 
     let mut rows = vec![
         ["MOUNTPOINT", "OPS", "MAP", "FILES", "DEVICES"]
@@ -51,10 +53,11 @@ pub fn show() -> Result<(), String> {
             let rows: Vec<_> = mount.counters.iter().map(counter).collect();
             counters += &format!("\n{places}\n{}", table(&rows));
         }
-        let map = map(mount.map, ops::registered_map(&mount.ops));
+        let map = map(mount.map, &mount.ops, &registered);
         rows.push(vec![places, mount.ops, map, mount.files, devices]);
     }
-    print!("{}{counters}", table(&rows));
+    *out += &table(&rows);
+    *out += &counters;
     Ok(())
 }
 
@@ -64,7 +67,7 @@ pub fn mounts() -> Result<Vec<Mount>, String> {
         io::ErrorKind::NotFound => {
             format!("{MOUNTS} is not there: mount -t debugfs debugfs /sys/kernel/debug")
         }
-        _ => format!("{MOUNTS}: {error}"),
+        _ => format!("{MOUNTS}: {}", reason(&error)),
     })?;
     text.lines()
         .map(|line| parse(line).ok_or_else(|| format!("{MOUNTS}: not understood: {line:?}")))
@@ -125,12 +128,14 @@ fn parse(line: &str) -> Option<Mount> {
 }
 
 /// The map of a mount's ops, and what has become of it.
-fn map(used: Option<u32>, registered: Option<u32>) -> String {
-    match (used, registered) {
-        (None, _) => "-".to_owned(),
-        (Some(used), None) => format!("{used}(gone)"),
-        (Some(used), Some(registered)) if used != registered => format!("{used}(old)"),
-        (Some(used), Some(_)) => used.to_string(),
+fn map(used: Option<u32>, name: &str, registered: &[Registered]) -> String {
+    let Some(used) = used else {
+        return "-".to_owned();
+    };
+    match registered.iter().find(|ops| ops.name == name) {
+        None => format!("{used}(gone)"),
+        Some(ops) if ops.map != used => format!("{used}(old)"),
+        Some(_) => used.to_string(),
     }
 }
 
@@ -217,10 +222,15 @@ mod tests {
 
     #[test]
     fn what_has_become_of_the_ops() {
-        assert_eq!(map(Some(3), Some(3)), "3");
-        assert_eq!(map(Some(3), Some(4)), "3(old)");
-        assert_eq!(map(Some(3), None), "3(gone)");
-        assert_eq!(map(None, Some(4)), "-");
+        let registered = [("a", 3), ("b", 4)].map(|(name, map)| Registered {
+            name: name.to_owned(),
+            link: 1,
+            map,
+        });
+        assert_eq!(map(Some(3), "a", &registered), "3");
+        assert_eq!(map(Some(2), "a", &registered), "2(old)");
+        assert_eq!(map(Some(3), "c", &registered), "3(gone)");
+        assert_eq!(map(None, "b", &registered), "-");
     }
 
     #[test]

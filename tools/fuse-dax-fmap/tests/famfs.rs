@@ -8,7 +8,7 @@ const MIB: u64 = 1 << 20;
 /// Bytes in hexadecimal, with blanks anywhere.
 fn hex(text: &str) -> Vec<u8> {
     let digits: Vec<u32> = text.chars().filter_map(|c| c.to_digit(16)).collect();
-    digits.chunks(2).map(|d| (d[0] << 4 | d[1]) as u8).collect()
+    digits.chunks(2).map(|d| ((d[0] << 4) | d[1]) as u8).collect()
 }
 
 fn strip(device: u32, offset: u64) -> Strip {
@@ -76,7 +76,7 @@ fn interleaved() {
 fn a_list_of_512() {
     let list = |n: u64| -> Vec<Extent> {
         (0..n)
-            .map(|c| linear(2 * MIB, (c % 4 << 36) + c / 4 * 2 * MIB))
+            .map(|c| linear(2 * MIB, ((c % 4) << 36) + c / 4 * 2 * MIB))
             .collect()
     };
     let map = encode(1 << 30, &list(512), Format::Next).unwrap();
