@@ -31,7 +31,7 @@
 #define OTHER	"/sys/fs/bpf/fmapctl_others"
 #define NOBODY	65534
 
-/* What the last command said, to both. */
+/* What the last command said, on stdout and stderr. */
 static char said[16384];
 
 /* Run a command of the shell: its exit status, -1 if it has none. */

@@ -18,19 +18,20 @@ skip() {
 	exit 4
 }
 type -P fmapctl >/dev/null || skip "there is no fmapctl"
-[ -r "$striped" ] && [ -r "$famfs" ] || skip "there are no objects in $dir"
+[ -r "$striped" ] || skip "there is no $striped"
+[ -r "$famfs" ] || skip "there is no $famfs"
 [ "$(id -u)" = 0 ] || skip "root is needed"
 [ -d /sys/module/fuse_dax_fmap ] || skip "the module is not loaded"
-[ ! -e $pins ] || skip "there are ops already"
+[ ! -e "$pins" ] || skip "there are ops already"
 
 tmp=$(mktemp -d)
-before=$(<$default)
+before=$(<"$default")
 tidy_up() {
 	fmapctl unload striped >/dev/null 2>&1
-	rm -f $pins/famfs
+	rm -f "$pins/famfs"
 	fmapctl unload famfs >/dev/null 2>&1
-	[ ! -d $pins ] || rmdir $pins
-	echo "$before" >$default
+	[ ! -d "$pins" ] || rmdir "$pins"
+	echo "$before" >"$default"
 	rm -r "$tmp"
 }
 trap tidy_up EXIT
@@ -54,7 +55,7 @@ refuses() { # PATTERN COMMAND...
 	"$@" >"$tmp/stdout" 2>"$tmp/stderr" || status=$?
 	cat "$tmp/stdout" "$tmp/stderr"
 	echo "status $status"
-	[ $status = 1 ] && [ ! -s "$tmp/stdout" ] &&
+	[ "$status" = 1 ] && [ ! -s "$tmp/stdout" ] &&
 		[ "$(wc -l <"$tmp/stderr")" = 1 ] && grep -qE "^fmapctl: .*$pattern" "$tmp/stderr" &&
 		! grep -qE 'Unknown error|os error|libbpf|panicked' "$tmp/stderr"
 }
@@ -69,7 +70,7 @@ not() {
 	! "$@"
 }
 none() {
-	says '^NAME' fmapctl list && ! grep -q '^[a-z]' "$tmp/said" && [ ! -e $pins ]
+	says '^NAME' fmapctl list && ! grep -q '^[a-z]' "$tmp/said" && [ ! -e "$pins" ]
 }
 map_id() {
 	fmapctl list 2>/dev/null | awk '$1 == "striped" { print $3 }'
@@ -107,8 +108,8 @@ check "all or none: a bad object" refuses "$tmp/text" fmapctl load "$striped" "$
 check "... and none is loaded" none
 check "all or none: refused ops" not fmapctl load "$striped" "$refused"
 check "... and none is loaded" none
-mkdir -m 700 $pins
-ln -s /nowhere $pins/famfs
+mkdir -m 700 "$pins"
+ln -s /nowhere "$pins/famfs"
 check "all or none: one cannot be pinned" refuses 'famfs is a symbolic link' \
 	fmapctl load "$striped" "$famfs"
 check "... and none is registered" not says '^(striped|famfs)' fmapctl list
@@ -117,7 +118,7 @@ first=$(map_id)
 check "all or none: replaced, and the other cannot be pinned" refuses 'famfs is a symbolic link' \
 	fmapctl load --replace "$striped" "$famfs"
 check "... and the old ones are back" [ "$(map_id)" = "$first" ]
-rm $pins/famfs
+rm "$pins/famfs"
 check "one is registered already" refuses 'ops named striped are registered already' \
 	fmapctl load "$famfs" "$striped"
 check "... and the other is not" not says '^famfs' fmapctl list
@@ -142,10 +143,10 @@ check "and has nothing to say about it" not says default_ops log
 check "list shows it" says '^default_ops: famfs$' fmapctl list
 check "they are unloaded, and named" says 'default_ops still names it' fmapctl unload famfs
 check "list shows that" says '^default_ops: famfs \(not registered\)$' fmapctl list
-echo typo >$default
+echo typo >"$default"
 check "a default that nobody registered is said in the log" \
 	says "default_ops 'typo': no such ops are registered" log
-echo >$default
+echo >"$default"
 check "no default" not says default_ops fmapctl list
 if [ -r "${FMAP_MODULE-}" ] && rmmod fuse_dax_fmap; then
 	echo "$mark" >/dev/kmsg
@@ -175,7 +176,7 @@ full() { # COMMAND...
 	local status=0
 	"$@" >/dev/full 2>"$tmp/stderr" || status=$?
 	cat "$tmp/stderr"
-	[ $status = 1 ] && [ "$(cat "$tmp/stderr")" = "fmapctl: standard output: No space left on device" ]
+	[ "$status" = 1 ] && [ "$(cat "$tmp/stderr")" = "fmapctl: standard output: No space left on device" ]
 }
 for command in list status --help 'unload striped'; do
 	# shellcheck disable=SC2086 # words
@@ -186,14 +187,14 @@ no_room() {
 	local status=0
 	fmapctl unload typo 2>/dev/full || status=$?
 	echo "$status"
-	[ $status = 1 ]
+	[ "$status" = 1 ]
 }
 check "an error to a full disk" no_room
 closed() {
 	local status=0
 	fmapctl unload typo >&- 2>&- || status=$?
 	echo "$status"
-	[ $status = 1 ]
+	[ "$status" = 1 ]
 }
 check "an error to nowhere" closed
 

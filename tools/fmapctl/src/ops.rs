@@ -80,9 +80,7 @@ pub fn load(objects: &[PathBuf], options: &Options, out: &mut String) -> Result<
     for object in opened {
         loaded.push(object.load()?);
     }
-    let Some(pins) = Pins::lock(true)? else {
-        return Err(format!("{}: cannot be made", pins::DIR).into());
-    };
+    let pins = Pins::make()?;
     let result = register(&mut loaded, options, &pins, out);
     pins.remove_if_empty();
     result
@@ -329,7 +327,7 @@ pub fn unload(names: &[String], out: &mut String) -> Result<(), Failure> {
     if !rustix::process::geteuid().is_root() {
         return Err(Failure::from("this needs root".to_owned()));
     }
-    let pins = Pins::lock(false)?;
+    let pins = Pins::lock()?;
     let mut names = names.to_vec();
     names.sort_unstable();
     names.dedup();

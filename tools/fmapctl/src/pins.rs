@@ -70,31 +70,18 @@ impl Pins {
         }
     }
 
-    /// The same, to change what is in it: nobody else does that meanwhile. Made if it is not
-    /// there and `make` says so.
-    pub fn lock(make: bool) -> Result<Option<Self>, String> {
+    /// The same, to change what is in it: nobody else does that meanwhile.
+    pub fn lock() -> Result<Option<Self>, String> {
         let deadline = Instant::now() + PATIENCE;
-        loop {
-            if make {
-                match rustix::fs::mkdir(DIR, Mode::RWXU) {
-                    Ok(()) | Err(Errno::EXIST) => (),
-                    Err(error) => return Err(failed(error)),
-                }
-            }
-            let Some(pins) = Self::open()? else {
-                if make {
-                    continue;
-                }
-                return Ok(None);
-            };
+        while let Some(pins) = Self::open()? {
             match rustix::fs::flock(&pins.0, FlockOperation::NonBlockingLockExclusive) {
                 // Who had the lock before may have removed it.
-                Ok(()) if pins.is_current() => {
+                Ok(()) if !pins.is_current() => (),
+                Ok(()) => {
                     // An older fmapctl made it for all to see.
                     rustix::fs::fchmod(&pins.0, Mode::RWXU).map_err(failed)?;
                     return Ok(Some(pins));
                 }
-                Ok(()) => (),
                 Err(Errno::WOULDBLOCK) if Instant::now() < deadline => {
                     thread::sleep(Duration::from_millis(20));
                 }
@@ -102,6 +89,20 @@ impl Pins {
                     return Err(format!("another fmapctl has been at {DIR} for too long"));
                 }
                 Err(error) => return Err(failed(error)),
+            }
+        }
+        Ok(None)
+    }
+
+    /// The same, made if it is not there.
+    pub fn make() -> Result<Self, String> {
+        loop {
+            match rustix::fs::mkdir(DIR, Mode::RWXU) {
+                Ok(()) | Err(Errno::EXIST) => (),
+                Err(error) => return Err(failed(error)),
+            }
+            if let Some(pins) = Self::lock()? {
+                return Ok(pins);
             }
         }
     }

@@ -8,7 +8,10 @@ const MIB: u64 = 1 << 20;
 /// Bytes in hexadecimal, with blanks anywhere.
 fn hex(text: &str) -> Vec<u8> {
     let digits: Vec<u32> = text.chars().filter_map(|c| c.to_digit(16)).collect();
-    digits.chunks(2).map(|d| ((d[0] << 4) | d[1]) as u8).collect()
+    digits
+        .chunks(2)
+        .map(|d| ((d[0] << 4) | d[1]) as u8)
+        .collect()
 }
 
 fn strip(device: u32, offset: u64) -> Strip {
