@@ -3,7 +3,9 @@
 //!
 //! The manifest decides which names there are, so nothing is created, removed or
 //! resized. Mode, owner and times may be changed; that lasts until the unmount.
-//! Since nobody but this kernel changes anything, it may cache all of it for good.
+//! Since nobody but this kernel changes anything, it may cache all of it for good. That
+//! goes for times, too: the kernel moves them with what is written and stored, and
+//! tells us (FUSE_WRITEBACK_CACHE).
 //!
 //! READ and WRITE fail: they arrive only when a file was not mapped, and then
 //! there is no other way to its data.
@@ -288,7 +290,9 @@ impl FileSystem for Tree {
             | FsOptions::MAX_PAGES
             | FsOptions::PARALLEL_DIROPS
             | FsOptions::DO_READDIRPLUS
-            | FsOptions::READDIRPLUS_AUTO)
+            | FsOptions::READDIRPLUS_AUTO
+            // The kernel keeps the times of files, and sends them.
+            | FsOptions::WRITEBACK_CACHE)
     }
 
     fn lookup(&self, _: &Context, parent: u64, name: &CStr) -> io::Result<Entry> {
@@ -320,7 +324,10 @@ impl FileSystem for Tree {
         }
         let mut attr = self.node(nodeid)?.attr();
         let now = now();
-        attr.ctime = now;
+        attr.ctime = match valid.contains(SetattrValid::CTIME) {
+            true => (new.st_ctime, new.st_ctime_nsec),
+            false => now,
+        };
         if valid.contains(SetattrValid::MODE) {
             attr.access.mode = new.st_mode & 0o7777;
         }
