@@ -2,21 +2,36 @@
 //! fmapfs: mounts a tree of files in DAX memory that a manifest describes.
 //!
 //! ```text
+//!                              claim    devices are held, ops understand us
+//!                                |
 //!  manifest -----> layout -----> tree <----- session <---> /dev/fuse
 //!  what it says    where it is   names, maps   who asks
+//!                                |
+//!                              mount    where it is put, and taken away
 //! ```
+//!
+//! Called as `mount.fmapfs` or `mount.fuse.fmapfs` it is a helper of mount(8): it takes that one's
+//! arguments, and goes to the background.
 
+mod claim;
 mod device;
+mod files;
 mod layout;
 mod manifest;
+mod mount;
+mod options;
 #[cfg(test)]
 mod properties;
+mod say;
 mod session;
 mod stats;
 mod tree;
+mod who;
 
+use std::ffi::OsStr;
 use std::fs;
 use std::io::{BufRead, BufReader, Write};
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Stdio};
 use std::sync::Arc;
@@ -24,8 +39,11 @@ use std::sync::Arc;
 use clap::Parser;
 use fuse_dax_fmap::{OpsName, striped};
 
+use crate::files::{PidFile, Replaced};
 use crate::layout::Layout;
 use crate::manifest::Manifest;
+use crate::options::Options;
+use crate::say::say;
 use crate::session::Session;
 use crate::tree::Tree;
 
@@ -66,8 +84,16 @@ Numbers of bytes are integers or strings with K, M, G or T (powers of 1024).
 Names and sizes are fixed while it is mounted; mode, owner and times can be
 changed and are forgotten at the unmount.
 
-Signals: SIGTERM, SIGINT and SIGHUP unmount, SIGUSR1 reports how many requests of which
-kind came in. Status: 0 unmounted, 1 failed, 2 wrong use."#;
+In fstab, with links to fmapfs named /sbin/mount.fmapfs and /sbin/mount.fuse.fmapfs:
+
+  /etc/files.toml  /mnt  fuse.fmapfs  noatime,nofail  0 0
+
+Options (-o) are those of mount(8) for any file system, and nonempty, ops=NAME, pid-file=FILE and
+stats=FILE, as on the command line.
+
+Signals: SIGTERM, SIGINT and SIGHUP unmount, and nothing but this mount: what lies on it has to
+go first. SIGUSR1 reports how many requests of which kind came in. Status: 0 unmounted, 1 failed,
+2 wrong use."#;
 
 /// Mounts a tree of files in DAX memory that a manifest describes.
 ///
@@ -96,11 +122,19 @@ struct Args {
     #[arg(short, long, conflicts_with = "daemon")]
     foreground: bool,
 
-    /// Write the server's process id here when the files can be used
+    /// Mount options, as in fstab
+    #[arg(short, value_name = "OPTION,...")]
+    options: Vec<String>,
+
+    /// Mount on a directory that is not empty, or a mount point already
+    #[arg(long)]
+    nonempty: bool,
+
+    /// Write the server's process id here when the files can be used; removed at the end
     #[arg(long, value_name = "FILE")]
     pid_file: Option<PathBuf>,
 
-    /// Report requests to this file instead of stderr
+    /// Report requests to this file, on SIGUSR1 and at the end; the former goes to stderr else
     #[arg(long, value_name = "FILE")]
     stats: Option<PathBuf>,
 
@@ -113,81 +147,188 @@ struct Args {
     child: bool,
 }
 
+/// Mounts a tree of files in DAX memory that a manifest describes, for mount(8).
+///
+/// `fmapfs --help` says more.
+#[derive(Parser)]
+#[command(version)]
+struct Helper {
+    /// What to mount
+    manifest: PathBuf,
+
+    /// An existing directory
+    mountpoint: PathBuf,
+
+    /// Mount options, as in fstab
+    #[arg(short, value_name = "OPTION,...")]
+    options: Vec<String>,
+
+    /// Pass over unknown options
+    #[arg(short)]
+    sloppy: bool,
+
+    /// Check everything, and do not mount
+    #[arg(short)]
+    fake: bool,
+
+    /// Passed over: there is no mtab
+    #[arg(short)]
+    no_mtab: bool,
+
+    /// Passed over
+    #[arg(short)]
+    verbose: bool,
+
+    /// The type of file system
+    #[arg(short = 't', value_name = "TYPE")]
+    kind: Option<String>,
+
+    /// As that of fmapfs
+    #[arg(long, hide = true)]
+    child: bool,
+}
+
+/// What is to be done, whoever calls.
+struct Wanted {
+    manifest: PathBuf,
+    mountpoint: PathBuf,
+    check: bool,
+    /// Whether to print where files are.
+    list: bool,
+    daemon: bool,
+    child: bool,
+    options: Options,
+    ops: OpsName,
+}
+
+impl Wanted {
+    fn new() -> Result<Self, String> {
+        let called = std::env::args_os().next().unwrap_or_default();
+        let called = Path::new(&called).file_name().unwrap_or_default();
+        match called.as_encoded_bytes().starts_with(b"mount.") {
+            true => Self::of_helper(Helper::parse()),
+            false => Self::of_command(Args::parse()),
+        }
+    }
+
+    fn of_command(args: Args) -> Result<Self, String> {
+        let mut options = Options::default();
+        for text in &args.options {
+            options.add(text, false)?;
+        }
+        options.nonempty |= args.nonempty;
+        options.pid_file = args.pid_file.or(options.pid_file);
+        options.stats = args.stats.or(options.stats);
+        Ok(Self {
+            manifest: args.manifest,
+            mountpoint: args.mountpoint.unwrap_or_default(),
+            check: args.check,
+            list: args.check,
+            daemon: args.daemon,
+            child: args.child,
+            ops: options.ops.unwrap_or(args.ops),
+            options,
+        })
+    }
+
+    fn of_helper(args: Helper) -> Result<Self, String> {
+        let mut options = Options::default();
+        for text in &args.options {
+            options.add(text, args.sloppy)?;
+        }
+        let default = striped::OPS_NAME.parse();
+        Ok(Self {
+            manifest: args.manifest,
+            mountpoint: args.mountpoint,
+            check: args.fake,
+            list: false,
+            daemon: true,
+            child: args.child,
+            ops: options
+                .ops
+                .map_or(default, Ok)
+                .map_err(|error| error.to_string())?,
+            options,
+        })
+    }
+}
+
 fn main() -> ExitCode {
-    let args = Args::parse();
-    match run(args) {
+    // What ps(1) shows, whatever name led here. Threads have it, too.
+    let _ = rustix::thread::set_name(c"fmapfs");
+    match Wanted::new().and_then(run) {
         Ok(code) => code,
         Err(message) => {
-            eprintln!("fmapfs: {message}");
+            say!("{message}");
             ExitCode::FAILURE
         }
     }
 }
 
-fn run(args: Args) -> Result<ExitCode, String> {
-    let shown = args.manifest.display();
+fn run(wanted: Wanted) -> Result<ExitCode, String> {
+    if wanted.options.remount {
+        mount::remount(&wanted.mountpoint, &wanted.options)?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    // First: a dead mount is in the way of all else.
+    let mountpoint = match wanted.check {
+        true => wanted.mountpoint,
+        false => mount::check_place(&wanted.mountpoint, wanted.options.nonempty)?,
+    };
+
+    let shown = wanted.manifest.display();
     let in_file = |error: manifest::Error| format!("{shown}:{error}");
-    let text = fs::read_to_string(&args.manifest).map_err(|error| format!("{shown}: {error}"))?;
+    let text = fs::read_to_string(&wanted.manifest).map_err(|error| format!("{shown}: {error}"))?;
     let manifest = manifest::parse(&text).map_err(in_file)?;
-    if !args.check {
+    if !wanted.check {
         for device in &manifest.devices {
             device::usable(&device.path)
                 .map_err(|message| in_file(manifest::Error::new(device.line, message)))?;
         }
     }
+    let devices: Vec<_> = manifest.devices.iter().map(claim::Device::new).collect();
+    claim::check_devices(&devices)?;
     let sizes = sizes(&manifest).map_err(in_file)?;
     let layout = layout::place(&manifest, &sizes).map_err(in_file)?;
     let listing = list(&manifest, &layout);
     let tree = Tree::new(manifest, layout).map_err(in_file)?;
-    if args.check {
-        print!("{listing}");
+    if wanted.check {
+        if wanted.list {
+            say::print(&listing)?;
+        }
         return Ok(ExitCode::SUCCESS);
     }
-
-    let mountpoint = args.mountpoint.as_deref().unwrap_or(Path::new(""));
-    let mountpoint = fs::canonicalize(mountpoint)
-        .map_err(|error| format!("{}: {error}", mountpoint.display()))?;
-    if args.daemon {
+    if wanted.daemon && !wanted.child {
         return start_child();
     }
-
-    let absolute = |path: Option<PathBuf>| {
-        path.map(std::path::absolute)
-            .transpose()
-            .map_err(|error| error.to_string())
-    };
-    let pid_file = absolute(args.pid_file)?;
-    let report = absolute(args.stats)?;
-    if args.child {
+    if wanted.child {
         let _ = rustix::process::setsid();
     }
 
+    let source = fs::canonicalize(&wanted.manifest).map_err(|error| format!("{shown}: {error}"))?;
+    let pid_file = wanted.options.pid_file.as_deref().map(PidFile::new);
+    let report = wanted.options.stats.as_deref().map(Replaced::new);
     let nr_files = tree.nr_files();
     let place = mountpoint.display().to_string();
     let session = Session {
         tree: Arc::new(tree),
-        ops: args.ops,
+        ops: wanted.ops,
+        options: wanted.options.clone(),
+        source,
         mountpoint,
-        report,
+        devices,
+        pid_file: pid_file.transpose()?,
+        report: report.transpose()?,
     };
-    let cleanup = pid_file.clone();
-    let served = session.run(move || {
-        if let Some(path) = &pid_file {
-            if let Err(error) = fs::write(path, format!("{}\n", std::process::id())) {
-                eprintln!("fmapfs: {}: {error}", path.display());
-            }
-        }
-        if args.child {
+    let child = wanted.child;
+    session.run(move || {
+        if child {
             let_go();
         } else {
-            eprintln!("fmapfs: {nr_files} files on {place}");
+            say!("{nr_files} files on {place}");
         }
-    });
-    if let Some(path) = cleanup {
-        // Not there if it never came so far.
-        let _ = fs::remove_file(path);
-    }
-    served.map(|()| ExitCode::SUCCESS)
+    })?;
+    Ok(ExitCode::SUCCESS)
 }
 
 /// Bytes of each device that files may use, where the manifest or the system tells.
@@ -232,10 +373,21 @@ fn list(manifest: &Manifest, layout: &Layout) -> String {
 /// Runs the same command as a child and waits for its word that all is well.
 fn start_child() -> Result<ExitCode, String> {
     let failed = |error| format!("cannot start the server: {error}");
-    let args = std::env::args_os()
-        .skip(1)
-        .filter(|arg| arg != "--daemon" && arg != "-d");
+    // What a caller left open is not the server's.
+    let all_but_std = (
+        3,
+        libc::c_uint::MAX,
+        libc::CLOSE_RANGE_CLOEXEC as libc::c_int,
+    );
+    // SAFETY: It closes nothing, and a descriptor that is closed at exec is what ours are already.
+    unsafe { libc::close_range(all_but_std.0, all_but_std.1, all_but_std.2) };
+
+    let mut args = std::env::args_os();
     let mut child = Command::new("/proc/self/exe")
+        .arg0(
+            args.next()
+                .unwrap_or_else(|| OsStr::new("fmapfs").to_owned()),
+        )
         .arg("--child")
         .args(args)
         .stdin(Stdio::null())
@@ -252,8 +404,11 @@ fn start_child() -> Result<ExitCode, String> {
     if word == "ready\n" {
         return Ok(ExitCode::SUCCESS);
     }
-    // It said why on stderr.
-    child.wait().map_err(failed)?;
+    // It said why on stderr, unless it was killed.
+    let status = child.wait().map_err(failed)?;
+    if status.code().is_none() {
+        return Err(format!("the server ended early: {status}"));
+    }
     Ok(ExitCode::FAILURE)
 }
 
@@ -263,6 +418,7 @@ fn let_go() {
     // A parent that is gone has no use for the word.
     let _ = stdout.write_all(b"ready\n").and_then(|()| stdout.flush());
     let _ = std::env::set_current_dir("/");
+    say::to_log();
     if let Ok(null) = fs::OpenOptions::new()
         .read(true)
         .write(true)
@@ -282,12 +438,51 @@ mod tests {
     fn the_command_line_is_sound() {
         use clap::CommandFactory;
         Args::command().debug_assert();
+        Helper::command().debug_assert();
+    }
+
+    #[test]
+    fn what_mount_passes() {
+        let helper = |args: &[&str]| {
+            let args = ["mount.fmapfs"].iter().chain(args);
+            Wanted::of_helper(Helper::try_parse_from(args).unwrap())
+        };
+        let args = [
+            "f.toml",
+            "/mnt",
+            "-sv",
+            "-o",
+            "rw,nofail,ops=x,bogus",
+            "-t",
+            "fuse.fmapfs",
+        ];
+        let wanted = helper(&args).unwrap();
+        assert!(wanted.daemon && !wanted.check && !wanted.options.read_only);
+        assert_eq!(wanted.ops.to_string(), "x");
+        assert!(helper(&["f.toml", "/mnt", "-o", "bogus"]).is_err());
+        let wanted = helper(&["f.toml", "/mnt", "-fn", "-o", "ro", "-o", "noatime"]).unwrap();
+        assert!(wanted.check && !wanted.list && wanted.options.read_only);
+        assert_eq!(wanted.ops.to_string(), striped::OPS_NAME);
+    }
+
+    #[test]
+    fn options_of_the_command() {
+        let command = |args: &[&str]| {
+            let args = ["fmapfs", "f.toml", "/mnt"].iter().chain(args);
+            Wanted::of_command(Args::try_parse_from(args).unwrap())
+        };
+        let wanted = command(&["-o", "ro,stats=/a", "--stats", "/b", "--nonempty"]).unwrap();
+        assert!(!wanted.daemon && wanted.options.read_only && wanted.options.nonempty);
+        assert_eq!(wanted.options.stats, Some("/b".into()));
+        let error = command(&["-o", "size=1"]).err().unwrap();
+        assert!(error.contains("size=1"), "{error}");
     }
 
     #[test]
     fn the_manifest_in_the_help_is_one() {
         let example: Vec<&str> = MANIFEST_HELP
             .lines()
+            .take_while(|line| !line.starts_with("In fstab"))
             .filter_map(|line| line.strip_prefix("  "))
             .collect();
         let device_b = "\n[[device]]\nname = \"b\"\npath = \"/dev/dax1.0\"\nsize = \"1G\"\n";

@@ -4,22 +4,22 @@
 //! The main thread reads `/dev/fuse` and answers. Two threads beside it do what
 //! would make it wait for itself:
 //!
-//! * After INIT somebody has to look at the mount to learn whether the kernel
-//!   accepted it (ops that are not registered fail the connection behind the
-//!   server's back). That look is a request like any other.
+//! * One starts: it learns whether the kernel accepts the mount and whether the devices are
+//!   to be had ([`claim`]), and puts it on its directory when all is well. If it is
+//!   not, the mount goes as it came, seen by nobody, and with it the connection.
 //! * SIGTERM, SIGINT and SIGHUP unmount; the main thread notices and ends. While
 //!   files are in use the mount is only detached, and served on until the last one
 //!   is closed. A second signal ends the server at once; what is mapped stays
-//!   mapped. SIGUSR1 reports the statistics.
+//!   mapped. As long as other mounts lie on ours it stays, and goes when they have gone.
+//!   SIGUSR1 reports the statistics.
 
-use std::ffi::CString;
-use std::fs::{File, OpenOptions};
+use std::fs::File;
 use std::io::{Read, Write};
 use std::os::fd::{AsRawFd, RawFd};
-use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::sync::mpsc::{self, Sender};
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
+use std::time::Duration;
 
 use fuse_backend_rs::api::server::Server;
 use fuse_backend_rs::transport::{FuseBuf, FuseDevWriter, Reader};
@@ -28,10 +28,14 @@ use fuse_dax_fmap::{
     intercept, opcode, unique,
 };
 use rustix::io::Errno;
-use rustix::mount::{MountFlags, UnmountFlags};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1};
 use signal_hook::iterator::Signals;
 
+use crate::claim;
+use crate::files::{PidFile, Replaced};
+use crate::mount::{self, Apart, Attached, Changes, Unmounted};
+use crate::options::Options;
+use crate::say::say;
 use crate::stats::Stats;
 use crate::tree::Tree;
 
@@ -42,9 +46,39 @@ const BUFFER: usize = (1 << 20) + 4096;
 pub struct Session {
     pub tree: Arc<Tree>,
     pub ops: OpsName,
+    pub options: Options,
+    /// What it is mounted from, for people.
+    pub source: PathBuf,
     pub mountpoint: PathBuf,
-    /// File for the statistics; stderr if none.
-    pub report: Option<PathBuf>,
+    pub devices: Vec<claim::Device>,
+    /// File for the statistics; stderr if none, and then only if they are asked for.
+    pub report: Option<Replaced>,
+    pub pid_file: Option<PidFile>,
+}
+
+/// How far a mount is on its way.
+#[derive(Clone, Copy, Debug)]
+enum Stage {
+    Starting,
+    Attached(Attached),
+    /// Out of the tree.
+    Detached,
+}
+
+/// What the threads share.
+struct Shared {
+    session: Session,
+    stats: Stats,
+    stage: Mutex<Stage>,
+}
+
+/// Why there are no more requests.
+#[derive(Debug, PartialEq, Eq)]
+enum End {
+    /// The mount is gone, or the connection was given up.
+    NoDevice,
+    /// The connection was aborted.
+    Aborted,
 }
 
 impl Session {
@@ -52,187 +86,253 @@ impl Session {
     pub fn run(self, ready: impl FnOnce() + Send + 'static) -> Result<(), String> {
         let signals = Signals::new([SIGTERM, SIGINT, SIGHUP, SIGUSR1])
             .map_err(|error| format!("cannot handle signals: {error}"))?;
-        let device = mount(&self.mountpoint)?;
-        let stats = Arc::new(Stats::new());
-        self.handle_signals(signals, Arc::clone(&stats));
-
-        let (verdict, verdicts) = mpsc::channel();
-        let served = self.serve(&device, &stats, verdict, ready);
-        // Whoever looked at the mount knows best why it ended.
-        let verdict: Result<(), String> = verdicts.try_iter().collect();
-        let ended = verdict.and(served);
-        if ended.is_ok() || self.report.is_some() {
-            if let Err(error) = stats.report(self.report.as_deref()) {
-                eprintln!("fmapfs: cannot write the statistics: {error}");
-            }
-        }
+        let shared = Arc::new(Shared {
+            session: self,
+            stats: Stats::new(),
+            stage: Mutex::new(Stage::Starting),
+        });
+        let ended = shared.serve_mount(signals, ready);
+        shared.leave(matches!(*shared.stage(), Stage::Starting));
         ended
     }
+}
 
-    /// Answers requests until the mount is gone.
-    fn serve(
-        &self,
-        mut device: &File,
-        stats: &Stats,
-        verdict: Sender<Result<(), String>>,
+impl Shared {
+    fn stage(&self) -> MutexGuard<'_, Stage> {
+        self.stage.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn serve_mount(
+        self: &Arc<Self>,
+        signals: Signals,
         ready: impl FnOnce() + Send + 'static,
     ) -> Result<(), String> {
-        let server = Server::new(Arc::clone(&self.tree));
-        let mut request = vec![0; BUFFER];
-        let mut scratch = vec![0; BUFFER];
-        let mut look = Some((verdict, ready));
+        let session = &self.session;
+        let (device, mount) = mount::new(&session.source, &session.options)?;
+        let shared = Arc::clone(self);
+        thread::spawn(move || shared.handle_signals(signals));
+        let shared = Arc::clone(self);
+        let starting = thread::spawn(move || shared.start(mount).map(|()| ready()));
 
-        loop {
-            let len = match device.read(&mut request) {
-                // Only a test's kernel ends so.
-                Ok(0) => return Ok(()),
-                Ok(len) => len,
-                Err(error) => match Errno::from_io_error(&error) {
-                    // ENOENT: the request was interrupted before it was read.
-                    Some(Errno::NOENT | Errno::INTR | Errno::AGAIN) => continue,
-                    Some(Errno::NODEV) => return Ok(()),
-                    _ => return Err(format!("the connection ended: {error}")),
-                },
-            };
-            let message = &mut request[..len];
-            if let Some(opcode) = opcode(message) {
-                stats.count(opcode);
+        let served = serve(&session.tree, &session.ops, &device, &self.stats);
+        // Whoever still waits for an answer goes on now, the starting thread included.
+        drop(device);
+        let started = starting
+            .join()
+            .unwrap_or_else(|_| Err("the start failed".to_owned()));
+        // A server that refuses knows why; else whoever looked at the mount.
+        let end = served.and_then(|end| started.map(|()| end));
+        end.and_then(|end| self.look_back(end)).inspect_err(|_| {
+            if let Stage::Attached(attached) = *self.stage() {
+                attached.unmount();
             }
+        })
+    }
 
-            match intercept(message, &*self.tree) {
-                Intercepted::Answer(reply) => send(device, &reply),
-                Intercepted::Other if changes_names(message) => {
-                    send(device, &error_reply(unique(message), libc::EPERM));
-                }
-                Intercepted::Other => handle(&server, device, message, &mut scratch),
-                Intercepted::Open => {
-                    let reply = match reply_of(&server, message, &mut scratch) {
-                        Some(mut reply) => {
-                            complete_open(message, &mut reply, &*self.tree);
-                            reply
-                        }
-                        None => error_reply(unique(message), libc::EIO),
-                    };
-                    send(device, &reply);
-                }
-                Intercepted::Init(offer) => {
-                    let unique = unique(message);
-                    match self.answer_init(&server, offer, message, &mut scratch) {
-                        Ok(reply) => send(device, &reply),
-                        Err(refusal) => {
-                            send(device, &error_reply(unique, libc::EPROTO));
-                            detach(&self.mountpoint);
-                            return Err(refusal.to_string());
-                        }
-                    }
-                    if let Some((verdict, ready)) = look.take() {
-                        self.look_at_mount(verdict, ready);
-                    }
+    /// From a mount that is apart to one that can be used.
+    fn start(&self, mount: Apart) -> Result<(), String> {
+        let session = &self.session;
+        claim::check(&mount, &session.tree, &session.ops, &session.devices)?;
+
+        if let Some(file) = &session.pid_file {
+            file.make()?;
+        }
+        // A signal ends the server before this, or unmounts after it.
+        let mut stage = self.stage();
+        let attached = mount.attach(&session.mountpoint)?;
+        *stage = Stage::Attached(attached);
+        drop(stage);
+
+        let written = session.pid_file.as_ref().map_or(Ok(()), PidFile::write);
+        written.inspect_err(|_| {
+            attached.unmount();
+        })
+    }
+
+    /// Tells an unmounted mount from a dead one, which must not be left behind.
+    fn look_back(&self, end: End) -> Result<(), String> {
+        let Stage::Attached(attached) = *self.stage() else {
+            return match end {
+                End::NoDevice => Ok(()),
+                End::Aborted => Err("the connection was aborted".to_owned()),
+            };
+        };
+        // `umount -f` gives up the connection first.
+        let gone = || {
+            let gone = !attached.is_there();
+            if !gone {
+                thread::sleep(Duration::from_millis(20));
+            }
+            gone
+        };
+        if end == End::NoDevice && (0..25).any(|_| gone()) {
+            return Ok(());
+        }
+        Err(match attached.unmount() {
+            Unmounted::Whole(_) | Unmounted::Detached(_) => {
+                "the connection was aborted; unmounted".to_owned()
+            }
+            Unmounted::InTheWay(why) | Unmounted::Failed(why) => {
+                format!("the connection was aborted, and a dead mount is left: {why}")
+            }
+        })
+    }
+
+    /// What is to be done on every way out.
+    fn leave(&self, failed: bool) {
+        let session = &self.session;
+        if let Some(file) = &session.pid_file {
+            file.remove();
+        }
+        match &session.report {
+            Some(file) if failed => file.forget(),
+            // Who named a file wants it. Else they are reported on demand only.
+            Some(_) => self.report(),
+            None => (),
+        }
+    }
+
+    fn report(&self) {
+        if let Err(error) = self.stats.report(self.session.report.as_ref()) {
+            say!("the statistics cannot be written: {error}");
+        }
+    }
+
+    fn exit(&self, failed: bool, why: &str) -> ! {
+        self.leave(failed);
+        say!("{why}");
+        std::process::exit(1)
+    }
+
+    fn handle_signals(self: Arc<Self>, mut signals: Signals) {
+        for signal in &mut signals {
+            if signal == SIGUSR1 {
+                self.report();
+                continue;
+            }
+            let stage = self.stage();
+            match *stage {
+                Stage::Starting => self.exit(true, "ended by a signal before it was mounted"),
+                Stage::Detached => self.exit(false, "ended with files in use"),
+                Stage::Attached(attached) => {
+                    drop(stage);
+                    let shared = Arc::clone(&self);
+                    thread::spawn(move || shared.unmount(attached));
                 }
             }
         }
     }
 
-    /// What the FUSE crate answers to INIT, with the name of our ops and the promise
-    /// of maps in OPEN.
-    fn answer_init(
-        &self,
-        server: &Server<Arc<Tree>>,
-        offer: Offer,
-        message: &mut [u8],
-        scratch: &mut [u8],
-    ) -> Result<Vec<u8>, Refusal> {
-        offer.check()?;
-        let mut reply = reply_of(server, message, scratch).ok_or(Refusal::NoReply)?;
-        accept(&mut reply, &self.ops)?;
-        accept_map_in_open(&mut reply)?;
-        Ok(reply)
-    }
-
-    /// Asks the new mount for its attributes, on a thread.
-    fn look_at_mount(
-        &self,
-        verdict: Sender<Result<(), String>>,
-        ready: impl FnOnce() + Send + 'static,
-    ) {
-        let mountpoint = self.mountpoint.clone();
-        let ops = self.ops;
-        thread::spawn(move || match rustix::fs::stat(&mountpoint) {
-            Ok(_) => ready(),
-            Err(error) => {
-                let message = match error {
-                    Errno::NOTCONN | Errno::CONNREFUSED | Errno::CONNABORTED | Errno::IO => {
-                        format!(
-                            "the kernel refused the mount: probably no ops named {ops} are \
-                         registered (`fmapctl load` does that), the kernel log says more"
-                        )
+    /// Unmounts, now or when nothing is in the way any more.
+    fn unmount(&self, attached: Attached) {
+        let mut said = String::new();
+        loop {
+            let changes = Changes::new();
+            let mut stage = self.stage();
+            if let Stage::Detached = *stage {
+                // Another signal was faster.
+                return;
+            }
+            let message = match attached.unmount() {
+                Unmounted::Whole(elsewhere) => {
+                    *stage = Stage::Detached;
+                    if let Some(elsewhere) = elsewhere {
+                        say!("{elsewhere}");
                     }
-                    error => format!("{} cannot be used: {error}", mountpoint.display()),
+                    return;
+                }
+                Unmounted::Detached(why) => {
+                    *stage = Stage::Detached;
+                    say!("{why}");
+                    return;
+                }
+                Unmounted::Failed(why) => {
+                    say!("cannot unmount: {why}");
+                    return;
+                }
+                Unmounted::InTheWay(why) => why,
+            };
+            drop(stage);
+            if message != said {
+                say!("{message}");
+                said = message;
+            }
+            match changes {
+                Ok(changes) => changes.wait(),
+                Err(error) => return say!("cannot unmount: {error}"),
+            }
+        }
+    }
+}
+
+/// Answers requests until there are no more.
+fn serve(tree: &Arc<Tree>, ops: &OpsName, mut device: &File, stats: &Stats) -> Result<End, String> {
+    let server = Server::new(Arc::clone(tree));
+    let mut request = vec![0; BUFFER];
+    let mut scratch = vec![0; BUFFER];
+
+    loop {
+        let len = match device.read(&mut request) {
+            // Only a test's kernel ends so.
+            Ok(0) => return Ok(End::NoDevice),
+            Ok(len) => len,
+            Err(error) => match Errno::from_io_error(&error) {
+                // ENOENT: the request was interrupted before it was read.
+                Some(Errno::NOENT | Errno::INTR | Errno::AGAIN) => continue,
+                Some(Errno::NODEV) => return Ok(End::NoDevice),
+                Some(Errno::CONNABORTED) => return Ok(End::Aborted),
+                _ => return Err(format!("the connection ended: {error}")),
+            },
+        };
+        let message = &mut request[..len];
+        if let Some(opcode) = opcode(message) {
+            stats.count(opcode);
+        }
+
+        match intercept(message, &**tree) {
+            Intercepted::Answer(reply) => send(device, &reply),
+            Intercepted::Other if changes_names(message) => {
+                send(device, &error_reply(unique(message), libc::EPERM));
+            }
+            Intercepted::Other => handle(&server, device, message, &mut scratch),
+            Intercepted::Open => {
+                let reply = match reply_of(&server, message, &mut scratch) {
+                    Some(mut reply) => {
+                        complete_open(message, &mut reply, &**tree);
+                        reply
+                    }
+                    None => error_reply(unique(message), libc::EIO),
                 };
-                // Before the unmount: it ends the thread that waits for this.
-                let _ = verdict.send(Err(message));
-                detach(&mountpoint);
+                send(device, &reply);
             }
-        });
-    }
-
-    fn handle_signals(&self, mut signals: Signals, stats: Arc<Stats>) {
-        let mountpoint = self.mountpoint.clone();
-        let report = self.report.clone();
-        thread::spawn(move || {
-            let mut detached = false;
-            for signal in &mut signals {
-                if signal == SIGUSR1 {
-                    if let Err(error) = stats.report(report.as_deref()) {
-                        eprintln!("fmapfs: cannot write the statistics: {error}");
+            Intercepted::Init(offer) => {
+                let unique = unique(message);
+                match answer_init(&server, ops, offer, message, &mut scratch) {
+                    Ok(reply) => send(device, &reply),
+                    Err(refusal) => {
+                        send(device, &error_reply(unique, libc::EPROTO));
+                        return Err(refusal.to_string());
                     }
-                    continue;
-                }
-                if detached {
-                    eprintln!("fmapfs: ended with files in use");
-                    std::process::exit(1);
-                }
-                detached = true;
-                if let Err(error) = rustix::mount::unmount(&mountpoint, UnmountFlags::empty()) {
-                    let shown = mountpoint.display();
-                    eprintln!("fmapfs: {shown}: {error}; detached, served until nobody uses it");
-                    detach(&mountpoint);
                 }
             }
-        });
+        }
     }
 }
 
-/// Opens a connection and mounts it.
-fn mount(mountpoint: &Path) -> Result<File, String> {
-    let device = OpenOptions::new()
-        .read(true)
-        .write(true)
-        .open("/dev/fuse")
-        .map_err(|error| format!("/dev/fuse: {error}"))?;
-    let options = format!(
-        "fd={},rootmode=40000,user_id=0,group_id=0,default_permissions,allow_other",
-        device.as_raw_fd()
-    );
-    let options = CString::new(options).map_err(|error| error.to_string())?;
-    let flags = MountFlags::NOSUID | MountFlags::NODEV;
-    rustix::mount::mount(
-        "fmapfs",
-        mountpoint,
-        "fuse.fmapfs",
-        flags,
-        options.as_c_str(),
-    )
-    .map_err(|error| match error {
-        Errno::PERM | Errno::ACCESS => "only root can mount file maps".to_owned(),
-        error => format!("cannot mount on {}: {error}", mountpoint.display()),
-    })?;
-    Ok(device)
-}
-
-fn detach(mountpoint: &Path) {
-    // It fails when somebody was faster.
-    let _ = rustix::mount::unmount(mountpoint, UnmountFlags::DETACH);
+/// What the FUSE crate answers to INIT, with the name of our ops and the promise
+/// of maps in OPEN.
+fn answer_init(
+    server: &Server<Arc<Tree>>,
+    ops: &OpsName,
+    offer: Offer,
+    message: &mut [u8],
+    scratch: &mut [u8],
+) -> Result<Vec<u8>, Refusal> {
+    offer.check()?;
+    let mut reply = reply_of(server, message, scratch).ok_or(Refusal::NoReply)?;
+    accept(&mut reply, ops)?;
+    accept_map_in_open(&mut reply)?;
+    Ok(reply)
 }
 
 /// Sends a whole reply.
@@ -241,7 +341,7 @@ fn send(mut device: &File, reply: &[u8]) {
         Ok(_) => (),
         // ENOENT: whoever asked was killed meanwhile.
         Err(error) if Errno::from_io_error(&error) == Some(Errno::NOENT) => (),
-        Err(error) => eprintln!("fmapfs: a reply was not accepted: {error}"),
+        Err(error) => say!("a reply was not accepted: {error}"),
     }
 }
 
@@ -327,7 +427,7 @@ mod tests {
     struct Kernel {
         socket: UnixDatagram,
         unique: u64,
-        server: thread::JoinHandle<Result<(), String>>,
+        server: thread::JoinHandle<Result<End, String>>,
         stats: Arc<Stats>,
     }
 
@@ -337,19 +437,14 @@ mod tests {
                         [[file]]\npath = \"f\"\nsize = 5000\ndevices = [\"d\"]\n";
             let manifest = crate::manifest::parse(text).unwrap();
             let layout = crate::layout::place(&manifest, &[Some(1 << 30)]).unwrap();
-            let session = Session {
-                tree: Arc::new(Tree::new(manifest, layout).unwrap()),
-                ops: "striped".parse().unwrap(),
-                mountpoint: "/nonexistent/mountpoint".into(),
-                report: None,
-            };
+            let tree = Arc::new(Tree::new(manifest, layout).unwrap());
+            let ops = "striped".parse().unwrap();
             let (socket, theirs) = UnixDatagram::pair().unwrap();
             let stats = Arc::new(Stats::new());
             let counted = Arc::clone(&stats);
             let server = thread::spawn(move || {
                 let device = File::from(OwnedFd::from(theirs));
-                let (verdict, _verdicts) = mpsc::channel();
-                session.serve(&device, &counted, verdict, || ())
+                serve(&tree, &ops, &device, &counted)
             });
             Self {
                 socket,
@@ -388,7 +483,7 @@ mod tests {
             self.ask(INIT, 0, &bytes(&words))
         }
 
-        fn end(self) -> (Result<(), String>, Arc<Stats>) {
+        fn end(self) -> (Result<End, String>, Arc<Stats>) {
             // May fail: a server that refused is gone.
             let _ = self.socket.send(&[]);
             (self.server.join().unwrap(), self.stats)
@@ -409,6 +504,8 @@ mod tests {
         let (error, init) = kernel.init(MAGIC, ABI_VERSION);
         assert_eq!((error, init.len()), (0, 64));
         assert_eq!(&init[..4], [7, 0, 0, 0]);
+        // FUSE_WRITEBACK_CACHE and FUSE_ABORT_ERROR, bits 16 and 21.
+        assert_eq!(init[14] & 0x21, 0x21);
         assert_eq!(init[44..48], [1, 0, 0, 0]);
         assert_eq!(&init[48..], b"striped\0\0\0\0\0\0\0\0\0");
 
@@ -440,7 +537,7 @@ mod tests {
         assert_eq!(kernel.ask(STATX, 1, &[0; 24]).0, libc::ENOSYS);
 
         let (ended, stats) = kernel.end();
-        assert_eq!(ended, Ok(()));
+        assert_eq!(ended, Ok(End::NoDevice));
         let stats = stats.to_string();
         assert!(stats.contains("\nREAD 1\nWRITE 0\n"), "{stats}");
         assert!(stats.contains("\nGET_FMAP 1\nGET_DAXDEV 2\n"), "{stats}");
@@ -467,7 +564,7 @@ mod tests {
         }
 
         let (ended, stats) = kernel.end();
-        assert_eq!(ended, Ok(()));
+        assert_eq!(ended, Ok(End::NoDevice));
         let stats = stats.to_string();
         assert!(stats.contains("\nOPEN 5\n"), "{stats}");
         assert!(stats.contains("\nGET_FMAP 1\n"), "{stats}");
@@ -489,6 +586,6 @@ mod tests {
         assert_eq!(kernel.init(MAGIC, ABI_VERSION).0, 0);
         assert_eq!(kernel.ask(OPEN, 1, &[]).0, libc::EIO);
         assert_eq!(kernel.ask(GETATTR, 1, &[0; 16]).0, 0);
-        assert_eq!(kernel.end().0, Ok(()));
+        assert_eq!(kernel.end().0, Ok(End::NoDevice));
     }
 }

@@ -3,10 +3,10 @@
 //! finds READ and WRITE here, also where they are 0.
 
 use std::fmt;
-use std::fs;
-use std::io;
-use std::path::Path;
+use std::io::{self, Write};
 use std::sync::atomic::{AtomicU64, Ordering};
+
+use crate::files::Replaced;
 
 const NAMES: [&str; 56] = [
     "0",
@@ -91,17 +91,16 @@ impl Stats {
             .fetch_add(1, Ordering::Relaxed);
     }
 
-    /// Replaces `path` at once, so that a reader never sees half of it; stderr if
-    /// there is none.
-    pub fn report(&self, path: Option<&Path>) -> io::Result<()> {
-        let Some(path) = path else {
-            eprint!("{self}");
-            return Ok(());
-        };
-        let mut new = path.as_os_str().to_owned();
-        new.push(".new");
-        fs::write(&new, self.to_string())?;
-        fs::rename(&new, path)
+    /// Into a file; to stderr if there is none.
+    pub fn report(&self, file: Option<&Replaced>) -> Result<(), String> {
+        match file {
+            Some(file) => file.write(&self.to_string()),
+            None => {
+                // Nobody is to be told that it cannot be heard.
+                let _ = io::stderr().write_all(self.to_string().as_bytes());
+                Ok(())
+            }
+        }
     }
 }
 

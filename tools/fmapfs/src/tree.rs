@@ -14,6 +14,7 @@ use std::collections::BTreeMap;
 use std::ffi::CStr;
 use std::io;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -21,8 +22,9 @@ use fuse_backend_rs::abi::fuse_abi::{FsOptions, OpenOptions, stat64, statvfs64};
 use fuse_backend_rs::api::filesystem::{
     Context, DirEntry, Entry, FileSystem, SetattrValid, ZeroCopyReader, ZeroCopyWriter,
 };
-use fuse_dax_fmap::{FileMaps, errno};
+use fuse_dax_fmap::{FileMaps, errno, striped};
 
+use crate::claim;
 use crate::layout::Layout;
 use crate::manifest::{Access, Error, Manifest};
 
@@ -30,6 +32,8 @@ use crate::manifest::{Access, Error, Manifest};
 const FOREVER: Duration = Duration::from_secs(365 * 24 * 3600);
 const BLOCK: u64 = 4096;
 const ROOT: u64 = 1;
+/// The node of the first device's file in [`claim`]; the others follow.
+const CLAIMS: u64 = 1 << 32;
 
 /// Nodes never go away, so their number is where they are, plus one.
 #[derive(Debug)]
@@ -38,6 +42,12 @@ pub struct Tree {
     devices: Vec<PathBuf>,
     capacity: u64,
     used: u64,
+    /// A file for each device, the first page of it.
+    claims: Vec<Node>,
+    /// Whether those can be found.
+    claiming: AtomicBool,
+    /// The devices that the kernel has asked for, by index.
+    asked: AtomicU64,
 }
 
 #[derive(Debug)]
@@ -79,11 +89,21 @@ impl Attr {
 impl Tree {
     /// The tree of a manifest whose files are placed.
     pub fn new(manifest: Manifest, layout: Layout) -> Result<Self, Error> {
+        let claims = manifest.devices.iter().zip(0..).map(|(device, index)| {
+            let extent = striped::Extent::linear(BLOCK, index, 0);
+            let map = striped::encode(BLOCK, &[extent])
+                .map_err(|error| Error::new(device.line, error.to_string()))?;
+            Ok(Node::claim(map))
+        });
+        let claims = claims.collect::<Result<_, _>>()?;
         let mut tree = Self {
             nodes: vec![Node::dir(ROOT)],
             devices: manifest.devices.into_iter().map(|d| d.path).collect(),
             capacity: layout.capacity,
             used: layout.used,
+            claims,
+            claiming: AtomicBool::new(true),
+            asked: AtomicU64::new(0),
         };
 
         for dir in manifest.dirs {
@@ -125,6 +145,16 @@ impl Tree {
         self.nodes.iter().filter(is_file).count()
     }
 
+    /// Whether the kernel has asked for a device.
+    pub fn has_asked_for(&self, device: usize) -> bool {
+        self.asked.load(Ordering::Relaxed) & (1 << device) != 0
+    }
+
+    /// From here on the devices' files of [`claim`] are not there.
+    pub fn hide_claims(&self) {
+        self.claiming.store(false, Ordering::Relaxed);
+    }
+
     /// The directory at `path`, made if need be.
     fn walk(&mut self, path: &[String], line: usize) -> Result<u64, Error> {
         let mut at = ROOT;
@@ -160,10 +190,27 @@ impl Tree {
     }
 
     fn node(&self, nodeid: u64) -> io::Result<&Node> {
-        usize::try_from(nodeid)
-            .ok()
-            .and_then(|at| self.nodes.get(at.checked_sub(1)?))
+        let (nodes, first) = match nodeid {
+            CLAIMS.. => (&self.claims, CLAIMS),
+            _ => (&self.nodes, ROOT),
+        };
+        let at = nodeid.checked_sub(first);
+        at.and_then(|at| nodes.get(usize::try_from(at).ok()?))
             .ok_or_else(|| io::Error::from_raw_os_error(libc::ESTALE))
+    }
+
+    /// What there is for a device's file of [`claim`], if it can be found.
+    fn claim(&self, parent: u64, name: &str) -> Option<io::Result<Entry>> {
+        if parent != ROOT || !self.claiming.load(Ordering::Relaxed) {
+            return None;
+        }
+        let index = claim::index(name).filter(|&index| index < self.claims.len())?;
+        let found = self.entry(CLAIMS + index as u64).map(|entry| Entry {
+            // Looked up anew each time.
+            entry_timeout: Duration::ZERO,
+            ..entry
+        });
+        Some(found)
     }
 
     fn children(&self, nodeid: u64) -> io::Result<&BTreeMap<String, u64>> {
@@ -260,6 +307,21 @@ impl Node {
         }
     }
 
+    /// The file of a device, for [`claim`].
+    fn claim(map: Vec<u8>) -> Self {
+        let access = Access {
+            mode: 0o400,
+            uid: 0,
+            gid: 0,
+        };
+        Self {
+            parent: ROOT,
+            line: None,
+            kind: Kind::File { size: BLOCK, map },
+            attr: Mutex::new(Attr::new(access)),
+        }
+    }
+
     fn attr(&self) -> MutexGuard<'_, Attr> {
         // Plain values: a panic elsewhere leaves none of them half written.
         self.attr.lock().unwrap_or_else(PoisonError::into_inner)
@@ -275,8 +337,9 @@ impl FileMaps for Tree {
     }
 
     fn device(&self, index: u32) -> Result<PathBuf, i32> {
-        let path = self.devices.get(index as usize);
-        path.cloned().ok_or(errno::ENODEV)
+        let path = self.devices.get(index as usize).ok_or(errno::ENODEV)?;
+        self.asked.fetch_or(1 << index, Ordering::Relaxed);
+        Ok(path.clone())
     }
 }
 
@@ -292,11 +355,16 @@ impl FileSystem for Tree {
             | FsOptions::DO_READDIRPLUS
             | FsOptions::READDIRPLUS_AUTO
             // The kernel keeps the times of files, and sends them.
-            | FsOptions::WRITEBACK_CACHE)
+            | FsOptions::WRITEBACK_CACHE
+            // An aborted connection is told from an unmounted one.
+            | FsOptions::ABORT_ERROR)
     }
 
     fn lookup(&self, _: &Context, parent: u64, name: &CStr) -> io::Result<Entry> {
         let children = self.children(parent)?;
+        if let Some(found) = name.to_str().ok().and_then(|name| self.claim(parent, name)) {
+            return found;
+        }
         match name.to_str().ok().and_then(|name| children.get(name)) {
             Some(&child) => self.entry(child),
             // No inode: there is no such name, and there will be none.
@@ -582,6 +650,24 @@ mod tests {
         assert_eq!(tree.map(99), Err(errno::ENOENT));
         assert_eq!(tree.device(0), Ok("/dev/dax0.0".into()));
         assert_eq!(tree.device(1), Err(errno::ENODEV));
+    }
+
+    #[test]
+    fn devices_have_files_until_they_are_held() {
+        let tree = tree(&file("f")).unwrap();
+        let found = lookup(&tree, ROOT, ".fmapfs-device-0");
+        assert_eq!(found.attr.st_size, BLOCK as i64);
+        assert_eq!(found.entry_timeout, Duration::ZERO);
+        assert!(tree.map(found.inode).unwrap().starts_with(b"STRP"));
+        assert_eq!(lookup(&tree, ROOT, ".fmapfs-device-1").inode, 0);
+        assert!(tree.map(found.inode + 1).is_err());
+        assert_eq!((names(&tree, ROOT, 0, 9).len(), tree.nr_files()), (3, 1));
+
+        assert!(!tree.has_asked_for(0));
+        assert!(tree.device(0).is_ok());
+        assert!(tree.has_asked_for(0) && !tree.has_asked_for(1));
+        tree.hide_claims();
+        assert_eq!(lookup(&tree, ROOT, ".fmapfs-device-0").inode, 0);
     }
 
     #[test]

@@ -1,0 +1,138 @@
+// SPDX-License-Identifier: GPL-2.0
+//! The verdict on a new mount, before anybody can see it: does the kernel accept the ops, do
+//! the ops understand our maps, are the devices to be had?
+//!
+//! The kernel holds a device from the first open of a file that is in it. So each device has a
+//! file that is looked up and opened here, and only here: while the mount is [`Apart`] nobody
+//! else gets to it, and then the tree says that there is no such file. The devices stay held
+//! until the end of the mount.
+
+use std::path::{Path, PathBuf};
+
+use fuse_dax_fmap::OpsName;
+use rustix::fs::{AtFlags, Mode, OFlags};
+use rustix::io::Errno;
+
+use crate::manifest;
+use crate::mount::Apart;
+use crate::tree::Tree;
+use crate::who;
+
+/// A device of the manifest, for messages.
+#[derive(Debug)]
+pub struct Device {
+    pub name: String,
+    pub path: PathBuf,
+}
+
+impl Device {
+    pub fn new(device: &manifest::Device) -> Self {
+        Self {
+            name: device.name.clone(),
+            path: device.path.clone(),
+        }
+    }
+}
+
+/// Waits for the kernel's verdict, and holds the devices.
+pub fn check(mount: &Apart, tree: &Tree, ops: &OpsName, devices: &[Device]) -> Result<(), String> {
+    rustix::fs::statat(mount.root(), "", AtFlags::EMPTY_PATH).map_err(|error| match error {
+        Errno::NOTCONN | Errno::CONNREFUSED | Errno::CONNABORTED => format!(
+            "the kernel refuses the mount, most likely because no ops named {ops} are registered: \
+             `fmapctl list` shows those that are, `fmapctl load` registers more, and the kernel \
+             log says if it was something else"
+        ),
+        error => format!("the new mount cannot be used: {error}"),
+    })?;
+
+    for (index, device) in devices.iter().enumerate() {
+        let flags = OFlags::RDONLY | OFlags::CLOEXEC;
+        let opened = rustix::fs::openat(mount.root(), name(index), flags, Mode::empty());
+        let shown = device.path.display();
+        match (opened, tree.has_asked_for(index)) {
+            (Ok(_), true) => (),
+            (Ok(_), false) => {
+                return Err(format!(
+                    "the ops {ops} make something else of the maps of fmapfs: they are of another \
+                     format than striped"
+                ));
+            }
+            (Err(error), false) => {
+                return Err(format!(
+                    "the ops {ops} refuse the maps of fmapfs ({error}): they are of another format \
+                     than striped"
+                ));
+            }
+            (Err(Errno::BUSY), true) => {
+                let before = &devices[..index];
+                let twice = |other: &&Device| who::same_device(&other.path, &device.path);
+                return Err(match before.iter().find(twice) {
+                    Some(other) => same(device, other),
+                    None => format!("{shown} is held by {}", who::holder(&device.path)),
+                });
+            }
+            (Err(error), true) => {
+                return Err(format!(
+                    "the kernel cannot use {shown}: {error}; its log says more"
+                ));
+            }
+        }
+    }
+
+    tree.hide_claims();
+    for index in 0..devices.len() {
+        // The kernel finds that it is not there, and forgets it.
+        let _ = rustix::fs::statat(mount.root(), name(index), AtFlags::SYMLINK_NOFOLLOW);
+    }
+    Ok(())
+}
+
+/// Checks, before anything is mounted, that no device is named twice.
+pub fn check_devices(devices: &[Device]) -> Result<(), String> {
+    for (index, device) in devices.iter().enumerate() {
+        let twice = |other: &&Device| who::same_device(&other.path, &device.path);
+        if let Some(other) = devices[..index].iter().find(twice) {
+            return Err(same(device, other));
+        }
+    }
+    Ok(())
+}
+
+fn same(device: &Device, other: &Device) -> String {
+    let shown = |path: &Path| path.display().to_string();
+    format!(
+        "device {:?} ({}) is device {:?} ({}) once more",
+        device.name,
+        shown(&device.path),
+        other.name,
+        shown(&other.path)
+    )
+}
+
+/// The name of the file of a device.
+fn name(index: usize) -> String {
+    format!("{PREFIX}{index}")
+}
+
+/// What it begins with.
+const PREFIX: &str = ".fmapfs-device-";
+
+/// The index in the name of such a file.
+pub fn index(name: &str) -> Option<usize> {
+    name.strip_prefix(PREFIX)?.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_lead_back() {
+        for at in [0, 1, 63] {
+            assert_eq!(index(&name(at)), Some(at));
+        }
+        for other in ["", "f", ".fmapfs-device-", ".fmapfs-device-x"] {
+            assert_eq!(index(other), None);
+        }
+    }
+}

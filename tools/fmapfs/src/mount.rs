@@ -1,0 +1,346 @@
+// SPDX-License-Identifier: GPL-2.0
+//! The mount itself: made apart from the tree of directories, put into it when all is
+//! well, and taken out again, and no other.
+//!
+//! ```text
+//!   Apart ----------- attach() ----> Attached ----- unmount() ----> nothing
+//!   reached by its descriptor,       known by its id, wherever
+//!   gone when that is closed         somebody moves it
+//! ```
+//!
+//! A path leads to whatever lies on top. So before anything is unmounted, mountinfo says
+//! which mount is ours, and whether others are in its way; those are left alone.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::ErrorKind;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::path::{Path, PathBuf};
+
+use rustix::event::{PollFd, PollFlags};
+use rustix::fs::{AtFlags, CWD, StatxAttributes, StatxFlags};
+use rustix::io::Errno;
+use rustix::mount::{
+    FsMountFlags, FsOpenFlags, FsPickFlags, MountAttrFlags, MountFlags, MoveMountFlags,
+    UnmountFlags, fsconfig_create, fsconfig_reconfigure, fsconfig_set_flag, fsconfig_set_string,
+};
+
+use crate::options::Options;
+use crate::who::{self, Number};
+
+/// What the kernel calls the mounts of fmapfs.
+pub const KIND: &str = "fuse.fmapfs";
+
+/// A mount that is on no directory yet.
+pub struct Apart {
+    mount: OwnedFd,
+    read_only: bool,
+}
+
+/// Opens a connection, and mounts it apart. INIT is on its way then.
+pub fn new(source: &Path, options: &Options) -> Result<(File, Apart), String> {
+    let device = OpenOptions::new()
+        .read(true)
+        .write(true)
+        .open("/dev/fuse")
+        .map_err(|error| match error.kind() {
+            ErrorKind::NotFound => "/dev/fuse is not there: modprobe fuse".to_owned(),
+            _ => format!("/dev/fuse: {error}"),
+        })?;
+    let mount = make(&device, source, options).map_err(|error| match error {
+        Errno::PERM | Errno::ACCESS => "only root can mount file maps".to_owned(),
+        error => format!("the kernel does not mount it: {error}"),
+    })?;
+    let read_only = options.read_only;
+    Ok((device, Apart { mount, read_only }))
+}
+
+fn make(device: &File, source: &Path, options: &Options) -> rustix::io::Result<OwnedFd> {
+    let context = rustix::mount::fsopen("fuse", FsOpenFlags::FSOPEN_CLOEXEC)?;
+    let context = &context;
+    let fd = device.as_raw_fd().to_string();
+    // The kernel takes no more than 255 bytes.
+    let source = match source.as_os_str().len() {
+        ..256 => source,
+        _ => Path::new("fmapfs"),
+    };
+    fsconfig_set_string(context, "source", source)?;
+    for (key, value) in [
+        ("subtype", "fmapfs"),
+        ("fd", fd.as_str()),
+        ("rootmode", "40000"),
+        ("user_id", "0"),
+        ("group_id", "0"),
+    ] {
+        fsconfig_set_string(context, key, value)?;
+    }
+    for (key, wanted) in [
+        ("default_permissions", true),
+        ("allow_other", true),
+        ("sync", options.sync),
+        ("dirsync", options.dirsync),
+        ("lazytime", options.lazytime),
+    ] {
+        if wanted {
+            fsconfig_set_flag(context, key)?;
+        }
+    }
+    fsconfig_create(context)?;
+    rustix::mount::fsmount(context, FsMountFlags::FSMOUNT_CLOEXEC, options.attributes)
+}
+
+impl Apart {
+    /// Its root directory.
+    pub fn root(&self) -> &OwnedFd {
+        &self.mount
+    }
+
+    /// Puts it on a directory.
+    pub fn attach(self, place: &Path) -> Result<Attached, String> {
+        let failed = |error| format!("cannot mount on {}: {error}", place.display());
+        if self.read_only {
+            // Not before, as what is new in it has to be written.
+            let flags = FsPickFlags::FSPICK_EMPTY_PATH | FsPickFlags::FSPICK_CLOEXEC;
+            rustix::mount::fspick(&self.mount, "", flags)
+                .and_then(|context| {
+                    fsconfig_set_flag(&context, "ro")?;
+                    fsconfig_reconfigure(&context)
+                })
+                .map_err(failed)?;
+        }
+        let flags = AtFlags::EMPTY_PATH | AtFlags::STATX_DONT_SYNC;
+        let statx = rustix::fs::statx(&self.mount, "", flags, StatxFlags::MNT_ID);
+        let statx = statx.map_err(failed)?;
+        let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH;
+        rustix::mount::move_mount(&self.mount, "", CWD, place, flags).map_err(failed)?;
+        Ok(Attached {
+            id: statx.stx_mnt_id,
+            number: Number::of(&statx),
+        })
+    }
+}
+
+/// A mount that is on some directory, or was.
+#[derive(Clone, Copy, Debug)]
+pub struct Attached {
+    id: u64,
+    number: Number,
+}
+
+/// What became of an attempt to unmount.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Unmounted {
+    /// It is gone from the tree, and not used; or was before.
+    Whole(Option<String>),
+    /// It is gone from the tree, but in use, as it says.
+    Detached(String),
+    /// Nothing was done: something is in the way, as it says.
+    InTheWay(String),
+    Failed(String),
+}
+
+impl Attached {
+    /// Its line in a table of mounts.
+    fn find<'a>(&self, table: &'a [who::Mount]) -> Option<&'a who::Mount> {
+        let mut lines = table.iter();
+        // An id is used again; a superblock's number not while its connection is there.
+        lines.find(|mount| mount.id == self.id && mount.number == self.number)
+    }
+
+    pub fn is_there(&self) -> bool {
+        who::mounts().is_ok_and(|table| self.find(&table).is_some())
+    }
+
+    /// What a mount has on top of it, or where the path to it leads instead.
+    fn in_the_way(&self, own: &who::Mount, table: &[who::Mount]) -> Option<String> {
+        let above = table.iter().filter(|mount| mount.on == self.id);
+        let above: Vec<_> = above.map(who::Mount::to_string).collect();
+        if !above.is_empty() {
+            return Some(above.join(", "));
+        }
+        match who::look_at(&own.place) {
+            Ok(statx) if statx.stx_mnt_id == self.id => None,
+            Ok(statx) => {
+                let other = table.iter().find(|mount| mount.id == statx.stx_mnt_id);
+                Some(other.map_or_else(|| "another mount".to_owned(), who::Mount::to_string))
+            }
+            Err(error) => Some(format!("{}: {error}", own.place.display())),
+        }
+    }
+
+    /// Unmounts this mount and no other. While it is in use it is detached.
+    pub fn unmount(&self) -> Unmounted {
+        let look = || {
+            let table = match who::mounts() {
+                Ok(table) => table,
+                Err(message) => return Err(Unmounted::Failed(message)),
+            };
+            let Some(own) = self.find(&table) else {
+                return Err(Unmounted::Whole(None));
+            };
+            match self.in_the_way(own, &table) {
+                Some(what) => Err(Unmounted::InTheWay(format!(
+                    "{} stays mounted as long as something lies on it: {what}",
+                    own.place.display()
+                ))),
+                None => Ok(own.place.clone()),
+            }
+        };
+        let attempt = |flags| match look() {
+            Ok(place) => match rustix::mount::unmount(&place, flags | UnmountFlags::NOFOLLOW) {
+                Ok(()) => Ok(place),
+                Err(Errno::BUSY) => Err(None),
+                Err(error) => Err(Some(Unmounted::Failed(format!(
+                    "{}: {error}",
+                    place.display()
+                )))),
+            },
+            Err(unmounted) => Err(Some(unmounted)),
+        };
+        match attempt(UnmountFlags::empty()) {
+            Ok(_) => return Unmounted::Whole(self.elsewhere()),
+            Err(Some(unmounted)) => return unmounted,
+            Err(None) => (),
+        }
+        match attempt(UnmountFlags::DETACH) {
+            Ok(place) => {
+                let users = who::named(&who::users(self.number), 5);
+                let shown = place.display();
+                Unmounted::Detached(match users.as_str() {
+                    "" => format!("{shown} is in use; detached, served until nobody uses it"),
+                    users => format!(
+                        "{shown} is in use by {users}; detached, served until nobody uses it"
+                    ),
+                })
+            }
+            Err(Some(unmounted)) => unmounted,
+            Err(None) => Unmounted::Failed("the mount cannot be detached".to_owned()),
+        }
+    }
+
+    /// Where the file system can still be reached, if anywhere.
+    fn elsewhere(&self) -> Option<String> {
+        let table = who::mounts().unwrap_or_default();
+        let other = table.iter().find(|mount| mount.number == self.number)?;
+        Some(format!(
+            "{} has the same files, and is served until it is unmounted",
+            other.place.display()
+        ))
+    }
+}
+
+/// Waits until mounts come and go.
+pub struct Changes(File);
+
+impl Changes {
+    /// Those from here on.
+    pub fn new() -> Result<Self, String> {
+        let file = File::open("/proc/self/mountinfo");
+        file.map(Self)
+            .map_err(|error| format!("/proc/self/mountinfo: {error}"))
+    }
+
+    pub fn wait(&self) {
+        let mut polled = [PollFd::new(&self.0, PollFlags::PRI)];
+        let _ = rustix::event::poll(&mut polled, None);
+    }
+}
+
+/// Checks that something can be mounted on a directory; returns its path without links.
+pub fn check_place(path: &Path, nonempty: bool) -> Result<PathBuf, String> {
+    let failed = |error: std::io::Error| format!("{}: {error}", path.display());
+    // A dead server is asked for nothing by this.
+    let place = fs::canonicalize(path).or_else(|error| match error.kind() {
+        ErrorKind::NotConnected => std::path::absolute(path),
+        _ => Err(error),
+    });
+    let place = place.map_err(failed)?;
+    let shown = place.display();
+    let statx = who::look_at(&place).map_err(|error| failed(error.into()))?;
+    let is_root = statx.stx_attributes.contains(StatxAttributes::MOUNT_ROOT);
+    let table = who::mounts()?;
+    let mount = table.iter().find(|mount| mount.id == statx.stx_mnt_id);
+    if is_root && mount.is_some_and(|mount| mount.kind == "autofs") {
+        // It waits for us: a look inside would wait for itself (x-systemd.automount).
+        return Ok(place);
+    }
+    let metadata = fs::metadata(&place);
+
+    if is_root {
+        let what = mount.map_or_else(|| "something".to_owned(), who::Mount::to_string);
+        let servers = who::named(&who::servers(Number::of(&statx)), 3);
+        let dead = metadata
+            .as_ref()
+            .is_err_and(|error| error.kind() == ErrorKind::NotConnected);
+        if dead && servers.is_empty() {
+            return Err(
+                match who::named(&who::users(Number::of(&statx)), 5).as_str() {
+                    "" => {
+                        format!("{what} is still there, but its server has ended: umount {shown}")
+                    }
+                    users => format!(
+                        "{what} is still there, but its server has ended, and {users} uses it: \
+                     umount -l {shown}"
+                    ),
+                },
+            );
+        }
+        if !nonempty {
+            return Err(match servers.as_str() {
+                "" => format!("{shown} is a mount point already: {what}"),
+                servers => format!("{shown} is a mount point already: {what}, served by {servers}"),
+            });
+        }
+    }
+    if !metadata.map_err(failed)?.is_dir() {
+        return Err(format!("{shown} is no directory"));
+    }
+    if !nonempty && fs::read_dir(&place).map_err(failed)?.next().is_some() {
+        return Err(format!(
+            "{shown} is not empty: its files would be hidden (--nonempty allows that)"
+        ));
+    }
+    Ok(place)
+}
+
+/// Changes the options of a mount that is there.
+pub fn remount(place: &Path, options: &Options) -> Result<(), String> {
+    let shown = place.display();
+    let statx = who::look_at(place).map_err(|error| format!("{shown}: {error}"))?;
+    let table = who::mounts()?;
+    let mount = table.iter().find(|mount| mount.id == statx.stx_mnt_id);
+    let is_root = statx.stx_attributes.contains(StatxAttributes::MOUNT_ROOT);
+    if !mount.is_some_and(|mount| is_root && mount.kind == KIND) {
+        return Err(format!("{shown} is no mount of fmapfs"));
+    }
+    rustix::mount::mount_remount(place, flags(options), "").map_err(|error| match error {
+        Errno::BUSY => match who::named(&who::users(Number::of(&statx)), 5).as_str() {
+            "" => format!("{shown}: a file is open for writing"),
+            users => format!("{shown}: a file is open for writing; {users} uses it"),
+        },
+        Errno::PERM => "only root can remount it".to_owned(),
+        error => format!("{shown}: {error}"),
+    })
+}
+
+/// Options as mount(2) takes them.
+fn flags(options: &Options) -> MountFlags {
+    type A = MountAttrFlags;
+    let has = |attribute| options.attributes.contains(attribute);
+    let mut flags = MountFlags::empty();
+    for (flag, wanted) in [
+        (MountFlags::RDONLY, options.read_only),
+        (MountFlags::SYNCHRONOUS, options.sync),
+        (MountFlags::DIRSYNC, options.dirsync),
+        (MountFlags::LAZYTIME, options.lazytime),
+        (MountFlags::NOSUID, has(A::MOUNT_ATTR_NOSUID)),
+        (MountFlags::NODEV, has(A::MOUNT_ATTR_NODEV)),
+        (MountFlags::NOEXEC, has(A::MOUNT_ATTR_NOEXEC)),
+        (MountFlags::NOSYMFOLLOW, has(A::MOUNT_ATTR_NOSYMFOLLOW)),
+        (MountFlags::NODIRATIME, has(A::MOUNT_ATTR_NODIRATIME)),
+        (MountFlags::NOATIME, has(A::MOUNT_ATTR_NOATIME)),
+        (MountFlags::STRICTATIME, has(A::MOUNT_ATTR_STRICTATIME)),
+    ] {
+        flags.set(flag, wanted);
+    }
+    flags
+}

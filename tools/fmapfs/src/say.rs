@@ -1,0 +1,50 @@
+// SPDX-License-Identifier: GPL-2.0
+//! What fmapfs has to say, and to whom.
+//!
+//! A server must not end because nobody listens: a closed pipe or a full disk behind
+//! stderr costs the sentence and no more. A daemon has no stderr; its sentences go to the
+//! system's log.
+
+use std::fmt;
+use std::io::{self, ErrorKind, Write};
+use std::os::unix::net::UnixDatagram;
+use std::process;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+static TO_LOG: AtomicBool = AtomicBool::new(false);
+
+/// Says a sentence, formatted as by `println!`.
+macro_rules! say {
+    ($($arg:tt)*) => { $crate::say::line(format_args!($($arg)*)) };
+}
+pub(crate) use say;
+
+/// From here on the system's log hears it.
+pub fn to_log() {
+    TO_LOG.store(true, Ordering::Relaxed);
+}
+
+pub fn line(text: fmt::Arguments<'_>) {
+    if !TO_LOG.load(Ordering::Relaxed) {
+        let _ = writeln!(io::stderr(), "fmapfs: {text}");
+        return;
+    }
+    // Facility daemon, priority error.
+    let text = format!("<27>fmapfs[{}]: {text}", process::id());
+    // Where nobody keeps a log there is nobody to tell.
+    let _ = UnixDatagram::unbound().and_then(|socket| socket.send_to(text.as_bytes(), "/dev/log"));
+}
+
+/// Prints what was asked for. Whoever closes the pipe has seen enough.
+pub fn print(text: &str) -> Result<(), String> {
+    let mut stdout = io::stdout();
+    match stdout
+        .write_all(text.as_bytes())
+        .and_then(|()| stdout.flush())
+    {
+        Err(error) if error.kind() != ErrorKind::BrokenPipe => {
+            Err(format!("cannot write to stdout: {error}"))
+        }
+        _ => Ok(()),
+    }
+}
