@@ -3,8 +3,7 @@
 //! Memory that has failed: which page frames, and how one gets well again.
 //!
 //! The list is the module's, not a mount's: poison stays where it is when the mount goes. It is
-//! forgotten when the page is rewritten; as long as there is some, the module stays loaded. (The machine check handler
-//! has taken the page out of the kernel's own mapping. Who does not know that, and flushes it, brings the kernel down.) The kernel's own mark, PG_hwpoison, is no
+//! forgotten when the page is rewritten, or with the module. The kernel's own mark, PG_hwpoison, is no
 //! substitute: it lands on the first page of a 2 MiB folio, whichever page failed, and
 //! `unpoison_memory()` does not take pages of devices.
 //!
@@ -25,10 +24,7 @@ use kernel::{
     sync::global_lock, //
 };
 
-use crate::{
-    bindings::kernel as c,
-    fuse::ModuleRef, //
-};
+use crate::bindings::kernel as c;
 
 use super::{
     DaxReadLock,
@@ -36,19 +32,10 @@ use super::{
     Frames, //
 };
 
-struct Poisoned {
-    /// Page frames that have failed, in order.
-    frames: KVec<u64>,
-    /// As long as there are any.
-    module: Option<ModuleRef>,
-}
-
 global_lock! {
+    /// Page frames that have failed, in order.
     // SAFETY: `init()` runs before any mount is bound.
-    unsafe(uninit) static POISONED: SpinLock<Poisoned> = Poisoned {
-        frames: KVec::new(),
-        module: None,
-    };
+    unsafe(uninit) static POISONED: SpinLock<KVec<u64>> = KVec::new();
 }
 
 /// Room for so many page frames there is always, if there is any memory at all to be had meanwhile.
@@ -73,8 +60,8 @@ pub(super) fn init() -> Result {
 pub(super) fn make_room() -> Result {
     let known = {
         let poisoned = POISONED.lock();
-        let known = poisoned.frames.len();
-        if poisoned.frames.capacity() - known >= SPARE {
+        let known = poisoned.len();
+        if poisoned.capacity() - known >= SPARE {
             return Ok(());
         }
         known
@@ -82,9 +69,9 @@ pub(super) fn make_room() -> Result {
     let mut frames = KVec::with_capacity(known + 4 * SPARE, GFP_KERNEL)?;
     let mut poisoned = POISONED.lock();
     // Others may have been here.
-    if frames.capacity() > poisoned.frames.capacity() {
-        frames.extend_from_slice(&poisoned.frames, GFP_ATOMIC)?;
-        let old = mem::replace(&mut poisoned.frames, frames);
+    if frames.capacity() > poisoned.capacity() {
+        frames.extend_from_slice(&poisoned, GFP_ATOMIC)?;
+        let old = mem::replace(&mut *poisoned, frames);
         drop(poisoned);
         drop(old);
     }
@@ -97,41 +84,39 @@ pub(super) fn make_room() -> Result {
 pub(super) fn remember(pfn: u64) -> Result {
     let mut poisoned = POISONED.lock();
 
-    if let Err(at) = poisoned.frames.binary_search(&pfn) {
+    if let Err(at) = poisoned.binary_search(&pfn) {
         // There is room (`make_room()`), so this is short.
-        poisoned.frames.push(pfn, GFP_ATOMIC)?;
-        poisoned.frames[at..].rotate_right(1);
-        if poisoned.module.is_none() {
-            poisoned.module = ModuleRef::new();
-        }
+        poisoned.push(pfn, GFP_ATOMIC)?;
+        poisoned[at..].rotate_right(1);
     }
     Ok(())
 }
 
 fn forget(pfn: u64) {
-    let mut poisoned = POISONED.lock();
-
-    poisoned.frames.retain(|other| *other != pfn);
-    if poisoned.frames.is_empty() {
-        let module = poisoned.module.take();
-        drop(poisoned);
-        drop(module);
-    }
+    POISONED.lock().retain(|other| *other != pfn);
 }
 
-/// Gives the memory of the list back.
+/// Gives the memory of the list back. Nobody knows then that the machine check handler has taken those pages out of the
+/// kernel's own mapping, and to flush one is an oops; unbinding the device maps them anew.
 pub(super) fn forget_all() {
-    POISONED.lock().frames = KVec::new();
+    let forgotten = mem::replace(&mut *POISONED.lock(), KVec::new());
+
+    if !forgotten.is_empty() {
+        pr_warn!(
+            "{} pages that have failed are forgotten: unbind their devices before this is loaded again\n",
+            forgotten.len()
+        );
+    }
 }
 
 /// Whether there is any.
 pub(super) fn exists() -> bool {
-    !POISONED.lock().frames.is_empty()
+    !POISONED.lock().is_empty()
 }
 
 /// Whether page frame `pfn` has failed.
 pub(crate) fn is_poisoned(pfn: u64) -> bool {
-    POISONED.lock().frames.binary_search(&pfn).is_ok()
+    POISONED.lock().binary_search(&pfn).is_ok()
 }
 
 impl Frames {
@@ -141,10 +126,9 @@ impl Frames {
             return 0;
         };
         let poisoned = POISONED.lock();
-        let next = poisoned.frames.partition_point(|other| *other < pfn);
+        let next = poisoned.partition_point(|other| *other < pfn);
 
         poisoned
-            .frames
             .get(next)
             .map_or(self.pages, |next| (next - pfn).min(self.pages))
     }
