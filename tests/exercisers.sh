@@ -28,17 +28,23 @@ done
 
 work=$(mktemp -d /tmp/exercisers.XXXXXX)
 count=0 failed=0
-result() { # STATUS TEXT
+result() { # STATUS TEXT; of a log that is too long the beginning counts as much as the end
 	count=$((count + 1))
 	[ "$1" = 0 ] || failed=$((failed + 1))
-	[ "$1" = 0 ] || tail -n 30 "$work/log" | sed 's/^/# /'
+	[ "$1" = 0 ] || awk '{ line[NR] = $0 }
+		END { for (i = 1; i <= NR; i++)
+			if (i <= 15 || i > NR - 15)
+				print "# " line[i]
+			else if (i == 16)
+				print "# ... " (NR - 30) " lines ..." }' "$work/log"
 	echo "$([ "$1" = 0 ] || echo "not ")ok $count $2"
 }
 
 # The manifest: one file of 2 MiB pages, one of 4 KiB pages, and a pool.
 read -r a b <<<"$DAX_DEVICES"
+devices="device = [{ name = \"a\", path = \"$a\" }, { name = \"b\", path = \"$b\" }]"
 {
-	echo "device = [{ name = \"a\", path = \"$a\" }, { name = \"b\", path = \"$b\" }]"
+	echo "$devices"
 	file() { # PATH SIZE CHUNK
 		printf '[[file]]\npath = "%s"\nsize = %s\ndevices = ["a", "b"]\nchunk = "%s"\n' "$@"
 	}
@@ -55,8 +61,24 @@ cleanup() {
 	rm -rf "$work" /dev/shm/fixed-taken
 }
 trap cleanup EXIT
+# fsx wants zeros behind the end of a file, in its last page, where a mapped file has what the
+# memory has: what a test before this one has left. So all that is used here is made zeros.
+wipe() {
+	local server name
+	{
+		echo "$devices"
+		printf '[[file]]\npath = "%s"\nsize = "128M"\ndevices = ["%s"]\n' a a b b
+	} >"$work/wipe.toml"
+	fmapfs --daemon --pid-file "$work/pid" "$work/wipe.toml" "$mnt" || return
+	server=$(cat "$work/pid")
+	for name in a b; do
+		dd if=/dev/zero of="$mnt/$name" bs=1M count=128 conv=notrunc status=none || return
+	done
+	umount "$mnt" || return
+	while kill -0 "$server" 2>/dev/null; do sleep 0.1; done
+}
 mounted() {
-	fmapctl load "${FMAP_BPF_DIR:-/lib/fuse-dax-fmap/bpf}/striped.bpf.o" || return
+	fmapctl load "${FMAP_BPF_DIR:-/lib/fuse-dax-fmap/bpf}/striped.bpf.o" && wipe || return
 	fmapfs --daemon --stats "$work/stats" --pid-file "$work/pid" "$work/manifest.toml" "$mnt"
 }
 if ! mounted >"$work/log" 2>&1; then
