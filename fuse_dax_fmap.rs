@@ -16,6 +16,10 @@
 //! Only the rooms that wrap raw bindings contain `unsafe`. What they do without locks is in `lockless`, which
 //! runs on the host, too (`tools/model`).
 
+// A constant that is not there, such as an errno that the prelude lacks, is no error in a pattern: it
+// becomes a variable that matches everything. What the compiler notices of that is an error here.
+#![deny(irrefutable_let_patterns, non_snake_case, unreachable_patterns)]
+
 use core::sync::atomic as atomics;
 
 use kernel::{

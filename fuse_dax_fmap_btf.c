@@ -16,6 +16,9 @@
 
 #include "fuse_dax_fmap_btf.h"
 
+/* The macro module! has no field for it. */
+MODULE_VERSION(FUSE_DAX_FMAP_VERSION);
+
 char fuse_dax_fmap_default_ops[FUSE_DAX_FMAP_OPS_NAME_LEN];
 
 /* A string as of module_param_string(), whose setting is told. */
