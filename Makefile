@@ -7,6 +7,11 @@
 #
 # kbuild reads Kbuild, never this file.
 
+# make takes a path with a space for two: "clean" would remove the first of them.
+ifneq ($(words $(CURDIR)),1)
+$(error make cannot work in '$(CURDIR)': the path of the source may have no spaces)
+endif
+
 BUILD	:= $(CURDIR)/build
 DEVICE	?= nvdimm
 MAKEFLAGS += --no-print-directory
@@ -43,13 +48,15 @@ help:
 	@echo
 	@echo 'The build root and the kernel are kept in ~/.cache/fuse-dax-fmap (or in'
 	@echo 'XDG_CACHE_HOME). Remove that directory to get the newest kernel, or its space.'
+	@echo 'FMAP_MIRROR=URL takes another archive than that of this host, as it may have to be'
+	@echo 'when Debian no longer has the kernel: the snapshot of a day on which it had it.'
 
 .PHONY: all help module debug-module bpf tools tests exercisers bench-programs native-module lint demo check check-debug exercise torture bench clean
 
 ifneq ($(INSIDE)$(KDIR),)
 
 module: | $(BUILD)
-	@scripts/build-module $(or $(KDIR),/kernel/build) $(BUILD) $(KBUILD_ARGS)
+	@scripts/build-module '$(or $(KDIR),/kernel/build)' $(BUILD) $(KBUILD_ARGS)
 
 debug-module: | $(BUILD)
 	@scripts/build-module /kernel/build $(BUILD)/debug

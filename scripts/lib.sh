@@ -3,6 +3,8 @@
 #
 # Sourced by the scripts: where things are, and how they talk.
 #
+# Whatever is wrong with the place is said in one sentence, before anything is done.
+#
 # The cache, outside the checkout, has three kinds of directory. Each is named
 # after a hash of all that went into it, appears under that name only when it
 # is complete, and is never changed afterwards:
@@ -17,20 +19,69 @@
 
 set -euo pipefail
 
+die() {
+	echo "${0##*/}: $*" >&2
+	exit 1
+}
+
 TOP=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd -P)
-CACHE=${FMAP_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/fuse-dax-fmap}
 # The uid and gid that own what is made, when sudo is in between.
 OWNER=${FMAP_OWNER:-$(id -u):$(id -g)}
-mkdir -p "$CACHE/log" "$CACHE/cargo"
+CACHE=${FMAP_CACHE:-${XDG_CACHE_HOME:-${HOME:+$HOME/.cache}}}
+[ -n "$CACHE" ] || die "HOME is not set, and without it there is no place for the cache: set HOME, or XDG_CACHE_HOME"
+[ -n "${FMAP_CACHE-}" ] || CACHE+=/fuse-dax-fmap
+
+# fit_to_work: what would fail in the middle, said before anything is begun.
+fit_to_work() {
+	local path reason
+	for path in "$TOP" "$CACHE"; do
+		case $path in
+		*[[:space:]:,\;\"\'\`\\\$\#%\&\*\?\[\]\(\)\{\}\<\>\|]*)
+			die "make, kbuild and QEMU cannot work in '$path': a path may have letters, digits and -_.+@~=, no spaces" ;;
+		/*) ;;
+		*) die "the cache has to be an absolute path, not '$path': see XDG_CACHE_HOME and HOME" ;;
+		esac
+	done
+	# Before and after it is made: who owns it.
+	mine "$CACHE" "$CACHE/cargo" "$CACHE/log"
+	reason=$(mkdir -p "$CACHE/log" "$CACHE/cargo" 2>&1) ||
+		die "the cache $CACHE cannot be made (${reason##*: }): set XDG_CACHE_HOME to a directory of yours"
+	if [ ! -w "$TOP/build" ] && { [ -e "$TOP/build" ] || [ ! -w "$TOP" ]; }; then
+		path=$TOP/build
+		[ -e "$path" ] || path=$TOP
+		die "you may not write to $path, which belongs to $(user "$(stat -c %u "$path")"): remove it, or work in a copy of your own"
+	fi
+}
+
+user() {
+	id -nu "$1" 2>/dev/null || echo "user $1"
+}
+
+# mine DIR...: none of them belongs to somebody else, who could not use it any more later. Root
+# may write anywhere, so for root that goes for where they will be made, too.
+mine() {
+	local dir
+	for dir in "$@"; do
+		[ "$OWNER" != 0:0 ] || while [ ! -e "$dir" ]; do dir=$(dirname "$dir"); done
+		[ ! -e "$dir" ] || [ "$(stat -L -c %u "$dir")" = "${OWNER%:*}" ] ||
+			die "$dir belongs to $(user "$(stat -L -c %u "$dir")"), and this is $(user "${OWNER%:*}"):" \
+				"work as that user, or set XDG_CACHE_HOME to a directory of yours"
+	done
+}
+
+fit_to_work
 
 SUITE=trixie KERNEL_SERIES=7.3
+# Set in the process that makes something (make_once): the descriptor of its lock.
+MAKING=${FMAP_MAKING-}
+unset FMAP_MAKING
 
 hash_of() {
 	cat "$@" | sha256sum | cut -c1-12
 }
 
-ROOT_KEY=$(hash_of "$TOP/scripts/make-root" "$TOP/scripts/packages")
-KERNEL_KEY=$(echo "$ROOT_KEY" | hash_of - "$TOP/scripts/make-kernel")
+ROOT_KEY=$(hash_of "$TOP"/scripts/{make-root,apt-sources,packages})
+KERNEL_KEY=$(echo "$ROOT_KEY" | hash_of - "$TOP"/scripts/{make-kernel,choose-kernel})
 ROOT=$CACHE/root-$ROOT_KEY
 STOCK_KERNEL=$CACHE/kernel-$KERNEL_KEY
 # The source and the compilers, not the rest of the root: it takes too long. As long
@@ -43,21 +94,19 @@ DEBUG_KERNEL=$CACHE/debug-$DEBUG_KEY
 case ${FMAP_KERNEL:-stock} in
 stock) KERNEL=$STOCK_KERNEL ;;
 debug) KERNEL=$DEBUG_KERNEL ;;
-*) KERNEL=$FMAP_KERNEL ;; # one that is being made
+*) KERNEL=$FMAP_KERNEL OWNER=0:0 ;; # one that is being made: root's, as the root is
 esac
-
-die() {
-	echo "${0##*/}: $*" >&2
-	exit 1
-}
 
 # Start over as root, through sudo if that is what it takes.
 as_root() {
+	local name pass=()
 	[ "$(id -u)" = 0 ] && return
 	command -v sudo >/dev/null ||
 		die "making and entering the build root takes root, and there is no sudo"
-	exec sudo env FMAP_CACHE="$CACHE" FMAP_OWNER="$OWNER" FMAP_MIRROR="${FMAP_MIRROR-}" \
-		FMAP_KERNEL="${FMAP_KERNEL-}" "$0" "$@"
+	for name in FMAP_MIRROR FMAP_SECURITY_MIRROR FMAP_KERNEL http_proxy https_proxy no_proxy; do
+		[ -z "${!name-}" ] || pass+=("$name=${!name}")
+	done
+	exec sudo env FMAP_CACHE="$CACHE" FMAP_OWNER="$OWNER" "${pass[@]}" "$0" "$@"
 }
 
 # step WHAT COMMAND...: one line on the terminal, all output in $LOG.
@@ -79,26 +128,72 @@ step() {
 	printf '%d s\n' $((SECONDS - start)) >&2
 }
 
-# make_once DIR FUNCTION: FUNCTION fills the directory $TMP, which then becomes
-# DIR. Whoever comes second waits, and finds it made. A crash leaves a
-# directory that the next run removes; anything less removes it at once.
+# make_once DIR FUNCTION [BEFORE]: FUNCTION fills the directory $TMP, which then
+# becomes DIR; BEFORE prepares the host. Whoever comes second waits, and finds it made.
+#
+# FUNCTION runs in the calling script started once more, in namespaces of its own for
+# mounts and processes. So nothing of it goes on and nothing stays mounted, whatever
+# ends it or us; and only then is removed what it has left: by us, or, if we were
+# killed, by the next run.
 make_once() {
-	local dir=$1 lock
+	local dir=$1 lock status=0
+	TMP=$dir.tmp LOG=$CACHE/log/${dir##*/}.log
+	if [ -n "$MAKING" ]; then
+		lock=$MAKING # held by this name, for who wants to close it
+		mkdir "$TMP"
+		"$2"
+		mv "$TMP" "$dir"
+		trap - EXIT
+		return
+	fi
 	exec {lock}>"$CACHE/${dir##*/}.lock"
 	if ! flock -n "$lock"; then
 		echo "  waiting for another run that makes ${dir##*/}" >&2
 		flock "$lock"
 	fi
 	if [ ! -d "$dir" ]; then
-		TMP=$dir.tmp
-		LOG=$CACHE/log/${dir##*/}.log
+		enough_room "$dir"
+		${3-}
 		: >"$LOG"
 		rm -rf --one-file-system "$TMP"
-		trap 'rm -rf --one-file-system "$TMP"' EXIT
-		mkdir -p "$TMP"
-		"$2"
-		mv "$TMP" "$dir"
-		trap - EXIT
+		CHILD=
+		trap stop_making EXIT
+		trap 'exit 129' HUP
+		trap 'exit 130' INT
+		trap 'exit 143' TERM
+		FMAP_MAKING=$lock setpriv --pdeathsig KILL \
+			unshare --mount --propagation private --pid --fork --kill-child --mount-proc "$0" &
+		CHILD=$!
+		wait "$CHILD" || status=$?
+		CHILD=
+		[ $status = 0 ] || exit $status
+		trap - EXIT HUP INT TERM
 	fi
 	exec {lock}>&-
+}
+
+# The first process of the namespace is gone when all the others are, and unshare after it.
+stop_making() {
+	local first
+	trap '' HUP INT TERM
+	if [ -n "$CHILD" ]; then
+		first=$(cat "/proc/$CHILD/task/$CHILD/children" 2>/dev/null || :)
+		# shellcheck disable=SC2086 # one, or none yet
+		kill -KILL ${first:-$CHILD} 2>/dev/null || :
+		wait "$CHILD" || :
+	fi
+	rm -rf --one-file-system "$TMP"
+}
+
+# enough_room DIR: for it, and what is sure to be made after it. In MiB, while it is made.
+enough_room() {
+	local want have
+	case ${1##*/} in
+	root-*) want=7000 ;;
+	kernel-*) want=3500 ;;
+	*) want=4000 ;;
+	esac
+	have=$(df -Pm "$CACHE" | awk 'NR == 2 { print $4 }')
+	[ "$have" -ge "$want" ] ||
+		die "$CACHE has $have MiB left, and this takes $want: make room, or set XDG_CACHE_HOME"
 }

@@ -1,0 +1,351 @@
+#!/bin/bash
+# SPDX-License-Identifier: GPL-2.0
+#
+# scripts.sh: the scripts that make the build root, the kernel and the module, in places and at
+# times where something is not as it should be. What is wrong with a place is one sentence and
+# nothing else; whoever is killed leaves nothing running or mounted; an archive that has lost
+# something, or a machine without rustfmt, is no reason to fail.
+#
+# Nothing is downloaded: where the root is made, mmdebstrap is a stand-in that notes its arguments;
+# the root and the kernel that are entered are those of "make check". All of it happens in a copy
+# of the source. Prints KTAP.
+
+set -uo pipefail
+source=$(cd "$(dirname "$0")/../.." && pwd -P)
+work=$(mktemp -d)
+chmod 755 "$work"
+top=$work/source
+export LC_ALL=C
+
+root=()
+[ "$(id -u)" = 0 ] || root=(sudo)
+trap '"${root[@]}" rm -rf --one-file-system "$work"' EXIT
+
+count=0 failed=0
+# result TEXT [WHAT]...: it is well if there is nothing to say against it.
+result() {
+	local text=$1
+	shift
+	count=$((count + 1))
+	if [ $# = 0 ] || [ -z "$*" ]; then
+		echo "ok $count $text"
+	else
+		failed=$((failed + 1))
+		printf '%s\n' "$@" | head -n 40 | sed 's/^/# /'
+		echo "not ok $count $text"
+	fi
+}
+
+# refused TEXT PATTERN COMMAND...: it fails, with one line that has the pattern.
+refused() {
+	local text=$1 pattern=$2 output status=0
+	shift 2
+	output=$(timeout 60 "$@" 2>&1 </dev/null) || status=$?
+	if [ $status != 0 ] && [ "$(wc -l <<<"$output")" = 1 ] && grep -qE -- "$pattern" <<<"$output"; then
+		result "$text"
+	else
+		result "$text" "status $status, wanted one line with: $pattern" "$output"
+	fi
+}
+
+mkdir "$top"
+tar -C "$source" --exclude=./build --exclude=./.git -c . | tar -C "$top" -x
+
+# --- places ----------------------------------------------------------------------------------
+
+make_root=$top/scripts/make-root
+refused "HOME is not set" "HOME is not set.* XDG_CACHE_HOME" env -u HOME -u XDG_CACHE_HOME "$make_root"
+refused "the cache has a space" "'$work/a b/fuse-dax-fmap'.*no spaces" \
+	env XDG_CACHE_HOME="$work/a b" "$make_root"
+refused "the cache is a relative path" "absolute path.*'cache/fuse-dax-fmap'" \
+	env XDG_CACHE_HOME=cache "$make_root"
+
+mkdir -p "$work/a b" "$work/a"
+cp -r "$top/Makefile" "$top/scripts" "$work/a b/"
+refused "the source has a space: make" "cannot work in '$work/a b'.*no spaces" \
+	make -s -C "$work/a b" demo
+refused "the source has a space: a script" "cannot work in '$work/a b'.*no spaces" \
+	"$work/a b/scripts/build-quietly" module
+make -s -C "$work/a b" clean >/dev/null 2>&1
+result "the source has a space: clean removes nothing else" \
+	"$([ -d "$work/a" ] || echo "$work/a is gone")"
+
+mkdir -p "$work/other/fuse-dax-fmap"
+"${root[@]}" chown 4321 "$work/other/fuse-dax-fmap"
+refused "the cache is somebody else's" "$work/other/fuse-dax-fmap belongs to .*XDG_CACHE_HOME" \
+	env XDG_CACHE_HOME="$work/other" "$make_root"
+mkdir "$work/home"
+"${root[@]}" chown 4321 "$work/home"
+refused "root in a home of somebody else" "$work/home belongs to .*XDG_CACHE_HOME" \
+	"${root[@]}" env -u XDG_CACHE_HOME HOME="$work/home" "$make_root"
+result "root in a home of somebody else: leaves nothing there" "$(ls -A "$work/home")"
+mkdir -m 700 "$top/build"
+"${root[@]}" chown 0:0 "$top/build"
+refused "build/ is root's" "may not write to $top/build, which belongs to root" \
+	"${root[@]}" setpriv --reuid 4321 --regid 4321 --clear-groups env -u XDG_CACHE_HOME HOME="$work/home" \
+	"$top/scripts/build-quietly" module
+"${root[@]}" rmdir "$top/build"
+
+mkdir "$work/small"
+# shellcheck disable=SC2016 # expanded inside
+refused "the disk is full" "$work/small/fuse-dax-fmap has [0-9]+ MiB left, and this takes [0-9]+" \
+	"${root[@]}" unshare --mount --propagation private bash -c '
+	mount -t tmpfs -o size=8m tmpfs "$1" && XDG_CACHE_HOME=$1 exec "$2"' bash "$work/small" "$make_root"
+
+# --- what the root is made of -------------------------------------------------------------------
+
+mkdir -p "$work/bin" "$work/cache"
+cat >"$work/bin/mmdebstrap" <<-'END'
+	#!/bin/bash
+	printf '%s\n' "$@" >"$WORK/arguments"
+	for target in "$@"; do case $target in *.tmp) break ;; esac; done
+	mkdir -p "$target"/{proc,usr/share/keyrings}
+	[ -z "${HANG-}" ] || {
+		mount -t proc proc "$target/proc"
+		# dpkg has a session of its own; this one goes on writing, too.
+		setsid "$WORK/bin/writer" "$target"
+	}
+END
+# It says when somebody removes what it is writing to.
+cat >"$work/bin/writer" <<-'END'
+	#!/bin/bash
+	: >"$WORK/writing"
+	while sleep 0.02; do
+		: >"$1/$((i++))" && [ -e "$1/0" ] || : >"$WORK/removed-under-it"
+	done
+END
+printf '#!/bin/sh\n' >"$work/bin/chroot"
+chmod 755 "$work"/bin/*
+"${root[@]}" chown 0:0 "$work/cache"
+
+# A dated archive, and its security suite.
+day=20010203T040506Z
+archive=$work/archive/debian/$day
+mkdir -p "$archive" "$work/archive/debian-security/$day/dists/trixie-security"
+: >"$work/archive/debian-security/$day/dists/trixie-security/InRelease"
+printf '%s;\n' 'Acquire::http::Proxy "http://proxy.invalid:3128"' \
+	'Acquire::http::Proxy::near.invalid "DIRECT"' >"$work/apt.conf"
+
+make_it() { # [VARIABLE=VALUE]...
+	"${root[@]}" timeout 120 env PATH="$work/bin:$PATH" WORK="$work" XDG_CACHE_HOME="$work/cache" \
+		APT_CONFIG="$work/apt.conf" "$@" "$make_root"
+}
+forget_it() {
+	"${root[@]}" rm -rf --one-file-system "$work"/cache/fuse-dax-fmap/root-*
+	"${root[@]}" rm -f "$work/writing" "$work/removed-under-it"
+}
+
+output=$(make_it FMAP_MIRROR="file:$archive" 2>&1) || output="failed: $output"
+lines=$(grep '^deb ' "$work/arguments")
+result "a root is made" "$(sed -n '/^failed/,$p' <<<"$output")"
+result "the keys of debian-archive-keyring only" "$({
+	grep -vE '^deb \[([^]]* )?signed-by=/usr/share/keyrings/debian-archive-keyring\.(gpg|pgp)[] ]' <<<"$lines"
+	grep -E '^--keyring=' "$work/arguments" | grep -vE '/debian-archive-keyring\.(gpg|pgp)$'
+})"
+result "the security suite, of the same day" "$(grep -qE \
+	"^deb .* file:$work/archive/debian-security/$day/? trixie-security main$" <<<"$lines" || echo "$lines")"
+result "a dated archive may have expired" "$(grep -v 'check-valid-until=no' <<<"$lines")"
+sed -n 's/^--aptopt=//p' "$work/arguments" >"$work/pasted.conf"
+want=$(APT_CONFIG=$work/apt.conf apt-config dump | grep '^Acquire::http::Proxy')
+have=$(APT_CONFIG=$work/pasted.conf apt-config dump 2>&1 | grep -E '^Acquire::http::Proxy|^E:')
+grep -q invalid <<<"$want" || want="apt-config says nothing of a proxy"
+result "apt can read the proxy" "$([ "$want" = "$have" ] || diff <(echo "$want") <(echo "$have"))"
+forget_it
+
+# --- killed ---------------------------------------------------------------------------------------
+
+# Processes of this test's making, without those that only lead there.
+makers() { # PATTERN
+	local file
+	for file in /proc/[0-9]*/cmdline; do
+		[[ $( (tr '\0' ' ' <"$file") 2>/dev/null) != /bin/bash\ $1* ]] || basename "${file%/cmdline}"
+	done | sort -n
+}
+
+# kill_it SIGNAL: the script itself, once what it has started is at work. Waits for its end.
+kill_it() {
+	local i
+	make_it HANG=1 FMAP_MIRROR="file:$archive" >"$work/output" 2>&1 &
+	for ((i = 0; i < 300; i++)); do
+		[ ! -e "$work/writing" ] || break
+		sleep 0.1
+	done
+	"${root[@]}" kill -"$1" "$(makers "$make_root" | head -n 1)"
+	wait $! 2>/dev/null
+}
+
+# What should not be there, and would be in the way.
+clean_up() {
+	local pid
+	for pid in $(makers "$work/bin/writer") $(makers "$work/bin/mmdebstrap") $(makers "$make_root"); do
+		"${root[@]}" kill -KILL "$pid"
+	done
+	"${root[@]}" umount -l "$work"/cache/fuse-dax-fmap/*.tmp/proc
+} 2>/dev/null
+
+left() {
+	sleep 1
+	makers "$work/bin/writer" | sed 's/^/still running: /'
+	makers "$make_root" | sed 's/^/still running: /'
+	grep -F "$work/cache" /proc/self/mounts | sed 's/^/still mounted: /'
+}
+
+kill_it TERM
+result "SIGTERM: nothing stays" "$(left; compgen -G "$work/cache/fuse-dax-fmap/*.tmp")"
+result "SIGTERM: nothing is removed before what writes to it has ended" \
+	"$([ -e "$work/writing" ] || cat "$work/output"; compgen -G "$work/removed-under-it")"
+clean_up
+forget_it
+
+kill_it KILL
+result "SIGKILL: nothing stays running or mounted" "$([ -e "$work/writing" ] || cat "$work/output"; left)"
+output=$(make_it FMAP_MIRROR="file:$archive" 2>&1) && output=
+result "SIGKILL: the next run makes it" "$output"
+clean_up
+forget_it
+
+# --- an ordinary user ---------------------------------------------------------------------------
+
+# The root of "make check", in the cache of somebody else.
+made=$(cd "$source" && . scripts/lib.sh && echo "$ROOT")
+mkdir -p "$work/users/fuse-dax-fmap" "$work/kernel"
+ln -s "$made" "$work/users/fuse-dax-fmap/"
+"${root[@]}" chown -R 0:0 "$work/kernel"
+"${root[@]}" chown -R 4321:4321 "$work/users"
+output=$("${root[@]}" env FMAP_CACHE="$work/users/fuse-dax-fmap" FMAP_OWNER=4321:4321 \
+	FMAP_KERNEL="$work/kernel" "$top/scripts/enter" mkdir /kernel/apt 2>&1)
+result "a kernel can be made for an ordinary user with sudo" \
+	"$output$([ -d "$work/kernel/apt" ] || echo "it has not been written to")"
+
+# --- what the archive has ---------------------------------------------------------------------------
+
+enter=$top/scripts/enter
+repo=$top/repo
+
+# archive_of DIR: an archive with the packages that stdin names: NAME VERSION [DEPENDS]. Its
+# Release expired long ago.
+archive_of() {
+	local dir=$1 suite name version depends
+	mkdir -p "$dir/packages"
+	while read -r name version depends; do
+		printf 'Package: %s\nVersion: %s\nArchitecture: amd64\nMaintainer: none\n' "$name" "$version"
+		[ -z "$depends" ] || echo "Depends: $depends"
+		printf 'Filename: none.deb\nSize: 1\nSHA256: %064d\nDescription: none\n\n' 0
+	done >"$dir/packages/Packages"
+	for suite in trixie trixie-updates trixie-backports; do
+		mkdir -p "$dir/dists/$suite/main/binary-amd64"
+		cp "$dir/packages/Packages" "$dir/dists/$suite/main/binary-amd64/"
+		printf '%s\n' "Suite: $suite" "Codename: $suite" 'Architectures: amd64' 'Components: main' \
+			'Date: Sat, 03 Feb 2001 04:05:06 UTC' 'Valid-Until: Sat, 10 Feb 2001 04:05:06 UTC' SHA256: \
+			" $(sha256sum <"$dir/packages/Packages" | cut -c1-64) $(stat -c %s "$dir/packages/Packages") main/binary-amd64/Packages" \
+			>"$dir/dists/$suite/Release"
+	done
+}
+
+# choose DIR [FMAP_MIRROR=...]: what choose-kernel says of that archive, and its status.
+# shellcheck disable=SC2016 # expanded inside
+choose() {
+	"$enter" "${@:2}" bash -c '
+		SUITE=trixie
+		. scripts/apt-sources
+		mkdir -p /tmp/apt/lists/partial
+		apt_sources key "file:$1" | sed "s/signed-by=key/trusted=yes/" >/tmp/apt/sources.list
+		printf "%s;\n" "Dir::State::lists \"/tmp/apt/lists\"" "Dir::Cache \"/tmp/apt\"" \
+			"Dir::Etc::sourcelist \"/tmp/apt/sources.list\"" "Dir::Etc::sourceparts \"/dev/null\"" \
+			"APT::Architecture \"amd64\"" "APT::Sandbox::User \"root\"" "Acquire::Languages \"none\"" >/tmp/apt/apt.conf
+		export APT_CONFIG=/tmp/apt/apt.conf
+		apt-get update >/tmp/apt/log 2>&1 || { cat /tmp/apt/log; exit 9; }
+		scripts/choose-kernel 7.3
+		echo "status $?"' choose "$repo/$1" 2>&1
+}
+chosen() { # TEXT DIR WANTED-LINE...
+	local text=$1 said line missing=()
+	said=$(choose "$2" FMAP_MIRROR=dated)
+	for line in "${@:3}"; do
+		grep -qF -- "$line" <<<"$said" || missing+=("not said: $line")
+	done
+	[ ${#missing[@]} = 0 ] || missing+=("but:" "$said")
+	result "$text" "${missing[@]}"
+}
+
+build_of() { # RELEASE VERSION: all packages of one build
+	echo "linux-image-$1 $2 linux-initramfs-tool, linux-base-$1 (= $2), linux-modules-$1 (= $2)"
+	printf '%s\n' "linux-base-$1 $2" "linux-modules-$1 $2" "linux-headers-$1 $2" "linux-source-7.3 $2"
+}
+new=7.3.10+deb13-amd64 old=7.3.9+deb13-amd64
+both=$(build_of $new 7.3.10-1; build_of $old 7.3.9-1
+	build_of 7.3.11+deb13-rt-amd64 7.3.11-1; build_of 7.30.1+deb13-amd64 7.30.1-1; build_of 7.2.1+deb13-amd64 7.2.1-1)
+archive_of "$repo/whole" <<<"$both"
+archive_of "$repo/headers" < <(grep -v "^linux-headers-$new" <<<"$both")
+archive_of "$repo/source" < <(grep -v "^linux-source-7.3 7.3.10-1" <<<"$both")
+archive_of "$repo/modules" < <(grep -v "^linux-modules-$new" <<<"$both")
+archive_of "$repo/other" < <(sed "/^linux-headers-$new/s/-1$/-2/" <<<"$both")
+archive_of "$repo/none" < <(grep -v '^linux-headers-7.3\.' <<<"$both")
+archive_of "$repo/gone" < <(grep -v '7\.3\.' <<<"$both")
+
+chosen "the newest kernel" whole "$new" "linux-headers-$new=7.3.10-1 linux-source-7.3=7.3.10-1" "status 0"
+for lost in headers modules; do
+	chosen "a kernel whose $lost are gone is passed over" $lost "$old" \
+		"linux-image-$old=7.3.9-1 linux-base-$old=7.3.9-1 linux-modules-$old=7.3.9-1" \
+		"passed over: $new 7.3.10-1: there is no linux-$lost-$new" "status 0"
+done
+chosen "a kernel whose source is gone is passed over" source "$old" "there is no linux-source-7.3" "status 0"
+chosen "headers of another build do not count" other "$old" "there is no linux-headers-$new" "status 0"
+chosen "no kernel is whole: what there is, and what to do" none "no kernel 7.3 for amd64" \
+	"$new 7.3.10-1: there is no linux-headers-$new" "$old 7.3.9-1: there is no linux-headers-$old" \
+	"of other series there are: 7.2, 7.30" "Set FMAP_MIRROR" "status 1"
+chosen "no kernel at all: what there is, and what to do" gone "no kernel 7.3 for amd64" \
+	"of other series there are: 7.2, 7.30" "Set FMAP_MIRROR" "status 1"
+result "any other archive may not" "$(choose whole | grep -E 'status 0' && echo "it is taken")"
+
+# --- the kernel that was found -----------------------------------------------------------------------
+
+tree=$top/tree image=$top/image
+mkdir -p "$tree/include/config" "$image/usr/lib/modules/7.3.4/kernel/drivers/dax"
+echo 7.3.4 >"$tree/include/config/kernel.release"
+: >"$image/usr/lib/modules/7.3.4/kernel/drivers/dax/kmem.ko"
+# shellcheck disable=SC2016 # expanded inside
+"$enter" rustc --version | sed 's/.*/CONFIG_RUSTC_VERSION_TEXT="&"/' >"$tree/.config"
+refused "a kernel without fsdev_dax" "7\.3\.4 has no fsdev_dax \(CONFIG_DEV_DAX_FSDEV\)" \
+	"$enter" scripts/check-kernel "$tree" "$image"
+refused "a tree and an image of different kernels" "the tree is for 7\.3\.4, but $work.* is not" \
+	"$enter" scripts/check-kernel "$tree" "$work"
+
+# --- the module ---------------------------------------------------------------------------------------
+
+# shellcheck disable=SC2016 # expanded inside
+build() { # OUT
+	"$enter" bash -c '
+		mkdir /tmp/bin
+		ln -s /usr/bin/* /usr/sbin/* /tmp/bin 2>/dev/null
+		rm /tmp/bin/rustfmt
+		PATH=/tmp/bin scripts/build-module /kernel/build "$1"' build "$top/build/$1" 2>&1
+}
+output=$(build module) && output=
+result "the module is built without rustfmt" "$(grep -A 8 -E '^error|\*\*\*|build-module:' <<<"$output")"
+want=$(sed -n 's/^version = "\(.*\)"$/\1/p' "$top/tools/Cargo.toml")
+have=$("$enter" modinfo -F version "$top/build/module/fuse-dax-fmap.ko" 2>&1)
+result "modinfo has the version" "$([ -n "$want" ] && [ "$want" = "$have" ] || echo "'$have', and not '$want'")"
+
+cat >>"$top/stats.rs" <<'END'
+
+/// Names that do not exist, where the compiler takes them for new variables.
+#[allow(dead_code, unused_variables)]
+fn errnos(e: Error, r: Result<()>) -> bool {
+    let first = matches!(e, EUNKNOWN1);
+    let second = match r {
+        Err(EUNKNOWN2) => true,
+        Ok(()) => false,
+    };
+    let third = if let EUNKNOWN3 = e { true } else { false };
+    first || second || third
+}
+END
+output=$(build module)
+for name in EUNKNOWN{1,2,3}; do
+	grep -A 12 '^error: ' <<<"$output" | grep "$name" >/dev/null || echo "nothing is said of $name"
+done >"$work/unsaid"
+result "an unknown errno in a pattern is an error" "$(cat "$work/unsaid"; [ ! -s "$work/unsaid" ] || echo "$output")"
+
+echo "1..$count"
+[ $failed = 0 ]
