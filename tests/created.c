@@ -14,10 +14,15 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <signal.h>
+#include <stdint.h>
 #include <stdio.h>
 #include <string.h>
+#include <linux/aio_abi.h>
+#include <linux/falloc.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
+#include <sys/uio.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -125,6 +130,11 @@ static void create(struct fuse_server *s, const struct fuse_in_header *in,
 	fs_reply(s, in, 0, &out, sizeof(out));
 }
 
+static void remove_it(struct fuse_server *s, const struct fuse_in_header *in, const void *arg)
+{
+	fs_reply(s, in, 0, NULL, 0);
+}
+
 /* open(2) of what @fd has open: a descriptor or -errno. */
 static int reopen(int fd, int flags)
 {
@@ -147,6 +157,7 @@ FIXTURE_SETUP(created)
 	self->s->hook[FUSE_LOOKUP] = lookup_created;
 	self->s->hook[FUSE_CREATE] = create;
 	self->s->hook[FUSE_TMPFILE] = create;
+	self->s->hook[FUSE_UNLINK] = remove_it;
 	fs_add(self->s, "old", SMALL, &self->map, sizeof(self->map));
 	fs_add(self->s, "new", SMALL, &self->map, sizeof(self->map));
 	memset(self->s->file[1].plain, BY_FUSE, FS_PLAIN);
@@ -246,6 +257,99 @@ TEST_F(created, plain_until_unmapped)
 	expect_mapped_now();
 }
 
+/* Whoever opened the file while the map could not come has memory, too, once it has come. */
+TEST_F(created, opened_meanwhile)
+{
+	struct fuse_server *s = self->s;
+	unsigned int requests;
+	int meanwhile, mapped;
+	unsigned char *p;
+
+	p = mmap(NULL, SMALL, PROT_READ, MAP_PRIVATE, self->fd, 0);
+	ASSERT_NE(MAP_FAILED, p);
+	EXPECT_EQ(BY_FUSE, p[0]);
+	meanwhile = reopen(self->place, O_RDWR);
+	ASSERT_LE(0, meanwhile);
+	EXPECT_EQ(BY_FUSE, byte_at(meanwhile, 0));
+	munmap(p, SMALL);
+	mapped = reopen(self->place, O_RDWR);
+	ASSERT_LE(0, mapped);
+	EXPECT_EQ(ON_DEVICE, byte_at(mapped, 0));
+
+	requests = s->count[FUSE_READ] + s->count[FUSE_WRITE];
+	EXPECT_EQ(ON_DEVICE, byte_at(meanwhile, 0));
+	EXPECT_EQ(1, pwrite(meanwhile, "m", 1, 1));
+	EXPECT_EQ('m', byte_at(mapped, 1));
+	/* Else the server would give memory to another file that is mapped here. */
+	EXPECT_EQ(-1, fallocate(meanwhile, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, 0, PAGE));
+	EXPECT_EQ(EOPNOTSUPP, errno);
+	EXPECT_EQ(0, s->count[FUSE_FALLOCATE]);
+	EXPECT_EQ(-1, ftruncate(meanwhile, 0));
+	EXPECT_EQ(EOPNOTSUPP, errno);
+	p = mmap(NULL, SMALL, PROT_READ | PROT_WRITE, MAP_SHARED, meanwhile, 0);
+	ASSERT_NE(MAP_FAILED, p);
+	EXPECT_EQ('m', p[1]);
+	EXPECT_EQ(0, touch(p + 2, 'p'));
+	EXPECT_EQ('p', byte_at(mapped, 2));
+	EXPECT_EQ('p', byte_at(self->fd, 2));
+	EXPECT_EQ(0, fsync(meanwhile));
+	munmap(p, SMALL);
+	EXPECT_EQ(requests, s->count[FUSE_READ] + s->count[FUSE_WRITE]);
+	close(meanwhile);
+	close(mapped);
+	close(self->fd);
+	expect_mapped_now();
+}
+
+/*
+ * A file that is mapped by mmap(2) through the descriptor of its creator, and by nobody else, is
+ * looked at when that one is closed: a page that is in use keeps the inode, and its memory from others.
+ */
+TEST_F(created, page_in_use)
+{
+	struct fuse_server *s = self->s;
+	struct iovec iov = { .iov_len = PAGE };
+	int second, other, pipes[2];
+	unsigned char *p, got[PAGE];
+	unsigned int forgets;
+
+	second = reopen(self->place, O_RDWR);
+	ASSERT_LE(0, second);
+	p = mmap(NULL, SMALL, PROT_READ | PROT_WRITE, MAP_SHARED, self->fd, 0);
+	ASSERT_NE(MAP_FAILED, p);
+	close(second);
+	EXPECT_EQ(ON_DEVICE, p[PAGE]);
+	iov.iov_base = p + PAGE;
+	ASSERT_EQ(0, pipe(pipes));
+	ASSERT_EQ(PAGE, vmsplice(pipes[1], &iov, 1, 0));
+	munmap(p, SMALL);
+	close(self->fd);
+
+	/* It has the same memory. */
+	other = fs_open(s, "old", O_RDWR);
+	ASSERT_LE(0, other);
+	EXPECT_EQ(-1, pwrite(other, "x", 1, PAGE));
+	EXPECT_EQ(EIO, errno);
+	forgets = fs_forgets(s);
+	close(self->place);
+	self->place = -1;
+	if (!variant->tmpfile)
+		ASSERT_EQ(0, unlink(fs_path(s, "new")));
+	usleep(100 * 1000);
+	EXPECT_EQ(forgets, fs_forgets(s));
+
+	ASSERT_EQ(PAGE, read(pipes[0], got, PAGE));
+	for (int i = 0; i < PAGE; i++)
+		ASSERT_EQ(ON_DEVICE, got[i]);
+	for (int ms = 0; ms < FS_PATIENCE && fs_forgets(s) == forgets; ms++)
+		usleep(1000);
+	EXPECT_EQ(forgets + 1, fs_forgets(s));
+	EXPECT_EQ(1, pwrite(other, "x", 1, PAGE));
+	close(other);
+	close(pipes[0]);
+	close(pipes[1]);
+}
+
 /* The creator comes and goes while somebody else is about to map the file. */
 TEST_F(created, others_open_at_once)
 {
@@ -286,24 +390,70 @@ FIXTURE(writing) {
 	pid_t writer;
 };
 
+/* The writer of "written": true if all went well. */
+static bool by_pwrite(int fd, off_t at)
+{
+	return pwrite(fd, "written", 7, at) == 7;
+}
+
+static bool by_splice(int fd, off_t at)
+{
+	int pipes[2];
+
+	return !pipe(pipes) && write(pipes[1], "written", 7) == 7 &&
+	       splice(pipes[0], NULL, fd, &at, 7, 0) == 7;
+}
+
+/* FUSE may return from it before the server has answered. */
+static bool by_aio(int fd, off_t at)
+{
+	struct iocb cb = {
+		.aio_lio_opcode = IOCB_CMD_PWRITE,
+		.aio_fildes = fd,
+		.aio_buf = (uintptr_t)"written",
+		.aio_nbytes = 7,
+		.aio_offset = at,
+	}, *cbs = &cb;
+	aio_context_t aio = 0;
+	struct io_event event;
+
+	return !syscall(SYS_io_setup, 1, &aio) && syscall(SYS_io_submit, aio, 1, &cbs) == 1 &&
+	       syscall(SYS_io_getevents, aio, 1, 1, &event, NULL) == 1 && event.res == 7;
+}
+
 FIXTURE_VARIANT(writing) {
+	int flags;
 	uint32_t create_flags;
 	int waits_for;
-	bool splices;
+	bool (*write)(int fd, off_t at);
 };
 
 FIXTURE_VARIANT_ADD(writing, cached) {
 	.waits_for = FUSE_READ,
+	.write = by_pwrite,
 };
 
 FIXTURE_VARIANT_ADD(writing, cached_spliced) {
 	.waits_for = FUSE_READ,
-	.splices = true,
+	.write = by_splice,
 };
 
 FIXTURE_VARIANT_ADD(writing, direct_io) {
 	.create_flags = FOPEN_DIRECT_IO,
 	.waits_for = FUSE_WRITE,
+	.write = by_pwrite,
+};
+
+FIXTURE_VARIANT_ADD(writing, direct_io_aio) {
+	.create_flags = FOPEN_DIRECT_IO,
+	.waits_for = FUSE_WRITE,
+	.write = by_aio,
+};
+
+FIXTURE_VARIANT_ADD(writing, o_direct_aio) {
+	.flags = O_DIRECT,
+	.waits_for = FUSE_WRITE,
+	.write = by_aio,
 };
 
 FIXTURE_SETUP(writing)
@@ -316,7 +466,7 @@ FIXTURE_SETUP(writing)
 	self->map = fmap_linear(0, 0, SMALL);
 	self->s = fmap_server(SCRIPTED_OPS_NAME);
 	ASSERT_NE(NULL, self->s);
-	self->s->init_flags |= FUSE_WRITEBACK_CACHE;
+	self->s->init_flags |= FUSE_WRITEBACK_CACHE | FUSE_ASYNC_DIO;
 	self->s->open_flags |= FOPEN_KEEP_CACHE;
 	self->s->hook[FUSE_LOOKUP] = lookup_created;
 	self->s->hook[FUSE_CREATE] = create;
@@ -325,7 +475,7 @@ FIXTURE_SETUP(writing)
 	memset(self->s->file[1].plain, BY_FUSE, FS_PLAIN);
 	ASSERT_EQ(0, fs_mount(self->s));
 	ASSERT_EQ(0, fs_fill(self->s, "old", ON_DEVICE, SMALL));
-	self->fd = fs_open(self->s, "new", O_CREAT | O_RDWR);
+	self->fd = fs_open(self->s, "new", O_CREAT | O_RDWR | variant->flags);
 	ASSERT_LE(0, self->fd);
 	ASSERT_EQ(1, names_created);
 }
@@ -342,17 +492,6 @@ FIXTURE_TEARDOWN(writing)
 	EXPECT_EQ(0, fs_stop(self->s));
 }
 
-static int write_seven(int fd, bool splices)
-{
-	off_t at = 100;
-	int pipes[2];
-
-	if (!splices)
-		return pwrite(fd, "written", 7, at) != 7;
-	return pipe(pipes) || write(pipes[1], "written", 7) != 7 ||
-	       splice(pipes[0], NULL, fd, &at, 7, 0) != 7;
-}
-
 #define expect_written(fd) do {						\
 	char _got[8] = "";						\
 									\
@@ -360,34 +499,58 @@ static int write_seven(int fd, bool splices)
 	EXPECT_STREQ("written", _got);					\
 } while (0)
 
+/* Another opener in the middle of a write, and what they find when it is over. */
+#define write_and_open() do {						\
+	struct fuse_server *s = self->s;				\
+	unsigned int fmaps;						\
+									\
+	s->hold[variant->waits_for] = true;				\
+	self->writer = fork();						\
+	ASSERT_LE(0, self->writer);					\
+	if (!self->writer)						\
+		_exit(!variant->write(self->fd, 100));			\
+	ASSERT_TRUE(fs_wait(s, variant->waits_for, 1));			\
+	/* One that does not wait for the server has returned by now. */ \
+	usleep(20 * 1000);						\
+	fmaps = s->count[FUSE_GET_FMAP];				\
+	self->other = fs_open(s, "new", O_RDWR);			\
+	ASSERT_LE(0, self->other);					\
+	EXPECT_EQ(fmaps + 1, s->count[FUSE_GET_FMAP]);			\
+	fs_release(s, variant->waits_for);				\
+	EXPECT_EQ(0, ended(self->writer));				\
+	self->writer = 0;						\
+	expect_written(self->fd);					\
+	expect_written(self->other);					\
+	EXPECT_EQ(0, fsync(self->fd));					\
+	EXPECT_EQ(0, memcmp(s->file[1].plain + 100, "written", 7));	\
+	expect_written(self->other);					\
+} while (0)
+
 TEST_F(writing, as_the_map_comes)
 {
-	struct fuse_server *s = self->s;
-	unsigned int fmaps;
-
-	s->hold[variant->waits_for] = true;
-	self->writer = fork();
-	ASSERT_LE(0, self->writer);
-	if (!self->writer)
-		_exit(write_seven(self->fd, variant->splices));
-	ASSERT_TRUE(fs_wait(s, variant->waits_for, 1));
-	fmaps = s->count[FUSE_GET_FMAP];
-	self->other = fs_open(s, "new", O_RDWR);
-	ASSERT_LE(0, self->other);
-	EXPECT_EQ(fmaps + 1, s->count[FUSE_GET_FMAP]);
-	fs_release(s, variant->waits_for);
-	EXPECT_EQ(0, ended(self->writer));
-	self->writer = 0;
-	expect_written(self->fd);
-	expect_written(self->other);
-	EXPECT_EQ(0, fsync(self->fd));
-	EXPECT_EQ(0, memcmp(s->file[1].plain + 100, "written", 7));
-	expect_written(self->other);
+	write_and_open();
 	/* Done with, the server could put the bytes where they belong; the next one has a map. */
 	close(self->fd);
 	close(self->other);
 	self->fd = self->other = -1;
-	EXPECT_TRUE(is_mapped(s, "new"));
+	EXPECT_TRUE(is_mapped(self->s, "new"));
+}
+
+/* Both still have the file open when the map comes at last: all three have memory. */
+TEST_F(writing, the_map_comes_later)
+{
+	unsigned int requests;
+
+	write_and_open();
+	EXPECT_TRUE(is_mapped(self->s, "new"));
+	requests = self->s->count[FUSE_READ] + self->s->count[FUSE_WRITE];
+	EXPECT_EQ(ON_DEVICE, byte_at(self->other, 0));
+	EXPECT_EQ(ON_DEVICE, byte_at(self->fd, 0));
+	EXPECT_EQ(1, pwrite(self->other, "o", 1, 2));
+	EXPECT_EQ('o', byte_at(self->fd, 2));
+	EXPECT_EQ(1, pwrite(self->fd, "f", 1, 3));
+	EXPECT_EQ('f', byte_at(self->other, 3));
+	EXPECT_EQ(requests, self->s->count[FUSE_READ] + self->s->count[FUSE_WRITE]);
 }
 
 /*

@@ -24,6 +24,7 @@
 #include <sys/uio.h>
 #include <sys/wait.h>
 #include <unistd.h>
+#include <linux/aio_abi.h>
 #include <linux/perf_event.h>
 #include <bpf/libbpf.h>
 
@@ -96,6 +97,7 @@ FIXTURE_SETUP(durable)
 	for (int i = 0; i < 2; i++)
 		fs_add(self->s, names[i], SIZE, &self->map[i], sizeof(self->map[i]));
 	fs_add(self->s, "plain", PAGE, NULL, 0);
+	self->s->init_flags |= FUSE_ASYNC_DIO;
 	ASSERT_EQ(0, fs_mount(self->s));
 	for (int i = 0; i < 2; i++) {
 		self->fd[i] = fs_open(self->s, names[i], O_RDWR);
@@ -400,6 +402,61 @@ TEST_F(durable, evict)
 	mark();
 	EXPECT_EQ(0, fs_umount(self->s));
 	expect_flushed(0, 0);
+	finish();
+}
+
+/*
+ * A page of each file is in use, as the buffer of a direct read from another file, when fsync
+ * flushes it, and when the file is closed. What the read brings after that is dirty again.
+ */
+#define read_after_fsync() do {						\
+	struct iocb _cb[2], *_cbs[2];					\
+	struct io_event _event[2];					\
+	aio_context_t _aio = 0;						\
+	int _fd = fs_open(self->s, "plain", O_RDONLY | O_DIRECT);	\
+									\
+	ASSERT_LE(0, _fd);						\
+	self->s->hold[FUSE_READ] = true;				\
+	for (int _i = 0; _i < 2; _i++) {				\
+		_cb[_i] = (struct iocb){				\
+			.aio_lio_opcode = IOCB_CMD_PREAD,		\
+			.aio_fildes = _fd,				\
+			.aio_buf = (uintptr_t)self->p[_i],		\
+			.aio_nbytes = PAGE,				\
+		};							\
+		_cbs[_i] = &_cb[_i];					\
+	}								\
+	ASSERT_EQ(0, syscall(SYS_io_setup, 2, &_aio));			\
+	ASSERT_EQ(2, syscall(SYS_io_submit, _aio, 2, _cbs));		\
+	ASSERT_TRUE(fs_wait(self->s, FUSE_READ, 2));			\
+	for (int _i = 0; _i < 2; _i++)					\
+		EXPECT_EQ(0, fsync(self->fd[_i]));			\
+	let_go();							\
+	mark();								\
+	fs_release(self->s, FUSE_READ);					\
+	EXPECT_EQ(2, syscall(SYS_io_getevents, _aio, 2, 2, _event, NULL)); \
+	for (int _i = 0; _i < 2; _i++)					\
+		EXPECT_EQ(PAGE, _event[_i].res);			\
+	close(_fd);							\
+} while (0)
+
+TEST_F(durable, read_after_fsync_then_unmounted)
+{
+	read_after_fsync();
+	EXPECT_EQ(0, fs_umount(self->s));
+	expect_flushed_soon(HUGE + PAGE);
+	finish();
+}
+
+TEST_F(durable, read_after_fsync_then_evicted)
+{
+	read_after_fsync();
+	for (int ms = 0; ms < FS_PATIENCE &&
+	     flush->flushed - self->seen_flushed < HUGE + PAGE; ms++) {
+		drop_caches();
+		usleep(1000);
+	}
+	EXPECT_EQ(HUGE + PAGE, flush->flushed - self->seen_flushed);
 	finish();
 }
 

@@ -14,6 +14,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <poll.h>
 #include <sys/mount.h>
 
 #include "kselftest_harness.h"
@@ -208,7 +209,8 @@ TEST_F_TIMEOUT(leaving, umount_lazily, 60)
 	expect_busy_until_let_go();
 }
 
-static int keep_own_page(struct fuse_server *s, bool removes, int let_go)
+/* umount -l of a mount that has a file open, and of one that nobody uses any more. */
+static int keep_own_page(struct fuse_server *s, bool removes, bool closes_first, int let_go)
 {
 	static char got[PAGE];
 	struct iovec iov = { .iov_len = PAGE };
@@ -224,10 +226,12 @@ static int keep_own_page(struct fuse_server *s, bool removes, int let_go)
 		return 2;
 	if (removes && unlink(fs_path(s, "file")))
 		return 3;
-	if (umount2(s->dir, MNT_DETACH) || munmap(p, SIZE))
+	if (!closes_first && umount2(s->dir, MNT_DETACH))
 		return 4;
-	if (close(fd))
+	if (munmap(p, SIZE) || close(fd))
 		return 5;
+	if (closes_first && umount2(s->dir, MNT_DETACH))
+		return 4;
 	/* Only now can this task let the page go. */
 	if (read(let_go, &c, 1) != 1)
 		return 6;
@@ -239,22 +243,32 @@ static int keep_own_page(struct fuse_server *s, bool removes, int let_go)
 	return 0;
 }
 
+#define expect_no_wait(closes_first) do {				\
+	struct fuse_server *s = self->s;				\
+	int let_go[2];							\
+									\
+	ASSERT_EQ(0, pipe(let_go));					\
+	self->waiter = fork();						\
+	ASSERT_LE(0, self->waiter);					\
+	if (!self->waiter)						\
+		_exit(keep_own_page(s, variant->removed, closes_first, let_go[0])); \
+	s->mounted = false;						\
+	ASSERT_EQ(1, write(let_go[1], "g", 1));				\
+	EXPECT_EQ(0, ended(self->waiter));				\
+	self->waiter = 0;						\
+	EXPECT_TRUE(module_refs_wait(self->refs));			\
+} while (0)
+
 /* The same, of the only task that has the page. */
 TEST_F_TIMEOUT(leaving, own_page, 60)
 {
-	struct fuse_server *s = self->s;
-	int let_go[2];
+	expect_no_wait(false);
+}
 
-	ASSERT_EQ(0, pipe(let_go));
-	self->waiter = fork();
-	ASSERT_LE(0, self->waiter);
-	if (!self->waiter)
-		_exit(keep_own_page(s, variant->removed, let_go[0]));
-	s->mounted = false;
-	ASSERT_EQ(1, write(let_go[1], "g", 1));
-	EXPECT_EQ(0, ended(self->waiter));
-	self->waiter = 0;
-	EXPECT_TRUE(module_refs_wait(self->refs));
+/* Nor does umount -l wait if it is what ends the mount. */
+TEST_F_TIMEOUT(leaving, own_page_umount_lazily, 60)
+{
+	expect_no_wait(true);
 }
 
 /* ---- a device goes, and its memory map with it ---- */
@@ -351,6 +365,46 @@ TEST_F_TIMEOUT(unbound, other_device, 60)
 		EXPECT_EQ(EIO, in_child(-fs_try(self->s, "far")));
 	}
 	let_go_and_stop();
+}
+
+static bool connection_ends(struct fuse_server *s)
+{
+	struct pollfd p = { .fd = s->fd };
+
+	for (int ms = 0; ms < FS_PATIENCE && !(p.revents & POLLERR); ms++) {
+		poll(&p, 1, 0);
+		usleep(1000);
+	}
+	return p.revents & POLLERR;
+}
+
+/*
+ * Who unbinds a device has no hold of the mount while it waits: umount(2) ends the mount, and
+ * waits for the page as ever. (Not if it comes just as the module looks at the files.)
+ */
+TEST_F_TIMEOUT(unbound, unmounted_meanwhile, 60)
+{
+	pid_t pid, umounter;
+
+	if (variant->unmounted)
+		return;
+	pid = fork();
+	ASSERT_LE(0, pid);
+	if (!pid)
+		_exit(-write_file(DRIVER "/unbind", daxdev[0].name));
+	EXPECT_TRUE(asleep(pid));
+	usleep(200 * 1000);
+	umounter = fork();
+	ASSERT_LE(0, umounter);
+	if (!umounter)
+		_exit(umount2(self->s->dir, 0) ? errno : 0);
+	self->s->mounted = false;
+	EXPECT_TRUE(connection_ends(self->s));
+	usleep(200 * 1000);
+	EXPECT_EQ(0, waitpid(pid, NULL, WNOHANG));
+	let_go_and_stop();
+	EXPECT_EQ(0, ended(pid));
+	EXPECT_EQ(0, ended(umounter));
 }
 
 int main(int argc, char **argv)

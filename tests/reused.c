@@ -437,6 +437,41 @@ TEST_F(reused, page_in_use)
 	munmap(q, SIZE);
 }
 
+/*
+ * The same for write(2) of the next file, from the first moment: before the module has looked
+ * whose inode it is that ended.
+ */
+TEST_F(reused, written_at_once)
+{
+	struct iovec iov = { self->p + HUGE, PAGE };
+	unsigned char got[PAGE];
+	int p[2], fd = -1;
+	ssize_t ret = -1;
+
+	ASSERT_EQ(0, pipe(p));
+	ASSERT_EQ(PAGE, vmsplice(p[1], &iov, 1, 0));
+	/* READDIRPLUS ends this one as well. */
+	if (variant->end != by_readdirplus)
+		fd = fs_open(self->s, "thief", O_RDWR);
+	ASSERT_EQ(0, variant->end(self->s));
+	if (variant->end == by_readdirplus)
+		fd = fs_open(self->s, "thief", O_RDWR);
+	ASSERT_LE(0, fd);
+	EXPECT_EQ(-1, pwrite(fd, "x", 1, HUGE));
+	EXPECT_EQ(EIO, errno);
+	ASSERT_EQ(PAGE, read(p[0], got, PAGE));
+	for (int i = 0; i < PAGE; i++)
+		ASSERT_EQ('f', got[i]);
+	close(p[0]);
+	close(p[1]);
+	for (int ms = 0; ms < FS_PATIENCE && ret != 1; ms++) {
+		ret = pwrite(fd, "x", 1, HUGE);
+		usleep(1000);
+	}
+	EXPECT_EQ(1, ret);
+	close(fd);
+}
+
 /* A mapping that is all that is left of the old file. */
 TEST_F(reused, mapping_alone)
 {

@@ -90,6 +90,7 @@ static struct fuse_server *new_mount(const struct scripted map[3])
 	fs_add(s, "late", SIZE, &map[2], sizeof(map[2]));
 	fs_add(s, "plain", SIZE, NULL, 0);
 	s->open_flags = FOPEN_DIRECT_IO;
+	s->init_flags |= FUSE_ASYNC_READ;
 	s->hook[FUSE_WRITE] = swallow;
 	if (fs_mount(s)) {
 		fs_stop(s);
@@ -460,6 +461,66 @@ TEST_F(unbind, while_pinning)
 	expect_stays();
 	let_go();
 	EXPECT_EQ(0, fs_umount(self->s));
+	expect_usable();
+	finish();
+}
+
+static char *missing;
+
+/* Where the answer should be there is no page yet: who sends it waits in a fault. */
+static void answer_later(struct fuse_server *s, const struct fuse_in_header *in, const void *arg)
+{
+	fs_reply(s, in, 0, missing, PAGE);
+}
+
+/*
+ * The mount is being shut down, and FUSE waits for the server, who does not get on with an
+ * answer. Unbinding waits for the mount's end, and says so once.
+ */
+TEST_F(unbind, while_shut_down)
+{
+	struct uffdio_api api = { .api = UFFD_API };
+	struct uffdio_register reg = { .mode = UFFDIO_REGISTER_MODE_MISSING };
+	struct uffdio_zeropage zero = {};
+	struct fuse_server *s = self->s;
+	int uffd = syscall(SYS_userfaultfd, O_CLOEXEC), log = klog_open(), fd;
+	struct uffd_msg msg;
+	pid_t umounter, pid;
+
+	if (uffd < 0 || ioctl(uffd, UFFDIO_API, &api))
+		SKIP(return, "no userfaultfd for faults in the kernel: %s", strerror(errno));
+	if (log < 0)
+		SKIP(return, "no kernel log: %s", strerror(-log));
+	missing = mmap(NULL, PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	ASSERT_NE(MAP_FAILED, missing);
+	reg.range = zero.range = (struct uffdio_range){ (uintptr_t)missing, PAGE };
+	ASSERT_EQ(0, ioctl(uffd, UFFDIO_REGISTER, &reg));
+	let_go();
+	s->open_flags = FOPEN_NOFLUSH;
+	s->hook[FUSE_READ] = answer_later;
+	fd = fs_open(s, "plain", O_RDONLY);
+	ASSERT_LE(0, fd);
+	ASSERT_EQ(0, readahead(fd, 0, PAGE));
+	close(fd);
+	ASSERT_EQ(sizeof(msg), read(uffd, &msg, sizeof(msg)));
+
+	umounter = fork();
+	ASSERT_LE(0, umounter);
+	if (!umounter)
+		_exit(umount2(s->dir, 0) ? errno : 0);
+	s->mounted = false;
+	EXPECT_TRUE(asleep(umounter));
+	pid = unbind_begin(&daxdev[0]);
+	ASSERT_LE(0, pid);
+	EXPECT_TRUE(asleep(pid));
+	usleep(500 * 1000);
+	EXPECT_EQ(0, waitpid(umounter, NULL, WNOHANG));
+	EXPECT_EQ(0, waitpid(pid, NULL, WNOHANG));
+	EXPECT_EQ(1, klog_count(log, "goes away"));
+	ASSERT_EQ(0, ioctl(uffd, UFFDIO_ZEROPAGE, &zero));
+	EXPECT_EQ(0, ended(umounter));
+	EXPECT_EQ(0, ended(pid));
+	close(uffd);
 	expect_usable();
 	finish();
 }
