@@ -303,7 +303,7 @@ TEST_F(created, opened_meanwhile)
 
 /*
  * A file that is mapped by mmap(2) through the descriptor of its creator, and by nobody else, is
- * looked at when that one is closed: a page that is in use keeps the inode, and its memory from others.
+ * looked at when that one is closed: a page in use keeps the inode, and its memory from others.
  */
 TEST_F(created, page_in_use)
 {

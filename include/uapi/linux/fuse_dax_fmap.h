@@ -263,7 +263,9 @@ struct fuse_iomap_io {
  *	It has to be bounded, so the kernel refuses to load one that calls a kfunc
  *	of others (open-coded iterators, bpf_for(), are such), that calls other
  *	helpers than those that look something up in a map or tell time, CPU, task
- *	or a random number, that has a global function, or a loop with may_goto.
+ *	or a random number, that has a global function, or a loop with may_goto, or
+ *	a map that is no array and no hash (of any of the CPUs, or one for each;
+ *	without BPF_F_ZERO_SEED).
  *	Loops that the verifier follows to their end are fine.
  *
  * Both are required. Register with a BPF link (SEC(".struct_ops.link")); a
