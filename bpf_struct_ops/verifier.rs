@@ -188,10 +188,7 @@ unsafe fn is_bounded(prog: *const c::bpf_prog) -> bool {
     const MAY_GOTO: u8 = (c::BPF_JMP | c::BPF_JCOND) as u8;
     const KFUNC: u8 = c::BPF_PSEUDO_KFUNC_CALL as u8;
     const LOAD_64: u8 = (c::BPF_LD | c::BPF_IMM | c::BPF_DW) as u8;
-    const MAP: [u8; 2] = [
-        c::BPF_PSEUDO_MAP_FD as u8,
-        c::BPF_PSEUDO_MAP_IDX as u8,
-    ];
+    const MAP: [u8; 2] = [c::BPF_PSEUDO_MAP_FD as u8, c::BPF_PSEUDO_MAP_IDX as u8];
     /// Others are tries, lists, or have maps of any type inside.
     const FAST: [c::bpf_map_type; 4] = [
         c::bpf_map_type_BPF_MAP_TYPE_ARRAY,

@@ -61,8 +61,8 @@ pub(super) unsafe extern "C" fn fallocate(
     offset: c::loff_t,
     len: c::loff_t,
 ) -> ffi::c_long {
-    // SAFETY: By the safety requirements.
     let result = match mode as u32 & !c::FALLOC_FL_KEEP_SIZE {
+        // SAFETY: By the safety requirements.
         c::FALLOC_FL_ALLOCATE_RANGE => unsafe { allocate(file, offset, len) },
         // SAFETY: By the safety requirements.
         c::FALLOC_FL_ZERO_RANGE => unsafe { zero(file, offset, len) },
