@@ -268,9 +268,10 @@ pub fn check_place(path: &Path, nonempty: bool) -> Result<PathBuf, String> {
     if is_root {
         let what = mount.map_or_else(|| "something".to_owned(), who::Mount::to_string);
         let servers = who::named(&who::servers(Number::of(&statx)), 3);
-        let dead = metadata
-            .as_ref()
-            .is_err_and(|error| error.kind() == ErrorKind::NotConnected);
+        // What the kernel has cached of it outlives the server.
+        let flags = AtFlags::STATX_FORCE_SYNC;
+        let asked = rustix::fs::statx(CWD, &place, flags, StatxFlags::BASIC_STATS);
+        let dead = matches!(asked, Err(Errno::NOTCONN | Errno::CONNABORTED));
         if dead && servers.is_empty() {
             return Err(
                 match who::named(&who::users(Number::of(&statx)), 5).as_str() {
