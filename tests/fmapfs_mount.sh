@@ -43,7 +43,8 @@ manifest() { # NAME DEVICE
 }
 manifest a "$a"
 manifest b "$b"
-one=$tmp/a two=$tmp/b
+manifest again "$a"
+one=$tmp/a two=$tmp/b again=$tmp/again
 
 helpers=()
 for name in mount.fmapfs mount.fuse.fmapfs; do
@@ -169,15 +170,18 @@ check "it has its device before any file is open" has_device
 daemon=$(pid_on "$dir")
 check "a second server on that device" \
 	refused "${a##*/} is held by the mount on $dir, which process $daemon \(fmapfs\) serves" \
-	fmapfs "$one" "$other"
+	fmapfs "$again" "$other"
+check "... and with that manifest" \
+	refused "the record $one.layout is in use by process $daemon" fmapfs --daemon "$one" "$other"
 check "... which takes nothing from the first" grep -q . <(head -c 4 "$dir/file" | od)
 ln -s "$a" "$tmp/link"
 cat >"$tmp/twice" <<-END
 	device = [{ name = "x", path = "$b" }, { name = "y", path = "$tmp/link2" }]
+	file = [{ path = "file", size = "2M", devices = ["x"] }]
 END
 ln -s "$b" "$tmp/link2"
 check "a device twice, by a symbolic link" \
-	refused "device \"y\" .*is device \"x\" .*once more" fmapfs "$tmp/twice" "$other"
+	refused "device \"y\" is the same memory as \"x\"" fmapfs "$tmp/twice" "$other"
 manifest l "$tmp/link"
 check "a held device by another name" \
 	refused "is held by the mount on $dir" fmapfs --daemon "$tmp/l" "$other"
@@ -196,7 +200,7 @@ check "an old mount, and who uses it" \
 check "... also with --nonempty" \
 	refused "is still there" fmapfs --nonempty --daemon "$two" "$dir"
 check "... which still has the device" \
-	refused "held by the mount on $dir, whose server has ended.*$sleeper" fmapfs "$one" "$other"
+	refused "held by the mount on $dir, whose server has ended.*$sleeper" fmapfs "$again" "$other"
 kill "$sleeper"
 wait "$sleeper" 2>/dev/null
 check "... and which nobody uses" \
@@ -238,7 +242,7 @@ daemon=$(pid_on "$dir")
 check "a daemon is called fmapfs" [ "$(cat "/proc/$daemon/comm")" = fmapfs ]
 descriptors() {
 	local links
-	links=$(find "/proc/$daemon/fd" -lname "$tmp/*" -printf '%f %l\n') || return
+	links=$(find "/proc/$daemon/fd" -lname "$tmp/*" ! -lname '*.layout' -printf '%f %l\n') || return
 	echo "$links"
 	[ -z "$links" ]
 }
@@ -340,6 +344,9 @@ check "mount -t fuse.fmapfs" mount -t fuse.fmapfs \
 	-o rw,noatime,nofail,x-systemd.automount,_netdev "$one" "$dir"
 check "... with the options" grep -q " $dir rw,nosuid,nodev,noatime " /proc/self/mountinfo
 umount "$dir"
+check "a record elsewhere" mount -t fmapfs -o "record=$tmp/record" "$one" "$dir"
+check "... is there" grep -q fmapfs "$tmp/record"
+umount "$dir"
 check "an unknown option" refused 'unknown mount option "r0"' fmapfs -o r0 "$one" "$dir"
 unknown() {
 	! mount -t fmapfs -o bogus=1 "$one" "$dir" 2>"$tmp/stderr" &&
@@ -396,7 +403,7 @@ check "a pid file that is something else" \
 	refused "$tmp/precious is there, and is no pid file" \
 	fmapfs --daemon --pid-file "$tmp/precious" "$two" "$other"
 check "a start that fails, with somebody's file" \
-	refused "held by" fmapfs --pid-file "$tmp/precious" "$one" "$other"
+	refused "held by" fmapfs --pid-file "$tmp/precious" "$again" "$other"
 check "... which stays" grep -q precious "$tmp/precious"
 ln -s precious "$tmp/planted"
 check "a pid file that is a link" \
@@ -408,7 +415,7 @@ check "a directory that is not there" \
 check "... for the pid" \
 	refused "$tmp/none: No such file" fmapfs --daemon --pid-file "$tmp/none/pid" "$two" "$other"
 check "a start that fails leaves no statistics" \
-	refused "held by" fmapfs --stats "$tmp/left" --pid-file "$tmp/left2" "$one" "$other"
+	refused "held by" fmapfs --stats "$tmp/left" --pid-file "$tmp/left2" "$again" "$other"
 check "... and no pid file" [ ! -e "$tmp/left" -a ! -e "$tmp/left2" ]
 mkdir "$tmp/full"
 mount -t tmpfs -o size=4k full "$tmp/full"

@@ -3,19 +3,20 @@
 //! the ops understand our maps, are the devices to be had?
 //!
 //! The kernel holds a device from the first open of a file that is in it. So each device has a
-//! file that is looked up and opened here, and only here: while the mount is [`Apart`] nobody
-//! else gets to it, and then the tree says that there is no such file. The devices stay held
-//! until the end of the mount.
+//! file that is looked up and opened now, and only now: while the mount is
+//! [`Apart`](crate::mount::Apart) nobody but the [`Visitor`] gets to it, and then the tree says
+//! that there is no such file. The devices stay held until the end of the mount.
 
 use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::{Duration, Instant};
 
 use fuse_dax_fmap::OpsName;
-use rustix::fs::{AtFlags, Mode, OFlags};
 use rustix::io::Errno;
 
 use crate::manifest;
-use crate::mount::Apart;
 use crate::tree::Tree;
+use crate::visitor::Visitor;
 use crate::who;
 
 /// A device of the manifest, for messages.
@@ -34,9 +35,18 @@ impl Device {
     }
 }
 
+/// How long to wait for a device that a mount has which is on no directory any more: who
+/// was unmounted or killed a moment ago may not have let go yet.
+const PATIENCE: Duration = Duration::from_secs(2);
+
 /// Waits for the kernel's verdict, and holds the devices.
-pub fn check(mount: &Apart, tree: &Tree, ops: &OpsName, devices: &[Device]) -> Result<(), String> {
-    rustix::fs::statat(mount.root(), "", AtFlags::EMPTY_PATH).map_err(|error| match error {
+pub fn check(
+    visitor: &mut Visitor,
+    tree: &Tree,
+    ops: &OpsName,
+    devices: &[Device],
+) -> Result<(), String> {
+    visitor.stat("")?.map_err(|error| match error {
         Errno::NOTCONN | Errno::CONNREFUSED | Errno::CONNABORTED => format!(
             "the kernel refuses the mount, most likely because no ops named {ops} are registered: \
              `fmapctl list` shows those that are, `fmapctl load` registers more, and the kernel \
@@ -46,12 +56,19 @@ pub fn check(mount: &Apart, tree: &Tree, ops: &OpsName, devices: &[Device]) -> R
     })?;
 
     for (index, device) in devices.iter().enumerate() {
-        let flags = OFlags::RDONLY | OFlags::CLOEXEC;
-        let opened = rustix::fs::openat(mount.root(), name(index), flags, Mode::empty());
+        let begin = Instant::now();
+        let opened = loop {
+            match visitor.open(&name(index))? {
+                Err(Errno::BUSY) if begin.elapsed() < PATIENCE && who::may_let_go(&device.path) => {
+                    thread::sleep(Duration::from_millis(20));
+                }
+                opened => break opened,
+            }
+        };
         let shown = device.path.display();
         match (opened, tree.has_asked_for(index)) {
-            (Ok(_), true) => (),
-            (Ok(_), false) => {
+            (Ok(()), true) => (),
+            (Ok(()), false) => {
                 return Err(format!(
                     "the ops {ops} make something else of the maps of fmapfs: they are of another \
                      format than striped"
@@ -78,12 +95,6 @@ pub fn check(mount: &Apart, tree: &Tree, ops: &OpsName, devices: &[Device]) -> R
             }
         }
     }
-
-    tree.hide_claims();
-    for index in 0..devices.len() {
-        // The kernel finds that it is not there, and forgets it.
-        let _ = rustix::fs::statat(mount.root(), name(index), AtFlags::SYMLINK_NOFOLLOW);
-    }
     Ok(())
 }
 
@@ -109,13 +120,13 @@ fn same(device: &Device, other: &Device) -> String {
     )
 }
 
-/// The name of the file of a device.
-fn name(index: usize) -> String {
+/// The name of a hidden file.
+pub fn name(index: usize) -> String {
     format!("{PREFIX}{index}")
 }
 
 /// What it begins with.
-const PREFIX: &str = ".fmapfs-device-";
+const PREFIX: &str = ".fmapfs-hidden-";
 
 /// The index in the name of such a file.
 pub fn index(name: &str) -> Option<usize> {
@@ -131,7 +142,7 @@ mod tests {
         for at in [0, 1, 63] {
             assert_eq!(index(&name(at)), Some(at));
         }
-        for other in ["", "f", ".fmapfs-device-", ".fmapfs-device-x"] {
+        for other in ["", "f", ".fmapfs-hidden-", ".fmapfs-hidden-x"] {
             assert_eq!(index(other), None);
         }
     }

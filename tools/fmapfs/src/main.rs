@@ -3,11 +3,13 @@
 //!
 //! ```text
 //!                              claim    devices are held, ops understand us
+//!                              zero     what is new reads as zeros
 //!                                |
 //!  manifest -----> layout -----> tree <----- session <---> /dev/fuse
 //!  what it says    where it is   names, maps   who asks
-//!                                |
-//!                              mount    where it is put, and taken away
+//!                  ^      |      |       |
+//!                  record, which |     mount    where it is put, and taken away
+//!                  keeps it there; times
 //! ```
 //!
 //! Called as `mount.fmapfs` or `mount.fuse.fmapfs` it is a helper of mount(8): it takes that one's
@@ -16,17 +18,23 @@
 mod claim;
 mod device;
 mod files;
+mod freeze;
 mod layout;
 mod manifest;
 mod mount;
 mod options;
 #[cfg(test)]
 mod properties;
+mod record;
+#[cfg(test)]
+mod refused;
 mod say;
 mod session;
 mod stats;
 mod tree;
+mod visitor;
 mod who;
+mod zero;
 
 use std::ffi::OsStr;
 use std::fs;
@@ -40,9 +48,10 @@ use clap::Parser;
 use fuse_dax_fmap::{OpsName, striped};
 
 use crate::files::{PidFile, Replaced};
-use crate::layout::Layout;
-use crate::manifest::Manifest;
+use crate::layout::{Layout, Past};
+use crate::manifest::{Manifest, printable};
 use crate::options::Options;
+use crate::record::{Keeper, Store};
 use crate::say::say;
 use crate::session::Session;
 use crate::tree::Tree;
@@ -51,13 +60,14 @@ const MANIFEST_HELP: &str = r#"The manifest is TOML:
 
   [[device]]                  # in the order of their index
   name = "a"
-  path = "/dev/dax0.0"        # bound to the driver fsdev_dax
+  path = "/dev/dax0.0"        # bound to the driver fsdev_dax; instead, or as well,
+  # id = "cxl:0x1@0x0+0x0"    # what stays with the memory: see fmapfs --devices
   size = "4G"                 # use no more of it; the default is all
 
   [[dir]]                     # only needed where the defaults do not fit
   path = "logs"
   mode = "0750"               # default 0755 and, for files, 0644
-  uid = 0                     # default 0
+  uid = "root"                # a name or a number; default 0
   gid = 4                     # default 0
 
   [[file]]                    # 64 MiB, wherever there is room, 2 MiB on a,
@@ -81,15 +91,30 @@ const MANIFEST_HELP: &str = r#"The manifest is TOML:
   strips = [{ device = "a", offset = 0 }, { device = "b", offset = 0 }]
 
 Numbers of bytes are integers or strings with K, M, G or T (powers of 1024).
-Names and sizes are fixed while it is mounted; mode, owner and times can be
-changed and are forgotten at the unmount.
+Names and sizes are fixed while it is mounted; mode and owner can be changed and
+are forgotten at the unmount. Times are kept.
+
+Where each file has been put is recorded in MANIFEST.layout (or --record FILE), so
+that it stays there whatever is changed in the manifest:
+  - A file with `devices` gets space by 2 MiB, around what is recorded. It reads as
+    zeros then. A file that grows gets more; one that shrinks keeps what it had.
+  - A file that is gone from the manifest keeps its space, and has its data again
+    when it comes back. Under another name it is another file, unless that names
+    just the extents that the old one had (--freeze prints them).
+  - Space that the manifest names is never zeroed, and cannot be that of another file.
+  - What would show other data than before is refused: another list of devices or
+    chunk, other extents, a device that is not the one it was. With --reallocate
+    such files are placed anew, full of zeros, and those that are gone from the
+    manifest give up their space: their data are lost. Other files stay.
+Manifest and record belong together: without the record everything is placed, and
+zeroed, as if for the first time.
 
 In fstab, with links to fmapfs named /sbin/mount.fmapfs and /sbin/mount.fuse.fmapfs:
 
   /etc/files.toml  /mnt  fuse.fmapfs  noatime,nofail  0 0
 
-Options (-o) are those of mount(8) for any file system, and nonempty, ops=NAME, pid-file=FILE and
-stats=FILE, as on the command line.
+Options (-o) are those of mount(8) for any file system, and nonempty, ops=NAME, pid-file=FILE, stats=FILE
+and record=FILE, as on the command line.
 
 Signals: SIGTERM, SIGINT and SIGHUP unmount, and nothing but this mount: what lies on it has to
 go first. SIGUSR1 reports how many requests of which kind came in. Status: 0 unmounted, 1 failed,
@@ -104,10 +129,11 @@ go first. SIGUSR1 reports how many requests of which kind came in. Status: 0 unm
 #[command(version, after_long_help = MANIFEST_HELP)]
 struct Args {
     /// What to mount (--help describes it)
-    manifest: PathBuf,
+    #[arg(required_unless_present_any = ["devices", "visit"])]
+    manifest: Option<PathBuf>,
 
     /// An existing directory
-    #[arg(required_unless_present = "check")]
+    #[arg(required_unless_present_any = ["check", "freeze", "devices", "visit"])]
     mountpoint: Option<PathBuf>,
 
     /// Check the manifest, print where each file is, and end
@@ -115,8 +141,25 @@ struct Args {
     check: bool,
 
     /// Return when the files can be used, and serve in the background
-    #[arg(short, long, conflicts_with = "check")]
+    #[arg(short, long, conflicts_with_all = ["check", "freeze", "devices"])]
     daemon: bool,
+
+    /// Print the manifest with the extents of each file, as a manifest, and end
+    #[arg(long, conflicts_with_all = ["check", "reallocate"])]
+    freeze: bool,
+
+    /// Print the DAX devices that there are, with the ids that a manifest may have, and end
+    #[arg(long, conflicts_with_all = ["check", "freeze"])]
+    devices: bool,
+
+    /// Keep the record of where files are here instead of beside the manifest
+    #[arg(long, value_name = "FILE")]
+    record: Option<PathBuf>,
+
+    /// Place files anew that cannot stay where they are: their data, and those of
+    /// files that are gone from the manifest, are lost
+    #[arg(long)]
+    reallocate: bool,
 
     /// Serve in the foreground, which is the default
     #[arg(short, long, conflicts_with = "daemon")]
@@ -141,6 +184,10 @@ struct Args {
     /// The ops to name, if their format is `striped` under another name
     #[arg(long, default_value = striped::OPS_NAME)]
     ops: OpsName,
+
+    /// Set for the child that uses the mount while it is apart
+    #[arg(long, hide = true)]
+    visit: bool,
 
     /// Set for the child of --daemon: tell the parent on stdout, then let go
     #[arg(long, hide = true)]
@@ -188,29 +235,28 @@ struct Helper {
     child: bool,
 }
 
-/// What is to be done, whoever calls.
+/// What is to be done with a manifest, whoever calls.
 struct Wanted {
     manifest: PathBuf,
     mountpoint: PathBuf,
-    check: bool,
-    /// Whether to print where files are.
-    list: bool,
+    what: What,
     daemon: bool,
     child: bool,
+    reallocate: bool,
     options: Options,
     ops: OpsName,
 }
 
-impl Wanted {
-    fn new() -> Result<Self, String> {
-        let called = std::env::args_os().next().unwrap_or_default();
-        let called = Path::new(&called).file_name().unwrap_or_default();
-        match called.as_encoded_bytes().starts_with(b"mount.") {
-            true => Self::of_helper(Helper::parse()),
-            false => Self::of_command(Args::parse()),
-        }
-    }
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum What {
+    Mount,
+    Check,
+    /// Check, and print where files are.
+    List,
+    Freeze,
+}
 
+impl Wanted {
     fn of_command(args: Args) -> Result<Self, String> {
         let mut options = Options::default();
         for text in &args.options {
@@ -219,13 +265,18 @@ impl Wanted {
         options.nonempty |= args.nonempty;
         options.pid_file = args.pid_file.or(options.pid_file);
         options.stats = args.stats.or(options.stats);
+        options.record = args.record.or(options.record);
         Ok(Self {
-            manifest: args.manifest,
+            manifest: args.manifest.unwrap_or_default(),
             mountpoint: args.mountpoint.unwrap_or_default(),
-            check: args.check,
-            list: args.check,
+            what: match (args.check, args.freeze) {
+                (true, _) => What::List,
+                (_, true) => What::Freeze,
+                _ => What::Mount,
+            },
             daemon: args.daemon,
             child: args.child,
+            reallocate: args.reallocate,
             ops: options.ops.unwrap_or(args.ops),
             options,
         })
@@ -240,10 +291,13 @@ impl Wanted {
         Ok(Self {
             manifest: args.manifest,
             mountpoint: args.mountpoint,
-            check: args.fake,
-            list: false,
+            what: match args.fake {
+                true => What::Check,
+                false => What::Mount,
+            },
             daemon: true,
             child: args.child,
+            reallocate: false,
             ops: options
                 .ops
                 .map_or(default, Ok)
@@ -256,13 +310,20 @@ impl Wanted {
 fn main() -> ExitCode {
     // What ps(1) shows, whatever name led here. Threads have it, too.
     let _ = rustix::thread::set_name(c"fmapfs");
-    match Wanted::new().and_then(run) {
-        Ok(code) => code,
-        Err(message) => {
-            say!("{message}");
-            ExitCode::FAILURE
-        }
-    }
+    let called = std::env::args_os().next().unwrap_or_default();
+    let called = Path::new(&called).file_name().unwrap_or_default();
+    let done = match called.as_encoded_bytes().starts_with(b"mount.") {
+        true => Wanted::of_helper(Helper::parse()).and_then(run),
+        false => match Args::parse() {
+            args if args.visit => visitor::visit().map(|()| ExitCode::SUCCESS),
+            args if args.devices => say::print(&list_devices()).map(|()| ExitCode::SUCCESS),
+            args => Wanted::of_command(args).and_then(run),
+        },
+    };
+    done.unwrap_or_else(|message| {
+        say!("{message}");
+        ExitCode::FAILURE
+    })
 }
 
 fn run(wanted: Wanted) -> Result<ExitCode, String> {
@@ -270,42 +331,85 @@ fn run(wanted: Wanted) -> Result<ExitCode, String> {
         mount::remount(&wanted.mountpoint, &wanted.options)?;
         return Ok(ExitCode::SUCCESS);
     }
-    // First: a dead mount is in the way of all else.
-    let mountpoint = match wanted.check {
-        true => wanted.mountpoint,
-        false => mount::check_place(&wanted.mountpoint, wanted.options.nonempty)?,
+    let to_mount = wanted.what == What::Mount;
+    // Who does not serve looks at the record, and leaves it to others.
+    let serves = to_mount && (wanted.child || !wanted.daemon);
+
+    let source = wanted.manifest.as_path();
+    let shown = source.display();
+    let in_file = |error: manifest::Error| format!("{shown}:{error}");
+    let bytes = fs::read(source).map_err(|error| format!("{shown}: {error}"))?;
+    let text = manifest::text(bytes).map_err(in_file)?;
+    let mut manifest = manifest::parse(&text).map_err(in_file)?;
+    device::resolve(&mut manifest, to_mount).map_err(in_file)?;
+
+    let beside = match &wanted.options.record {
+        // It is written to the end, in another directory.
+        Some(path) => std::path::absolute(path).map_err(|error| error.to_string()),
+        None => record::beside(source),
+    };
+    let (store, record) = match beside.as_deref() {
+        Ok(path) if serves => {
+            let (store, record) = Store::lock(path, source)?;
+            (Some(store), record)
+        }
+        Ok(path) => (None, record::read(path)?),
+        // Nothing can be recorded of what is read from a pipe.
+        Err(_) if !to_mount => (None, Default::default()),
+        Err(message) => return Err(message.clone()),
     };
 
-    let shown = wanted.manifest.display();
-    let in_file = |error: manifest::Error| format!("{shown}:{error}");
-    let text = fs::read_to_string(&wanted.manifest).map_err(|error| format!("{shown}: {error}"))?;
-    let manifest = manifest::parse(&text).map_err(in_file)?;
-    if !wanted.check {
+    if to_mount {
         for device in &manifest.devices {
             device::usable(&device.path)
                 .map_err(|message| in_file(manifest::Error::new(device.line, message)))?;
         }
     }
+    // Not by the parent of a daemon: whoever had the record may be about to unmount.
+    let mountpoint = match serves {
+        true => mount::check_place(&wanted.mountpoint, wanted.options.nonempty)?,
+        false => wanted.mountpoint,
+    };
     let devices: Vec<_> = manifest.devices.iter().map(claim::Device::new).collect();
     claim::check_devices(&devices)?;
     let sizes = sizes(&manifest).map_err(in_file)?;
-    let layout = layout::place(&manifest, &sizes).map_err(in_file)?;
-    let listing = list(&manifest, &layout);
-    let tree = Tree::new(manifest, layout).map_err(in_file)?;
-    if wanted.check {
-        if wanted.list {
-            say::print(&listing)?;
+    let past = Past {
+        record: &record,
+        name: &beside.map_or(String::new(), |path| path.display().to_string()),
+        reallocate: wanted.reallocate,
+    };
+    let layout = layout::place_beside(&manifest, &sizes, &past).map_err(in_file)?;
+    if serves || !to_mount {
+        for note in &layout.notes {
+            say!("{shown}: {note}");
         }
+    }
+    if wanted.what == What::Freeze && !layout.record.new_space(devices.len()).is_empty() {
+        say!(
+            "{shown}: some files have never been mounted: frozen, they have what is in that \
+             memory now"
+        );
+    }
+    let text = match wanted.what {
+        What::List => list(&manifest, &layout),
+        What::Freeze => freeze::freeze(&manifest, &layout),
+        What::Check | What::Mount => String::new(),
+    };
+    let record = layout.record.clone();
+    let mut tree = Tree::new(manifest, layout).map_err(in_file)?;
+    if !to_mount {
+        say::print(&text)?;
         return Ok(ExitCode::SUCCESS);
     }
-    if wanted.daemon && !wanted.child {
+    let Some(store) = store else {
         return start_child();
-    }
+    };
     if wanted.child {
         let _ = rustix::process::setsid();
     }
 
-    let source = fs::canonicalize(&wanted.manifest).map_err(|error| format!("{shown}: {error}"))?;
+    let keeper = Keeper::new(store, record);
+    tree.keep_times(Arc::clone(&keeper));
     let pid_file = wanted.options.pid_file.as_deref().map(PidFile::new);
     let report = wanted.options.stats.as_deref().map(Replaced::new);
     let nr_files = tree.nr_files();
@@ -314,11 +418,13 @@ fn run(wanted: Wanted) -> Result<ExitCode, String> {
         tree: Arc::new(tree),
         ops: wanted.ops,
         options: wanted.options.clone(),
-        source,
+        // For people.
+        source: fs::canonicalize(source).unwrap_or_else(|_| source.to_owned()),
         mountpoint,
         devices,
         pid_file: pid_file.transpose()?,
         report: report.transpose()?,
+        keeper,
     };
     let child = wanted.child;
     session.run(move || {
@@ -329,6 +435,27 @@ fn run(wanted: Wanted) -> Result<ExitCode, String> {
         }
     })?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// The DAX devices of this machine, as a manifest names them.
+fn list_devices() -> String {
+    let one = |device: device::Present| {
+        let size = device.size.map_or("?".to_owned(), |size| size.to_string());
+        let driver = device.driver.as_deref().unwrap_or("no driver");
+        let id = match device.id {
+            Some(id) => format!("id = \"{id}\"\n"),
+            None => {
+                "# no id: nothing that stays is known of it, or only root may know\n".to_owned()
+            }
+        };
+        format!(
+            "[[device]]                  # {size} bytes, {driver}\n\
+             name = \"{name}\"\npath = \"/dev/{name}\"\n{id}",
+            name = device.name
+        )
+    };
+    let all: Vec<_> = device::present().into_iter().map(one).collect();
+    all.join("\n")
 }
 
 /// Bytes of each device that files may use, where the manifest or the system tells.
@@ -352,7 +479,7 @@ fn list(manifest: &Manifest, layout: &Layout) -> String {
     let mut text = String::new();
     let name = |index: u32| &manifest.devices[index as usize].name;
     for (file, placement) in manifest.files.iter().zip(&layout.files) {
-        text += &format!("{} {} bytes\n", file.path.join("/"), file.size);
+        text += &format!("{} {} bytes\n", printable(&file.path.join("/")), file.size);
         let mut at = 0;
         for extent in &placement.extents {
             let how = match extent.chunk {
@@ -361,7 +488,8 @@ fn list(manifest: &Manifest, layout: &Layout) -> String {
             };
             text += &format!("  {at:#x} + {:#x} {how}", extent.length);
             for strip in &extent.strips {
-                text += &format!(" {}@{:#x}", name(strip.device), strip.offset);
+                let name = printable(name(strip.device));
+                text += &format!(" {name}@{:#x}", strip.offset);
             }
             text += "\n";
             at += extent.length;
@@ -457,11 +585,11 @@ mod tests {
             "fuse.fmapfs",
         ];
         let wanted = helper(&args).unwrap();
-        assert!(wanted.daemon && !wanted.check && !wanted.options.read_only);
+        assert!(wanted.daemon && wanted.what == What::Mount && !wanted.options.read_only);
         assert_eq!(wanted.ops.to_string(), "x");
         assert!(helper(&["f.toml", "/mnt", "-o", "bogus"]).is_err());
         let wanted = helper(&["f.toml", "/mnt", "-fn", "-o", "ro", "-o", "noatime"]).unwrap();
-        assert!(wanted.check && !wanted.list && wanted.options.read_only);
+        assert!(wanted.what == What::Check && wanted.options.read_only);
         assert_eq!(wanted.ops.to_string(), striped::OPS_NAME);
     }
 
@@ -473,6 +601,7 @@ mod tests {
         };
         let wanted = command(&["-o", "ro,stats=/a", "--stats", "/b", "--nonempty"]).unwrap();
         assert!(!wanted.daemon && wanted.options.read_only && wanted.options.nonempty);
+        assert!(command(&["--freeze"]).unwrap().what == What::Freeze);
         assert_eq!(wanted.options.stats, Some("/b".into()));
         let error = command(&["-o", "size=1"]).err().unwrap();
         assert!(error.contains("size=1"), "{error}");
@@ -480,7 +609,8 @@ mod tests {
 
     #[test]
     fn the_manifest_in_the_help_is_one() {
-        let example: Vec<&str> = MANIFEST_HELP
+        let (example, _) = MANIFEST_HELP.split_once("\nNumbers of bytes").unwrap();
+        let example: Vec<&str> = example
             .lines()
             .take_while(|line| !line.starts_with("In fstab"))
             .filter_map(|line| line.strip_prefix("  "))

@@ -3,18 +3,22 @@
 //!
 //! Reading it needs no device and no mount. Everything that can be said against a
 //! manifest by itself is said here, with the line it is about; what depends on
-//! the devices (does it fit? does it overlap?) is [`crate::layout`]'s.
+//! the devices (does it fit? does it overlap? did it move?) is [`crate::layout`]'s.
 
 use std::error;
 use std::fmt;
+use std::marker::PhantomData;
 use std::ops::Range;
 use std::path::PathBuf;
 
 use fuse_dax_fmap::DEVICES_MAX;
 use fuse_dax_fmap::striped::{self, Extent, Strip};
+use nix::unistd::{Group, User};
 use serde::Deserialize;
-use serde::de::{self, Deserializer, Visitor};
+use serde::de::{self, Deserializer, MapAccess, SeqAccess, Visitor};
 use toml::Spanned;
+
+use crate::device;
 
 /// A manifest without the marks of its syntax.
 #[derive(Debug)]
@@ -24,10 +28,14 @@ pub struct Manifest {
     pub files: Vec<File>,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Device {
     pub name: String,
+    /// Empty until [`crate::device::resolve`] has found it, if the manifest has an id only.
     pub path: PathBuf,
+    /// What stays the same wherever the kernel finds the device: as the manifest
+    /// has it, or as it was found.
+    pub id: Option<String>,
     /// Where the manifest says it: the part of the device that may be used.
     pub size: Option<u64>,
     pub line: usize,
@@ -79,9 +87,22 @@ impl Error {
     pub fn new(line: usize, message: impl Into<String>) -> Self {
         Self {
             line,
-            message: message.into(),
+            message: printable(&message.into()),
         }
     }
+}
+
+/// What is safe to print: whoever writes a manifest chooses names, and a terminal obeys
+/// escape sequences.
+pub fn printable(text: &str) -> String {
+    let mut shown = String::new();
+    for c in text.chars() {
+        match c {
+            '"' | '\'' | '\\' => shown.push(c),
+            c => shown.extend(c.escape_debug()),
+        }
+    }
+    shown
 }
 
 impl fmt::Display for Error {
@@ -98,11 +119,11 @@ pub const UNIT: u64 = 2 << 20;
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct RawManifest {
-    #[serde(default)]
+    #[serde(default, deserialize_with = "tables")]
     device: Vec<Spanned<RawDevice>>,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "tables")]
     dir: Vec<Spanned<RawDir>>,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "tables")]
     file: Vec<Spanned<RawFile>>,
 }
 
@@ -110,7 +131,8 @@ struct RawManifest {
 #[serde(deny_unknown_fields)]
 struct RawDevice {
     name: Spanned<String>,
-    path: Spanned<PathBuf>,
+    path: Option<Spanned<PathBuf>>,
+    id: Option<Spanned<String>>,
     size: Option<Spanned<Bytes>>,
 }
 
@@ -120,9 +142,9 @@ struct RawDir {
     path: Spanned<String>,
     mode: Option<Mode>,
     #[serde(default)]
-    uid: u32,
+    uid: Owner<User>,
     #[serde(default)]
-    gid: u32,
+    gid: Owner<Group>,
 }
 
 #[derive(Deserialize)]
@@ -131,13 +153,14 @@ struct RawFile {
     path: Spanned<String>,
     mode: Option<Mode>,
     #[serde(default)]
-    uid: u32,
+    uid: Owner<User>,
     #[serde(default)]
-    gid: u32,
+    gid: Owner<Group>,
     size: Option<Spanned<Bytes>>,
-    devices: Option<Spanned<Vec<Spanned<String>>>>,
+    devices: Option<Spanned<Names>>,
     chunk: Option<Spanned<Bytes>>,
-    extent: Option<Vec<Spanned<RawExtent>>>,
+    #[serde(default, deserialize_with = "tables")]
+    extent: Vec<Spanned<RawExtent>>,
     shared: Option<Spanned<bool>>,
 }
 
@@ -179,10 +202,22 @@ impl<'de> Deserialize<'de> for Bytes {
                     .map_err(|_| E::custom("a number of bytes cannot be negative"))
             }
 
+            // What is no i64.
+            fn visit_i128<E: de::Error>(self, value: i128) -> Result<Bytes, E> {
+                Err(E::custom(format!(
+                    "{value} is no number of bytes: {TOO_LARGE}"
+                )))
+            }
+
             fn visit_str<E: de::Error>(self, value: &str) -> Result<Bytes, E> {
-                parse_bytes(value)
-                    .map(Bytes)
-                    .ok_or_else(|| E::invalid_value(de::Unexpected::Str(value), &self))
+                let unit = value.trim_start_matches(|c: char| c.is_ascii_digit());
+                match parse_bytes(value) {
+                    Some(bytes) => Ok(Bytes(bytes)),
+                    None if unit.len() < value.len() && parse_unit(unit).is_some() => Err(
+                        E::custom(format!("{value:?} is no number of bytes: {TOO_LARGE}")),
+                    ),
+                    None => Err(E::invalid_value(de::Unexpected::Str(value), &self)),
+                }
             }
         }
 
@@ -190,17 +225,24 @@ impl<'de> Deserialize<'de> for Bytes {
     }
 }
 
+const TOO_LARGE: &str = "no device has so many";
+
 fn parse_bytes(text: &str) -> Option<u64> {
     let digits = text.bytes().take_while(u8::is_ascii_digit).count();
-    let shift = match text[digits..].trim_start() {
-        "" | "B" => 0,
-        "K" | "KiB" => 10,
-        "M" | "MiB" => 20,
-        "G" | "GiB" => 30,
-        "T" | "TiB" => 40,
-        _ => return None,
-    };
+    let shift = parse_unit(&text[digits..])?;
     text[..digits].parse::<u64>().ok()?.checked_mul(1 << shift)
+}
+
+/// The power of 2 that a unit is.
+fn parse_unit(text: &str) -> Option<u32> {
+    match text.trim_start() {
+        "" | "B" => Some(0),
+        "K" | "KiB" => Some(10),
+        "M" | "MiB" => Some(20),
+        "G" | "GiB" => Some(30),
+        "T" | "TiB" => Some(40),
+        _ => None,
+    }
 }
 
 /// Permission bits. A string, because `mode = 644` would be a decimal number.
@@ -231,12 +273,132 @@ impl<'de> Deserialize<'de> for Mode {
     }
 }
 
+/// The number of a user or of a group, given as such or by name.
+struct Owner<T>(u32, PhantomData<T>);
+
+impl<T> Default for Owner<T> {
+    fn default() -> Self {
+        Self(0, PhantomData)
+    }
+}
+
+/// What has a name and a number on this machine.
+trait Named {
+    const KIND: &str;
+    fn number(name: &str) -> nix::Result<Option<u32>>;
+}
+
+impl Named for User {
+    const KIND: &str = "user";
+    fn number(name: &str) -> nix::Result<Option<u32>> {
+        Ok(User::from_name(name)?.map(|user| user.uid.as_raw()))
+    }
+}
+
+impl Named for Group {
+    const KIND: &str = "group";
+    fn number(name: &str) -> nix::Result<Option<u32>> {
+        Ok(Group::from_name(name)?.map(|group| group.gid.as_raw()))
+    }
+}
+
+impl<'de, T: Named> Deserialize<'de> for Owner<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct OwnerVisitor<T>(PhantomData<T>);
+
+        impl<T: Named> Visitor<'_> for OwnerVisitor<T> {
+            type Value = Owner<T>;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                write!(f, "the name or the number of a {}", T::KIND)
+            }
+
+            fn visit_i64<E: de::Error>(self, value: i64) -> Result<Self::Value, E> {
+                // The last one means "nobody" to the kernel.
+                match u32::try_from(value) {
+                    Ok(number) if number != u32::MAX => Ok(Owner(number, PhantomData)),
+                    _ => Err(E::custom(format!(
+                        "{value} is the number of no {}: they are 0 to {}",
+                        T::KIND,
+                        u32::MAX - 1
+                    ))),
+                }
+            }
+
+            fn visit_str<E: de::Error>(self, name: &str) -> Result<Self::Value, E> {
+                let kind = T::KIND;
+                match T::number(name) {
+                    Ok(Some(number)) => Ok(Owner(number, PhantomData)),
+                    Ok(None) => Err(E::custom(format!(
+                        "this machine has no {kind} named {name:?}; a number needs no quotes"
+                    ))),
+                    Err(error) => Err(E::custom(format!(
+                        "cannot look up the {kind} {name:?}: {error}"
+                    ))),
+                }
+            }
+        }
+
+        deserializer.deserialize_any(OwnerVisitor(PhantomData))
+    }
+}
+
+/// What is said against a table where several may be.
+const SINGLE: &str = "there may be several of this table: it needs double brackets";
+
+/// An array of tables; who writes one table, with single brackets, is told.
+fn tables<'de, D, T>(deserializer: D) -> Result<Vec<T>, D::Error>
+where
+    D: Deserializer<'de>,
+    T: Deserialize<'de>,
+{
+    deserializer.deserialize_any(List(
+        "tables in double brackets, as in [[file]]",
+        PhantomData,
+    ))
+}
+
+/// Names of devices.
+struct Names(Vec<Spanned<String>>);
+
+impl<'de> Deserialize<'de> for Names {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        const WANTED: &str = "a list of names, as in [\"a\", \"b\"]";
+        deserializer
+            .deserialize_any(List(WANTED, PhantomData))
+            .map(Self)
+    }
+}
+
+/// An array, and what one is told who writes something else.
+struct List<T>(&'static str, PhantomData<T>);
+
+impl<'de, T: Deserialize<'de>> Visitor<'de> for List<T> {
+    type Value = Vec<T>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.0)
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Vec<T>, A::Error> {
+        let mut all = Vec::new();
+        while let Some(one) = seq.next_element()? {
+            all.push(one);
+        }
+        Ok(all)
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, _: A) -> Result<Vec<T>, A::Error> {
+        Err(de::Error::custom(SINGLE))
+    }
+}
+
 /// Where lines end, to turn what the parser knows (a byte) into what a person needs
 /// (a line).
-struct Lines(Vec<usize>);
+pub struct Lines(Vec<usize>);
 
 impl Lines {
-    fn new(text: &str) -> Self {
+    pub fn new(text: &str) -> Self {
         Self(text.match_indices('\n').map(|(at, _)| at).collect())
     }
 
@@ -244,9 +406,42 @@ impl Lines {
         1 + self.0.partition_point(|&end| end < span.start)
     }
 
-    fn of<T>(&self, value: &Spanned<T>) -> usize {
+    pub fn of<T>(&self, value: &Spanned<T>) -> usize {
         self.at(value.span())
     }
+}
+
+/// The bytes of a manifest as text.
+pub fn text(bytes: Vec<u8>) -> Result<String, Error> {
+    String::from_utf8(bytes).map_err(|error| {
+        let at = error.utf8_error().valid_up_to();
+        let before = &error.as_bytes()[..at];
+        let line = 1 + before.iter().filter(|&&byte| byte == b'\n').count();
+        let bad = error.as_bytes()[at];
+        Error::new(
+            line,
+            format!("a manifest is text in UTF-8, and byte {bad:#04x} is not"),
+        )
+    })
+}
+
+/// What the parser says, or more than that, where it would leave a person guessing.
+fn syntax_error(text: &str, line: usize, error: &toml::de::Error) -> Error {
+    let source = text.lines().nth(line - 1).unwrap_or_default().trim();
+    let (key, value) = source.split_once('=').unwrap_or((source, ""));
+    let (key, value) = (key.trim(), value.trim());
+    let message = match error.message() {
+        _ if key == "mode" && value.len() > 1 && value.bytes().all(|c| c.is_ascii_digit()) => {
+            format!("a mode is a string of octal digits, in quotes: \"{value}\"")
+        }
+        SINGLE if source.starts_with('[') => {
+            format!("there may be several of {source}: it needs double brackets, [{source}]")
+        }
+        "duplicate key" => format!("there is a `{key}` already"),
+        "invalid basic string, expected `\"`" => "the string has no end in this line".to_owned(),
+        message => message.replace('\n', ", "),
+    };
+    Error::new(line, message)
 }
 
 /// Reads a manifest.
@@ -254,7 +449,7 @@ pub fn parse(text: &str) -> Result<Manifest, Error> {
     let lines = Lines::new(text);
     let raw: RawManifest = toml::from_str(text).map_err(|error| {
         let line = error.span().map_or(1, |span| lines.at(span));
-        Error::new(line, error.message().replace('\n', ", "))
+        syntax_error(text, line, &error)
     })?;
 
     let devices = devices(&lines, raw.device)?;
@@ -267,7 +462,10 @@ pub fn parse(text: &str) -> Result<Manifest, Error> {
         .file
         .into_iter()
         .map(|raw| file(&lines, &devices, raw))
-        .collect::<Result<_, _>>()?;
+        .collect::<Result<Vec<_>, _>>()?;
+    if files.is_empty() {
+        return Err(Error::new(1, "there is nothing to mount: no [[file]]"));
+    }
 
     Ok(Manifest {
         devices,
@@ -288,12 +486,29 @@ fn devices(lines: &Lines, raw: Vec<Spanned<RawDevice>>) -> Result<Vec<Device>, E
                 format!("a mount has at most {DEVICES_MAX} devices"),
             ));
         }
-        let path = raw.path.get_ref();
-        if !path.is_absolute() || path.as_os_str().len() > 255 {
-            return Err(Error::new(
-                lines.of(&raw.path),
-                "the path of a device is absolute and has at most 255 bytes",
-            ));
+        let mut path = PathBuf::new();
+        let mut path_line = line;
+        match (raw.path, &raw.id) {
+            (Some(named), _) => {
+                path_line = lines.of(&named);
+                path = named.into_inner();
+                if !path.is_absolute() || path.as_os_str().len() > 255 {
+                    return Err(Error::new(
+                        path_line,
+                        "the path of a device is absolute and has at most 255 bytes",
+                    ));
+                }
+            }
+            (None, Some(_)) => (),
+            (None, None) => {
+                return Err(Error::new(
+                    line,
+                    "which device is this? Give `path`, or the `id` that `fmapfs --devices` shows",
+                ));
+            }
+        }
+        if let Some(id) = &raw.id {
+            device::check_id(id.get_ref()).map_err(|message| Error::new(lines.of(id), message))?;
         }
         for other in &devices {
             if other.name == *raw.name.get_ref() {
@@ -302,16 +517,25 @@ fn devices(lines: &Lines, raw: Vec<Spanned<RawDevice>>) -> Result<Vec<Device>, E
                     format!("device {:?} is already in line {}", other.name, other.line),
                 ));
             }
-            if other.path == *path {
+            if other.path == path && !path.as_os_str().is_empty() {
                 return Err(Error::new(
-                    lines.of(&raw.path),
+                    path_line,
                     format!("{} is already device {:?}", path.display(), other.name),
                 ));
+            }
+            if let (Some(id), Some(other_id)) = (&raw.id, &other.id) {
+                if id.get_ref() == other_id {
+                    return Err(Error::new(
+                        lines.of(id),
+                        format!("{other_id} is already device {:?}", other.name),
+                    ));
+                }
             }
         }
         devices.push(Device {
             name: raw.name.into_inner(),
-            path: raw.path.into_inner(),
+            path,
+            id: raw.id.map(Spanned::into_inner),
             size: raw.size.map(|size| size.into_inner().0),
             line,
         });
@@ -326,8 +550,8 @@ fn dir(lines: &Lines, raw: Spanned<RawDir>) -> Result<Dir, Error> {
         path: components(lines, &raw.path)?,
         access: Access {
             mode: raw.mode.map_or(0o755, |mode| mode.0),
-            uid: raw.uid,
-            gid: raw.gid,
+            uid: raw.uid.0,
+            gid: raw.gid.0,
         },
     })
 }
@@ -340,7 +564,8 @@ fn file(lines: &Lines, devices: &[Device], raw: Spanned<RawFile>) -> Result<File
         return Err(Error::new(line, "the top of the tree is a directory"));
     }
 
-    let (size, content) = match (raw.devices, raw.extent) {
+    let extents = Some(raw.extent).filter(|extents| !extents.is_empty());
+    let (size, content) = match (raw.devices, extents) {
         (Some(over), None) => {
             let size = raw.size.ok_or_else(|| {
                 Error::new(line, "`devices` says where the file is, `size` is missing")
@@ -398,8 +623,8 @@ fn file(lines: &Lines, devices: &[Device], raw: Spanned<RawFile>) -> Result<File
         path,
         access: Access {
             mode: raw.mode.map_or(0o644, |mode| mode.0),
-            uid: raw.uid,
-            gid: raw.gid,
+            uid: raw.uid.0,
+            gid: raw.gid.0,
         },
         size,
         content,
@@ -410,12 +635,12 @@ fn file(lines: &Lines, devices: &[Device], raw: Spanned<RawFile>) -> Result<File
 fn striped_over(
     lines: &Lines,
     devices: &[Device],
-    over: Spanned<Vec<Spanned<String>>>,
+    over: Spanned<Names>,
     chunk: Option<Spanned<Bytes>>,
 ) -> Result<Content, Error> {
     let line = lines.of(&over);
     let mut indices = Vec::new();
-    for name in over.into_inner() {
+    for name in over.into_inner().0 {
         let index = device_index(lines, devices, &name)?;
         if indices.contains(&index) {
             return Err(Error::new(
@@ -545,135 +770,6 @@ size = \"1G\"
 
     fn with(more: &str) -> Result<Manifest, Error> {
         parse(&format!("{TWO_DEVICES}{more}"))
-    }
-
-    /// Every refusal: the lines after the seven of TWO_DEVICES, the line to blame,
-    /// a part of the message.
-    const REFUSED: &[(&str, usize, &str)] = &[
-        ("[[file]]\npath = \"x\n", 9, "string"),
-        (
-            "[[file]]\nsize = 1\ndevices = [\"a\"]\n",
-            8,
-            "missing field `path`",
-        ),
-        (
-            "[[file]]\npath = \"x\"\nsise = 1\n",
-            10,
-            "unknown field `sise`",
-        ),
-        ("[[fil]]\npath = \"x\"\n", 8, "unknown field `fil`"),
-        ("[[file]]\npath = \"x\"\n", 9, "where is this file?"),
-        (
-            "[[file]]\npath = \"/\"\nsize = 1\ndevices = [\"a\"]\n",
-            9,
-            "is a directory",
-        ),
-        (
-            "[[file]]\npath = \"x/../y\"\nsize = 1\ndevices = [\"a\"]\n",
-            9,
-            "empty, . or ..",
-        ),
-        (
-            "[[file]]\npath = \"x\"\nsize = \"1 KB\"\n",
-            10,
-            "number of bytes",
-        ),
-        ("[[file]]\npath = \"x\"\nsize = -1\n", 10, "negative"),
-        (
-            "[[file]]\npath = \"x\"\nsize = \"99999999T\"\n",
-            10,
-            "number of bytes",
-        ),
-        ("[[file]]\npath = \"x\"\nmode = 644\n", 10, "octal"),
-        ("[[file]]\npath = \"x\"\nmode = \"0888\"\n", 10, "octal"),
-        ("[[file]]\npath = \"x\"\nmode = \"+644\"\n", 10, "octal"),
-        ("[[file]]\npath = \"x\"\nmode = \"10000\"\n", 10, "octal"),
-        (
-            "[[file]]\npath = \"x\"\ndevices = [\"a\"]\n",
-            9,
-            "`size` is missing",
-        ),
-        (
-            "[[file]]\npath = \"x\"\nsize = 1\ndevices = []\n",
-            11,
-            "no device",
-        ),
-        (
-            "[[file]]\npath = \"x\"\nsize = 1\ndevices = [\"c\"]\n",
-            11,
-            "named \"c\"",
-        ),
-        (
-            "[[file]]\npath = \"x\"\nsize = 1\ndevices = [\"a\",\n\"a\"]\n",
-            12,
-            "twice",
-        ),
-        (
-            "[[file]]\npath = \"x\"\nsize = 1\ndevices = [\"a\"]\nchunk = 512\n",
-            12,
-            "4096",
-        ),
-        (
-            "[[file]]\npath = \"x\"\nsize = 1\ndevices = [\"a\"]\nchunk = 0\n",
-            11,
-            "cannot be 0",
-        ),
-        (
-            "[[file]]\npath = \"x\"\nsize = 1\ndevices = [\"a\"]\nshared = true\n",
-            12,
-            "shared",
-        ),
-        (
-            "[[file]]\npath = \"x\"\ndevices = [\"a\"]\n[[file.extent]]\nlength = \"2M\"\n",
-            10,
-            "not both",
-        ),
-        (
-            "[[file]]\npath = \"x\"\n[[file.extent]]\nlength = \"2M\"\ndevice = \"a\"\n",
-            11,
-            "`device` and `offset`",
-        ),
-        (
-            "[[file]]\npath = \"x\"\n[[file.extent]]\nlength = 0\ndevice = \"a\"\noffset = 0\n",
-            11,
-            "at least one byte",
-        ),
-        (
-            "[[file]]\npath = \"x\"\n[[file.extent]]\nlength = 8192\ndevice = \"a\"\noffset = 7\n",
-            13,
-            "multiple of 4096",
-        ),
-        (
-            "[[file]]\npath = \"x\"\n[[file.extent]]\nlength = 8192\nchunk = 4096\nstrips = [\n\
-             {device=\"a\", offset=0},\n{device=\"z\", offset=0}]\n",
-            15,
-            "named \"z\"",
-        ),
-        (
-            "[[device]]\nname = \"a\"\npath = \"/dev/dax2.0\"\n",
-            9,
-            "already in line 1",
-        ),
-        (
-            "[[device]]\nname = \"c\"\npath = \"/dev/dax0.0\"\n",
-            10,
-            "already device \"a\"",
-        ),
-        (
-            "[[device]]\nname = \"c\"\npath = \"dax0.0\"\n",
-            10,
-            "absolute",
-        ),
-    ];
-
-    #[test]
-    fn refusals_name_the_line() {
-        for (more, line, message) in REFUSED {
-            let error = with(more).expect_err(more);
-            assert_eq!(error.line, *line, "{more}: {error}");
-            assert!(error.message.contains(message), "{more}: {error}");
-            assert!(!error.message.contains('\n'), "{more}: {error}");
-        }
     }
 
     #[test]

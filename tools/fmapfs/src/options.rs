@@ -27,6 +27,7 @@ pub struct Options {
     pub ops: Option<OpsName>,
     pub pid_file: Option<PathBuf>,
     pub stats: Option<PathBuf>,
+    pub record: Option<PathBuf>,
 }
 
 impl Default for Options {
@@ -42,6 +43,7 @@ impl Default for Options {
             ops: None,
             pid_file: None,
             stats: None,
+            record: None,
         }
     }
 }
@@ -105,6 +107,7 @@ impl Options {
             }
             Some(("pid-file", value)) => self.pid_file = path(value)?,
             Some(("stats", value)) => self.stats = path(value)?,
+            Some(("record", value)) => self.record = path(value)?,
             _ => return self.add_word(option),
         }
         Ok(())
@@ -185,10 +188,11 @@ mod tests {
 
     #[test]
     fn what_is_ours() {
-        let ours = options("ops=mine,pid-file=/run/x.pid,stats=/run/x").unwrap();
+        let ours = options("ops=mine,pid-file=/run/x.pid,stats=/run/x,record=/var/x").unwrap();
         assert_eq!(ours.ops, Some("mine".parse().unwrap()));
         assert_eq!(ours.pid_file, Some("/run/x.pid".into()));
         assert_eq!(ours.stats, Some("/run/x".into()));
+        assert_eq!(ours.record, Some("/var/x".into()));
         assert!(options("ops=a/b").unwrap_err().contains("a/b"));
         assert!(options("stats=x").unwrap_err().contains("absolute"));
     }

@@ -9,7 +9,7 @@ use proptest::prelude::*;
 use proptest::sample::select;
 use proptest::test_runner::{Config, RngSeed};
 
-use crate::layout::{Layout, place};
+use crate::layout::{Layout, Past, place, place_beside};
 use crate::manifest::{Content, Manifest, parse};
 
 /// The same numbers every time, unless told.
@@ -108,6 +108,54 @@ fn file() -> impl Strategy<Value = String> {
 
 fn manifest() -> impl Strategy<Value = String> {
     (devices(3), vec(file(), 0..6)).prop_map(|(devices, files)| devices + &files.concat())
+}
+
+/// What is in an entry that is all right, but for the space that it may not find.
+fn sound() -> impl Strategy<Value = String> {
+    let over = select(vec![
+        "d0",
+        "d1",
+        "d0\", \"d1",
+        "d1\", \"d0",
+        "d2\", \"d0\", \"d1",
+    ]);
+    let chunk = select(vec!["4K", "64K", "2M", "3M"]);
+    let placed = (0_u64..6 << 20, over, chunk).prop_map(|(size, over, chunk)| {
+        format!("size = {size}\ndevices = [\"{over}\"]\nchunk = \"{chunk}\"\n")
+    });
+    let named = (1_u64..3, 0_usize..2, 8_u64..30).prop_map(|(length, device, at)| {
+        format!(
+            "[[file.extent]]\nlength = \"{}M\"\ndevice = \"d{device}\"\noffset = \"{}M\"\n",
+            2 * length,
+            2 * at
+        )
+    });
+    prop_oneof![4 => placed, 1 => named]
+}
+
+/// Two manifests: in the second, entries are as they were, others, gone or new, and have
+/// another order.
+fn edit() -> impl Strategy<Value = [String; 2]> {
+    let entry = (sound(), sound(), 0..8, any::<u64>());
+    vec(entry, 2..7).prop_map(|entries| {
+        let (mut before, mut after) = (String::new(), Vec::new());
+        for (at, (old, new, what, place)) in entries.into_iter().enumerate() {
+            let file = |body: &str| format!("[[file]]\npath = \"f{at}\"\n{body}");
+            if what != 0 {
+                before += &file(&old);
+            }
+            match what {
+                1 => (),
+                0 | 2 => after.push((place, file(&new))),
+                // Of another size, if it has one.
+                3 => after.push((place, file(&old.replace("size = ", "size = 1")))),
+                _ => after.push((place, file(&old))),
+            }
+        }
+        after.sort();
+        let after = after.into_iter().map(|(_, file)| file).collect();
+        [before, after]
+    })
 }
 
 /// A manifest of which a piece was replaced.
@@ -218,4 +266,80 @@ proptest! {
             prop_assert_eq!(&placement.map[8..16], &file.size.to_le_bytes());
         }
     }
+
+    #[test]
+    fn what_stays_is_where_it_was(edit in edit(), reallocate in any::<bool>()) {
+        let one = |at| format!("[[device]]\nname = \"d{at}\"\npath = \"/dev/dax{at}.0\"\n");
+        let devices = [0, 1, 2].map(one).concat();
+        let [before, after] = edit.map(|files| parse(&(devices.clone() + &files)));
+        let (Ok(before), Ok(after)) = (before, after) else {
+            return Ok(());
+        };
+        let sizes = [Some(64 << 20); 3];
+        let Ok(first) = place(&before, &sizes) else {
+            return Ok(());
+        };
+        let mut record = first.record.clone();
+        record.zeroed(usize::MAX);
+        let past = Past { record: &record, name: "record", reallocate };
+        let Ok(second) = place_beside(&after, &sizes, &past) else {
+            return Ok(());
+        };
+
+        for (file, old) in before.files.iter().zip(&first.files) {
+            let same = |(other, _): &(&crate::manifest::File, _)| other.path == file.path;
+            match after.files.iter().zip(&second.files).find(same) {
+                Some((now, new)) if !reallocate => {
+                    for at in [0, 4096, 65536, 2 << 20, 3 << 20, 9 << 20, 63 << 20] {
+                        if at < file.size.min(now.size) {
+                            prop_assert_eq!(place_of(old, at), place_of(new, at));
+                        }
+                    }
+                }
+                // It is gone: nothing new is where it was.
+                None if !reallocate => {
+                    for extent in &old.extents {
+                        let length = extent.strip_length().unwrap();
+                        for strip in &extent.strips {
+                            for (device, start, size) in second.record.new_space(usize::MAX) {
+                                prop_assert!(
+                                    device != strip.device
+                                        || start + size <= strip.offset
+                                        || strip.offset + length <= start
+                                );
+                            }
+                        }
+                    }
+                }
+                _ => (),
+            }
+        }
+        // What is recorded now leads to the same places.
+        let mut record = second.record.clone();
+        record.zeroed(usize::MAX);
+        let past = Past { record: &record, name: "record", reallocate: false };
+        let third = place_beside(&after, &sizes, &past).unwrap();
+        for (a, b) in second.files.iter().zip(&third.files) {
+            prop_assert_eq!(place_of(a, 0), place_of(b, 0));
+        }
+        prop_assert!(third.record.new_space(usize::MAX).is_empty());
+    }
+}
+
+/// Device and offset of a byte.
+fn place_of(placement: &crate::layout::Placement, mut at: u64) -> Option<(u32, u64)> {
+    for extent in &placement.extents {
+        if at >= extent.length {
+            at -= extent.length;
+            continue;
+        }
+        let ways = extent.strips.len() as u64;
+        let (strip, offset) = match extent.chunk {
+            0 => (0, at),
+            chunk => (at / chunk % ways, at / chunk / ways * chunk + at % chunk),
+        };
+        let strip = &extent.strips[strip as usize];
+        return Some((strip.device, strip.offset + offset));
+    }
+    None
 }

@@ -11,6 +11,8 @@ use std::os::unix::net::UnixDatagram;
 use std::process;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use crate::manifest::printable;
+
 static TO_LOG: AtomicBool = AtomicBool::new(false);
 
 /// Says a sentence, formatted as by `println!`.
@@ -25,6 +27,7 @@ pub fn to_log() {
 }
 
 pub fn line(text: fmt::Arguments<'_>) {
+    let text = printable(&text.to_string());
     if !TO_LOG.load(Ordering::Relaxed) {
         let _ = writeln!(io::stderr(), "fmapfs: {text}");
         return;

@@ -5,8 +5,9 @@
 //! would make it wait for itself:
 //!
 //! * One starts: it learns whether the kernel accepts the mount and whether the devices are
-//!   to be had ([`claim`]), and puts it on its directory when all is well. If it is
-//!   not, the mount goes as it came, seen by nobody, and with it the connection.
+//!   to be had ([`claim`]), records the layout, has new space zeroed ([`zero`]), and puts the
+//!   mount on its directory when all is well. If it is not, the mount goes as it came, seen
+//!   by nobody, and with it the connection.
 //! * SIGTERM, SIGINT and SIGHUP unmount; the main thread notices and ends. While
 //!   files are in use the mount is only detached, and served on until the last one
 //!   is closed. A second signal ends the server at once; what is mapped stays
@@ -24,8 +25,8 @@ use std::time::Duration;
 use fuse_backend_rs::api::server::Server;
 use fuse_backend_rs::transport::{FuseBuf, FuseDevWriter, Reader};
 use fuse_dax_fmap::{
-    Intercepted, Offer, OpsName, Refusal, accept, accept_map_in_open, complete_open, error_reply,
-    intercept, opcode, unique,
+    Completion, Intercepted, Offer, OpsName, Refusal, accept, accept_map_in_open, complete_open,
+    error_reply, intercept, opcode, unique,
 };
 use rustix::io::Errno;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1};
@@ -35,9 +36,12 @@ use crate::claim;
 use crate::files::{PidFile, Replaced};
 use crate::mount::{self, Apart, Attached, Changes, Unmounted};
 use crate::options::Options;
+use crate::record::Keeper;
 use crate::say::say;
 use crate::stats::Stats;
 use crate::tree::Tree;
+use crate::visitor::Visitor;
+use crate::zero;
 
 /// A request of 1 MiB with its headers; also more than any reply of ours.
 const BUFFER: usize = (1 << 20) + 4096;
@@ -54,6 +58,8 @@ pub struct Session {
     /// File for the statistics; stderr if none, and then only if they are asked for.
     pub report: Option<Replaced>,
     pub pid_file: Option<PidFile>,
+    /// Of the layout and the times.
+    pub keeper: Arc<Keeper>,
 }
 
 /// How far a mount is on its way.
@@ -92,8 +98,9 @@ impl Session {
             stage: Mutex::new(Stage::Starting),
         });
         let ended = shared.serve_mount(signals, ready);
-        shared.leave(matches!(*shared.stage(), Stage::Starting));
-        ended
+        let failed = matches!(*shared.stage(), Stage::Starting);
+        let saved = shared.leave(failed);
+        ended.and(saved)
     }
 }
 
@@ -132,7 +139,18 @@ impl Shared {
     /// From a mount that is apart to one that can be used.
     fn start(&self, mount: Apart) -> Result<(), String> {
         let session = &self.session;
-        claim::check(&mount, &session.tree, &session.ops, &session.devices)?;
+        let mut visitor = Visitor::new(&mount)?;
+        claim::check(&mut visitor, &session.tree, &session.ops, &session.devices)?;
+        // From here on the layout counts. Who comes after a crash finds what is not zeroed.
+        session.keeper.save()?;
+        zero::zero(&mut visitor, &session.tree)?;
+        session.keeper.zeroed(session.devices.len())?;
+        for name in session.tree.hide() {
+            // The kernel finds that it is not there, and forgets it.
+            let _ = visitor.stat(&name)?;
+        }
+        drop(visitor);
+        session.keeper.save_in_background();
 
         if let Some(file) = &session.pid_file {
             file.make()?;
@@ -178,9 +196,14 @@ impl Shared {
         })
     }
 
-    /// What is to be done on every way out.
-    fn leave(&self, failed: bool) {
+    /// What is to be done on every way out; whether all that is recorded is saved.
+    fn leave(&self, failed: bool) -> Result<(), String> {
         let session = &self.session;
+        let saved = match failed {
+            // What there was to save is saved.
+            true => Ok(()),
+            false => session.keeper.save(),
+        };
         if let Some(file) = &session.pid_file {
             file.remove();
         }
@@ -190,6 +213,7 @@ impl Shared {
             Some(_) => self.report(),
             None => (),
         }
+        saved
     }
 
     fn report(&self) {
@@ -199,8 +223,11 @@ impl Shared {
     }
 
     fn exit(&self, failed: bool, why: &str) -> ! {
-        self.leave(failed);
+        let saved = self.leave(failed);
         say!("{why}");
+        if let Err(message) = saved {
+            say!("{message}");
+        }
         std::process::exit(1)
     }
 
@@ -297,10 +324,10 @@ fn serve(tree: &Arc<Tree>, ops: &OpsName, mut device: &File, stats: &Stats) -> R
             Intercepted::Other => handle(&server, device, message, &mut scratch),
             Intercepted::Open => {
                 let reply = match reply_of(&server, message, &mut scratch) {
-                    Some(mut reply) => {
-                        complete_open(message, &mut reply, &**tree);
-                        reply
-                    }
+                    Some(mut reply) => match complete_open(message, &mut reply, &**tree) {
+                        Completion::NoReply => error_reply(unique(message), libc::EIO),
+                        _ => reply,
+                    },
                     None => error_reply(unique(message), libc::EIO),
                 };
                 send(device, &reply);

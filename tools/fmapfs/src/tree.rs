@@ -2,20 +2,23 @@
 //! The tree as FUSE sees it: everything about files but what is in them.
 //!
 //! The manifest decides which names there are, so nothing is created, removed or
-//! resized. Mode, owner and times may be changed; that lasts until the unmount.
-//! Since nobody but this kernel changes anything, it may cache all of it for good. That
-//! goes for times, too: the kernel moves them with what is written and stored, and
-//! tells us (FUSE_WRITEBACK_CACHE).
+//! resized. Mode and owner may be changed, which lasts until the unmount, and times, which
+//! are recorded. Since nobody but this kernel changes anything, it may cache all of it for
+//! good. That goes for times, too: the kernel moves them with what is written and stored,
+//! and tells us (FUSE_WRITEBACK_CACHE).
+//!
+//! There are also files that nobody sees but who looks at the mount before all others do
+//! ([`claim`], [`zero`](crate::zero)).
 //!
 //! READ and WRITE fail: they arrive only when a file was not mapped, and then
 //! there is no other way to its data.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::ffi::CStr;
 use std::io;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use fuse_backend_rs::abi::fuse_abi::{FsOptions, OpenOptions, stat64, statvfs64};
@@ -27,13 +30,16 @@ use fuse_dax_fmap::{FileMaps, errno, striped};
 use crate::claim;
 use crate::layout::Layout;
 use crate::manifest::{Access, Error, Manifest};
+use crate::record::{Keeper, Times};
 
 /// As good as for good.
 const FOREVER: Duration = Duration::from_secs(365 * 24 * 3600);
 const BLOCK: u64 = 4096;
 const ROOT: u64 = 1;
-/// The node of the first device's file in [`claim`]; the others follow.
-const CLAIMS: u64 = 1 << 32;
+/// The first hidden node; the others follow.
+const HIDDEN: u64 = 1 << 32;
+/// A file may be a little longer.
+const LONGEST: u64 = 8 << 40;
 
 /// Nodes never go away, so their number is where they are, plus one.
 #[derive(Debug)]
@@ -42,17 +48,22 @@ pub struct Tree {
     devices: Vec<PathBuf>,
     capacity: u64,
     used: u64,
-    /// A file for each device, the first page of it.
-    claims: Vec<Node>,
+    /// The files that are in no directory: one for each device, the first page of it, and
+    /// then the space that has to be zeroed.
+    hidden: Vec<Node>,
     /// Whether those can be found.
-    claiming: AtomicBool,
+    hiding: AtomicBool,
     /// The devices that the kernel has asked for, by index.
     asked: AtomicU64,
+    /// Where times are recorded, if they are.
+    keeper: Option<Arc<Keeper>>,
 }
 
 #[derive(Debug)]
 struct Node {
     parent: u64,
+    /// From the top; the top's is empty.
+    path: String,
     /// The line that describes it; none if it is only on somebody's path.
     line: Option<usize>,
     kind: Kind,
@@ -86,24 +97,47 @@ impl Attr {
     }
 }
 
+impl Attr {
+    fn times(&self) -> Times {
+        let time = |(seconds, nanoseconds)| (seconds, nanoseconds as u32);
+        Times {
+            atime: time(self.atime),
+            mtime: time(self.mtime),
+            ctime: time(self.ctime),
+        }
+    }
+
+    fn set_times(&mut self, times: Times) {
+        let time = |(seconds, nanoseconds)| (seconds, i64::from(nanoseconds));
+        self.atime = time(times.atime);
+        self.mtime = time(times.mtime);
+        self.ctime = time(times.ctime);
+    }
+}
+
 impl Tree {
     /// The tree of a manifest whose files are placed.
     pub fn new(manifest: Manifest, layout: Layout) -> Result<Self, Error> {
-        let claims = manifest.devices.iter().zip(0..).map(|(device, index)| {
-            let extent = striped::Extent::linear(BLOCK, index, 0);
-            let map = striped::encode(BLOCK, &[extent])
-                .map_err(|error| Error::new(device.line, error.to_string()))?;
-            Ok(Node::claim(map))
+        let first_pages = (0..manifest.devices.len() as u32).map(|device| (device, 0, BLOCK));
+        let new_space = layout.record.new_space(manifest.devices.len());
+        let new_space = new_space.into_iter().flat_map(not_too_long);
+        let hidden = first_pages.chain(new_space).map(|(device, start, length)| {
+            let extent = striped::Extent::linear(length, device, start);
+            let line = manifest.devices[device as usize].line;
+            let map = striped::encode(length, &[extent])
+                .map_err(|error| Error::new(line, error.to_string()))?;
+            Ok(Node::hidden(length, map))
         });
-        let claims = claims.collect::<Result<_, _>>()?;
+        let hidden = hidden.collect::<Result<_, _>>()?;
         let mut tree = Self {
-            nodes: vec![Node::dir(ROOT)],
+            nodes: vec![Node::dir(ROOT, String::new())],
             devices: manifest.devices.into_iter().map(|d| d.path).collect(),
             capacity: layout.capacity,
             used: layout.used,
-            claims,
-            claiming: AtomicBool::new(true),
+            hidden,
+            hiding: AtomicBool::new(false),
             asked: AtomicU64::new(0),
+            keeper: None,
         };
 
         for dir in manifest.dirs {
@@ -130,6 +164,7 @@ impl Tree {
             let attr = Attr::new(file.access);
             let node = Node {
                 parent,
+                path: file.path.join("/"),
                 line: Some(file.line),
                 kind,
                 attr: Mutex::new(attr),
@@ -137,6 +172,20 @@ impl Tree {
             tree.add(parent, name, node, file.line)?;
         }
         Ok(tree)
+    }
+
+    /// Takes the times that are recorded, and records the others, from now on.
+    pub fn keep_times(&mut self, keeper: Arc<Keeper>) {
+        for node in &self.nodes {
+            let mut attr = node.attr();
+            match keeper.times(&node.path) {
+                Some(times) => attr.set_times(times),
+                None => keeper.set_times(&node.path, attr.times()),
+            }
+        }
+        let paths: HashSet<&str> = self.nodes.iter().map(|node| node.path.as_str()).collect();
+        keeper.keep_times_of(|path| paths.contains(path));
+        self.keeper = Some(keeper);
     }
 
     /// How many files there are.
@@ -150,20 +199,39 @@ impl Tree {
         self.asked.load(Ordering::Relaxed) & (1 << device) != 0
     }
 
-    /// From here on the devices' files of [`claim`] are not there.
-    pub fn hide_claims(&self) {
-        self.claiming.store(false, Ordering::Relaxed);
+    /// The names of the hidden files for new space.
+    pub fn new_space(&self) -> impl Iterator<Item = String> {
+        (self.devices.len()..self.hidden.len()).map(claim::name)
+    }
+
+    /// How much that is.
+    pub fn bytes_to_zero(&self) -> u64 {
+        let new = self.hidden.iter().skip(self.devices.len());
+        let size = |node: &Node| match node.kind {
+            Kind::File { size, .. } => size,
+            Kind::Dir(_) => 0,
+        };
+        new.map(size).fold(0, u64::saturating_add)
+    }
+
+    /// From here on the hidden files are not there. Returns what they were called.
+    pub fn hide(&self) -> impl Iterator<Item = String> {
+        self.hiding.store(true, Ordering::Relaxed);
+        (0..self.hidden.len()).map(claim::name)
     }
 
     /// The directory at `path`, made if need be.
     fn walk(&mut self, path: &[String], line: usize) -> Result<u64, Error> {
         let mut at = ROOT;
-        for name in path {
+        for (depth, name) in path.iter().enumerate() {
             let Kind::Dir(children) = &self.nodes[at as usize - 1].kind else {
                 unreachable!("walked into a file");
             };
             at = match children.get(name) {
-                None => self.add(at, name, Node::dir(at), line)?,
+                None => {
+                    let node = Node::dir(at, path[..=depth].join("/"));
+                    self.add(at, name, node, line)?
+                }
                 Some(&child) => {
                     let node = &self.nodes[child as usize - 1];
                     if let Kind::File { .. } = node.kind {
@@ -191,7 +259,7 @@ impl Tree {
 
     fn node(&self, nodeid: u64) -> io::Result<&Node> {
         let (nodes, first) = match nodeid {
-            CLAIMS.. => (&self.claims, CLAIMS),
+            HIDDEN.. => (&self.hidden, HIDDEN),
             _ => (&self.nodes, ROOT),
         };
         let at = nodeid.checked_sub(first);
@@ -199,13 +267,13 @@ impl Tree {
             .ok_or_else(|| io::Error::from_raw_os_error(libc::ESTALE))
     }
 
-    /// What there is for a device's file of [`claim`], if it can be found.
-    fn claim(&self, parent: u64, name: &str) -> Option<io::Result<Entry>> {
-        if parent != ROOT || !self.claiming.load(Ordering::Relaxed) {
+    /// What there is for the name of a hidden file, if it can be found.
+    fn hidden(&self, parent: u64, name: &str) -> Option<io::Result<Entry>> {
+        if parent != ROOT || self.hiding.load(Ordering::Relaxed) {
             return None;
         }
-        let index = claim::index(name).filter(|&index| index < self.claims.len())?;
-        let found = self.entry(CLAIMS + index as u64).map(|entry| Entry {
+        let index = claim::index(name).filter(|&index| index < self.hidden.len())?;
+        let found = self.entry(HIDDEN + index as u64).map(|entry| Entry {
             // Looked up anew each time.
             entry_timeout: Duration::ZERO,
             ..entry
@@ -293,7 +361,7 @@ impl Tree {
 }
 
 impl Node {
-    fn dir(parent: u64) -> Self {
+    fn dir(parent: u64, path: String) -> Self {
         let access = Access {
             mode: 0o755,
             uid: 0,
@@ -301,23 +369,25 @@ impl Node {
         };
         Self {
             parent,
+            path,
             line: None,
             kind: Kind::Dir(BTreeMap::new()),
             attr: Mutex::new(Attr::new(access)),
         }
     }
 
-    /// The file of a device, for [`claim`].
-    fn claim(map: Vec<u8>) -> Self {
+    /// A file that is in no directory.
+    fn hidden(size: u64, map: Vec<u8>) -> Self {
         let access = Access {
-            mode: 0o400,
+            mode: 0o600,
             uid: 0,
             gid: 0,
         };
         Self {
             parent: ROOT,
+            path: String::new(),
             line: None,
-            kind: Kind::File { size: BLOCK, map },
+            kind: Kind::File { size, map },
             attr: Mutex::new(Attr::new(access)),
         }
     }
@@ -362,7 +432,11 @@ impl FileSystem for Tree {
 
     fn lookup(&self, _: &Context, parent: u64, name: &CStr) -> io::Result<Entry> {
         let children = self.children(parent)?;
-        if let Some(found) = name.to_str().ok().and_then(|name| self.claim(parent, name)) {
+        if let Some(found) = name
+            .to_str()
+            .ok()
+            .and_then(|name| self.hidden(parent, name))
+        {
             return found;
         }
         match name.to_str().ok().and_then(|name| children.get(name)) {
@@ -390,7 +464,8 @@ impl FileSystem for Tree {
         if valid.contains(SetattrValid::SIZE) {
             return Err(io::Error::from_raw_os_error(libc::EOPNOTSUPP));
         }
-        let mut attr = self.node(nodeid)?.attr();
+        let node = self.node(nodeid)?;
+        let mut attr = node.attr();
         let now = now();
         attr.ctime = match valid.contains(SetattrValid::CTIME) {
             true => (new.st_ctime, new.st_ctime_nsec),
@@ -417,7 +492,11 @@ impl FileSystem for Tree {
         if valid.contains(SetattrValid::MTIME_NOW) {
             attr.mtime = now;
         }
+        let times = attr.times();
         drop(attr);
+        if let (Some(keeper), ..HIDDEN) = (&self.keeper, nodeid) {
+            keeper.set_times(&node.path, times);
+        }
         Ok((self.stat(nodeid)?, FOREVER))
     }
 
@@ -523,6 +602,12 @@ impl FileSystem for Tree {
         stat.f_namemax = 255;
         Ok(stat)
     }
+}
+
+/// A range of a device as several that a file can have.
+fn not_too_long((device, start, length): (u32, u64, u64)) -> impl Iterator<Item = (u32, u64, u64)> {
+    let starts = (0..length).step_by(LONGEST as usize);
+    starts.map(move |done| (device, start + done, LONGEST.min(length - done)))
 }
 
 fn exists(name: &str, node: &Node, line: usize) -> Error {
@@ -653,21 +738,33 @@ mod tests {
     }
 
     #[test]
-    fn devices_have_files_until_they_are_held() {
+    fn hidden_files_are_there_until_they_are_hidden() {
         let tree = tree(&file("f")).unwrap();
-        let found = lookup(&tree, ROOT, ".fmapfs-device-0");
-        assert_eq!(found.attr.st_size, BLOCK as i64);
-        assert_eq!(found.entry_timeout, Duration::ZERO);
-        assert!(tree.map(found.inode).unwrap().starts_with(b"STRP"));
-        assert_eq!(lookup(&tree, ROOT, ".fmapfs-device-1").inode, 0);
-        assert!(tree.map(found.inode + 1).is_err());
+        let [page, space] = [0, 1].map(|index| lookup(&tree, ROOT, &claim::name(index)));
+        assert_eq!(page.attr.st_size, BLOCK as i64);
+        assert_eq!(space.attr.st_size, crate::manifest::UNIT as i64);
+        assert_eq!(tree.new_space().collect::<Vec<_>>(), [claim::name(1)]);
+        assert_eq!(tree.bytes_to_zero(), crate::manifest::UNIT);
+        for found in [page, space] {
+            assert_eq!(found.entry_timeout, Duration::ZERO);
+            assert!(tree.map(found.inode).unwrap().starts_with(b"STRP"));
+        }
+        assert_eq!(lookup(&tree, ROOT, &claim::name(2)).inode, 0);
+        assert!(tree.map(space.inode + 1).is_err());
         assert_eq!((names(&tree, ROOT, 0, 9).len(), tree.nr_files()), (3, 1));
 
         assert!(!tree.has_asked_for(0));
         assert!(tree.device(0).is_ok());
         assert!(tree.has_asked_for(0) && !tree.has_asked_for(1));
-        tree.hide_claims();
-        assert_eq!(lookup(&tree, ROOT, ".fmapfs-device-0").inode, 0);
+        assert_eq!(tree.hide().count(), 2);
+        assert_eq!(lookup(&tree, ROOT, &claim::name(0)).inode, 0);
+    }
+
+    #[test]
+    fn what_is_too_long_is_several() {
+        let parts: Vec<_> = not_too_long((3, 4096, LONGEST + 5)).collect();
+        assert_eq!(parts, [(3, 4096, LONGEST), (3, 4096 + LONGEST, 5)]);
+        assert_eq!(not_too_long((0, 0, LONGEST)).count(), 1);
     }
 
     #[test]
@@ -678,7 +775,8 @@ mod tests {
         assert_eq!(below, Error::new(10, "\"f\" is already a file (line 6)"));
         let above = tree(&(file("f/g") + &file("f"))).unwrap_err();
         assert_eq!(above, Error::new(10, "\"f\" is already a directory"));
-        let dirs = tree("[[dir]]\npath = \"a\"\n[[dir]]\npath = \"/a\"\n").unwrap_err();
+        let dirs = "[[dir]]\npath = \"a\"\n[[dir]]\npath = \"/a\"\n".to_owned() + &file("f");
+        let dirs = tree(&dirs).unwrap_err();
         assert_eq!(dirs.line, 8);
     }
 }

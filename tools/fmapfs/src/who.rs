@@ -253,6 +253,18 @@ pub fn holder(device: &Path) -> String {
     }
 }
 
+/// Whether a device that is held may be free in a moment: no directory leads to the mount
+/// that has it.
+pub fn may_let_go(device: &Path) -> bool {
+    let mounts = mounts().unwrap_or_default();
+    let list = fs::read_to_string(BOUND).unwrap_or_default();
+    let bound = name_of(device).and_then(|name| holder_in(&list, &name));
+    !mounts.iter().any(|mount| match bound {
+        Some(number) => mount.number == number,
+        None => same_device(&mount.source, device),
+    })
+}
+
 /// The superblock in the module's list that has a device.
 fn holder_in(list: &str, device: &str) -> Option<Number> {
     let has_it = |line: &&str| {

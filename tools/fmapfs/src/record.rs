@@ -1,0 +1,923 @@
+// SPDX-License-Identifier: GPL-2.0
+//! The record: where each file has been put, so that it stays there.
+//!
+//! A manifest says "64 MiB, somewhere on these devices"; the record says where that is.
+//! It lies beside the manifest (`files.toml.layout`), and the two belong together: they
+//! may be moved or copied together, under any name of the directory.
+//!
+//! ```text
+//!  lock ----> place (layout.rs) ----> save: new space is `new` ----> zeros (zero.rs)
+//!                                                                     |
+//!  unlock <---- save: times <---- mounted, times change <---- save: nothing is `new`
+//! ```
+//!
+//! * What is recorded before its space has been zeroed is marked `new`; whoever finds
+//!   the mark, after a crash, zeroes again.
+//! * A save is a new file, synced, that takes the name of the old one: a reader without
+//!   the lock finds one or the other. The new file is locked before it has the name, so
+//!   the lock goes with the name.
+//! * The text carries a checksum. A record that is damaged, foreign or newer than this
+//!   program is refused: to go on without it would be to lose what it knows.
+
+use std::collections::BTreeMap;
+use std::fs::{self, File as OsFile, OpenOptions};
+use std::io::{self, Read, Write as _};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use fuse_dax_fmap::striped::{Extent, Strip};
+use rustix::fs::FlockOperation;
+use serde::Deserialize;
+use toml::Spanned;
+
+use crate::manifest::Lines;
+use crate::say::say;
+
+const FORMAT: &str = "fmapfs record";
+const VERSION: i64 = 1;
+const CHECKSUM: &str = "\nchecksum = \"";
+
+/// What is recorded.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Record {
+    pub devices: Vec<Device>,
+    pub files: Vec<File>,
+    /// By path, of files and directories; the top's is empty.
+    pub times: BTreeMap<String, Times>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Device {
+    pub name: String,
+    /// Where it was.
+    pub path: PathBuf,
+    /// What it was, see [`crate::device`].
+    pub id: Option<String>,
+}
+
+/// A file and all the space that belongs to it, which may be more than it uses.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct File {
+    pub path: String,
+    pub size: u64,
+    pub space: Space,
+    /// In file order. Devices are indices into those of the record.
+    pub pieces: Vec<Piece>,
+    /// Where the record says it; not a part of the record.
+    pub line: usize,
+}
+
+/// Who chose the space of a file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Space {
+    /// fmapfs did.
+    Found,
+    /// The manifest did.
+    Named,
+    /// The manifest did, and other shared files may have it too.
+    Shared,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Piece {
+    pub extent: Extent,
+    /// It has not been zeroed, or not to the end.
+    pub new: bool,
+}
+
+impl Piece {
+    /// Whether all of it is on the first so many devices.
+    fn is_on(&self, devices: usize) -> bool {
+        let mut strips = self.extent.strips.iter();
+        strips.all(|strip| (strip.device as usize) < devices)
+    }
+}
+
+/// Seconds and nanoseconds.
+pub type Time = (i64, u32);
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Times {
+    pub atime: Time,
+    pub mtime: Time,
+    pub ctime: Time,
+}
+
+impl Record {
+    /// What has to be zeroed on the first so many devices: device, first byte, number of bytes.
+    ///
+    /// A file that is gone may have more of it elsewhere.
+    pub fn new_space(&self, devices: usize) -> Vec<(u32, u64, u64)> {
+        let pieces = self.files.iter().flat_map(|file| &file.pieces);
+        let new = pieces.filter(|piece| piece.new && piece.is_on(devices));
+        let strips = |Piece { extent, .. }: &Piece| {
+            let length = extent.strip_length().unwrap_or_default();
+            let strips = extent.strips.clone().into_iter();
+            strips.map(move |strip| (strip.device, strip.offset, length))
+        };
+        new.flat_map(strips).collect()
+    }
+
+    /// That has been zeroed; pieces that go on where the one before ends become one.
+    pub fn zeroed(&mut self, devices: usize) {
+        for file in &mut self.files {
+            for piece in &mut file.pieces {
+                piece.new &= !piece.is_on(devices);
+            }
+            if file.pieces.iter().any(|piece| piece.new) {
+                continue;
+            }
+            let extents = merged(file.pieces.iter().map(|piece| &piece.extent));
+            let old = |extent| Piece { extent, new: false };
+            file.pieces = extents.into_iter().map(old).collect();
+        }
+    }
+
+    /// The text of the record of a manifest.
+    fn text(&self, of: &str) -> String {
+        let mut body = String::new();
+        let quoted = |text: &str| toml::Value::String(text.to_owned()).to_string();
+        for device in &self.devices {
+            body += &format!("\n[[device]]\nname = {}\n", quoted(&device.name));
+            body += &format!("path = {}\n", quoted(&device.path.to_string_lossy()));
+            if let Some(id) = &device.id {
+                body += &format!("id = {}\n", quoted(id));
+            }
+        }
+        for file in &self.files {
+            let space = match file.space {
+                Space::Found => "found",
+                Space::Named => "named",
+                Space::Shared => "shared",
+            };
+            body += &format!("\n[[file]]\npath = {}\n", quoted(&file.path));
+            body += &format!("size = {}\nspace = \"{space}\"\n", file.size);
+            for piece in &file.pieces {
+                let Extent {
+                    length,
+                    chunk,
+                    strips,
+                } = &piece.extent;
+                body += &format!("[[file.extent]]\nlength = {length}\n");
+                if *chunk != 0 {
+                    body += &format!("chunk = {chunk}\n");
+                }
+                if piece.new {
+                    body += "new = true\n";
+                }
+                let one = |strip: &Strip| {
+                    let name = quoted(&self.devices[strip.device as usize].name);
+                    format!("{{ device = {name}, offset = {} }}", strip.offset)
+                };
+                let strips: Vec<_> = strips.iter().map(one).collect();
+                body += &format!("strips = [{}]\n", strips.join(", "));
+            }
+        }
+        for (path, times) in &self.times {
+            body += &format!("\n[[times]]\npath = {}\n", quoted(path));
+            let all = [
+                ("atime", times.atime),
+                ("mtime", times.mtime),
+                ("ctime", times.ctime),
+            ];
+            for (name, (seconds, nanoseconds)) in all {
+                body += &format!("{name} = [{seconds}, {nanoseconds}]\n");
+            }
+        }
+
+        let sum = crc32fast::hash(body.as_bytes());
+        format!(
+            "# Where fmapfs has put the files of {of}: they stay there, whatever is changed in\n\
+             # the manifest. Keep the two together. fmapfs writes this file, and refuses it if\n\
+             # the checksum says that somebody else did.\n\
+             format = \"{FORMAT}\"\n\
+             version = {VERSION}\
+             {CHECKSUM}{sum:08x}\"\n{body}"
+        )
+    }
+
+    /// Reads what [`Record::text`] wrote; says what is wrong with it.
+    fn parse(text: &str) -> Result<Self, String> {
+        const NONE: &str = "is no record of fmapfs, or only the beginning of one; move it away, \
+                            or name another place with --record";
+        let (head, rest) = text.split_once(CHECKSUM).unwrap_or((text, ""));
+        let head: RawHead = toml::from_str(head).map_err(|_| NONE)?;
+        if head.format != FORMAT {
+            return Err(NONE.to_owned());
+        }
+        if head.version != VERSION {
+            return Err(format!(
+                "has version {}, and this fmapfs knows version {VERSION} only",
+                head.version
+            ));
+        }
+        let (sum, body) = rest.split_once("\"\n").ok_or(NONE)?;
+        if sum != format!("{:08x}", crc32fast::hash(body.as_bytes())) {
+            return Err(
+                "is damaged, or somebody has changed it: bring back a good copy, or move it \
+                 away to have all files placed anew, with zeros in them"
+                    .to_owned(),
+            );
+        }
+
+        let lines = Lines::new(text);
+        let raw: RawRecord = toml::from_str(text)
+            .map_err(|error| format!("is not understood: {}", error.message()))?;
+        raw.cooked(&lines)
+            .ok_or_else(|| "contradicts itself".to_owned())
+    }
+}
+
+/// Extents of a file, where those that go on where the one before ends are one.
+pub fn merged<'a>(extents: impl Iterator<Item = &'a Extent>) -> Vec<Extent> {
+    let mut all: Vec<Extent> = Vec::new();
+    for extent in extents {
+        let mut extent = extent.clone();
+        if extent.strips.len() == 1 {
+            extent.chunk = 0;
+        }
+        if let Some(last) = all.last_mut() {
+            let strip = last.strip_length().unwrap_or_default();
+            let goes_on = |(a, b): (&Strip, &Strip)| {
+                a.device == b.device && a.offset.checked_add(strip) == Some(b.offset)
+            };
+            let whole = strip.checked_mul(last.strips.len() as u64) == Some(last.length);
+            let together = last.length.checked_add(extent.length);
+            if let (true, Some(length)) = (whole && last.chunk == extent.chunk, together) {
+                if last.strips.len() == extent.strips.len()
+                    && last.strips.iter().zip(&extent.strips).all(goes_on)
+                {
+                    last.length = length;
+                    continue;
+                }
+            }
+        }
+        all.push(extent);
+    }
+    all
+}
+
+#[derive(Deserialize)]
+struct RawHead {
+    format: String,
+    version: i64,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawRecord {
+    #[serde(rename = "format")]
+    _format: String,
+    #[serde(rename = "version")]
+    _version: i64,
+    #[serde(rename = "checksum")]
+    _checksum: String,
+    #[serde(default)]
+    device: Vec<RawDevice>,
+    #[serde(default)]
+    file: Vec<RawFile>,
+    #[serde(default)]
+    times: Vec<RawTimes>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawDevice {
+    name: String,
+    path: PathBuf,
+    id: Option<String>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawFile {
+    path: Spanned<String>,
+    size: u64,
+    space: Space,
+    #[serde(default)]
+    extent: Vec<RawExtent>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawExtent {
+    length: u64,
+    #[serde(default)]
+    chunk: u64,
+    #[serde(default)]
+    new: bool,
+    strips: Vec<RawStrip>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawStrip {
+    device: String,
+    offset: u64,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawTimes {
+    path: String,
+    atime: Time,
+    mtime: Time,
+    ctime: Time,
+}
+
+impl RawRecord {
+    /// None if names lead nowhere, or numbers make no extents.
+    fn cooked(self, lines: &Lines) -> Option<Record> {
+        let mut record = Record::default();
+        for RawDevice { name, path, id } in self.device {
+            if record.devices.iter().any(|other| other.name == name) {
+                return None;
+            }
+            record.devices.push(Device { name, path, id });
+        }
+        for raw in self.file {
+            let mut pieces = Vec::new();
+            for raw in raw.extent {
+                let mut strips = Vec::new();
+                for RawStrip { device, offset } in raw.strips {
+                    let at = record
+                        .devices
+                        .iter()
+                        .position(|other| other.name == device)?;
+                    let device = at as u32;
+                    strips.push(Strip { device, offset });
+                }
+                if raw.length == 0 || (raw.chunk == 0) && strips.len() != 1 {
+                    return None;
+                }
+                let extent = Extent {
+                    length: raw.length,
+                    chunk: raw.chunk,
+                    strips,
+                };
+                extent.strip_length()?;
+                pieces.push(Piece {
+                    extent,
+                    new: raw.new,
+                });
+            }
+            let lengths = pieces.iter().map(|piece| piece.extent.length);
+            lengths
+                .clone()
+                .try_fold(0_u64, |sum, length| sum.checked_add(length))?;
+            record.files.push(File {
+                line: lines.of(&raw.path),
+                path: raw.path.into_inner(),
+                size: raw.size,
+                space: raw.space,
+                pieces,
+            });
+        }
+        for raw in self.times {
+            let times = Times {
+                atime: raw.atime,
+                mtime: raw.mtime,
+                ctime: raw.ctime,
+            };
+            record.times.insert(raw.path, times);
+        }
+        Some(record)
+    }
+}
+
+/// Where the record of a manifest is, unless told.
+pub fn beside(manifest: &Path) -> Result<PathBuf, String> {
+    let shown = manifest.display();
+    // A link and what it leads to are one manifest.
+    let whole = fs::canonicalize(manifest).map_err(|error| format!("{shown}: {error}"))?;
+    let name = whole.file_name().filter(|_| whole.is_file());
+    let Some(name) = name else {
+        return Err(format!(
+            "{shown} is no regular file, so its record has no place: name one with --record"
+        ));
+    };
+    let mut name = name.to_owned();
+    name.push(".layout");
+    Ok(whole.with_file_name(name))
+}
+
+/// Reads a record without keeping it; an empty one if there is none.
+pub fn read(path: &Path) -> Result<Record, String> {
+    match open(path)? {
+        Some(file) => Ok(contents(path, file)?.1),
+        None => Ok(Record::default()),
+    }
+}
+
+fn open(path: &Path) -> Result<Option<OsFile>, String> {
+    let failed = |error: io::Error| format!("the record {}: {error}", path.display());
+    let opened = OpenOptions::new()
+        .read(true)
+        // Not somebody else's file, by way of a link, and no fifo.
+        .custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK)
+        .open(path);
+    match opened {
+        Ok(file) if file.metadata().map_err(failed)?.is_file() => Ok(Some(file)),
+        Ok(_) => Err(format!("the record {} is no regular file", path.display())),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) if error.raw_os_error() == Some(libc::ELOOP) => {
+            Err(format!("the record {} is a symbolic link", path.display()))
+        }
+        Err(error) => Err(failed(error)),
+    }
+}
+
+fn contents(path: &Path, mut file: OsFile) -> Result<(String, Record), String> {
+    let shown = path.display();
+    let mut bytes = Vec::new();
+    file.read_to_end(&mut bytes)
+        .map_err(|error| format!("the record {shown}: {error}"))?;
+    // Text that is none fails by its checksum.
+    let text = String::from_utf8_lossy(&bytes).into_owned();
+    let record = Record::parse(&text).map_err(|message| format!("the record {shown} {message}"))?;
+    Ok((text, record))
+}
+
+/// The place of a record, locked; there may be no record yet.
+#[derive(Debug)]
+pub struct Store {
+    path: PathBuf,
+    /// Name of the manifest, for whoever reads the record.
+    of: String,
+    /// The file that has the name, with the lock on it.
+    locked: Option<OsFile>,
+    /// What it says.
+    text: String,
+}
+
+impl Store {
+    /// Takes the record of a manifest. Whoever has it may be about to end: waits for that.
+    pub fn lock(path: &Path, manifest: &Path) -> Result<(Self, Record), String> {
+        let of = manifest.file_name().unwrap_or_default().to_string_lossy();
+        let mut store = Self {
+            path: path.to_owned(),
+            of: of.chars().filter(|c| !c.is_control()).collect(),
+            locked: None,
+            text: String::new(),
+        };
+        let begin = Instant::now();
+        loop {
+            let Some(file) = open(path)? else {
+                return Ok((store, Record::default()));
+            };
+            if rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive).is_err() {
+                if begin.elapsed() > patience() {
+                    return Err(format!(
+                        "the record {} is in use{}: this manifest is mounted already",
+                        path.display(),
+                        holder(&file)
+                    ));
+                }
+                thread::sleep(Duration::from_millis(20));
+                continue;
+            }
+            // It may have lost its name before it was locked.
+            let same = fs::symlink_metadata(path).ok().zip(file.metadata().ok());
+            if same.is_some_and(|(a, b)| (a.dev(), a.ino()) == (b.dev(), b.ino())) {
+                let copy = file
+                    .try_clone()
+                    .map_err(|error| format!("the record {}: {error}", path.display()))?;
+                let (text, record) = contents(path, copy)?;
+                store.text = text;
+                store.locked = Some(file);
+                return Ok((store, record));
+            }
+        }
+    }
+
+    /// Makes it what the record says, on the disk, if it is not.
+    pub fn save(&mut self, record: &Record) -> Result<(), String> {
+        let text = record.text(&self.of);
+        if self.locked.is_some() && text == self.text {
+            return Ok(());
+        }
+        match self.replace(&text) {
+            Ok(file) => {
+                self.locked = Some(file);
+                self.text = text;
+                Ok(())
+            }
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Err(format!(
+                "the record {} has just been made by another fmapfs",
+                self.path.display()
+            )),
+            Err(error) => Err(format!(
+                "cannot write the record {}: {error}; --record names another place for it",
+                self.path.display()
+            )),
+        }
+    }
+
+    fn replace(&self, text: &str) -> io::Result<OsFile> {
+        let dir = match self.path.parent() {
+            Some(dir) if !dir.as_os_str().is_empty() => dir,
+            _ => Path::new("."),
+        };
+        let mut file = tempfile::Builder::new()
+            .prefix(".fmapfs-")
+            .tempfile_in(dir)
+            // Without the temporary name, which says nothing to anybody.
+            .map_err(|error| io::Error::from(error.kind()))?;
+        if let Some(old) = &self.locked {
+            let permissions = old.metadata()?.permissions();
+            file.as_file().set_permissions(permissions)?;
+        }
+        rustix::fs::flock(file.as_file(), FlockOperation::NonBlockingLockExclusive)?;
+        file.write_all(text.as_bytes())?;
+        file.as_file().sync_all()?;
+        let file = match self.locked {
+            Some(_) => file.persist(&self.path),
+            None => file.persist_noclobber(&self.path),
+        }
+        .map_err(|error| error.error)?;
+        OsFile::open(dir)?.sync_all()?;
+        Ok(file)
+    }
+}
+
+/// How long to wait for a record: a server that was unmounted a moment ago still has to
+/// save it. Where nothing is mounted, it can be nothing else.
+fn patience() -> Duration {
+    let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+    match mounts.contains(" fuse.fmapfs ") {
+        true => Duration::from_secs(1),
+        false => Duration::from_secs(10),
+    }
+}
+
+/// Half a sentence: which process has locked a file, as far as the system tells.
+fn holder(file: &OsFile) -> String {
+    let find = || {
+        let inode = file.metadata().ok()?.ino();
+        let locks = fs::read_to_string("/proc/locks").ok()?;
+        let line = locks
+            .lines()
+            .find(|line| line.contains(" FLOCK ") && line.contains(&format!(":{inode} ")))?;
+        line.split_whitespace().nth(4)?.parse::<u32>().ok()
+    };
+    find().map_or(String::new(), |pid: u32| format!(" by process {pid}"))
+}
+
+/// The record of what is mounted, shared by those who change times in it.
+#[derive(Debug)]
+pub struct Keeper {
+    state: Mutex<State>,
+    changed: Condvar,
+}
+
+#[derive(Debug)]
+struct State {
+    store: Store,
+    record: Record,
+    dirty: bool,
+}
+
+impl Keeper {
+    /// How much of what happened to times a crash may take.
+    const DELAY: Duration = Duration::from_secs(1);
+
+    pub fn new(store: Store, record: Record) -> Arc<Self> {
+        Arc::new(Self {
+            state: Mutex::new(State {
+                store,
+                record,
+                dirty: false,
+            }),
+            changed: Condvar::new(),
+        })
+    }
+
+    /// Saves what changes, from now on, a moment later.
+    pub fn save_in_background(self: &Arc<Self>) {
+        let keeper = Arc::clone(self);
+        thread::spawn(move || {
+            let mut told = false;
+            loop {
+                let mut state = keeper.state();
+                while !state.dirty {
+                    let waited = keeper.changed.wait(state);
+                    state = waited.unwrap_or_else(PoisonError::into_inner);
+                }
+                drop(state);
+                thread::sleep(Self::DELAY);
+                if let Err(message) = keeper.save() {
+                    // Once: there may be room again later.
+                    if !std::mem::replace(&mut told, true) {
+                        say!("{message}");
+                    }
+                }
+            }
+        });
+    }
+
+    /// The times of a file or directory, if they are recorded.
+    pub fn times(&self, path: &str) -> Option<Times> {
+        self.state().record.times.get(path).copied()
+    }
+
+    /// Records the times of a file or directory.
+    pub fn set_times(&self, path: &str, times: Times) {
+        let mut state = self.state();
+        if state.record.times.insert(path.to_owned(), times) != Some(times) {
+            state.dirty = true;
+            self.changed.notify_one();
+        }
+    }
+
+    /// Forgets the times of what is neither in the tree nor recorded.
+    pub fn keep_times_of(&self, in_tree: impl Fn(&str) -> bool) {
+        let State { record, .. } = &mut *self.state();
+        let files = &record.files;
+        record
+            .times
+            .retain(|path, _| in_tree(path) || files.iter().any(|file| file.path == *path));
+    }
+
+    /// Saves the record, if it is not saved as it is.
+    pub fn save(&self) -> Result<(), String> {
+        let State {
+            store,
+            record,
+            dirty,
+        } = &mut *self.state();
+        *dirty = false;
+        store.save(record)
+    }
+
+    /// Saves that new space has been zeroed, on the first so many devices.
+    pub fn zeroed(&self, devices: usize) -> Result<(), String> {
+        self.state().record.zeroed(devices);
+        self.save()
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn record() -> Record {
+        let strip = |device, offset| Strip { device, offset };
+        let device = |name: &str, id: Option<&str>| Device {
+            name: name.to_owned(),
+            path: format!("/dev/{name}").into(),
+            id: id.map(str::to_owned),
+        };
+        let file = |path: &str, space, pieces| File {
+            path: path.to_owned(),
+            size: 5000,
+            space,
+            pieces,
+            line: 0,
+        };
+        let piece = |extent, new| Piece { extent, new };
+        let time = (-1, 999_999_999);
+        Record {
+            devices: vec![device("a \"\u{1b}\\", Some("nvdimm:1")), device("b", None)],
+            files: vec![
+                file("empty", Space::Found, vec![]),
+                file(
+                    "d/\u{e9}\n",
+                    Space::Found,
+                    vec![
+                        piece(Extent::linear(4 << 20, 1, 0), false),
+                        piece(
+                            Extent::interleaved(
+                                8 << 20,
+                                4096,
+                                vec![strip(0, 2 << 20), strip(1, 8 << 20)],
+                            ),
+                            true,
+                        ),
+                    ],
+                ),
+                file(
+                    "x",
+                    Space::Shared,
+                    vec![piece(Extent::linear(4096, 0, 4096), false)],
+                ),
+            ],
+            times: [String::new(), "x".to_owned()]
+                .map(|path| {
+                    let times = Times {
+                        atime: time,
+                        mtime: (1 << 40, 0),
+                        ctime: (0, 1),
+                    };
+                    (path, times)
+                })
+                .into(),
+        }
+    }
+
+    fn without_lines(mut record: Record) -> Record {
+        for file in &mut record.files {
+            assert_ne!(file.line, 0);
+            file.line = 0;
+        }
+        record
+    }
+
+    #[test]
+    fn what_is_written_is_read() {
+        for record in [record(), Record::default()] {
+            let text = record.text("files.toml");
+            assert_eq!(
+                without_lines(Record::parse(&text).unwrap()),
+                record,
+                "{text}"
+            );
+        }
+    }
+
+    #[test]
+    fn what_is_not_reached_stays_new() {
+        let mut some = record();
+        assert_eq!(some.new_space(1), []);
+        let strip = 4 << 20;
+        assert_eq!(
+            some.new_space(2),
+            [(0, 2 << 20, strip), (1, 8 << 20, strip)]
+        );
+        some.zeroed(1);
+        assert_eq!(some, record());
+        some.zeroed(2);
+        assert_eq!(some.new_space(2), []);
+    }
+
+    #[test]
+    fn no_part_of_a_record_is_one() {
+        let text = record().text("files.toml");
+        for end in 0..text.len() {
+            let Some(part) = text.get(..end) else {
+                continue;
+            };
+            assert!(Record::parse(part).is_err(), "{part}");
+        }
+    }
+
+    #[test]
+    fn no_changed_record_is_one() {
+        let text = record().text("files.toml");
+        let body = text.find("\n[[device]]").unwrap();
+        for at in body..text.len() {
+            let mut bytes = text.clone().into_bytes();
+            bytes[at] ^= 1;
+            let error = Record::parse(&String::from_utf8_lossy(&bytes)).unwrap_err();
+            assert!(error.starts_with("is damaged"), "{error}");
+        }
+        assert!(Record::parse(&(text + "\n")).is_err());
+    }
+
+    #[test]
+    fn what_is_no_record() {
+        let newer = record().text("m").replace("version = 1", "version = 2");
+        for (text, wanted) in [
+            ("", "is no record of fmapfs"),
+            ("[[file]]\npath = \"x\"\n", "is no record of fmapfs"),
+            (
+                "format = \"another\"\nversion = 1\n",
+                "is no record of fmapfs",
+            ),
+            (
+                newer.as_str(),
+                "has version 2, and this fmapfs knows version 1 only",
+            ),
+        ] {
+            let error = Record::parse(text).unwrap_err();
+            assert!(error.starts_with(wanted), "{text}: {error}");
+        }
+    }
+
+    /// A body with the right head.
+    fn sealed(body: &str) -> String {
+        let empty = Record::default().text("m");
+        let (head, _) = empty.split_once(CHECKSUM).unwrap();
+        let sum = crc32fast::hash(body.as_bytes());
+        format!("{head}{CHECKSUM}{sum:08x}\"\n{body}")
+    }
+
+    #[test]
+    fn what_makes_no_sense() {
+        let device = "[[device]]\nname = \"a\"\npath = \"/dev/a\"\n";
+        let file = "[[file]]\npath = \"x\"\nsize = 1\nspace = \"found\"\n";
+        let extent = "[[file.extent]]\nlength = 4096\n";
+        let strip = "{ device = \"a\", offset = 0 }";
+        let good = format!("{device}{file}{extent}strips = [{strip}]\n");
+        assert!(Record::parse(&sealed(&good)).is_ok());
+        for body in [
+            format!("{device}{device}"),
+            format!("{file}{extent}strips = [{strip}]\n"),
+            format!("{device}{file}{extent}strips = []\n"),
+            format!("{device}{file}{extent}strips = [{strip}, {strip}]\n"),
+            format!("{device}{file}{extent}chunk = 4096\nstrips = []\n"),
+            format!("{device}{file}{extent}strips = [{strip}]\nmore = 1\n"),
+            good.replace("length = 4096", "length = 0"),
+            good.replace("length = 4096", "length = -1"),
+            good.replace("found", "lost"),
+        ] {
+            assert!(Record::parse(&sealed(&body)).is_err(), "{body}");
+        }
+    }
+
+    #[test]
+    fn the_lock_goes_with_the_name() {
+        let dir = tempfile::tempdir().unwrap();
+        let manifest = dir.path().join("files.toml");
+        fs::write(&manifest, "").unwrap();
+        let path = beside(&manifest).unwrap();
+        assert_eq!(path.file_name().unwrap(), "files.toml.layout");
+
+        let (mut store, empty) = Store::lock(&path, &manifest).unwrap();
+        assert_eq!(empty, Record::default());
+        let (mut second, _) = Store::lock(&path, &manifest).unwrap();
+        store.save(&record()).unwrap();
+        let error = second.save(&record()).unwrap_err();
+        assert!(
+            error.ends_with("has just been made by another fmapfs"),
+            "{error}"
+        );
+
+        // Each save is another file.
+        let is_locked = || {
+            let file = OsFile::open(&path).unwrap();
+            rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive).is_err()
+        };
+        let inode = fs::metadata(&path).unwrap().ino();
+        assert!(is_locked());
+        store.save(&record()).unwrap();
+        assert_eq!(fs::metadata(&path).unwrap().ino(), inode);
+        store.save(&Record::default()).unwrap();
+        assert_ne!(fs::metadata(&path).unwrap().ino(), inode);
+        assert!(is_locked());
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 2);
+
+        // Who waits gets it, with what was saved last.
+        let waiting = {
+            let (path, manifest) = (path.clone(), manifest.clone());
+            thread::spawn(move || Store::lock(&path, &manifest).unwrap().1)
+        };
+        thread::sleep(Duration::from_millis(100));
+        store.save(&record()).unwrap();
+        drop(store);
+        assert_eq!(without_lines(waiting.join().unwrap()), record());
+    }
+
+    #[test]
+    fn records_that_are_not_files() {
+        let dir = tempfile::tempdir().unwrap();
+        let manifest = dir.path().join("files.toml");
+        fs::write(&manifest, "").unwrap();
+        let path = beside(&manifest).unwrap();
+        std::os::unix::fs::symlink(&manifest, &path).unwrap();
+        let error = Store::lock(&path, &manifest).unwrap_err();
+        assert!(error.ends_with("is a symbolic link"), "{error}");
+        fs::remove_file(&path).unwrap();
+        fs::create_dir(&path).unwrap();
+        assert!(read(&path).unwrap_err().ends_with("is no regular file"));
+        assert!(beside(dir.path()).unwrap_err().contains("--record"));
+
+        // A link to a manifest leads to the record of the manifest.
+        let link = dir.path().join("link");
+        std::os::unix::fs::symlink(&manifest, &link).unwrap();
+        assert_eq!(beside(&link).unwrap(), fs::canonicalize(&path).unwrap());
+    }
+
+    #[test]
+    fn times_are_saved_a_moment_later() {
+        let dir = tempfile::tempdir().unwrap();
+        let manifest = dir.path().join("files.toml");
+        let path = dir.path().join("record");
+        let (store, _) = Store::lock(&path, &manifest).unwrap();
+        let keeper = Keeper::new(store, record());
+        keeper.save().unwrap();
+        keeper.save_in_background();
+        let times = Times {
+            mtime: (7, 8),
+            ..keeper.times("x").unwrap()
+        };
+        keeper.set_times("x", times);
+        let begin = Instant::now();
+        while read(&path).unwrap().times.get("x") != Some(&times) {
+            assert!(begin.elapsed() < Duration::from_secs(60));
+            thread::sleep(Duration::from_millis(10));
+        }
+        keeper.keep_times_of(|path| path.is_empty());
+        assert_eq!(keeper.times("x"), Some(times));
+        keeper.set_times("nowhere", times);
+        keeper.keep_times_of(|path| path.is_empty());
+        assert_eq!(keeper.times("nowhere"), None);
+    }
+}
