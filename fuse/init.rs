@@ -391,8 +391,10 @@ unsafe fn conclude(
     if !named {
         name = default_ops();
         if name[0] == 0 {
-            if fmap_ops::any_registered() {
-                // SAFETY: By the safety requirements; the superblock of a mount under way has a name.
+            // SAFETY: By the safety requirements; a mount has a connection.
+            let could_be_bound = unsafe { f::fuse_conn::auto_submounts_raw((*mount).fc) } == 0;
+            if could_be_bound && fmap_ops::any_registered() {
+                // SAFETY: As above; the superblock of a mount under way has a name.
                 let sb = unsafe { Device((*(*mount).sb).s_dev) };
                 pr_notice_limited!(
                     UNBOUND,
