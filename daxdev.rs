@@ -247,7 +247,7 @@ impl Device {
     /// `dev_dax` is the device's, which is alive, and `dax_read_lock()` is held.
     unsafe fn read_pieces(&mut self, dev_dax: *const f::dev_dax) -> Result {
         let page = PAGE_SIZE as u64;
-        // SAFETY: By the safety requirements.
+        // SAFETY: `dev_dax` is valid by the safety requirements, with `nr_range` ranges that do not change.
         let (size, ranges) = unsafe {
             let ranges =
                 core::slice::from_raw_parts((*dev_dax).ranges, (*dev_dax).nr_range as usize);
@@ -267,7 +267,7 @@ impl Device {
             )?;
         }
         self.size = size - size % page;
-        // SAFETY: As above.
+        // SAFETY: The device is held, so `as_raw()` is valid; it is on the dax bus.
         let frames = unsafe { frames_at(self.as_raw(), 0, self.size / page) };
         self.first_pfn = frames.and_then(|frames| frames.pfn);
         self.one_piece = self.first_pfn.map_or(0, |_| self.size);
@@ -284,7 +284,7 @@ impl Device {
 unsafe fn frames_at(dax_dev: *mut c::dax_device, addr: u64, pages: u64) -> Option<Frames> {
     // SAFETY: By the safety requirements. There are none if the device is not alive.
     let dev_dax = NonNull::new(unsafe { c::dax_get_private(dax_dev) })?;
-    // SAFETY: As above.
+    // SAFETY: `dev_dax` is of a device that is alive, and stays so under `dax_read_lock()`.
     let phys = unsafe {
         c::dax_pgoff_to_phys(
             dev_dax.as_ptr().cast(),
@@ -667,11 +667,11 @@ const AGAIN_MS: u32 = 10;
 /// `device` is that of `dax_dev`, sits on the dax bus, and is kept by the caller.
 unsafe fn take(dax_dev: NonNull<c::dax_device>, device: *mut c::device, holder: Cookie) -> Result {
     loop {
-        // SAFETY: By the safety requirements.
+        // SAFETY: `dax_dev` is kept by the caller.
         if !unsafe { c::dax_holder(dax_dev.as_ptr()) }.is_null() {
             return Err(EBUSY);
         }
-        // SAFETY: As above.
+        // SAFETY: `device` is kept by the caller.
         if unsafe { c::device_trylock(device) } != 0 {
             // SAFETY: Locked just now.
             unsafe { c::device_unlock(device) };

@@ -365,7 +365,7 @@ impl Mount {
     ///
     /// The mount has not been freed.
     pub(crate) unsafe fn hold(mount: NonNull<Self>) -> Option<ARef<Self>> {
-        // SAFETY: By the safety requirements.
+        // SAFETY: `mount` has not been freed, by the safety requirements.
         let count = unsafe { mount.as_ref() }.references.as_atomic();
         let mut seen = count.load(Relaxed);
 

@@ -294,7 +294,7 @@ impl MappedFile {
     ///
     /// The inode is mapped and in use.
     unsafe fn get_or_make(inode: *mut c::inode) -> Result<NonNull<Self>> {
-        // SAFETY: By the safety requirements.
+        // SAFETY: `inode` is mapped and in use, by the safety requirements.
         let header = unsafe { header(inode) };
         if let Some(file) = header.file() {
             // SAFETY: It stays as long as the inode is in use.
@@ -304,7 +304,7 @@ impl MappedFile {
         let mapped_files = &header.mount().mapped_files;
         let _making = mapped_files.making.lock();
         if let Some(file) = header.file() {
-            // SAFETY: As above.
+            // SAFETY: `file` stays as long as the inode is in use.
             unsafe { (*file.as_ptr()).will_be_mapped() };
             return Ok(file);
         }
@@ -344,7 +344,7 @@ impl MappedFile {
     ///
     /// The file is in the list of its mount, or its memory kept.
     unsafe fn header<'a>(this: *const Self) -> &'a Header {
-        // SAFETY: By the safety requirements.
+        // SAFETY: `this` has a header as long as it is in a list, by the safety requirements.
         unsafe { (*this).header.as_ref() }
     }
 
@@ -469,7 +469,7 @@ unsafe fn header<'a>(inode: *const c::inode) -> &'a Header {
 /// The inode is valid.
 #[inline]
 pub(crate) unsafe fn i_size(inode: *const c::inode) -> u64 {
-    // SAFETY: By the safety requirements.
+    // SAFETY: `inode` is valid, by the safety requirements.
     unsafe { ptr::addr_of!((*inode).i_size).read_volatile() }.max(0) as u64
 }
 
@@ -556,7 +556,7 @@ pub(crate) fn publish(inode: &Inode, parsed: Parsed, conn: &Connection) -> Resul
 ///
 /// The inode is mapped, and in use.
 pub(crate) unsafe fn opened(inode: *const c::inode) {
-    // SAFETY: By the safety requirements.
+    // SAFETY: `inode` is mapped and in use, by the safety requirements.
     let published = unsafe { header(inode) }.published();
 
     published.open_files.fetch_add(1, Ordering::Relaxed);
@@ -570,7 +570,7 @@ pub(crate) unsafe fn opened(inode: *const c::inode) {
 ///
 /// The inode is FUSE's, mapped, and in use.
 pub(crate) unsafe fn closed(inode: *mut c::inode) {
-    // SAFETY: By the safety requirements.
+    // SAFETY: `inode` is mapped and in use, by the safety requirements.
     let header = unsafe { header(inode) };
     let open_files = &header.published().open_files;
 

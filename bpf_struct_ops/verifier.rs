@@ -288,7 +288,7 @@ pub(super) unsafe extern "C" fn fuse_dax_fmap_may_call(
         c::bpf_func_id_BPF_FUNC_get_current_uid_gid,
     ];
 
-    // SAFETY: By the safety requirements.
+    // SAFETY: The verifier passes `prog`, which it is looking at.
     let member = unsafe { (*prog).expected_attach_type };
     member != IOMAP_BEGIN_MEMBER || SHORT.contains(&func)
 }
@@ -308,7 +308,7 @@ pub(super) unsafe extern "C" fn fuse_dax_fmap_type_argument(
     prog: *const c::bpf_prog,
     info: *mut c::bpf_insn_access_aux,
 ) {
-    // SAFETY: By the safety requirements.
+    // SAFETY: The verifier passes `prog`, and `info` to be filled in.
     let (member, reg_type) = unsafe { ((*prog).expected_attach_type, &mut (*info).reg_type) };
 
     if member == IOMAP_BEGIN_MEMBER {

@@ -405,7 +405,7 @@ unsafe fn conclude(
         }
     }
 
-    // SAFETY: By the safety requirements.
+    // SAFETY: `mount` is being mounted by the safety requirements, as `bind()` wants.
     match unsafe { bind(&name, flags_in(answer), mount, mounter) } {
         Ok(()) => Outcome::Bound,
         Err((mounter, cause)) => {
@@ -458,7 +458,7 @@ unsafe fn bind(
         return Err((mounter, "the mount has DAX of its own"));
     }
     // Submounts share a connection: the end of one of their superblocks does not end its requests.
-    // SAFETY: As above.
+    // SAFETY: `fc` is the connection of a mount under way.
     if unsafe { f::fuse_conn::auto_submounts_raw(fc) } != 0 {
         return Err((mounter, "the mount has automatic submounts"));
     }

@@ -70,7 +70,7 @@ impl Wanted {
     unsafe fn remove(&mut self, matches: impl Fn(*const MapInOpen) -> bool) -> *mut MapInOpen {
         let mut link = &raw mut self.0;
 
-        // SAFETY: By the safety requirements.
+        // SAFETY: All that `self.0` leads to are valid, by the safety requirements.
         unsafe {
             while !(*link).is_null() && !matches(*link) {
                 link = &raw mut (**link).next;

@@ -32,7 +32,7 @@ pub(crate) struct Once {
 
 // SAFETY: A completion belongs to no task.
 unsafe impl Send for Once {}
-// SAFETY: As above.
+// SAFETY: A completion may be used by several tasks at once.
 unsafe impl Sync for Once {}
 
 impl Once {
@@ -126,7 +126,7 @@ pub(super) fn wait_on_return(released: Arc<Once>, device: Device) {
 ///
 /// Called by the task for which [`wait_on_return`] has queued this.
 unsafe extern "C" fn wait_for_release(work: *mut c::callback_head) {
-    // SAFETY: By the safety requirements.
+    // SAFETY: `work` is that of a `Wait` that `wait_on_return()` gave away, and the task's once.
     let wait = unsafe { KBox::from_raw(container_of!(work, Wait, work)) };
 
     // A look at what is idle is nearly always all that it takes.

@@ -62,9 +62,9 @@ pub(super) unsafe extern "C" fn fallocate(
     len: c::loff_t,
 ) -> ffi::c_long {
     let result = match mode as u32 & !c::FALLOC_FL_KEEP_SIZE {
-        // SAFETY: By the safety requirements.
+        // SAFETY: `file` is an open mapped one, by the safety requirements.
         c::FALLOC_FL_ALLOCATE_RANGE => unsafe { allocate(file, offset, len) },
-        // SAFETY: By the safety requirements.
+        // SAFETY: `file` is an open mapped one, by the safety requirements.
         c::FALLOC_FL_ZERO_RANGE => unsafe { zero(file, offset, len) },
         _ => Err(EOPNOTSUPP),
     };
@@ -77,7 +77,7 @@ pub(super) unsafe extern "C" fn fallocate(
 ///
 /// `inode` is a mapped one, and in use.
 unsafe fn ends_inside(inode: *const c::inode, end: c::loff_t) -> Result {
-    // SAFETY: By the safety requirements.
+    // SAFETY: `inode` is mapped and in use, by the safety requirements.
     let inside = unsafe { i_size(inode).min(header(inode).mapped_size) };
 
     if end as u64 > inside {
@@ -97,14 +97,14 @@ unsafe fn allocate(file: *mut c::file, offset: c::loff_t, len: c::loff_t) -> Res
 
     // SAFETY: As above; the file is a mapped one by the safety requirements.
     unsafe { ends_inside(inode, offset + len) }?;
-    // SAFETY: As above.
+    // SAFETY: `inode` is in use, as its file is open.
     if unsafe { Inode::new(inode) }.is_bad() {
         return Err(EIO);
     }
     // SAFETY: As above; the inode stays in use meanwhile.
     let (header, mut pos, end) = unsafe { (header(inode), offset as u64, (offset + len) as u64) };
     while pos < end {
-        // SAFETY: As above.
+        // SAFETY: `inode` is mapped and in use, and `header` its.
         let mapping = unsafe { piece(inode, header, pos, end - pos) }?;
         if mapping.device.is_none() {
             return Err(ENOSPC);
@@ -134,11 +134,11 @@ unsafe fn piece<'a>(
     if unsafe { c::fatal_signal_pending(c::get_current()) } != 0 {
         return Err(EINTR);
     }
-    // SAFETY: By the safety requirements.
+    // SAFETY: `inode` is in use, by the safety requirements.
     let i_size = unsafe { i_size(inode) };
     header
         .locate(pos, len, i_size)
-        // SAFETY: As above.
+        // SAFETY: `inode` is mapped and in use, by the safety requirements.
         .map_err(|refusal| unsafe { refused(inode, header, pos, len, 0, refusal) })
 }
 
@@ -163,7 +163,7 @@ unsafe fn zero(file: *mut c::file, offset: c::loff_t, len: c::loff_t) -> Result 
     // SAFETY: `iocb` is valid, for this file, and the inode is locked exclusively.
     to_result(unsafe { modified(&mut iocb) })?;
 
-    // SAFETY: As above.
+    // SAFETY: `iocb` is valid, for this file, and the inode is locked exclusively.
     let result = unsafe { write_zeros(&mut iocb, offset + len) };
     drop(locked);
     result?;
@@ -181,7 +181,7 @@ unsafe fn zero(file: *mut c::file, offset: c::loff_t, len: c::loff_t) -> Result 
 ///
 /// `iocb` is valid and for a mapped file, whose inode is locked exclusively.
 unsafe fn write_zeros(iocb: &mut c::kiocb, end: c::loff_t) -> Result {
-    // SAFETY: By the safety requirements.
+    // SAFETY: The file of `iocb` is open and mapped, by the safety requirements.
     let (inode, header) = unsafe {
         let inode = (*iocb.ki_filp).f_inode;
         (inode, header(inode))
@@ -189,7 +189,7 @@ unsafe fn write_zeros(iocb: &mut c::kiocb, end: c::loff_t) -> Result {
     while iocb.ki_pos < end {
         let (pos, left) = (iocb.ki_pos as u64, (end - iocb.ki_pos) as u64);
 
-        // SAFETY: By the safety requirements.
+        // SAFETY: `inode` is mapped and in use, as its file is open, and `header` its.
         let mapping = unsafe { piece(inode, header, pos, left) }?;
         let piece = left.min(mapping.offset + mapping.length - pos);
 
@@ -219,7 +219,7 @@ unsafe fn write_zeros(iocb: &mut c::kiocb, end: c::loff_t) -> Result {
         match unsafe { write(iocb, iter.as_mut_ptr()) } {
             None | Some(0) => return Err(EIO),
             Some(done) => {
-                // SAFETY: By the safety requirements.
+                // SAFETY: `iocb` is valid and for a mapped file, by the safety requirements.
                 unsafe { count_bytes(iocb, Counter::WrittenBytes, done) };
                 to_result(done.min(0) as ffi::c_int)?;
             }

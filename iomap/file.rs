@@ -443,7 +443,7 @@ pub(super) unsafe extern "C" fn read_iter(iocb: *mut c::kiocb, to: *mut c::iov_i
     };
     // SAFETY: As above; locked shared, as reads have to be.
     let done = unsafe { dax_rw(iocb, to) }.unwrap_or(0);
-    // SAFETY: As above.
+    // SAFETY: `iocb` is valid and for a mapped file.
     unsafe { count_bytes(iocb, Counter::ReadBytes, done) };
     done
 }
@@ -458,12 +458,12 @@ pub(super) unsafe extern "C" fn write_iter(iocb: *mut c::kiocb, from: *mut c::io
     if unsafe { has_to_ask_server(iocb) } {
         return EAGAIN.to_errno() as isize;
     }
-    // SAFETY: As above.
+    // SAFETY: `iocb` and its open file are the VFS's.
     let locked = match unsafe { IoLock::new(iocb, true) } {
         Ok(locked) => locked,
         Err(errno) => return errno.to_errno() as isize,
     };
-    // SAFETY: As above.
+    // SAFETY: `iocb` and `from` are the VFS's, and the inode is locked.
     let checked = unsafe { c::generic_write_checks(iocb, from) };
     if checked <= 0 {
         return checked;
@@ -475,7 +475,7 @@ pub(super) unsafe extern "C" fn write_iter(iocb: *mut c::kiocb, from: *mut c::io
     // A file in memory that is all assigned does not grow: it is full, like a block device.
     // SAFETY: As above; locked exclusively, as writes have to be.
     let done = unsafe { write(iocb, from) }.unwrap_or(ENOSPC.to_errno() as isize);
-    // SAFETY: As above.
+    // SAFETY: `iocb` is valid and for a mapped file.
     unsafe { count_bytes(iocb, Counter::WrittenBytes, done) };
     drop(locked);
     if done > 0 {
@@ -492,7 +492,7 @@ pub(super) unsafe extern "C" fn write_iter(iocb: *mut c::kiocb, from: *mut c::io
 ///
 /// `iocb` is valid and for a mapped file.
 unsafe fn has_to_ask_server(iocb: *const c::kiocb) -> bool {
-    // SAFETY: By the safety requirements.
+    // SAFETY: `iocb` is valid, and its file open, by the safety requirements.
     unsafe {
         let (flags, inode) = ((*iocb).ki_flags, (*(*iocb).ki_filp).f_inode);
 
@@ -508,7 +508,7 @@ unsafe fn has_to_ask_server(iocb: *const c::kiocb) -> bool {
 ///
 /// `iocb` is valid and for a mapped file.
 pub(super) unsafe fn count_bytes(iocb: *const c::kiocb, counter: Counter, done: isize) {
-    // SAFETY: By the safety requirements.
+    // SAFETY: `iocb` is valid and for a mapped file, by the safety requirements.
     let header = unsafe { header((*(*iocb).ki_filp).f_inode) };
 
     if let Ok(bytes @ 1..) = u64::try_from(done) {
@@ -650,7 +650,7 @@ unsafe extern "C" fn getattr(
     let inode = unsafe { Inode::new((*(*path).dentry).d_inode) };
 
     if is_mapped(inode) {
-        // SAFETY: As above.
+        // SAFETY: `stat` is the VFS's, to be filled in.
         unsafe { (*stat).attributes |= u64::from(c::STATX_ATTR_DAX) };
     }
     if ret != 0 {

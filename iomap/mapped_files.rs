@@ -163,7 +163,7 @@ impl Lists {
     ///
     /// The file is in no list, has no inode, and is given to this one.
     unsafe fn keep(&mut self, file: *mut MappedFile) {
-        // SAFETY: By the safety requirements.
+        // SAFETY: `file` is in no list, and ours to put into one, by the safety requirements.
         unsafe {
             let link = &raw mut (*file).link;
             (*link).next = mem::replace(&mut self.kept, link);
@@ -191,7 +191,7 @@ impl Held {
     }
 
     fn inode(&self) -> *mut c::inode {
-        // SAFETY: As above.
+        // SAFETY: `self.0` is in the list, as its inode is held.
         unsafe { (*self.0.as_ptr()).inode }
     }
 }

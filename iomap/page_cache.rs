@@ -64,7 +64,7 @@ static SHOWN_AOPS: Table<c::address_space_operations> = Table(c::address_space_o
 ///
 /// `slot` is valid for writes and stays where it is; `header` is published, and `inode` is FUSE's.
 pub(super) unsafe fn init_host(slot: *mut c::inode, inode: *const c::inode, header: &Header) {
-    // SAFETY: By the safety requirements.
+    // SAFETY: `slot` is valid for writes and stays where it is, by the safety requirements.
     unsafe {
         c::inode_init_once(slot);
         c::__spin_lock_init(
@@ -111,7 +111,7 @@ unsafe fn init(
     host: *mut c::inode,
     a_ops: *const c::address_space_operations,
 ) {
-    // SAFETY: By the safety requirements.
+    // SAFETY: `slot` is an address space, and `host` outlives its use, by the safety requirements.
     unsafe {
         c::__init_rwsem(
             &raw mut (*slot).invalidate_lock,
@@ -150,7 +150,7 @@ unsafe extern "C" fn write_dax_back(
 ///
 /// `file` is being opened by the current task, and its inode is mapped.
 pub(crate) unsafe fn show_page_cache(file: *mut c::file) {
-    // SAFETY: By the safety requirements.
+    // SAFETY: `file` is being opened by this task, and its inode mapped, by the safety requirements.
     unsafe {
         let shown = header((*file).f_inode).shown();
 
@@ -206,7 +206,7 @@ pub(super) unsafe fn aops(
                 read_folio: Some(read_folio),
                 // FIBMAP is refused, as on any file system that could not say what the number means.
                 bmap: None,
-                // SAFETY: By the safety requirements.
+                // SAFETY: `plain` is a static table of FUSE's, by the safety requirements.
                 ..unsafe { *plain }
             },
         }));

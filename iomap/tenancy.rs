@@ -105,7 +105,7 @@ pub(crate) struct Tenants {
 
 // SAFETY: A semaphore belongs to no task.
 unsafe impl Send for Tenants {}
-// SAFETY: As above.
+// SAFETY: A semaphore may be used by several tasks at once.
 unsafe impl Sync for Tenants {}
 
 impl Tenants {
@@ -122,7 +122,7 @@ impl Tenants {
                 }
             }),
             flushing <- Opaque::ffi_init(|slot| {
-                // SAFETY: As above.
+                // SAFETY: `slot` is valid for writes, and pinned.
                 unsafe {
                     c::__init_rwsem(
                         slot,
@@ -158,7 +158,7 @@ impl<'a> Flushing<'a> {
 
     /// The same for eviction, which reclaim may have called: `None` if it would have to wait.
     pub(super) fn try_new(mount: &'a Mount) -> Option<Self> {
-        // SAFETY: As above.
+        // SAFETY: The lock is initialized, and lives as long as `mount`.
         let locked = unsafe { c::down_read_trylock(mount.tenants.flushing.get()) };
         // Made only if it is locked: dropping it unlocks.
         (locked != 0).then(|| Self(&mount.tenants))
@@ -288,7 +288,7 @@ impl Folio {
     /// The frame has a memory map, as long as the result is used.
     #[inline]
     pub(super) unsafe fn of(pfn: u64) -> Self {
-        // SAFETY: By the safety requirements.
+        // SAFETY: Frame `pfn` has a memory map, by the safety requirements.
         Self(unsafe { c::pfn_folio(pfn as ffi::c_ulong) })
     }
 
@@ -321,7 +321,7 @@ impl Folio {
     ///
     /// The folio is of a device that a mount of ours holds, and this is called under RCU.
     pub(super) unsafe fn is_leftover_but_for(self, own: Option<*mut c::address_space>) -> bool {
-        // SAFETY: By the safety requirements.
+        // SAFETY: The folio `self.0` has a memory map, by the safety requirements.
         unsafe {
             let folio = &(*self.0).__bindgen_anon_1.__bindgen_anon_1;
             let mapping = ptr::addr_of!(folio.mapping).read_volatile();
@@ -379,7 +379,7 @@ impl Tenancy {
 /// The folio is in the page cache of a file, and stays there, or the result is not believed.
 #[inline]
 pub(super) unsafe fn folio_index(folio: *const c::folio) -> u64 {
-    // SAFETY: By the safety requirements.
+    // SAFETY: `folio` has a memory map, by the safety requirements.
     unsafe {
         let folio = &(*folio).__bindgen_anon_1.__bindgen_anon_1;
         folio.__bindgen_anon_2.index as u64
@@ -432,7 +432,7 @@ impl DaxEntry {
     ///
     /// As [`DaxEntry::at`].
     pub(super) unsafe fn is_empty(mapping: *const c::address_space) -> bool {
-        // SAFETY: By the safety requirements.
+        // SAFETY: `mapping` is a DAX page cache, by the safety requirements.
         unsafe { ptr::addr_of!((*mapping).i_pages.xa_head).read_volatile() }.is_null()
     }
 
@@ -442,7 +442,7 @@ impl DaxEntry {
     ///
     /// As [`DaxEntry::at`].
     pub(super) unsafe fn any_dirty(mapping: *const c::address_space) -> bool {
-        // SAFETY: By the safety requirements.
+        // SAFETY: `mapping` is a DAX page cache, by the safety requirements.
         let flags = unsafe { ptr::addr_of!((*mapping).i_pages.xa_flags).read_volatile() };
 
         flags & c::XA_FLAGS_MARK_DIRTY != 0
@@ -454,7 +454,7 @@ impl DaxEntry {
     ///
     /// As [`DaxEntry::at`].
     pub(super) unsafe fn set_dirty(mapping: *mut c::address_space, index: u64, dirty: bool) {
-        // SAFETY: By the safety requirements.
+        // SAFETY: `mapping` is a DAX page cache, by the safety requirements.
         unsafe {
             let pages = &raw mut (*mapping).i_pages;
             let index = index as ffi::c_ulong;
@@ -476,7 +476,7 @@ impl DaxEntry {
     ///
     /// As [`DaxEntry::at`], and no fault is under way.
     pub(super) unsafe fn mark_dirty(mapping: *mut c::address_space, first: u64, last: u64) {
-        // SAFETY: By the safety requirements.
+        // SAFETY: `mapping` is a DAX page cache, by the safety requirements.
         unsafe {
             Self::for_each(mapping, first, last, c::XA_PRESENT, |index, entry| {
                 if entry.pfn_of(index).is_some() {

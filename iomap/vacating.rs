@@ -59,7 +59,7 @@ impl NoFaults {
     ///
     /// The file of `header` stays mapped as long as the result.
     pub(super) unsafe fn lock(header: &Header) -> Self {
-        // SAFETY: By the safety requirements.
+        // SAFETY: The file of `header` has a DAX page cache, by the safety requirements.
         unsafe {
             let lock = &raw mut (*header.dax_mapping()).invalidate_lock;
             c::down_write(lock);
@@ -90,7 +90,7 @@ unsafe fn try_vacate(header: &Header, only: Option<&Device>, flushing: &Flushing
         // then are references to pages.
         let busy = unsafe { c::dax_layout_busy_page_range(mapping, start, c::loff_t::MAX) };
         if busy.is_null() {
-            // SAFETY: By the safety requirements.
+            // SAFETY: Nothing of the file is mapped or in use from `start` on, as `busy` is null.
             unsafe { give_up(header, start, c::loff_t::MAX, flushing) };
             return vacated;
         }
@@ -104,7 +104,7 @@ unsafe fn try_vacate(header: &Header, only: Option<&Device>, flushing: &Flushing
             )
         };
         vacated &= only.is_some_and(|device| !device.has_frame(pfn as u64));
-        // SAFETY: By the safety requirements.
+        // SAFETY: Nothing of the file is mapped or in use before the page that is busy.
         unsafe { give_up(header, start, (index * PAGE) as c::loff_t - 1, flushing) };
         start = ((index + pages) * PAGE) as c::loff_t;
     }
@@ -138,7 +138,7 @@ unsafe fn give_up(header: &Header, start: c::loff_t, end: c::loff_t, flushing: &
 ///
 /// The file is mapped, and no file of its inode is open.
 pub(super) unsafe fn give_up_idle(header: &Header, flushing: &Flushing<'_>) -> bool {
-    // SAFETY: By the safety requirements.
+    // SAFETY: No file of the inode of `header` is open, by the safety requirements.
     unsafe { try_vacate(header, None, flushing) }
 }
 
@@ -312,7 +312,7 @@ pub(crate) unsafe fn kill_tenants(
         killed
     };
     // The kernel has marked the first page of the folio.
-    // SAFETY: By the safety requirements.
+    // SAFETY: The frames have a memory map, as the device is held; `inode` was grabbed above.
     unsafe {
         if !is_poisoned(head) {
             mark_page(head, false);

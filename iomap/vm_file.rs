@@ -43,7 +43,7 @@ use super::{
 ///
 /// `vma` is being made, of `file`, which is an open mapped file or a vm file.
 pub(super) unsafe fn set_vm_file(vma: *mut c::vm_area_struct, file: *mut c::file) -> Result {
-    // SAFETY: By the safety requirements.
+    // SAFETY: `file` is open, and its mapping being made by this task, by the safety requirements.
     unsafe {
         if is_vm_file(file) {
             return Ok(());

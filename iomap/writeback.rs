@@ -146,12 +146,12 @@ pub(super) unsafe extern "C" fn writepages(
 unsafe fn write_back(header: &Header, wbc: *mut c::writeback_control) -> ffi::c_int {
     lockless::write_back::<AsWritten, _>(
         &header.writers_back,
-        // SAFETY: By the safety requirements.
+        // SAFETY: `header` is of a mapped file in use, and the caller does not have its `invalidate_lock`.
         || drop(unsafe { NoFaults::lock(header) }),
         || {
             let flushing = Flushing::new(header.mount());
             if !header.may_have_poison() {
-                // SAFETY: As above.
+                // SAFETY: `wbc` is the caller's; soft faults are held off, and `flushing` is held.
                 return unsafe { flush_entries(header, wbc, false) };
             }
             drop(flushing);
@@ -184,7 +184,7 @@ unsafe fn flush_entries(
     let (start, end) = unsafe { ((*wbc).range_start, (*wbc).range_end) };
 
     if poison {
-        // SAFETY: By the safety requirements.
+        // SAFETY: `header` is of a file whose entries the caller may flush.
         unsafe { hide_poison(header, start, end) };
     }
     let ret = header.any_device().map_or(0, |device| {
@@ -192,11 +192,11 @@ unsafe fn flush_entries(
         unsafe { c::dax_writeback_mapping_range(mapping, device.as_raw(), wbc) }
     });
     if poison {
-        // SAFETY: By the safety requirements.
+        // SAFETY: `header` is of a file whose entries the caller may flush.
         unsafe { show_poison(header, start, end) };
     }
     if ret < 0 {
-        // SAFETY: By the safety requirements.
+        // SAFETY: `header` is of a mapped file, or its memory is kept.
         unsafe { record_loss(header) };
     }
     // What was dirty may not be so any more, or may not be there for much longer.
@@ -255,7 +255,7 @@ unsafe fn for_each_poisoned(
 ///
 /// As [`flush_entries`].
 unsafe fn hide_poison(header: &Header, start: c::loff_t, end: c::loff_t) {
-    // SAFETY: By the safety requirements.
+    // SAFETY: No fault is under way in the file of `header`, by the safety requirements.
     unsafe {
         for_each_poisoned(header, (start, end), |index, entry| {
             DaxEntry::set_dirty(header.dax_mapping(), index, false);
@@ -274,7 +274,7 @@ unsafe fn hide_poison(header: &Header, start: c::loff_t, end: c::loff_t) {
 unsafe fn show_poison(header: &Header, start: c::loff_t, end: c::loff_t) {
     let (first, last) = (start as u64 / PAGE, end as u64 / PAGE);
 
-    // SAFETY: By the safety requirements.
+    // SAFETY: No fault is under way in the file of `header`, by the safety requirements.
     unsafe {
         let mapping = header.dax_mapping();
         DaxEntry::for_each(mapping, first, last, c::XA_PRESENT, |index, entry| {
@@ -292,7 +292,7 @@ unsafe fn show_poison(header: &Header, start: c::loff_t, end: c::loff_t) {
 ///
 /// The file is mapped, its inode in use, and no fault is under way.
 pub(super) unsafe fn flush_around_poison(header: &Header, start: c::loff_t, end: c::loff_t) {
-    // SAFETY: By the safety requirements.
+    // SAFETY: No fault is under way in the file of `header`, by the safety requirements.
     unsafe {
         for_each_poisoned(header, (start, end), |index, _| {
             DaxEntry::set_dirty(header.dax_mapping(), index, false);
@@ -326,7 +326,7 @@ pub(super) unsafe fn flush_range(
     _flushing: &Flushing<'_>,
 ) -> Result {
     let mut wbc = everything_from(start, end);
-    // SAFETY: By the safety requirements.
+    // SAFETY: No fault is under way in the file of `header`, and `_flushing` is held.
     let ret = unsafe { flush_entries(header, &mut wbc, header.may_have_poison()) };
 
     drain();
@@ -344,7 +344,7 @@ pub(super) unsafe fn write_back_range(header: &Header, start: c::loff_t, end: c:
     if end < start || !header.may_be_dirty() {
         return Ok(());
     }
-    // SAFETY: As above.
+    // SAFETY: `header` is of a mapped file in use; `wbc` is on the stack.
     to_result(unsafe { write_back(header, &mut wbc) })
 }
 
@@ -386,7 +386,7 @@ pub(super) unsafe extern "C" fn fsync(
 ) -> ffi::c_int {
     // SAFETY: The VFS passes an open file, and it is mapped.
     let header = unsafe { header((*file).f_inode) };
-    // SAFETY: As above.
+    // SAFETY: `header` is that of the file's inode, which is in use.
     let flushed = unsafe { write_back_range(header, start, end) };
     drain();
     let lost = if header.has_failed_device() {

@@ -76,7 +76,7 @@ impl<'a> Changing<'a> {
     ///
     /// The file is open, of a bound mount, and stays so as long as the result.
     unsafe fn new(file: *const c::file) -> Result<Option<Self>> {
-        // SAFETY: By the safety requirements.
+        // SAFETY: `file` is open by the safety requirements, and keeps its inode and superblock.
         let (inode, conn) = unsafe {
             let inode = (*file).f_inode;
             (Inode::new(inode), Connection::of((*inode).i_sb).ok_or(EIO)?)
@@ -120,7 +120,7 @@ unsafe fn count(file: *mut c::file) {
     let f_op = unsafe { AtomicPtr::from_ptr((&raw mut (*file).f_op).cast()) };
     let taken = f_op.compare_exchange(unsettled, counted, Ordering::Relaxed, Ordering::Relaxed);
     if taken.is_ok() {
-        // SAFETY: By the safety requirements.
+        // SAFETY: `file` is open, and its inode mapped, by the safety requirements.
         unsafe { iomap::opened((*file).f_inode) };
     }
 }
@@ -140,7 +140,7 @@ unsafe extern "C" fn mmap(file: *mut c::file, vma: *mut c::vm_area_struct) -> ff
         // SAFETY: As above; it is mapped.
         unsafe { count(file) };
     }
-    // SAFETY: As above.
+    // SAFETY: `file` is kept open by the VFS, with one of the tables that `now()` wants.
     match unsafe { now(file).mmap } {
         // SAFETY: The VFS's arguments, passed on.
         Some(mmap) => unsafe { mmap(file, vma) },
@@ -157,12 +157,12 @@ unsafe extern "C" fn mmap(file: *mut c::file, vma: *mut c::vm_area_struct) -> ff
 unsafe extern "C" fn write_iter(iocb: *mut c::kiocb, from: *mut c::iov_iter) -> isize {
     // SAFETY: The VFS passes valid arguments, and keeps the file open meanwhile.
     let file = unsafe { (*iocb).ki_filp };
-    // SAFETY: As above.
+    // SAFETY: `file` is kept open by the VFS.
     let right = match unsafe { Changing::new(file) } {
         Ok(right) => right,
         Err(errno) => return errno.to_errno() as isize,
     };
-    // SAFETY: As above.
+    // SAFETY: `file` is kept open by the VFS, with one of the tables that `now()` wants.
     let Some(write_iter) = (unsafe { now(file).write_iter }) else {
         return EINVAL.to_errno() as isize;
     };
