@@ -34,21 +34,6 @@
 #define BY_FUSE		'f'	/* what READ returns */
 #define ON_DEVICE	'd'
 
-/* Does opening @name give a mapped file? */
-static bool is_mapped(struct fuse_server *s, const char *name)
-{
-	unsigned int requests = s->count[FUSE_READ] + s->count[FUSE_WRITE];
-	int fd = fs_open(s, name, O_RDWR);
-	bool works;
-
-	if (fd < 0)
-		return false;
-	works = byte_at(fd, 0) == ON_DEVICE && pwrite(fd, "w", 1, 1) == 1 &&
-		byte_at(fd, 1) == 'w';
-	close(fd);
-	return works && s->count[FUSE_READ] + s->count[FUSE_WRITE] == requests;
-}
-
 /*
  * A file that FUSE created has been opened before anybody could ask for its map.
  * FUSE serves it until another opener brings the map. From then on it is memory for both,
@@ -533,7 +518,7 @@ TEST_F(writing, as_the_map_comes)
 	close(self->fd);
 	close(self->other);
 	self->fd = self->other = -1;
-	EXPECT_TRUE(is_mapped(self->s, "new"));
+	EXPECT_TRUE(fs_is_mapped(self->s, "new", ON_DEVICE));
 }
 
 /* Both still have the file open when the map comes at last: all three have memory. */
@@ -542,7 +527,7 @@ TEST_F(writing, the_map_comes_later)
 	unsigned int requests;
 
 	write_and_open();
-	EXPECT_TRUE(is_mapped(self->s, "new"));
+	EXPECT_TRUE(fs_is_mapped(self->s, "new", ON_DEVICE));
 	requests = self->s->count[FUSE_READ] + self->s->count[FUSE_WRITE];
 	EXPECT_EQ(ON_DEVICE, byte_at(self->other, 0));
 	EXPECT_EQ(ON_DEVICE, byte_at(self->fd, 0));
@@ -681,7 +666,7 @@ TEST_F(alias, refused_idle)
 	EXPECT_TRUE(fs_wait(self->s, FUSE_RELEASE, released + 1));
 	ASSERT_EQ(0, fcntl(idle, F_SETLEASE, F_UNLCK));
 	EXPECT_EQ(0, fs_try(self->s, "alias"));
-	EXPECT_TRUE(is_mapped(self->s, "file"));
+	EXPECT_TRUE(fs_is_mapped(self->s, "file", ON_DEVICE));
 	EXPECT_EQ(0, fmap_cachestat(idle, &cs));
 	EXPECT_EQ(0, cs.cache + cs.evicted);
 	close(idle);
@@ -729,7 +714,7 @@ TEST_F(alias, of_a_file_being_opened)
 	EXPECT_EQ(W_EXITCODE(ON_DEVICE, 0), ended(pid));
 	EXPECT_EQ(ON_DEVICE, byte_at(fd, 1));
 	close(fd);
-	EXPECT_TRUE(is_mapped(self->s, "file"));
+	EXPECT_TRUE(fs_is_mapped(self->s, "file", ON_DEVICE));
 }
 
 int main(int argc, char **argv)

@@ -730,3 +730,33 @@ int touch(volatile unsigned char *p, int value)
 	sigaction(SIGSEGV, &segv, NULL);
 	return sig;
 }
+
+static pid_t unload_by;
+
+static void hwpoison_unload(void)
+{
+	if (getpid() == unload_by)
+		system("rmmod hwpoison-inject");
+}
+
+void hwpoison_load(void)
+{
+	if (access(HWPOISON_INJECT, W_OK) && !system("modprobe hwpoison-inject 2>/dev/null")) {
+		unload_by = getpid();
+		atexit(hwpoison_unload);
+	}
+}
+
+bool fs_is_mapped(struct fuse_server *s, const char *name, char on_device)
+{
+	unsigned int requests = s->count[FUSE_READ] + s->count[FUSE_WRITE];
+	int fd = fs_open(s, name, O_RDWR);
+	bool works;
+
+	if (fd < 0)
+		return false;
+	works = byte_at(fd, 0) == on_device && pwrite(fd, "w", 1, 1) == 1 &&
+		byte_at(fd, 1) == 'w';
+	close(fd);
+	return works && s->count[FUSE_READ] + s->count[FUSE_WRITE] == requests;
+}

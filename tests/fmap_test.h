@@ -172,6 +172,16 @@ int byte_at(int fd, off_t pos);
  */
 int fs_fill(struct fuse_server *s, const char *name, int byte, size_t len);
 
+/*
+ * Does opening @name give a mapped file? Its first byte is @on_device in memory, and
+ * another one if the server is asked.
+ */
+bool fs_is_mapped(struct fuse_server *s, const char *name, char on_device);
+
+/* Where page frames are had fail; the module for it, until this process ends. */
+#define HWPOISON_INJECT	"/sys/kernel/debug/hwpoison/corrupt-pfn"
+void hwpoison_load(void);
+
 /* Open, map shared, close. MAP_FAILED and errno. */
 void *fs_map(struct fuse_server *s, const char *name, size_t len, int prot);
 

@@ -8,19 +8,12 @@
 # shellcheck disable=SC2317 # functions are called by check, and by the trap
 
 bpf=${FMAP_BPF_DIR:-/lib/fuse-dax-fmap/bpf}/striped.bpf.o
-count=0 failed=0
-
-skip() {
-	echo "1..0 # SKIP $*"
-	exit 4
-}
-type -P fmapctl fmapfs >/dev/null || skip "there is no fmapctl, or no fmapfs"
+# shellcheck source=ktap.bash
+. "$(dirname "$0")/ktap.bash"
+need fmapctl fmapfs
 [ -r "$bpf" ] || skip "there is no $bpf"
 device=${DAX_DEVICES%% *}
 [ -c "$device" ] || skip "there is no DAX device"
-[ "$(id -u)" = 0 ] || skip "root is needed"
-[ -d /sys/module/fuse_dax_fmap ] || skip "the module is not loaded"
-[ -z "$(ls /sys/fs/bpf/fuse_dax_fmap 2>/dev/null)" ] || skip "there are ops already"
 
 tmp=$(mktemp -d) dir=$tmp/mnt manifest=$tmp/files.toml
 mkdir "$dir"
@@ -40,18 +33,6 @@ tidy_up() {
 }
 trap tidy_up EXIT
 
-check() { # TEXT COMMAND...
-	local text=$1
-	shift
-	count=$((count + 1))
-	if "$@" >"$tmp/out" 2>&1; then
-		echo "ok $count $text"
-	else
-		echo "not ok $count $text"
-		sed 's/^/# /' "$tmp/out"
-		failed=1
-	fi
-}
 says() { # PATTERN COMMAND...: it may fail, but has to say that
 	local pattern=$1
 	shift
@@ -110,5 +91,4 @@ check "a link that was detached is no obstacle" \
 	says '^striped: registered$' fmapctl load --replace "$bpf"
 check "nothing else is left to do" says '^striped: unregistered$' fmapctl unload striped
 
-echo "1..$count"
-exit $failed
+finish

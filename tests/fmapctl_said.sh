@@ -11,18 +11,12 @@ dir=${FMAP_BPF_DIR:-/lib/fuse-dax-fmap/bpf} here=$(cd "$(dirname "$0")" && pwd)
 striped=$dir/striped.bpf.o famfs=$dir/famfs.bpf.o refused=$here/refused.bpf.o
 pins=/sys/fs/bpf/fuse_dax_fmap
 default=/sys/module/fuse_dax_fmap/parameters/default_ops
-count=0 failed=0
-
-skip() {
-	echo "1..0 # SKIP $*"
-	exit 4
-}
-type -P fmapctl >/dev/null || skip "there is no fmapctl"
+# shellcheck source=ktap.bash
+. "$(dirname "$0")/ktap.bash"
+need fmapctl
+[ ! -e "$pins" ] || skip "there are ops already"
 [ -r "$striped" ] || skip "there is no $striped"
 [ -r "$famfs" ] || skip "there is no $famfs"
-[ "$(id -u)" = 0 ] || skip "root is needed"
-[ -d /sys/module/fuse_dax_fmap ] || skip "the module is not loaded"
-[ ! -e "$pins" ] || skip "there are ops already"
 
 tmp=$(mktemp -d)
 before=$(<"$default")
@@ -36,18 +30,6 @@ tidy_up() {
 }
 trap tidy_up EXIT
 
-check() { # TEXT COMMAND...
-	local text=$1
-	shift
-	count=$((count + 1))
-	if "$@" >"$tmp/out" 2>&1; then
-		echo "ok $count $text"
-	else
-		echo "not ok $count $text"
-		sed 's/^/# /' "$tmp/out"
-		failed=1
-	fi
-}
 # One line to stderr, which has PATTERN; nothing to stdout; status 1.
 refuses() { # PATTERN COMMAND...
 	local pattern=$1 status=0
@@ -198,5 +180,4 @@ closed() {
 }
 check "an error to nowhere" closed
 
-echo "1..$count"
-exit $failed
+finish

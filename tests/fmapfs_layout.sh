@@ -15,19 +15,12 @@
 # shellcheck disable=SC2016 # check has it expanded
 
 bpf=${FMAP_BPF_DIR:-/lib/fuse-dax-fmap/bpf}/striped.bpf.o
-count=0 failed=0
-
-skip() {
-	echo "1..0 # SKIP $*"
-	exit 4
-}
-type -P fmapctl fmapfs >/dev/null || skip "there is no fmapctl, or no fmapfs"
+# shellcheck source=ktap.bash
+. "$(dirname "$0")/ktap.bash"
+need fmapctl fmapfs
 [ -r "$bpf" ] || skip "there is no $bpf"
 read -r a b _ <<<"${DAX_DEVICES-}"
 [ -c "${b:-/}" ] || skip "there are no two DAX devices"
-[ "$(id -u)" = 0 ] || skip "root is needed"
-[ -d /sys/module/fuse_dax_fmap ] || skip "the module is not loaded"
-[ -z "$(ls /sys/fs/bpf/fuse_dax_fmap 2>/dev/null)" ] || skip "there are ops already"
 
 tmp=$(mktemp -d) mnt=$tmp/mnt home=$tmp/home
 manifest=$home/files.toml record=$home/files.toml.layout
@@ -41,18 +34,6 @@ tidy_up() {
 }
 trap tidy_up EXIT
 
-check() { # TEXT COMMAND...
-	local text=$1
-	shift
-	count=$((count + 1))
-	if "$@" >"$tmp/out" 2>&1; then
-		echo "ok $count $text"
-	else
-		echo "not ok $count $text"
-		tail -n 20 "$tmp/out" | sed 's/^/# /'
-		failed=1
-	fi
-}
 refused() { # PATTERN COMMAND...: it fails, says that in one line, and mounts nothing
 	local pattern=$1 status=0
 	shift
@@ -349,5 +330,4 @@ check "the record is elsewhere" elsewhere
 umount "$home"
 
 check "no file is left over" eval 'ls -A "$home" "$tmp"; [ -z "$(ls -A "$home" "$tmp" | grep "^\.fmapfs")" ]'
-echo "1..$count"
-exit $failed
+finish

@@ -10,19 +10,12 @@
 # shellcheck disable=SC2317 # functions are called by check, and by the trap
 
 bpf=${FMAP_BPF_DIR:-/lib/fuse-dax-fmap/bpf}
-count=0 failed=0
-
-skip() {
-	echo "1..0 # SKIP $*"
-	exit 4
-}
-type -P fmapctl fmapfs >/dev/null || skip "there is no fmapctl, or no fmapfs"
+# shellcheck source=ktap.bash
+. "$(dirname "$0")/ktap.bash"
+need fmapctl fmapfs
 [ -r "$bpf/striped.bpf.o" ] || skip "there is no $bpf/striped.bpf.o"
 read -r a b <<<"$DAX_DEVICES"
 [ -c "$b" ] || skip "there are no two DAX devices"
-[ "$(id -u)" = 0 ] || skip "root is needed"
-[ -d /sys/module/fuse_dax_fmap ] || skip "the module is not loaded"
-[ -z "$(ls /sys/fs/bpf/fuse_dax_fmap 2>/dev/null)" ] || skip "there are ops already"
 
 tmp=$(mktemp -d) dir=$tmp/mnt other=$tmp/other
 mkdir "$dir" "$other"
@@ -68,18 +61,6 @@ tidy_up() {
 }
 trap tidy_up EXIT
 
-check() { # TEXT COMMAND...
-	local text=$1
-	shift
-	count=$((count + 1))
-	if "$@" >"$tmp/out" 2>&1; then
-		echo "ok $count $text"
-	else
-		echo "not ok $count $text"
-		sed 's/^/# /' "$tmp/out"
-		failed=1
-	fi
-}
 fails() {
 	! "$@"
 }
@@ -483,5 +464,4 @@ if eventually rmmod fuse_dax_fmap 2>/dev/null; then
 	insmod "$FMAP_MODULE"
 fi
 
-echo "1..$count"
-exit $failed
+finish

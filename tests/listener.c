@@ -20,21 +20,6 @@
 #define SMALL		(64 * KIB)
 #define ON_DEVICE	'd'
 
-/* Does opening @name give a mapped file? */
-static bool is_mapped(struct fuse_server *s, const char *name)
-{
-	unsigned int requests = s->count[FUSE_READ] + s->count[FUSE_WRITE];
-	int fd = fs_open(s, name, O_RDWR);
-	bool works;
-
-	if (fd < 0)
-		return false;
-	works = byte_at(fd, 0) == ON_DEVICE && pwrite(fd, "w", 1, 1) == 1 &&
-		byte_at(fd, 1) == 'w';
-	close(fd);
-	return works && s->count[FUSE_READ] + s->count[FUSE_WRITE] == requests;
-}
-
 FIXTURE(listener) {
 	struct fuse_server *s;
 	struct scripted map;
@@ -196,7 +181,7 @@ TEST_F(listener, has_the_file_open)
 		close(listener.kept[i]);
 	}
 	/* With nobody listening, it is mapped. */
-	EXPECT_TRUE(is_mapped(self->s, "file"));
+	EXPECT_TRUE(fs_is_mapped(self->s, "file", ON_DEVICE));
 }
 
 int main(int argc, char **argv)

@@ -30,7 +30,6 @@
 
 #define SIZE	(4 * MIB)
 #define BAD	(HUGE + 37 * PAGE)	/* in the file */
-#define INJECT	"/sys/kernel/debug/hwpoison/corrupt-pfn"
 
 static struct flush_seen *flush;
 
@@ -84,7 +83,7 @@ FIXTURE_SETUP(lost)
 		SKIP(return, "%s", fmap_missing());
 	if (!daxdev[0].phys)
 		SKIP(return, "the devices do not tell their physical addresses");
-	if (access(INJECT, W_OK))
+	if (access(HWPOISON_INJECT, W_OK))
 		SKIP(return, "there is no hwpoison-inject");
 	self->refs = module_refs();
 	self->s = fmap_server(SCRIPTED_OPS_NAME);
@@ -126,7 +125,8 @@ static int inject(uint64_t phys)
 {
 	char line[128];
 
-	snprintf(line, sizeof(line), "echo %#llx >" INJECT, (unsigned long long)phys / PAGE);
+	snprintf(line, sizeof(line), "echo %#llx >" HWPOISON_INJECT,
+		 (unsigned long long)phys / PAGE);
 	return system(line);
 }
 
@@ -334,20 +334,9 @@ TEST_F(lost, after_it_was_unmounted)
 	expect_given_up();
 }
 
-static pid_t unload_by;
-
-static void unload(void)
-{
-	if (getpid() == unload_by)
-		system("rmmod hwpoison-inject");
-}
-
 int main(int argc, char **argv)
 {
-	if (access(INJECT, W_OK) && !system("modprobe hwpoison-inject")) {
-		unload_by = getpid();
-		atexit(unload);
-	}
+	hwpoison_load();
 	watch_flushes();
 	fmap_register("scripted.bpf.o");
 	return test_harness_run(argc, argv);

@@ -33,7 +33,6 @@
 #define SIZE		(4 * MIB)
 #define BAD		(HUGE + 37 * PAGE)	/* in the file */
 #define TAIL		100			/* bytes in the last page of "tail" */
-#define INJECT		"/sys/kernel/debug/hwpoison/corrupt-pfn"
 #define UNPOISON	"/sys/kernel/debug/hwpoison/unpoison-pfn"
 #define MOUNTS		"/sys/kernel/debug/" MODULE_NAME "/mounts"
 
@@ -108,7 +107,7 @@ static int inject(uint64_t at)
 {
 	char line[128];
 
-	snprintf(line, sizeof(line), "echo %#llx >" INJECT, (unsigned long long)frame(at));
+	snprintf(line, sizeof(line), "echo %#llx >" HWPOISON_INJECT, (unsigned long long)frame(at));
 	return system(line);
 }
 
@@ -182,7 +181,7 @@ FIXTURE_SETUP(poison)
 		SKIP(return, "%s", fmap_missing());
 	if (!daxdev[0].phys)
 		SKIP(return, "the devices do not tell their physical addresses");
-	if (access(INJECT, W_OK))
+	if (access(HWPOISON_INJECT, W_OK))
 		SKIP(return, "there is no hwpoison-inject");
 	self->map[0] = fmap_linear(0, addr, SIZE);
 	self->map[1] = fmap_linear(0, addr + SIZE, SIZE);
@@ -599,7 +598,7 @@ TEST_F_TIMEOUT(poison, while_busy, 60)
 	for (int n = 0; n < pages; n++) {
 		uint64_t at = variant->addr + BAD + n * 3 * PAGE;
 
-		EXPECT_EQ(0, write_number(INJECT, frame(at)));
+		EXPECT_EQ(0, write_number(HWPOISON_INJECT, frame(at)));
 		usleep(1000);
 	}
 	self->p = mmap(NULL, SIZE, PROT_READ | PROT_WRITE, MAP_SHARED, self->fd, 0);
@@ -619,20 +618,9 @@ TEST_F_TIMEOUT(poison, while_busy, 60)
 	}
 }
 
-static pid_t unload_by;
-
-static void unload(void)
-{
-	if (getpid() == unload_by)
-		system("rmmod hwpoison-inject");
-}
-
 int main(int argc, char **argv)
 {
-	if (access(INJECT, W_OK) && !system("modprobe hwpoison-inject")) {
-		unload_by = getpid();
-		atexit(unload);
-	}
+	hwpoison_load();
 	fmap_register("scripted.bpf.o");
 	return test_harness_run(argc, argv);
 }

@@ -31,7 +31,6 @@
 #define RANGES	3			/* at most */
 #define MIDDLE	(SIZE / 2)		/* where a boundary is in a file, or a page before it */
 #define DRIVER	"/sys/bus/dax/drivers/fsdev_dax"
-#define INJECT	"/sys/kernel/debug/hwpoison/corrupt-pfn"
 
 #ifndef MAP_SYNC
 #define MAP_SYNC		0x80000
@@ -398,7 +397,7 @@ TEST_F(ranges, failure)
 	static const char zero[PAGE];
 	char line[128];
 
-	if (access(INJECT, W_OK))
+	if (access(HWPOISON_INJECT, W_OK))
 		SKIP(finish(); return, "there is no hwpoison-inject");
 	for (int side = 0; side < 2; side++) {
 		size_t bad = BOUNDARY - (side ? 0 : PAGE), well = BOUNDARY - (side ? PAGE : 0);
@@ -406,7 +405,7 @@ TEST_F(ranges, failure)
 		ASSERT_EQ(0, touch(self->p + bad, 'b'));
 		ASSERT_EQ(0, touch(self->p + well, 'w'));
 		/* By a task that does not map it. */
-		snprintf(line, sizeof(line), "echo %#llx >" INJECT,
+		snprintf(line, sizeof(line), "echo %#llx >" HWPOISON_INJECT,
 			 (unsigned long long)phys_of(0, bad) / PAGE);
 		ASSERT_EQ(0, system(line));
 		EXPECT_EQ(SIGBUS, touch(self->p + bad, -1));
@@ -453,20 +452,9 @@ TEST_F(ranges, unbind)
 	finish();
 }
 
-static pid_t unload_by;
-
-static void unload(void)
-{
-	if (getpid() == unload_by)
-		system("rmmod hwpoison-inject");
-}
-
 int main(int argc, char **argv)
 {
-	if (access(INJECT, W_OK) && !system("modprobe hwpoison-inject")) {
-		unload_by = getpid();
-		atexit(unload);
-	}
+	hwpoison_load();
 	dax_peek_init();
 	fmap_register("scripted.bpf.o");
 	return test_harness_run(argc, argv);

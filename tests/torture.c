@@ -620,21 +620,9 @@ TEST_F_TIMEOUT(torture, all, 300 + 2 * seconds_to_run())
 	EXPECT_TRUE(log_is_good());
 }
 
-static pid_t unload_by;
-
-static void unload(void)
-{
-	if (getpid() == unload_by)
-		system("rmmod hwpoison-inject");
-}
-
 int main(int argc, char **argv)
 {
-	if (access("/sys/kernel/debug/hwpoison/corrupt-pfn", W_OK) &&
-	    !system("modprobe hwpoison-inject 2>/dev/null")) {
-		unload_by = getpid();
-		atexit(unload);
-	}
+	hwpoison_load();
 	/* Looked at once, while the module is there. */
 	fmap_missing();
 	return test_harness_run(argc, argv);

@@ -26,7 +26,6 @@
 #include "torture.h"
 
 #define DRIVER	"/sys/bus/dax/drivers/fsdev_dax"
-#define INJECT	"/sys/kernel/debug/hwpoison/corrupt-pfn"
 #define UPROBE	"/sys/bus/event_source/devices/uprobe/type"
 
 static void do_caches(struct rng *r)
@@ -55,7 +54,7 @@ static void do_reclaim(struct rng *r)
 static int lock_frames(int how)
 {
 	bool checks_itself = !access("/proc/lockdep", F_OK);
-	int fd = open(checks_itself ? INJECT : "/dev/null", O_WRONLY | O_CLOEXEC);
+	int fd = open(checks_itself ? HWPOISON_INJECT : "/dev/null", O_WRONLY | O_CLOEXEC);
 
 	if (fd >= 0 && checks_itself && flock(fd, how)) {
 		close(fd);
@@ -74,13 +73,13 @@ static void do_poison(struct rng *r)
 	int lock;
 
 	nap(r, 600);
-	if (!daxdev[a->dev].phys || id % AREAS == SECRET || access(INJECT, W_OK))
+	if (!daxdev[a->dev].phys || id % AREAS == SECRET || access(HWPOISON_INJECT, W_OK))
 		return;
 	snprintf(text, sizeof(text), "%#lx", (daxdev[a->dev].phys + a->addr) / PAGE + page);
 	lock = lock_frames(LOCK_SH | LOCK_NB);
 	if (lock < 0)
 		return;
-	write_file(INJECT, text);
+	write_file(HWPOISON_INJECT, text);
 	close(lock);
 	nap(r, 200);
 	snprintf(f.path, sizeof(f.path), "%s/a%u", w->place[below(r, SLOTS)].dir, id);
