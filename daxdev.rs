@@ -625,8 +625,8 @@ fn hold(slot: &Slot, index: u32, reply: &[u8], conn: &Connection) -> Result<Devi
     let srcu = DaxReadLock::new();
     // SAFETY: The device sits on the dax bus. Its private data are there as long as it is alive.
     let dev_dax = unsafe { c::dax_get_private(dax_dev.as_ptr()).cast::<f::dev_dax>() };
-    // Who unbinds the driver may have looked for a holder before there was one, and forgotten us since; the
-    // driver may even be back.
+    // `kill_dax()` may have looked for a holder before we were one, told nobody, and cleared the holder since; the
+    // driver may even be bound again. It runs with this lock.
     // SAFETY: The device is kept by `file`.
     let is_ours = unsafe { c::dax_holder(dax_dev.as_ptr()) } == holder.as_ptr();
     let mut read = Ok(());

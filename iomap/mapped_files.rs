@@ -322,7 +322,7 @@ impl MappedFiles {
             let may_be_busy = unsafe { &(*file).may_be_busy };
             let is_open = || header.published().open_files.load(Ordering::Acquire) != 0;
 
-            // From here on, who maps it by mmap(2) says so.
+            // From here on, mmap(2) sets this again.
             may_be_busy.xchg(false, Full);
             let was_open = is_open();
             if !all && !was_open && Self::is_busy(header) {
@@ -333,8 +333,8 @@ impl MappedFiles {
             // SAFETY: The inode is held. What was in use is idle, or is looked at once more.
             unsafe { mark_all_dirty(header) };
             let lists = self.lists.lock();
-            // Who has used it meanwhile, and closed it, has relied on its being held. Who closes it after this holds it
-            // again, if need be.
+            // A task that has opened, used and closed the file since found it held, and did not hold it again. One
+            // that closes it after this does so itself, if pages are in use.
             let was_used = was_open || may_be_busy.load(Relaxed);
             if was_used {
                 may_be_busy.store(true, Relaxed);

@@ -148,8 +148,9 @@ impl Tenants {
 pub(super) struct Flushing<'a>(&'a Tenants);
 
 impl<'a> Flushing<'a> {
-    /// Waits for who waits for flushes ([`Tenants::wait_for_flushes`]), and so, maybe, for a flush that waits for an
-    /// entry that a fault has locked. A fault may get into reclaim, which must not get here.
+    /// Waits behind a memory failure that waits for flushes ([`Tenants::wait_for_flushes`]). Such a flush may wait for
+    /// a DAX entry that a fault has locked, and that fault may be in reclaim. So eviction, which reclaim calls, must not
+    /// wait here: see [`Flushing::try_new`].
     pub(super) fn new(mount: &'a Mount) -> Self {
         // SAFETY: The lock is initialized, and lives as long as the mount.
         unsafe { c::down_read(mount.tenants.flushing.get()) };

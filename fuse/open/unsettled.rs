@@ -1,14 +1,16 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! A file that FUSE opened before it was known whether it is mapped: by CREATE, or for neither reading nor
-//! writing.
+//! A file that FUSE opened before the map of its inode was published: by CREATE, for neither reading nor
+//! writing, or when the map could not be published because of another such file.
 //!
-//! It is FUSE's until another opener brings the map, and memory from then on. What it was mapped to before, by
-//! mmap(2), stays FUSE's page cache; the map does not come while there is such a mapping, but for one that is private or
-//! read-only, and that is being made at that moment. Files that were FUSE's when others were opened because of that are
-//! such files, too.
+//! Its operations are FUSE's until another open brings the map, and those of a mapped file from then on. The map is
+//! not published while FUSE's page cache is dirty or mapped by mmap(2), or while a write by such a file is under
+//! way ([`Changing`]): there would be two sets of bytes. One window is left: a private or read-only mapping that
+//! `->mmap()` has accepted, and that is not in `i_mmap` yet, is not seen. It shows FUSE's page cache as long as it
+//! lives.
 //!
-//! One that is mapped by mmap(2) as a mapped file counts as open from then on ([`count`]).
+//! The first mmap(2) after the map was published makes such a file count as open ([`count`]), so that its
+//! release looks for pages in use.
 
 use core::{
     ptr,
