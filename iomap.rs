@@ -88,6 +88,7 @@ use crate::{
 
 mod fallocate;
 mod file;
+mod io;
 mod judge;
 mod mapped_files;
 mod page_cache;

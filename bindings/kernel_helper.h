@@ -25,6 +25,8 @@
 #include <linux/sched/mm.h>
 #include <linux/sched/signal.h>
 #include <linux/tracepoint.h>
+#include <linux/uaccess.h>
+#include <linux/uio.h>
 #include <asm/syscall.h>
 #include <asm/unistd.h>
 #include <uapi/linux/fuse.h>
@@ -85,6 +87,40 @@ static inline bool fuse_dax_fmap_in_umount(void)
 static inline void fuse_dax_fmap_flush(struct dax_device *dax_dev, unsigned long pfn)
 {
 	dax_flush(dax_dev, page_address(pfn_to_page(pfn)), PAGE_SIZE);
+}
+
+/* dax_iomap_rw() of at most @max bytes, that ends where a page of the buffer is missing. */
+static inline ssize_t fuse_dax_fmap_rw_nofault(struct kiocb *iocb, struct iov_iter *iter,
+					       u64 max, const struct iomap_ops *ops)
+{
+	size_t count = iov_iter_count(iter), cut = count > max ? count - max : 0;
+	ssize_t ret;
+
+	iov_iter_truncate(iter, max);
+	pagefault_disable();
+	ret = dax_iomap_rw(iocb, iter, ops);
+	pagefault_enable();
+	iov_iter_reexpand(iter, iov_iter_count(iter) + cut);
+	return ret;
+}
+
+/* copy_from_iter(), likewise. */
+static inline size_t fuse_dax_fmap_copy_nofault(void *to, size_t len, struct iov_iter *from)
+{
+	size_t ret;
+
+	pagefault_disable();
+	ret = copy_from_iter(to, len, from);
+	pagefault_enable();
+	return ret;
+}
+
+/* Faults in @len bytes of a buffer, for the way that it is used. Returns how many are left. */
+static inline size_t fuse_dax_fmap_fault_in(const struct iov_iter *iter, size_t len)
+{
+	if (iov_iter_rw(iter) == READ)
+		return fault_in_iov_iter_writeable(iter, len);
+	return fault_in_iov_iter_readable(iter, len);
 }
 
 /* Macros that are locks. */

@@ -21,14 +21,14 @@ use crate::{
 };
 
 use super::{
-    file::{
+    header,
+    i_size,
+    io::{
         count_bytes,
         modified,
         write,
         IoLock, //
     },
-    header,
-    i_size,
     judge::{
         refused,
         Mapping, //

@@ -27,11 +27,9 @@ use kernel::{
 use crate::bindings::kernel as c;
 
 use super::{
-    file::{
-        mmap,
-        read_iter, //
-    },
+    file::mmap,
     header,
+    io::read_iter,
     writeback::fsync,
     MappedFile,
     Table, //

@@ -144,6 +144,37 @@ static void find_devices(void)
 		set_missing("two DAX devices bound to fsdev_dax are needed, %u found", n);
 }
 
+pid_t daxdev_unbind_begin(const struct daxdev *d)
+{
+	pid_t pid = fork();
+
+	if (!pid)
+		_exit(-write_file(FSDEV "/unbind", d->name));
+	return pid;
+}
+
+int daxdev_unbind(const struct daxdev *d)
+{
+	return ended(daxdev_unbind_begin(d));
+}
+
+static bool is_bound(const struct daxdev *d)
+{
+	char path[PATH_MAX];
+
+	snprintf(path, sizeof(path), FSDEV "/%s", d->name);
+	return !access(path, F_OK) && !access(d->path, F_OK);
+}
+
+int daxdev_bind(const struct daxdev *d)
+{
+	int err = is_bound(d) ? 0 : write_file(FSDEV "/bind", d->name);
+
+	for (int ms = 0; ms < FS_PATIENCE && !err && !is_bound(d); ms++)
+		usleep(1000);
+	return err ?: is_bound(d) ? 0 : -ENODEV;
+}
+
 const char *fmap_missing(void)
 {
 	static bool looked;

@@ -52,6 +52,13 @@ struct daxdev {
 
 extern struct daxdev daxdev[2];
 
+/* Take the driver off, in a child that can be given up if it does not come back. */
+pid_t daxdev_unbind_begin(const struct daxdev *d);
+/* The same, and wait for it: 0 or errno. */
+int daxdev_unbind(const struct daxdev *d);
+/* Give the driver back, if it has not got it: 0 or -errno. */
+int daxdev_bind(const struct daxdev *d);
+
 /* Why tests cannot run here, or NULL. Looks for root, module, devices. */
 const char *fmap_missing(void);
 

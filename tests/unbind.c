@@ -33,39 +33,6 @@
 #define DRIVER	"/sys/bus/dax/drivers/fsdev_dax"
 #define MOUNTS	"/sys/kernel/debug/" MODULE_NAME "/mounts"
 
-/* In a task of its own, which can be given up if it does not come back. */
-static pid_t unbind_begin(const struct daxdev *d)
-{
-	pid_t pid = fork();
-
-	if (!pid)
-		_exit(-write_file(DRIVER "/unbind", d->name));
-	return pid;
-}
-
-static int unbind(const struct daxdev *d)
-{
-	return ended(unbind_begin(d));
-}
-
-static bool is_bound(const struct daxdev *d)
-{
-	char path[PATH_MAX];
-
-	snprintf(path, sizeof(path), DRIVER "/%s", d->name);
-	return !access(path, F_OK) && !access(d->path, F_OK);
-}
-
-/* 0 if the device is bound, or -errno. */
-static int rebind(const struct daxdev *d)
-{
-	int err = is_bound(d) ? 0 : write_file(DRIVER "/bind", d->name);
-
-	for (int ms = 0; ms < FS_PATIENCE && !err && !is_bound(d); ms++)
-		usleep(1000);
-	return err ?: is_bound(d) ? 0 : -ENODEV;
-}
-
 /* A WRITE that went well; what was written is nobody's concern. */
 static void swallow(struct fuse_server *s, const struct fuse_in_header *in, const void *arg)
 {
@@ -125,7 +92,7 @@ FIXTURE_SETUP(unbind)
 		SKIP(return, "%s", fmap_missing());
 	self->refs = module_refs();
 	for (int i = 0; i < 2; i++) {
-		ASSERT_EQ(0, rebind(&daxdev[i]));
+		ASSERT_EQ(0, daxdev_bind(&daxdev[i]));
 		self->map[i] = fmap_linear(i, variant->addr, SIZE);
 	}
 	self->map[2] = fmap_linear(0, variant->addr + SIZE, SIZE);
@@ -152,8 +119,8 @@ FIXTURE_TEARDOWN_PARENT(unbind)
 {
 	if (fmap_missing())
 		return;
-	EXPECT_EQ(0, rebind(&daxdev[0]));
-	EXPECT_EQ(0, rebind(&daxdev[1]));
+	EXPECT_EQ(0, daxdev_bind(&daxdev[0]));
+	EXPECT_EQ(0, daxdev_bind(&daxdev[1]));
 }
 
 #define expect_gone() do {						\
@@ -195,7 +162,7 @@ FIXTURE_TEARDOWN_PARENT(unbind)
 /* A mount that has the device all to itself. */
 #define expect_usable() do {						\
 	unsigned char *p;						\
-	ASSERT_EQ(0, rebind(&daxdev[0]));				\
+	ASSERT_EQ(0, daxdev_bind(&daxdev[0]));				\
 	self->next = new_mount(self->map);				\
 	ASSERT_NE(NULL, self->next);					\
 	p = fs_map(self->next, "gone", SIZE, PROT_READ | PROT_WRITE);	\
@@ -210,7 +177,7 @@ TEST_F(unbind, while_mapped)
 {
 	char mounts[4096], failed[32];
 
-	ASSERT_EQ(0, unbind(&daxdev[0]));
+	ASSERT_EQ(0, daxdev_unbind(&daxdev[0]));
 	expect_gone();
 	expect_stays();
 	/* Neither a new mapping nor a new file gets at it. */
@@ -254,7 +221,7 @@ TEST_F(unbind, while_tracked)
 	ASSERT_EQ(0, ioctl(uffd, UFFDIO_WRITEPROTECT, &wp));
 	EXPECT_EQ(1, self->gone[0]);
 	EXPECT_EQ(0, touch(self->gone + PAGE, 3));
-	ASSERT_EQ(0, unbind(&daxdev[0]));
+	ASSERT_EQ(0, daxdev_unbind(&daxdev[0]));
 	expect_gone();
 	expect_stays();
 	let_go();
@@ -268,7 +235,7 @@ TEST_F(unbind, while_tracked)
 TEST_F(unbind, while_open)
 {
 	munmap(self->gone, SIZE);
-	ASSERT_EQ(0, unbind(&daxdev[0]));
+	ASSERT_EQ(0, daxdev_unbind(&daxdev[0]));
 	self->gone = mmap(NULL, SIZE, PROT_READ | PROT_WRITE, MAP_SHARED,
 			  self->gone_fd, 0);
 	ASSERT_NE(MAP_FAILED, self->gone);
@@ -282,14 +249,14 @@ TEST_F(unbind, while_open)
 
 TEST_F(unbind, both_devices)
 {
-	ASSERT_EQ(0, unbind(&daxdev[1]));
+	ASSERT_EQ(0, daxdev_unbind(&daxdev[1]));
 	EXPECT_EQ(SIGBUS, touch(self->stays, -1));
 	EXPECT_EQ(0, touch(self->gone + 5 * PAGE, 1));
-	ASSERT_EQ(0, unbind(&daxdev[0]));
+	ASSERT_EQ(0, daxdev_unbind(&daxdev[0]));
 	expect_gone();
 	let_go();
 	EXPECT_EQ(0, fs_umount(self->s));
-	ASSERT_EQ(0, rebind(&daxdev[1]));
+	ASSERT_EQ(0, daxdev_bind(&daxdev[1]));
 	expect_usable();
 	finish();
 }
@@ -298,7 +265,7 @@ TEST_F(unbind, lazily_unmounted)
 {
 	ASSERT_EQ(0, umount2(self->s->dir, MNT_DETACH));
 	self->s->mounted = false;
-	ASSERT_EQ(0, unbind(&daxdev[0]));
+	ASSERT_EQ(0, daxdev_unbind(&daxdev[0]));
 	expect_gone();
 	expect_stays();
 	let_go();
@@ -311,7 +278,7 @@ TEST_F(unbind, lazily_unmounted)
 TEST_F(unbind, connection_aborted)
 {
 	EXPECT_EQ(0, fs_abort(self->s));
-	ASSERT_EQ(0, unbind(&daxdev[0]));
+	ASSERT_EQ(0, daxdev_unbind(&daxdev[0]));
 	expect_gone();
 	expect_stays();
 	let_go();
@@ -328,8 +295,8 @@ TEST_F(unbind, back_before_unmount)
 {
 	unsigned char *p;
 
-	ASSERT_EQ(0, unbind(&daxdev[0]));
-	ASSERT_EQ(0, rebind(&daxdev[0]));
+	ASSERT_EQ(0, daxdev_unbind(&daxdev[0]));
+	ASSERT_EQ(0, daxdev_bind(&daxdev[0]));
 	expect_gone();
 	EXPECT_EQ(-EIO, fs_try(self->s, "late"));
 
@@ -342,7 +309,7 @@ TEST_F(unbind, back_before_unmount)
 	let_go();
 	EXPECT_EQ(0, fs_umount(self->s));
 	EXPECT_EQ(0, touch(p + HUGE, 7));
-	ASSERT_EQ(0, unbind(&daxdev[0]));
+	ASSERT_EQ(0, daxdev_unbind(&daxdev[0]));
 	EXPECT_EQ(SIGBUS, touch(p, -1));
 	EXPECT_EQ(SIGBUS, touch(p + HUGE, -1));
 	munmap(p, SIZE);
@@ -382,7 +349,7 @@ TEST_F(unbind, while_busy)
 		}
 	}
 	usleep(50 * 1000);
-	ASSERT_EQ(0, unbind(&daxdev[0]));
+	ASSERT_EQ(0, daxdev_unbind(&daxdev[0]));
 	for (unsigned int i = 0; i < ARRAY_SIZE(pid); i++)
 		EXPECT_EQ(0, ended(pid[i]));
 	expect_gone();
@@ -414,7 +381,7 @@ TEST_F(unbind, while_pinned)
 		_exit(pwrite(fd, self->gone + HUGE, 4 * PAGE, 0) != 4 * PAGE);
 	}
 	ASSERT_TRUE(fs_wait(self->s, FUSE_WRITE, 1));
-	pid = unbind_begin(&daxdev[0]);
+	pid = daxdev_unbind_begin(&daxdev[0]);
 	ASSERT_LE(0, pid);
 	usleep(300 * 1000);
 	EXPECT_EQ(0, waitpid(pid, NULL, WNOHANG));
@@ -454,7 +421,7 @@ TEST_F(unbind, while_pinning)
 		}
 	}
 	usleep(50 * 1000);
-	ASSERT_EQ(0, unbind(&daxdev[0]));
+	ASSERT_EQ(0, daxdev_unbind(&daxdev[0]));
 	for (unsigned int i = 0; i < ARRAY_SIZE(io); i++)
 		EXPECT_EQ(0, ended(io[i]));
 	expect_gone();
@@ -510,7 +477,7 @@ TEST_F(unbind, while_shut_down)
 		_exit(umount2(s->dir, 0) ? errno : 0);
 	s->mounted = false;
 	EXPECT_TRUE(asleep(umounter));
-	pid = unbind_begin(&daxdev[0]);
+	pid = daxdev_unbind_begin(&daxdev[0]);
 	ASSERT_LE(0, pid);
 	EXPECT_TRUE(asleep(pid));
 	usleep(500 * 1000);
@@ -548,7 +515,7 @@ TEST_F_TIMEOUT(unbind, while_unmounting, 60)
 		} else {
 			munmap(p, SIZE);
 		}
-		pid = unbind_begin(&daxdev[0]);
+		pid = daxdev_unbind_begin(&daxdev[0]);
 		ASSERT_LE(0, pid);
 		usleep(round / 2 * 400);
 		if (round % 2)
@@ -557,7 +524,7 @@ TEST_F_TIMEOUT(unbind, while_unmounting, 60)
 		self->s = NULL;
 		ASSERT_EQ(0, ended(pid));
 		ASSERT_TRUE(module_refs_wait(self->refs));
-		ASSERT_EQ(0, rebind(&daxdev[0]));
+		ASSERT_EQ(0, daxdev_bind(&daxdev[0]));
 	}
 	expect_usable();
 	finish();
