@@ -26,11 +26,14 @@ use core::ptr::NonNull;
 use kernel::{
     fmt,
     impl_has_delayed_work,
+    impl_has_work,
     new_condvar,
     new_delayed_work,
     new_mutex,
     new_spinlock,
+    new_work,
     prelude::*,
+    rbtree::RBTree,
     sync::{
         aref::{
             ARef,
@@ -75,6 +78,7 @@ use crate::{
         Inode,
         MapInOpen,
         ModuleRef,
+        Mounted,
         Released,
         Superblock,
         BLOB_MAX,
@@ -235,9 +239,9 @@ pub(crate) struct Mount {
     #[pin]
     opening: InFlight,
     /// Inodes, by their address, whose bytes are being changed through FUSE by a file that will be a mapped one
-    /// once the inode is: one for each such system call.
+    /// once the inode is, and how many system calls do so.
     #[pin]
-    pub(crate) changing: SpinLock<KVec<usize>>,
+    pub(crate) changing: SpinLock<RBTree<usize, u32>>,
     /// The server has no maps at all (ENOSYS).
     no_maps: Atomic<bool>,
     /// Gives up kept memory.
@@ -246,7 +250,10 @@ pub(crate) struct Mount {
     /// Looks for files whose inodes FUSE has marked bad.
     #[pin]
     looking: DelayedWork<Self, LOOKING>,
-    /// How long that took last time, in microseconds.
+    /// Ends the mount, for a task that has the last reference to its superblock and must not wait.
+    #[pin]
+    ending: Work<Self, ENDING>,
+    /// How long a look took last time, in microseconds.
     look_us: Atomic<u64>,
     /// Whether it is about to.
     will_look: Atomic<bool>,
@@ -267,6 +274,7 @@ const _: () = assert!(size_of::<Mount>() <= 2048);
 
 const GIVING_UP: u64 = 0;
 const LOOKING: u64 = 1;
+const ENDING: u64 = 2;
 
 impl_has_delayed_work! {
     impl HasDelayedWork<Self, GIVING_UP> for Mount { self.giving_up }
@@ -274,6 +282,19 @@ impl_has_delayed_work! {
 
 impl_has_delayed_work! {
     impl HasDelayedWork<Self, LOOKING> for Mount { self.looking }
+}
+
+impl_has_work! {
+    impl HasWork<Self, ENDING> for Mount { self.ending }
+}
+
+impl WorkItem<ENDING> for Mount {
+    type Pointer = ARef<Self>;
+
+    fn run(mount: ARef<Self>) {
+        // SAFETY: Who queued it has left it an active reference.
+        unsafe { Mounted::end(&mount) };
+    }
 }
 
 impl WorkItem<GIVING_UP> for Mount {
@@ -331,10 +352,11 @@ impl Mount {
             opens <- RateLimit::new(),
             mappings <- RateLimit::new(),
             opening <- InFlight::new(),
-            changing <- new_spinlock!(KVec::new(), "fuse_dax_fmap::Mount::changing"),
+            changing <- new_spinlock!(RBTree::new(), "fuse_dax_fmap::Mount::changing"),
             no_maps: Atomic::new(false),
             giving_up <- new_delayed_work!("fuse_dax_fmap::Mount::giving_up"),
             looking <- new_delayed_work!("fuse_dax_fmap::Mount::looking"),
+            ending <- new_work!("fuse_dax_fmap::Mount::ending"),
             look_us: Atomic::new(0),
             will_look: Atomic::new(false),
             devices <- Devices::new(),
@@ -418,6 +440,12 @@ impl Mount {
         drop(workqueue::system_long().enqueue_delayed::<_, LOOKING>(ARef::from(self), delay));
     }
 
+    /// Has the mount ended by a work item, which gets the caller's active reference: the last one.
+    pub(crate) fn end_later(&self) {
+        // It is not queued: then it would have a reference of its own.
+        drop(workqueue::system_long().enqueue::<_, ENDING>(ARef::from(self)));
+    }
+
     /// Does not look any more: the superblock is being shut down, and has no inodes.
     pub(crate) fn stop_looking(&self) {
         // SAFETY: The work item is part of `self`, and was initialized with it.
@@ -473,7 +501,7 @@ impl Failure {
 pub(crate) struct InFlight {
     /// The key of each task.
     #[pin]
-    busy: Mutex<KVec<usize>>,
+    busy: Mutex<RBTree<usize, ()>>,
     #[pin]
     left: CondVar,
 }
@@ -487,7 +515,7 @@ pub(crate) struct Turn<'a> {
 impl InFlight {
     pub(crate) fn new() -> impl PinInit<Self> {
         pin_init!(Self {
-            busy <- new_mutex!(KVec::new(), "fuse_dax_fmap::in_flight"),
+            busy <- new_mutex!(RBTree::new(), "fuse_dax_fmap::in_flight"),
             left <- new_condvar!("fuse_dax_fmap::in_flight_left"),
         })
     }
@@ -503,7 +531,7 @@ impl InFlight {
         let mut busy = self.busy.lock();
         let mut interrupted = false;
 
-        while !interrupted && !done() && busy.contains(&key) {
+        while !interrupted && !done() && busy.get(&key).is_some() {
             interrupted = self.left.wait_interruptible(&mut busy);
         }
         if done() {
@@ -512,7 +540,7 @@ impl InFlight {
         if interrupted {
             return Err(ERESTARTSYS);
         }
-        busy.push(key, GFP_KERNEL)?;
+        busy.try_create_and_insert(key, (), GFP_KERNEL)?;
         Ok(Some(Turn {
             in_flight: self,
             key,
@@ -522,7 +550,7 @@ impl InFlight {
 
 impl Drop for Turn<'_> {
     fn drop(&mut self) {
-        self.in_flight.busy.lock().retain(|key| *key != self.key);
+        self.in_flight.busy.lock().remove(&self.key);
         self.in_flight.left.notify_all();
     }
 }
@@ -538,10 +566,22 @@ const ROOMS: [u32; 5] = [
     BLOB_MAX,
 ];
 
+/// What came of FUSE's open of a file that is being settled.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Opened {
+    /// FUSE has opened it.
+    Yes,
+    /// It has to wait until it is known whether the file is mapped.
+    NotYet,
+    /// It has failed, whether the file is mapped or not.
+    Refused,
+}
+
 /// Settles whether a file is mapped, fetching its map if this is its first open. May sleep.
 ///
 /// If the server is asked, `open` is called before its answer is waited for: it has FUSE open the file, unless
-/// that has to wait, and returns whether FUSE did. Nobody else publishes a map of the file while that runs.
+/// that has to wait, and returns what came of it. Nobody else publishes a map of the file while that runs. An
+/// opener whom the server refuses brings no map.
 ///
 /// # Errors
 ///
@@ -549,7 +589,7 @@ const ROOMS: [u32; 5] = [
 pub(crate) fn settle(
     conn: &Connection,
     inode: &Inode,
-    open: impl FnOnce() -> bool,
+    open: impl FnOnce() -> Opened,
 ) -> Result<State> {
     let mount = conn.mount();
 
@@ -592,7 +632,11 @@ pub(crate) fn settle(
 }
 
 /// Fetches and publishes the map of a file that nobody else is at.
-fn fetch(conn: &Connection, inode: &Inode, open: impl FnOnce() -> bool) -> Result<State, Failure> {
+fn fetch(
+    conn: &Connection,
+    inode: &Inode,
+    open: impl FnOnce() -> Opened,
+) -> Result<State, Failure> {
     let mount = conn.mount();
 
     let Some(parsed) = get_map(conn, inode, open)? else {
@@ -609,7 +653,7 @@ fn fetch(conn: &Connection, inode: &Inode, open: impl FnOnce() -> bool) -> Resul
     iomap::publish(inode, parsed, conn).map_err(Failure::because("publishing the map"))
 }
 
-/// Gets the map of a file from the server, and has it parsed; `None` if it has none.
+/// Gets the map of a file from the server, and has it parsed; `None` if it has none, or the opener is refused.
 ///
 /// That a map needs more room is said by the server (ERANGE), or by the program, about an answer in
 /// which the server says so in its own way. Then the server is asked again, with the next room that
@@ -617,7 +661,7 @@ fn fetch(conn: &Connection, inode: &Inode, open: impl FnOnce() -> bool) -> Resul
 fn get_map(
     conn: &Connection,
     inode: &Inode,
-    open: impl FnOnce() -> bool,
+    open: impl FnOnce() -> Opened,
 ) -> Result<Option<Parsed>, Failure> {
     let mount = conn.mount();
     let mut open = Some(open);
@@ -627,8 +671,14 @@ fn get_map(
     if conn.brings_maps {
         if let Some(open) = open.take() {
             let mut brought = MapInOpen::new();
+            let mut opened = Opened::NotYet;
+            let answer = brought.during(inode, || {
+                opened = open();
+                opened == Opened::Yes
+            });
 
-            match brought.during(inode, open) {
+            match answer {
+                _ if opened == Opened::Refused => return Ok(None),
                 Err(ERANGE) => (),
                 Ok(blob) => {
                     mount.stats.inc(Counter::MapsInOpen);
@@ -649,8 +699,8 @@ fn get_map(
             .get_fmap(inode, room)
             .map_err(Failure::because("GET_FMAP"))?;
 
-        if let Some(open) = open.take() {
-            open();
+        if open.take().map(|open| open()) == Some(Opened::Refused) {
+            return Ok(None);
         }
         too_short = match asked.answer() {
             Ok(blob) => match parse(mount, &blob, room)? {

@@ -167,10 +167,16 @@ impl fmt::Display for Superblock {
 
 /// A superblock that stays mounted.
 ///
+/// Dropping it never waits. If it is what is left of the mount, a work item ends the mount: FUSE waits for the
+/// server then, as long as that likes.
+///
 /// # Invariants
 ///
-/// `self` owns an active reference to it.
-pub(crate) struct Mounted(*mut c::super_block);
+/// `self` owns an active reference to `sb`.
+pub(crate) struct Mounted {
+    sb: *mut c::super_block,
+    mount: ARef<Mount>,
+}
 
 impl Mounted {
     /// Keeps a mount, unless it is about to go.
@@ -183,16 +189,34 @@ impl Mounted {
         }
         // SAFETY: By the type invariants the superblock is valid, with the lock held.
         let active = unsafe { c::atomic_inc_not_zero(&raw mut (*sb).s_active) };
+        let mount = ARef::from(mount);
 
         // INVARIANT: Taken just now. Made only then: dropping it gives it up.
-        active.then(|| Self(sb))
+        active.then(|| Self { sb, mount })
+    }
+
+    /// Gives up the last active reference, and waits for the end of the mount.
+    ///
+    /// # Safety
+    ///
+    /// The caller owns an active reference of `mount`.
+    pub(crate) unsafe fn end(mount: &Mount) {
+        let sb = mount.superblock.sb.lock().0;
+
+        // SAFETY: The caller's reference keeps the superblock up to here.
+        unsafe { c::deactivate_super(sb) }
     }
 }
 
 impl Drop for Mounted {
     fn drop(&mut self) {
-        // SAFETY: By the type invariants.
-        unsafe { c::deactivate_super(self.0) }
+        // SAFETY: By the type invariants the superblock is valid.
+        let given_up = unsafe { c::atomic_add_unless(&raw mut (*self.sb).s_active, -1, 1) };
+
+        if !given_up {
+            // What is left is ours, and becomes the work item's.
+            self.mount.end_later();
+        }
     }
 }
 

@@ -539,7 +539,7 @@ pub(crate) fn publish(inode: &Inode, parsed: Parsed, conn: &Connection) -> Resul
     }
     // Who changes the file through FUSE has asked before, with this lock, whether it is mapped.
     let changing = mount.changing.lock();
-    if changing.contains(&inode.key()) || inode.uses_page_cache() {
+    if changing.get(&inode.key()).is_some() || inode.uses_page_cache() {
         drop(changing);
         // SAFETY: It was made just now, and is not published.
         drop(unsafe { Fmap::of(NonNull::new_unchecked(header)) });

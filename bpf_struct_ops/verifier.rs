@@ -197,6 +197,9 @@ unsafe fn is_bounded(prog: *const c::bpf_prog) -> bool {
         c::bpf_map_type_BPF_MAP_TYPE_PERCPU_HASH,
     ];
 
+    /// A lookup hashes all of the key, which may be another map's value, of megabytes.
+    const KEY_MAX: u32 = 64;
+
     // SAFETY: By the safety requirements. The functions of a program are known before its members are checked.
     let (insns, functions) = unsafe {
         let aux = (*prog).aux;
@@ -241,9 +244,15 @@ unsafe fn is_bounded(prog: *const c::bpf_prog) -> bool {
     });
     // SAFETY: The program being verified keeps its maps.
     let is_slow = |map: *const c::bpf_map| unsafe {
-        !FAST.contains(&(*map).map_type) || (*map).map_flags & c::BPF_F_ZERO_SEED != 0
+        !FAST.contains(&(*map).map_type)
+            || (*map).map_flags & c::BPF_F_ZERO_SEED != 0
+            || (*map).key_size > KEY_MAX
     };
     let has_slow_map = { maps }.any(is_slow);
+    // It is loaded by address, and not as a map. A page of it that is not there is an exception for each load, with
+    // a stack trace.
+    // SAFETY: The program being verified has its `aux`, where the verifier has put the arena by now.
+    let has_arena = unsafe { !(*(*prog).aux).arena.is_null() };
 
     let cause = if insns.iter().any(is_kernel_kfunc) {
         "calls a kfunc of the kernel"
@@ -253,6 +262,8 @@ unsafe fn is_bounded(prog: *const c::bpf_prog) -> bool {
         "has a loop with may_goto"
     } else if has_slow_map {
         "has a map in which looking something up may take long"
+    } else if has_arena {
+        "has an arena"
     } else if has_global {
         "has a global function"
     } else {

@@ -28,7 +28,10 @@ use crate::{
         fuse as f,
         kernel as c, //
     },
-    fmap_ops,
+    fmap_ops::{
+        self,
+        Opened, //
+    },
     iomap::{
         self,
         COperations,
@@ -294,7 +297,11 @@ unsafe fn open_unknown(inode: *mut c::inode, file: *mut c::file, gate: &'static 
                     plain_open(inode, file, gate)
                 });
             }
-            matches!(opened, Some(Ok(())))
+            match opened {
+                Some(Ok(())) => Opened::Yes,
+                None | Some(Err(EIO)) => Opened::NotYet,
+                Some(Err(_)) => Opened::Refused,
+            }
         })
     };
     // SAFETY: As above. FUSE has opened the file if it says so; then it may be released, and once more

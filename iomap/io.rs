@@ -251,9 +251,11 @@ unsafe fn rewrite_page(iocb: *mut c::kiocb, from: *mut c::iov_iter) -> Result<us
 /// `iocb` and `iter` are valid and for a mapped file.
 #[inline]
 unsafe fn is_cut(iocb: *const c::kiocb, iter: *const c::iov_iter, result: isize) -> bool {
-    // SAFETY: By the safety requirements.
-    (result >= 0 || result == EFAULT.to_errno() as isize)
-        && unsafe { bytes_left(iter) != 0 && ((*iocb).ki_pos as u64) < end_of_io(iocb) }
+    if result < 0 && result != EFAULT.to_errno() as isize {
+        return false;
+    }
+    // SAFETY: `iocb` and `iter` are valid, and the file is a mapped one, by the safety requirements.
+    unsafe { bytes_left(iter) != 0 && ((*iocb).ki_pos as u64) < end_of_io(iocb) }
 }
 
 /// One piece of I/O, without page faults in the buffer. By the time it returns it holds no lock.

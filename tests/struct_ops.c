@@ -33,10 +33,10 @@ static bool wanted(const char *name, const char *want)
 		       (want[len - 1] == '_' && !strncmp(name, want, len)));
 }
 
-/* Open POLICY with the maps that are named, and without the others. */
-static struct bpf_object *open_policy(const char *a, const char *b)
+/* Open @object with the maps that are named, and without the others. */
+static struct bpf_object *open_maps(const char *object, const char *a, const char *b)
 {
-	struct bpf_object *obj = fmap_open(POLICY);
+	struct bpf_object *obj = fmap_open(object);
 	struct bpf_map *map;
 
 	if (obj)
@@ -47,6 +47,11 @@ static struct bpf_object *open_policy(const char *a, const char *b)
 				bpf_map__set_autocreate(map, wanted(name, a) || wanted(name, b));
 		}
 	return obj;
+}
+
+static struct bpf_object *open_policy(const char *a, const char *b)
+{
+	return open_maps(POLICY, a, b);
 }
 
 static struct bpf_link *attach(struct bpf_object *obj, const char *map)
@@ -61,6 +66,7 @@ FIXTURE(verifier) {
 };
 
 FIXTURE_VARIANT(verifier) {
+	const char *object;	/* NULL: POLICY */
 	const char *map;
 	const char *message;	/* in the verifier's log; NULL: any */
 };
@@ -113,15 +119,19 @@ REFUSED(b_probe_read, "program of this type cannot use helper bpf_probe_read_ker
 REFUSED(b_update, "program of this type cannot use helper bpf_map_update_elem");
 REFUSED(b_trie, "iomap_begin");
 REFUSED(b_zero_seed, "iomap_begin");
+REFUSED(b_long_key, "iomap_begin");
 REFUSED(b_loop, "program of this type cannot use helper bpf_loop");
 REFUSED(b_for_each, "program of this type cannot use helper bpf_for_each_map_elem");
 REFUSED(b_tail_call, "iomap_begin");
+FIXTURE_VARIANT_ADD(verifier, b_arena) {
+	.object = "arena.bpf.o", .map = "b_arena", .message = "iomap_begin",
+};
 
 FIXTURE_SETUP(verifier)
 {
 	if (fmap_missing())
 		SKIP(return, "%s", fmap_missing());
-	self->obj = open_policy(variant->map, NULL);
+	self->obj = open_maps(variant->object ?: POLICY, variant->map, NULL);
 	ASSERT_NE(NULL, self->obj);
 }
 

@@ -22,7 +22,8 @@ use core::{
 
 use kernel::{
     ffi,
-    prelude::*, //
+    prelude::*,
+    rbtree::RBTreeNode, //
 };
 
 use crate::{
@@ -84,12 +85,20 @@ impl<'a> Changing<'a> {
             (Inode::new(inode), Connection::of((*inode).i_sb).ok_or(EIO)?)
         };
         let (mount, key) = (conn.mount(), inode.key());
-        let mut changing = mount.changing.lock();
-
         if iomap::state(inode) == State::Mapped {
             return Ok(None);
         }
-        changing.push(key, GFP_ATOMIC)?;
+        let node = RBTreeNode::new(key, 1, GFP_KERNEL_ACCOUNT)?;
+        let mut changing = mount.changing.lock();
+
+        // Asked again: who publishes the map has the lock.
+        if iomap::state(inode) == State::Mapped {
+            return Ok(None);
+        }
+        match changing.get_mut(&key) {
+            Some(calls) => *calls += 1,
+            None => drop(changing.insert(node)),
+        }
         Ok(Some(Self { mount, key }))
     }
 }
@@ -98,8 +107,11 @@ impl Drop for Changing<'_> {
     fn drop(&mut self) {
         let mut changing = self.mount.changing.lock();
 
-        if let Some(at) = changing.iter().position(|key| *key == self.key) {
-            let _ = changing.remove(at);
+        if let Some(calls) = changing.get_mut(&self.key) {
+            *calls -= 1;
+            if *calls == 0 {
+                changing.remove(&self.key);
+            }
         }
     }
 }

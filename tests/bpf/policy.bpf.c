@@ -307,6 +307,31 @@ struct {
 
 BAD_BEGIN(b_trie, io->addr = !bpf_map_lookup_elem(&trie, &(__u64){ 0 }));
 BAD_BEGIN(b_zero_seed, io->addr = !bpf_map_lookup_elem(&zero_seed, &(__u32){ 0 }));
+/* A lookup hashes all of a key. Here it is another map's value, and could be of 2 MiB. */
+struct long_key {
+	char byte[65];
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct long_key);
+} long_keys SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 1);
+	__type(key, struct long_key);
+	__type(value, __u64);
+} long_hash SEC(".maps");
+
+BAD_BEGIN(b_long_key, {
+	struct long_key *key = bpf_map_lookup_elem(&long_keys, &(__u32){ 0 });
+
+	if (key)
+		io->addr = !bpf_map_lookup_elem(&long_hash, key);
+});
 BAD_BEGIN(b_loop, bpf_loop(1000000, callback, 0, 0));
 BAD_BEGIN(b_for_each, bpf_for_each_map_elem(&array, callback_for_each, 0, 0));
 BAD_BEGIN(b_tail_call, bpf_tail_call((void *)ctx, &programs, 0));

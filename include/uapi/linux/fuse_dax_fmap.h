@@ -265,7 +265,7 @@ struct fuse_iomap_io {
  *	helpers than those that look something up in a map or tell time, CPU, task
  *	or a random number, that has a global function, or a loop with may_goto, or
  *	a map that is no array and no hash (of any of the CPUs, or one for each;
- *	without BPF_F_ZERO_SEED).
+ *	without BPF_F_ZERO_SEED, with keys of at most 64 bytes), or an arena.
  *	Loops that the verifier follows to their end are fine.
  *
  * Both are required. Register with a BPF link (SEC(".struct_ops.link")); a
