@@ -52,7 +52,7 @@ tidy_up() {
 	done
 	while umount -l "$dir" 2>/dev/null || umount -l "$other" 2>/dev/null; do :; done
 	umount /sys/fs/fuse/connections "$tmp/full" 2>/dev/null
-	fmapctl unload striped famfs >/dev/null 2>&1
+	fmapctl unload striped >/dev/null 2>&1
 	fmapctl unload famfs >/dev/null 2>&1
 	rmdir /sys/fs/bpf/fuse_dax_fmap 2>/dev/null
 	[ ! -e "$tmp/fstab" ] || mv "$tmp/fstab" /etc/fstab
@@ -97,6 +97,9 @@ refused() {
 		echo "was: $before, is: $(mounts) $(pgrep -cx fmapfs)"
 		return 1
 	}
+}
+minor_of() { # DIR: what its connection is called
+	awk -v dir="$1" '$5 == dir { split($3, number, ":"); print number[2] }' /proc/self/mountinfo
 }
 # start ARGUMENT...: a server in the foreground, as $server, with its words in $tmp/said.
 start() {
@@ -231,6 +234,23 @@ check "... and inherits no descriptors" descriptors
 kill "$daemon"
 check "SIGTERM unmounts it" eventually fails mounted "$dir"
 
+if [ ! -e /dev/log ] && busybox syslogd --help >/dev/null 2>&1; then
+	busybox syslogd -n -O "$tmp/syslog" &
+	log=$!
+	eventually [ -S /dev/log ]
+	fmapfs --daemon "$one" "$dir"
+	daemon=$(pid_on "$dir")
+	mount -t tmpfs above "$dir"
+	kill "$daemon"
+	check "what a daemon has to say is in the system's log" \
+		eventually grep -q "daemon.err fmapfs\[$daemon\]: $dir stays mounted" "$tmp/syslog"
+	umount "$dir"
+	check "... and it ends" eventually fails kill -0 "$daemon" 2>/dev/null
+	kill "$log"
+	wait "$log"
+	rm -f /dev/log
+fi
+
 start "$one" "$dir"
 umount "$dir"
 check "umount ends a server" ended 0
@@ -298,11 +318,48 @@ check "who uses a file is named" said "$dir is in use by process $$ .*detached"
 exec 9>&-
 check "... and then it ends" ended 0
 
+# Unmounting must not wait for an answer of the server: one that is killed then would wait for
+# itself, with its devices, for ever. So the thread that answers is held, with a file written
+# to through a mapping whose descriptor is closed, which is told to the server late.
+store() {
+	python3 -I - "$dir/file" <<-'END'
+		import mmap, os, sys
+		fd = os.open(sys.argv[1], os.O_RDWR)
+		mapping = mmap.mmap(fd, 4096, trackfd=False)
+		os.close(fd)
+		mapping[0] = 1
+	END
+}
+killed_while_it_unmounts() {
+	local connection tracer status=0
+	start "$one" "$dir" && store || return
+	connection=/sys/fs/fuse/connections/$(minor_of "$dir")
+	strace -qq -o /dev/null -e trace=write -e inject=write:delay_enter=600s -p "$server" &
+	tracer=$!
+	eventually grep -q "^TracerPid:.$tracer\$" "/proc/$server/status" || status=1
+	[ -d "$connection" ] || status=1
+	kill "$server"
+	eventually fails mounted "$dir" || status=1
+	kill -9 "$server" "$tracer"
+	if ! eventually [ ! -d "$connection" ]; then
+		echo "it waits for itself"
+		echo 1 >"$connection/abort"
+		status=1
+	fi
+	ended 137 && [ "$status" = 0 ]
+}
+mount -t fusectl fusectl /sys/fs/fuse/connections 2>/dev/null
+if type -P strace python3 >/dev/null; then
+	check "a server that is killed while it unmounts" killed_while_it_unmounts
+	umount -l "$dir" 2>/dev/null
+	check "... lets its device go" fmapfs --daemon "$again" "$other"
+	umount "$other"
+fi
+
 # --- The connection ---------------------------------------------------------------------
 
-mount -t fusectl fusectl /sys/fs/fuse/connections 2>/dev/null
 start "$one" "$dir"
-minor=$(stat -c %Ld "$dir" 2>/dev/null || awk -v d="$dir" '$5 == d { split($3, n, ":"); print n[2] }' /proc/self/mountinfo)
+minor=$(minor_of "$dir")
 echo 1 >"/sys/fs/fuse/connections/$minor/abort"
 check "a server whose connection is aborted fails" ended 1
 check "... and says why" said "connection was aborted"
@@ -324,6 +381,9 @@ umount "$dir"
 check "mount -t fuse.fmapfs" mount -t fuse.fmapfs \
 	-o rw,noatime,nofail,x-systemd.automount,_netdev "$one" "$dir"
 check "... with the options" grep -q " $dir rw,nosuid,nodev,noatime " /proc/self/mountinfo
+umount "$dir"
+check "what fstab says to systemd" fmapfs --daemon \
+	-o rw,nofail,x-systemd.automount,x-systemd.requires=dev-dax.device "$one" "$dir"
 umount "$dir"
 check "a record elsewhere" mount -t fmapfs -o "record=$tmp/record" "$one" "$dir"
 check "... is there" grep -q fmapfs "$tmp/record"
