@@ -115,12 +115,21 @@ static inline size_t fuse_dax_fmap_copy_nofault(void *to, size_t len, struct iov
 	return ret;
 }
 
-/* Faults in @len bytes of a buffer, for the way that it is used. Returns how many are left. */
+/*
+ * Faults in up to @len bytes of a buffer, of one segment, for the way that it is used. Returns
+ * how many could be. A stack grows by an access as by the user's own, and by nothing else.
+ */
 static inline size_t fuse_dax_fmap_fault_in(const struct iov_iter *iter, size_t len)
 {
-	if (iov_iter_rw(iter) == READ)
-		return fault_in_iov_iter_writeable(iter, len);
-	return fault_in_iov_iter_readable(iter, len);
+	size_t segment = iov_iter_single_seg_count(iter);
+
+	/* It may be an empty one. */
+	if (segment)
+		len = min(len, segment);
+	if (iov_iter_rw(iter) != READ)
+		return len - fault_in_iov_iter_readable(iter, len);
+	fault_in_iov_iter_readable(iter, 1);
+	return len - fault_in_iov_iter_writeable(iter, len);
 }
 
 /* Macros that are locks. */

@@ -305,14 +305,13 @@ unsafe fn go_on(
             break;
         }
         // SAFETY: By the safety requirements. Nothing is locked.
-        let (wanted, missing) = unsafe {
+        let faulted_in = unsafe {
             let max = end_of_io(iocb)
                 .saturating_sub((*iocb).ki_pos as u64)
                 .min(STEP);
-            let wanted = bytes_left(iter).min(max as usize);
-            (wanted, c::fuse_dax_fmap_fault_in(iter, wanted))
+            c::fuse_dax_fmap_fault_in(iter, bytes_left(iter).min(max as usize))
         };
-        if missing == wanted {
+        if faulted_in == 0 {
             result = EFAULT.to_errno() as isize;
             break;
         }

@@ -335,6 +335,7 @@ TEST_F(transfer, strange_buffers)
 	unsigned char *p = mmap(NULL, SIZE, PROT_READ | PROT_WRITE, MAP_SHARED, self->fd, 0);
 	unsigned char *hole = mmap(NULL, 2 * PAGE, PROT_READ | PROT_WRITE,
 				   MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	unsigned char *stack;
 	struct iovec iov[3];
 
 	ASSERT_NE(MAP_FAILED, p);
@@ -359,6 +360,21 @@ TEST_F(transfer, strange_buffers)
 	iov[2] = (struct iovec){ hole + 1, 4000 };
 	EXPECT_EQ(4001, preadv(self->fd, iov, 3, 50));
 	EXPECT_EQ(-1, pattern_differs(hole, 4001, 1, 50));
+
+	/* A stack that has not grown yet. */
+	stack = mmap(NULL, 64 * PAGE, PROT_READ | PROT_WRITE,
+		     MAP_PRIVATE | MAP_ANONYMOUS | MAP_GROWSDOWN, -1, 0);
+	ASSERT_NE(MAP_FAILED, stack);
+	ASSERT_EQ(0, munmap(stack, 63 * PAGE));
+	stack += 63 * PAGE;
+	EXPECT_EQ(2 * PAGE, pread(self->fd, stack - 2 * PAGE, 2 * PAGE, 0));
+	EXPECT_EQ(-1, pattern_differs(stack - 2 * PAGE, 2 * PAGE, 1, 0));
+	EXPECT_EQ(PAGE, pwrite(self->fd, stack - 8 * PAGE, PAGE, HUGE));
+	iov[0] = (struct iovec){ stack, 0 };
+	iov[1] = (struct iovec){ stack - 16 * PAGE, 2 * PAGE };
+	iov[2] = (struct iovec){ stack - 32 * PAGE, 100 };
+	EXPECT_EQ(2 * PAGE + 100, preadv(self->fd, iov, 3, 0));
+	EXPECT_EQ(-1, pattern_differs(stack - 32 * PAGE, 100, 1, 2 * PAGE));
 	expect_no_requests();
 }
 
