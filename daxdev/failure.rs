@@ -164,6 +164,9 @@ static NOTIFYING: Atomic<i64> = Atomic::new(0);
 
 /// Waits until no report of a failure is under way any more. There are no holders left.
 pub(crate) fn drain() {
+    // A task of the dax core that has found our operations, and does not count itself yet, has not slept since.
+    // SAFETY: May sleep.
+    unsafe { c::synchronize_rcu_tasks() };
     while NOTIFYING.load(Relaxed) != 0 {
         fsleep(Delta::from_millis(1));
     }
