@@ -19,6 +19,7 @@ use kernel::{
 
 use crate::{
     bindings::kernel as c,
+    daxdev::Device,
     fuse::Inode,
     stats::Counter, //
 };
@@ -26,7 +27,10 @@ use crate::{
 use super::{
     header,
     i_size,
-    judge::IOMAP_OPS,
+    judge::{
+        refused,
+        IOMAP_OPS, //
+    },
     PAGE, //
 };
 
@@ -195,7 +199,7 @@ fn is_poison(result: isize) -> bool {
 /// # Errors
 ///
 /// [`EFAULT`] if a page of the source is missing; nothing is written then. [`ENOMEM`]; [`EIO`] if the device
-/// is going away.
+/// is going away, or the page is in use through another file, which is closed.
 ///
 /// # Safety
 ///
@@ -203,21 +207,37 @@ fn is_poison(result: isize) -> bool {
 #[cold]
 unsafe fn rewrite_page(iocb: *mut c::kiocb, from: *mut c::iov_iter) -> Result<usize> {
     // SAFETY: By the safety requirements.
-    let (header, i_size, pos, end) = unsafe {
+    let (inode, header, i_size, pos, end) = unsafe {
         let inode = (*(*iocb).ki_filp).f_inode;
         (
+            inode,
             header(inode),
             i_size(inode),
             (*iocb).ki_pos as u64,
             end_of_io(iocb),
         )
     };
-    let failed = || {
-        let mapping = header.locate(pos, 1, i_size).ok()?;
-        let device = mapping.device?;
-        (device.sound_pages(mapping.addr, 1) == Some(0)).then_some((device, mapping.addr))
+    let failed = || -> Result<Option<(&Device, u64)>> {
+        let Ok(mut mapping) = header.locate(pos, 1, i_size) else {
+            return Ok(None);
+        };
+        let Some(device) = mapping.device else {
+            return Ok(None);
+        };
+        if device.sound_pages(mapping.addr, 1) != Some(0) {
+            return Ok(None);
+        }
+        if header.mount().mapped_files.has_leftovers() {
+            mapping
+                .cut_at_leftovers(device, header)
+                // SAFETY: The inode of an open file is in use.
+                .map_err(|refusal| unsafe {
+                    refused(inode, header, pos, PAGE, c::IOMAP_WRITE, refusal)
+                })?;
+        }
+        Ok(Some((device, mapping.addr)))
     };
-    if pos % PAGE != 0 || failed().is_none() {
+    if pos % PAGE != 0 || failed()?.is_none() {
         return Ok(0);
     }
     let len = PAGE.min(end - pos) as usize;
@@ -231,8 +251,9 @@ unsafe fn rewrite_page(iocb: *mut c::kiocb, from: *mut c::iov_iter) -> Result<us
     // Asked again: the device may have gone away.
     let result = match failed() {
         _ if copied < len => Err(EFAULT),
-        None => Ok(0),
-        Some((device, addr)) => device.rewrite(addr, &mut page).map(|()| len),
+        Err(errno) => Err(errno),
+        Ok(None) => Ok(0),
+        Ok(Some((device, addr))) => device.rewrite(addr, &mut page).map(|()| len),
     };
     match result {
         // SAFETY: By the safety requirements.

@@ -107,7 +107,11 @@ impl Mapping<'_> {
     /// Ends the mapping where memory is in use through another file, which is closed: what is written there, its
     /// user would read, or overwrite. Faults see to that themselves ([`move_in`]).
     #[cold]
-    fn cut_at_leftovers(&mut self, device: &Device, header: &Header) -> Result<(), Refusal> {
+    pub(super) fn cut_at_leftovers(
+        &mut self,
+        device: &Device,
+        header: &Header,
+    ) -> Result<(), Refusal> {
         let own = header.file().map(|_| header.dax_mapping());
         let pages = (self.length / PAGE).min(PMD_SIZE / PAGE);
         let free = device

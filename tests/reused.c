@@ -17,8 +17,10 @@
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/falloc.h>
 #include <signal.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/sendfile.h>
@@ -472,6 +474,52 @@ TEST_F(reused, written_at_once)
 	close(fd);
 }
 
+/* Nor does writing the page anew, once its memory has failed. */
+TEST_F(reused, failed_and_written_anew)
+{
+	static unsigned char got[PAGE], anew[PAGE];
+	struct iovec iov = { self->p + HUGE, PAGE };
+	char inject[64];
+	int p[2], fd = -1;
+	ssize_t ret = -1;
+
+	if (!daxdev[0].phys)
+		SKIP(return, "the devices do not tell their physical addresses");
+	if (access(HWPOISON_INJECT, W_OK))
+		SKIP(return, "there is no hwpoison-inject");
+	memset(anew, 't', PAGE);
+	ASSERT_EQ(0, pipe(p));
+	ASSERT_EQ(PAGE, vmsplice(p[1], &iov, 1, 0));
+	/* Whoever handles a failure counts as the consumer; so that is somebody else. */
+	snprintf(inject, sizeof(inject), "echo %#llx >" HWPOISON_INJECT,
+		 (unsigned long long)((daxdev[0].phys + variant->addr + HUGE) / PAGE));
+	ASSERT_EQ(0, system(inject));
+	if (variant->end != by_readdirplus)
+		fd = fs_open(self->s, "thief", O_RDWR);
+	ASSERT_EQ(0, variant->end(self->s));
+	if (variant->end == by_readdirplus)
+		fd = fs_open(self->s, "thief", O_RDWR);
+	ASSERT_LE(0, fd);
+	EXPECT_EQ(-1, pwrite(fd, anew, PAGE, HUGE));
+	EXPECT_EQ(EIO, errno);
+	EXPECT_EQ(-1, fallocate(fd, FALLOC_FL_ZERO_RANGE, HUGE, PAGE));
+	EXPECT_EQ(EIO, errno);
+	/* What comes before it is written. */
+	EXPECT_EQ(PAGE, pwrite(fd, anew, PAGE, HUGE - PAGE));
+	ASSERT_EQ(PAGE, read(p[0], got, PAGE));
+	for (int i = 0; i < PAGE; i++)
+		ASSERT_EQ('f', got[i]);
+	close(p[0]);
+	close(p[1]);
+	for (int ms = 0; ms < FS_PATIENCE && ret != PAGE; ms++) {
+		ret = pwrite(fd, anew, PAGE, HUGE);
+		usleep(1000);
+	}
+	EXPECT_EQ(PAGE, ret);
+	EXPECT_EQ('t', byte_at(fd, HUGE));
+	close(fd);
+}
+
 /* A mapping that is all that is left of the old file. */
 TEST_F(reused, mapping_alone)
 {
@@ -565,6 +613,7 @@ TEST_F_TIMEOUT(reused, while_busy, 60)
 int main(int argc, char **argv)
 {
 	says = mmap(NULL, PAGE, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+	hwpoison_load();
 	fmap_register("scripted.bpf.o");
 	return test_harness_run(argc, argv);
 }
