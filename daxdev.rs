@@ -593,17 +593,27 @@ fn hold(slot: &Slot, index: u32, reply: &[u8], conn: &Connection) -> Result<Devi
             },
         });
     }
+    // A driver is unbound with this lock held, and looks for a holder then. If the device is alive, it
+    // finds us.
+    // SAFETY: The device is kept by `file`.
+    let locked = unsafe { DeviceLock::new(device) };
+    // `kill_dax()` may have looked for a holder before we were one, told nobody, and cleared the holder since; the
+    // driver may even be bound again, and the device be another mount's.
+    // SAFETY: `dax_dev` is kept by `file`.
+    if unsafe { c::dax_holder(dax_dev.as_ptr()) } != holder.as_ptr() {
+        // SAFETY: `take()` has a reference to `dax_dev`, which is given up; the lock is held.
+        failure::unregister(holder, || unsafe { give_back(dax_dev, holder) });
+        return Err(GOES_AWAY);
+    }
     // SAFETY: `file` is open, so this module has a user and may get another.
     unsafe { c::__module_get(driver) };
 
     // Between the CPU and the memory are caches, though the driver does not say so: DAX then flushes
     // them when it writes back. (The dax bus has write(2) go around them.)
-    // SAFETY: The device was held just now.
-    let write_cache = unsafe {
-        let before = c::dax_write_cache_enabled(dax_dev.as_ptr());
-        c::dax_write_cache(dax_dev.as_ptr(), true);
-        before
-    };
+    // SAFETY: The device is held.
+    let write_cache = unsafe { c::dax_write_cache_enabled(dax_dev.as_ptr()) };
+    // SAFETY: The device is held.
+    unsafe { c::dax_write_cache(dax_dev.as_ptr(), true) };
 
     // INVARIANT: Held just now, and the reference to the module taken.
     let mut held = Device {
@@ -618,35 +628,68 @@ fn hold(slot: &Slot, index: u32, reply: &[u8], conn: &Connection) -> Result<Devi
         driver,
         name,
     };
-    // A driver is unbound with this lock held, and looks for a holder then. If the device is alive, it
-    // finds us.
-    // SAFETY: The device is kept by `file`.
-    unsafe { c::device_lock(device) };
     let srcu = DaxReadLock::new();
     // SAFETY: The device sits on the dax bus. Its private data are there as long as it is alive.
     let dev_dax = unsafe { c::dax_get_private(dax_dev.as_ptr()).cast::<f::dev_dax>() };
-    // `kill_dax()` may have looked for a holder before we were one, told nobody, and cleared the holder since; the
-    // driver may even be bound again. It runs with this lock.
-    // SAFETY: The device is kept by `file`.
-    let is_ours = unsafe { c::dax_holder(dax_dev.as_ptr()) } == holder.as_ptr();
     let mut read = Ok(());
-    if is_ours && !dev_dax.is_null() {
+    if !dev_dax.is_null() {
         // SAFETY: As above. fsdev_dax sets the size before it makes the device available, and never changes it.
         read = unsafe { held.read_pieces(dev_dax) };
         // SAFETY: The device is held. Reads survive poison that was not known, as pmem's do.
         unsafe { c::set_dax_nomc(dax_dev.as_ptr()) };
     }
     drop(srcu);
-    // SAFETY: Locked just now.
-    unsafe { c::device_unlock(device) };
+    drop(locked);
     read.map_err(Failure::because("no memory"))?;
     if held.size == 0 {
-        return Err(Failure {
-            errno: ENODEV,
-            cause: "the DAX device has no memory, or goes away",
-        });
+        return Err(GOES_AWAY);
     }
     Ok(held)
+}
+
+const GOES_AWAY: Failure = Failure {
+    errno: ENODEV,
+    cause: "the DAX device has no memory, or goes away",
+};
+
+/// Gives up a device that was taken, and is not ours any more: it was unbound before its driver could know of us.
+///
+/// # Safety
+///
+/// `dax_dev` has a reference that is the caller's to give up, and its device is locked.
+unsafe fn give_back(dax_dev: NonNull<c::dax_device>, holder: Cookie) {
+    // Our operations may have come after `kill_dax()` had taken those off. They must not stay; but if another one holds
+    // the device, they are his. Who wants to become that waits for the lock, before he tries.
+    // SAFETY: `dax_dev` has a reference, by the safety requirements.
+    let free = unsafe { c::dax_holder(dax_dev.as_ptr()) }.is_null();
+    let holder = if free {
+        holder.as_ptr()
+    } else {
+        ptr::null_mut()
+    };
+    // SAFETY: `dax_dev` has a reference that may be given up, by the safety requirements.
+    unsafe { c::fs_put_dax(dax_dev.as_ptr(), holder) };
+}
+
+/// The lock of a device, under which drivers are bound and unbound.
+struct DeviceLock(*mut c::device);
+
+impl DeviceLock {
+    /// # Safety
+    ///
+    /// `device` is valid as long as the result.
+    unsafe fn new(device: *mut c::device) -> Self {
+        // SAFETY: `device` is valid, by the safety requirements.
+        unsafe { c::device_lock(device) };
+        Self(device)
+    }
+}
+
+impl Drop for DeviceLock {
+    fn drop(&mut self) {
+        // SAFETY: `new()` locked it, and it is still there.
+        unsafe { c::device_unlock(self.0) };
+    }
 }
 
 /// How often somebody looks whether a driver is done with a device.
