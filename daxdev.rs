@@ -232,6 +232,12 @@ impl Device {
 }
 
 impl Device {
+    /// Whether something is wrong with it, or with a part.
+    pub(crate) fn may_be_unsound(&self) -> bool {
+        // SAFETY: By the type invariants the slot is valid.
+        unsafe { self.slot.as_ref() }.health.load(Ordering::Relaxed) != 0
+    }
+
     /// Whether a page frame is of this device.
     pub(crate) fn has_frame(&self, pfn: u64) -> bool {
         self.pieces.iter().any(|piece| {

@@ -61,6 +61,14 @@ pub(super) fn move_in(
         };
     }
     let moving_in = MovingIn::new(header.mount());
+    // Who marks memory as failed takes the same lock afterwards (`kill_tenants()`).
+    if device.may_be_unsound() {
+        match device.sound_pages(addr, pages) {
+            None => return Err(Refusal::FailedDevice),
+            Some(sound) if sound < pages => return Err(Refusal::Poisoned),
+            Some(_) => (),
+        }
+    }
     let vacant = device.with_frames(addr, pages, |frames| {
         // SAFETY: We are inside.
         unsafe { frames.are_vacant_but_for(ptr::null()) }
