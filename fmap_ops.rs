@@ -371,13 +371,14 @@ impl Mount {
         })
     }
 
-    /// Begins to count, and makes room for devices. May sleep. One task at a time.
+    /// Begins to count, and makes what files and devices need. May sleep. One task at a time.
     ///
     /// # Errors
     ///
     /// [`ENOMEM`].
     pub(crate) fn start(&self) -> Result {
         self.stats.start()?;
+        self.tenants.start()?;
         self.devices.start()
     }
 

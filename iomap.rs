@@ -28,7 +28,7 @@
 //! page cache (faults, nearly always shared), a DAX entry, the mount's lock on who has which memory
 //! (`tenancy`; the first touch of a piece of memory). The fault path takes no lock of ours. Dropping
 //! entries takes `invalidate_lock` exclusively (`upgrade`, `vacating`), and who writes back passes through it
-//! (`writeback`). Innermost are the lock of a page table and, inside it, that of a page cache's tree
+//! (`writeback`). Who flushes is in a read side of SRCU, which memory that fails waits for with nothing held. Innermost are the lock of a page table and, inside it, that of a page cache's tree
 //! (`tracked_fault`), and the list of mapped files, a spin lock with an inode's `i_lock` inside.
 
 use core::{
@@ -612,8 +612,8 @@ pub(crate) unsafe fn evict(inode: *mut c::inode) {
             drop(Fmap::of(NonNull::from(header)));
             return;
         };
-        let given_up = DaxEntry::is_empty(header.dax_mapping())
-            || Flushing::try_new(mount).is_some_and(|flushing| give_up_idle(header, &flushing));
+        let given_up =
+            DaxEntry::is_empty(header.dax_mapping()) || give_up_idle(header, &Flushing::new(mount));
         mount.mapped_files.remove(mount, file, given_up);
     }
 }

@@ -18,7 +18,17 @@ use core::{
 
 use kernel::{
     ffi,
+    new_srcu,
     prelude::*,
+    sync::{
+        srcu,
+        SetOnce,
+        Srcu, //
+    },
+    time::{
+        delay::fsleep,
+        Delta, //
+    },
     types::Opaque, //
 };
 
@@ -106,9 +116,8 @@ pub(crate) struct Tenants {
     /// On who has which memory.
     #[pin]
     lock: Opaque<c::rw_semaphore>,
-    /// Held shared by who flushes.
-    #[pin]
-    flushing: Opaque<c::rw_semaphore>,
+    /// Who flushes is a reader. There before any file is mapped.
+    flushes: SetOnce<Pin<KBox<Srcu>>>,
 }
 
 // SAFETY: A semaphore belongs to no task.
@@ -129,55 +138,46 @@ impl Tenants {
                     )
                 }
             }),
-            flushing <- Opaque::ffi_init(|slot| {
-                // SAFETY: `slot` is valid for writes, and pinned.
-                unsafe {
-                    c::__init_rwsem(
-                        slot,
-                        c"fuse_dax_fmap::Tenants::flushing".as_char_ptr(),
-                        kernel::static_lock_class!().as_ptr(),
-                    )
-                }
-            }),
+            flushes: SetOnce::new(),
         })
     }
 
-    /// Flushes are waited for that do not know what has been marked as failed before this.
+    /// Makes what flushes need. May sleep. One task at a time.
+    ///
+    /// # Errors
+    ///
+    /// [`ENOMEM`].
+    pub(crate) fn start(&self) -> Result {
+        if self.flushes.as_ref().is_none() {
+            let flushes = KBox::pin_init(new_srcu!("fuse_dax_fmap::Tenants::flushes"), GFP_KERNEL)?;
+            self.flushes.populate(flushes);
+        }
+        Ok(())
+    }
+
+    /// Waits for flushes that do not know what was marked as failed before this. Those that begin meanwhile know,
+    /// and neither wait nor are waited for.
     pub(super) fn wait_for_flushes(&self) {
-        // SAFETY: The lock is initialized, and lives as long as `self`.
-        unsafe {
-            c::down_write(self.flushing.get());
-            c::up_write(self.flushing.get());
+        if let Some(flushes) = self.flushes.as_ref() {
+            flushes.synchronize_expedited();
         }
     }
 }
 
-/// The right to flush: what has failed is not marked as that meanwhile, or was before.
-pub(super) struct Flushing<'a>(&'a Tenants);
-
-impl<'a> Flushing<'a> {
-    /// Waits behind a memory failure that waits for flushes ([`Tenants::wait_for_flushes`]). Such a flush may wait for
-    /// a DAX entry that a fault has locked, and that fault may be in reclaim. So eviction, which reclaim calls, must not
-    /// wait here: see [`Flushing::try_new`].
-    pub(super) fn new(mount: &'a Mount) -> Self {
-        // SAFETY: The lock is initialized, and lives as long as the mount.
-        unsafe { c::down_read(mount.tenants.flushing.get()) };
-        Self(&mount.tenants)
-    }
-
-    /// The same for eviction, which reclaim may have called: `None` if it would have to wait.
-    pub(super) fn try_new(mount: &'a Mount) -> Option<Self> {
-        // SAFETY: The lock is initialized, and lives as long as `mount`.
-        let locked = unsafe { c::down_read_trylock(mount.tenants.flushing.get()) };
-        // Made only if it is locked: dropping it unlocks.
-        (locked != 0).then(|| Self(&mount.tenants))
-    }
+/// The right to flush: what has failed by now is known as that, and a memory failure that comes later waits
+/// ([`Tenants::wait_for_flushes`]). To get it never waits: eviction flushes, too, and reclaim may have called that
+/// in a fault which a flush waits for.
+pub(super) struct Flushing<'a> {
+    _reader: Option<srcu::Guard<'a>>,
 }
 
-impl Drop for Flushing<'_> {
-    fn drop(&mut self) {
-        // SAFETY: `new()` took it.
-        unsafe { c::up_read(self.0.flushing.get()) };
+impl<'a> Flushing<'a> {
+    pub(super) fn new(mount: &'a Mount) -> Self {
+        let flushes = mount.tenants.flushes.as_ref();
+
+        Self {
+            _reader: flushes.map(|flushes| flushes.read_lock()),
+        }
     }
 }
 
@@ -479,7 +479,8 @@ impl DaxEntry {
         }
     }
 
-    /// Marks the entries of pages `first` to `last` that are backed as dirty.
+    /// Marks the entries of pages `first` to `last` that are backed as dirty. Who writes one back meanwhile is waited
+    /// for: he may have flushed it already, and takes the mark off later.
     ///
     /// # Safety
     ///
@@ -487,12 +488,35 @@ impl DaxEntry {
     pub(super) unsafe fn mark_dirty(mapping: *mut c::address_space, first: u64, last: u64) {
         // SAFETY: `mapping` is a DAX page cache, by the safety requirements.
         unsafe {
-            Self::for_each(mapping, first, last, c::XA_PRESENT, |index, entry| {
-                if entry.pfn_of(index).is_some() {
-                    Self::set_dirty(mapping, index, true);
+            Self::for_each(mapping, first, last, c::XA_PRESENT, |index, _| {
+                while !Self::try_mark_dirty(mapping, index) {
+                    fsleep(Delta::from_millis(1));
                 }
             });
         }
+    }
+
+    /// Marks the entry of page `index` as dirty, if it is backed. Returns whether it was not locked: only then.
+    ///
+    /// # Safety
+    ///
+    /// As [`DaxEntry::at`].
+    unsafe fn try_mark_dirty(mapping: *mut c::address_space, index: u64) -> bool {
+        // SAFETY: `mapping` is a DAX page cache, by the safety requirements.
+        let pages = unsafe { &raw mut (*mapping).i_pages };
+
+        // SAFETY: The tree of `mapping` is there as long as `mapping`.
+        unsafe { c::fuse_dax_fmap_xa_lock_irq(pages) };
+        // SAFETY: `mapping` is a DAX page cache, by the safety requirements.
+        let entry = unsafe { Self::at(mapping, index) };
+        let is_locked = entry.is_some_and(Self::is_locked);
+        if !is_locked && entry.is_some_and(|entry| entry.pfn_of(index).is_some()) {
+            // SAFETY: The tree is locked, and the entry there.
+            unsafe { c::__xa_set_mark(pages, index as ffi::c_ulong, c::PAGECACHE_TAG_DIRTY) };
+        }
+        // SAFETY: Locked above.
+        unsafe { c::fuse_dax_fmap_xa_unlock_irq(pages) };
+        !is_locked
     }
 
     /// Calls `each` with the entries of pages `first` to `last` that have a mark, and a page of each.

@@ -1,0 +1,198 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * Memory fails again and again, while a large file of the mount is being flushed.
+ *
+ * The handling of a failure waits for the flushes that do not know of it, and those may take
+ * long. Nothing else of the mount waits for that, or is put off until then. A small file is
+ * stored to, closed and evicted all the time: when the server is told to forget it, what was
+ * stored has been flushed, and when it is opened again, all of its memory is there.
+ *
+ * The flushes of one address are watched (bpf/flush.bpf.c).
+ */
+#define _GNU_SOURCE
+#include <errno.h>
+#include <fcntl.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <time.h>
+#include <unistd.h>
+#include <bpf/libbpf.h>
+
+#include "kselftest_harness.h"
+#include "fmap_test.h"
+#include "bpf/flush.h"
+
+#define BIG	(128 * MIB)
+#define SMALL	(16 * MIB)	/* where the small file is, on the device */
+#define ROUNDS	100
+#define SECONDS	30
+
+static struct flush_seen *flush;
+
+static void watch_flushes(void)
+{
+	struct bpf_program *prog;
+	struct bpf_object *obj;
+	size_t size;
+
+	if (fmap_missing())
+		return;
+	obj = fmap_load("flush.bpf.o");
+	if (!obj) {
+		printf("TAP version 13\nBail out! flush.bpf.o: %s\n%s", strerror(errno),
+		       fmap_bpf_log());
+		exit(1);
+	}
+	bpf_object__for_each_program(prog, obj)
+		if (!bpf_program__attach(prog)) {
+			printf("TAP version 13\nBail out! attaching %s: %s\n",
+			       bpf_program__name(prog), strerror(errno));
+			exit(1);
+		}
+	flush = bpf_map__initial_value(bpf_object__find_map_by_name(obj, ".bss"), &size);
+}
+
+FIXTURE(failing) {
+	struct fuse_server *s;
+	struct scripted map[3];
+	pid_t flusher, injector;
+	long refs;
+};
+
+FIXTURE_VARIANT(failing) {
+	uint64_t within;	/* a first touch maps 2 MiB, or a page */
+};
+
+FIXTURE_VARIANT_ADD(failing, huge) {
+	.within = 0,
+};
+
+FIXTURE_VARIANT_ADD(failing, small) {
+	.within = PAGE,
+};
+
+FIXTURE_SETUP(failing)
+{
+	if (fmap_missing())
+		SKIP(return, "%s", fmap_missing());
+	if (!daxdev[0].phys)
+		SKIP(return, "the devices do not tell their physical addresses");
+	if (daxdev[0].size < 2 * SMALL + BIG)
+		SKIP(return, "the devices are smaller than %lu bytes", 2 * SMALL + BIG);
+	if (access(HWPOISON_INJECT, W_OK))
+		SKIP(return, "there is no hwpoison-inject");
+	self->refs = module_refs();
+	self->s = fmap_server(SCRIPTED_OPS_NAME);
+	ASSERT_NE(NULL, self->s);
+	self->map[0] = fmap_linear(0, 0, PAGE);
+	self->map[1] = fmap_linear(0, SMALL + variant->within, HUGE);
+	self->map[2] = fmap_linear(0, 2 * SMALL, BIG);
+	fs_add(self->s, "bad", PAGE, &self->map[0], sizeof(self->map[0]));
+	fs_add(self->s, "small", HUGE, &self->map[1], sizeof(self->map[1]));
+	fs_add(self->s, "big", BIG, &self->map[2], sizeof(self->map[2]));
+	ASSERT_EQ(0, fs_mount(self->s));
+}
+
+FIXTURE_TEARDOWN(failing)
+{
+	static const unsigned char zero[PAGE];
+	pid_t pid[] = { self->flusher, self->injector };
+	int fd;
+
+	flush->watched = 0;
+	for (int i = 0; i < ARRAY_SIZE(pid); i++)
+		if (pid[i] > 0) {
+			kill(pid[i], SIGKILL);
+			ended(pid[i]);
+		}
+	/* It is well again. */
+	fd = fs_open(self->s, "bad", O_RDWR);
+	EXPECT_EQ(PAGE, pwrite(fd, zero, PAGE, 0));
+	close(fd);
+	EXPECT_EQ(0, fs_stop(self->s));
+	EXPECT_TRUE(module_refs_wait(self->refs));
+}
+
+/* Stores to all of "big", and flushes it. */
+static void flush_for_ever(struct fuse_server *s)
+{
+	int fd = fs_open(s, "big", O_RDWR);
+	unsigned char *p = mmap(NULL, BIG, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+
+	for (;;) {
+		for (size_t at = 0; at < BIG; at += HUGE)
+			p[at]++;
+		fsync(fd);
+	}
+}
+
+static void fail_for_ever(void)
+{
+	char frame[32];
+
+	snprintf(frame, sizeof(frame), "%#llx", (unsigned long long)(daxdev[0].phys / PAGE));
+	for (;;) {
+		write_file(HWPOISON_INJECT, frame);
+		usleep(100);
+	}
+}
+
+/* Evict "small", if it lets itself be. */
+static bool evicted(struct fuse_server *s)
+{
+	unsigned int before = fs_forgets(s);
+
+	for (int i = 0; i < 5 && fs_forgets(s) == before; i++)
+		drop_caches();
+	return fs_forgets(s) != before;
+}
+
+TEST_F_TIMEOUT(failing, evicted_meanwhile, 2 * SECONDS)
+{
+	int rounds = 0, unflushed = 0, missing = 0, refused = 0;
+	time_t end;
+
+	self->flusher = fork();
+	if (!self->flusher)
+		flush_for_ever(self->s);
+	self->injector = fork();
+	if (!self->injector)
+		fail_for_ever();
+	ASSERT_LT(0, self->flusher);
+	ASSERT_LT(0, self->injector);
+	flush->watched = daxdev[0].phys + SMALL + variant->within;
+
+	for (end = time(NULL) + SECONDS; rounds < ROUNDS && time(NULL) < end; rounds++) {
+		unsigned char *p = fs_map(self->s, "small", HUGE, PROT_READ | PROT_WRITE);
+		uint64_t before;
+		int fd;
+
+		ASSERT_NE(MAP_FAILED, p);
+		missing += touch(p, 'x') != 0;
+		munmap(p, HUGE);
+		fd = fs_open(self->s, "small", O_RDWR);
+		refused += pwrite(fd, "y", 1, 1) != 1;
+		close(fd);
+		before = flush->through;
+		if (evicted(self->s))
+			unflushed += flush->through == before;
+		else
+			rounds--;
+	}
+	TH_LOG("%d evictions", rounds);
+	EXPECT_LE(ROUNDS / 4, rounds);
+	EXPECT_EQ(0, unflushed);
+	EXPECT_EQ(0, missing);
+	EXPECT_EQ(0, refused);
+}
+
+int main(int argc, char **argv)
+{
+	hwpoison_load();
+	fmap_register("scripted.bpf.o");
+	watch_flushes();
+	return test_harness_run(argc, argv);
+}
