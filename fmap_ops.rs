@@ -430,10 +430,10 @@ impl Mount {
             return;
         }
         self.mapped_files.suspect();
-        if self.will_look.load(Relaxed) {
+        // Either the look that begins at this moment sees what is bad, or this sees that it has begun.
+        if self.will_look.xchg(true, Full) {
             return;
         }
-        self.will_look.store(true, Relaxed);
         let ms = self.look_us.load(Relaxed).saturating_mul(Self::LOOK_SHARE) / 1000;
         let ms = ms.clamp(Self::LOOK_MS_MIN, Self::LOOK_MS_MAX);
         let delay = msecs_to_jiffies(ms as u32);

@@ -42,6 +42,7 @@ use core::{
         NonNull, //
     },
     sync::atomic::{
+        AtomicBool,
         AtomicPtr,
         AtomicU32,
         AtomicU64,
@@ -61,7 +62,6 @@ use kernel::{
     prelude::*,
     sync::atomic::{
         Atomic,
-        Full,
         Relaxed, //
     },
     types::Opaque, //
@@ -196,7 +196,10 @@ struct MappedFile {
     /// Its place in a list of the mount.
     link: Link,
     /// Whether it has been mapped by mmap(2) since it was last seen idle.
-    may_be_busy: Atomic<bool>,
+    may_be_busy: AtomicBool,
+    /// Whether pages were in use, or may have been, when somebody looked last. Who had them may have stored there
+    /// since, and writeback does not know.
+    was_busy: Atomic<bool>,
     /// Whether the mount has a reference to the inode. Under the lock of the list.
     is_held: bool,
     rcu: c::callback_head,
@@ -317,7 +320,8 @@ impl MappedFile {
             (&raw mut (*raw).header).write(NonNull::from(header));
             (&raw mut (*raw).inode).write(inode);
             (&raw mut (*raw).link).write(Link::new(raw));
-            (&raw mut (*raw).may_be_busy).write(Atomic::new(true));
+            (&raw mut (*raw).may_be_busy).write(AtomicBool::new(true));
+            (&raw mut (*raw).was_busy).write(Atomic::new(false));
             (&raw mut (*raw).is_held).write(false);
             init_host((&raw mut (*raw).host).cast(), inode, header);
         }
@@ -330,7 +334,7 @@ impl MappedFile {
     /// A file of it, which is counted as open, is about to be mapped by mmap(2): its last close looks whether pages
     /// are in use.
     fn will_be_mapped(&self) {
-        self.may_be_busy.xchg(true, Full);
+        lockless::used::<AsWritten>(&self.may_be_busy);
     }
 
     /// # Safety
@@ -402,11 +406,19 @@ impl Header {
         host.wrapping_byte_add(offset_of!(c::inode, i_data)).cast()
     }
 
-    /// Whether the inode is gone, and the memory kept.
-    fn is_kept(&self) -> bool {
+    /// Whether pages were in use when somebody looked last ([`MappedFile::was_busy`]).
+    fn was_busy(&self) -> bool {
         self.file()
-            // SAFETY: By the type invariants.
-            .is_some_and(|file| unsafe { (*file.as_ptr()).inode.is_null() })
+            // SAFETY: The file is freed after the header, by the type invariants.
+            .is_some_and(|file| unsafe { (*file.as_ptr()).was_busy.load(Relaxed) })
+    }
+
+    /// Pages are in use, or may be: see [`MappedFile::was_busy`].
+    fn note_busy(&self) {
+        if let Some(file) = self.file() {
+            // SAFETY: The file is freed after the header, by the type invariants.
+            unsafe { (*file.as_ptr()).was_busy.store(true, Relaxed) };
+        }
     }
 
     fn published(&self) -> &Published {
@@ -575,7 +587,7 @@ pub(crate) unsafe fn closed(inode: *mut c::inode) {
     let header = unsafe { header(inode) };
     let open_files = &header.published().open_files;
 
-    if open_files.fetch_sub(1, Ordering::AcqRel) != 1 {
+    if !lockless::closed::<AsWritten>(open_files) {
         return;
     }
     if let Some(file) = header.file() {

@@ -11,6 +11,7 @@
 
 use super::atomics::{
     self,
+    AtomicBool,
     AtomicPtr,
     AtomicU32,
     AtomicU64,
@@ -43,6 +44,18 @@ pub(crate) trait Orders: 'static {
     const FILLED: Ordering = Ordering::SeqCst;
     /// Between marking the slot and taking its device away. Of these two tasks, one sees the other.
     const MARKED: Ordering = Ordering::SeqCst;
+    /// A file is about to be mapped by mmap(2): who takes the flag off sees that it is open, or was.
+    const USED: Ordering = Ordering::Release;
+    /// Who lets an inode go takes the flag off: pairs with `USED` and `CLOSED`.
+    const LOOKING: Ordering = Ordering::Acquire;
+    /// The last file is closed, and the flag taken off: who sets it again sees that no file is open.
+    const CLOSED: Ordering = Ordering::Release;
+    /// Who lets an inode go sets the flag again: pairs with `CLOSED`. Of these two tasks, one sees the other.
+    const USED_AGAIN: Ordering = Ordering::Acquire;
+    /// A file is closed: what was in use through it is seen by who looks once no file is open.
+    const COUNTED: Ordering = Ordering::AcqRel;
+    /// Who lets an inode go looks whether a file is open: pairs with `COUNTED`.
+    const OPEN: Ordering = Ordering::Acquire;
 }
 
 /// The orderings that the module has.
@@ -199,4 +212,45 @@ pub(crate) fn mark<O: Orders, T>(sound: &AtomicPtr<T>, health: &AtomicU32, mark:
 #[inline]
 pub(crate) fn sound<O: Orders, T>(sound: &AtomicPtr<T>) -> *mut T {
     sound.load(O::SOUND)
+}
+
+// --- Pages that are in use when the last file is closed ------------------------------------------
+
+// Two words: how many files of an inode are open, and a flag, whether pages of it may be in use. The flag is set
+// before a file is mapped by mmap(2). Who closes the last file takes it off, looks, and holds the inode if pages are in
+// use. Who lets the inode go takes it off as well, and looks, unless a file is open; then it is set again, for who
+// closes that.
+
+/// A file, which is counted as open, is about to be mapped by mmap(2).
+pub(crate) fn used<O: Orders>(may_be_busy: &AtomicBool) {
+    may_be_busy.swap(true, O::USED);
+}
+
+/// A file is closed. Returns whether it was the last one.
+pub(crate) fn closed<O: Orders>(open_files: &AtomicU32) -> bool {
+    open_files.fetch_sub(1, O::COUNTED) == 1
+}
+
+/// The last file was closed: whether pages may be in use. What is mapped anew after this is looked at when that is
+/// closed.
+pub(crate) fn may_be_left<O: Orders>(may_be_busy: &AtomicBool) -> bool {
+    may_be_busy.swap(false, O::CLOSED)
+}
+
+/// Pages are in use, and the inode is to be held.
+pub(crate) fn left(may_be_busy: &AtomicBool) {
+    // Not a store: who takes the flag off sees what who took it off before has seen.
+    may_be_busy.swap(true, Ordering::Relaxed);
+}
+
+/// An inode may be let go, if its pages are idle. Returns whether a file is open.
+pub(crate) fn look<O: Orders>(may_be_busy: &AtomicBool, open_files: &AtomicU32) -> bool {
+    may_be_busy.swap(false, O::LOOKING);
+    open_files.load(O::OPEN) != 0
+}
+
+/// Pages may be in use, still or again. Returns whether a file is open: then who closes it looks.
+pub(crate) fn use_again<O: Orders>(may_be_busy: &AtomicBool, open_files: &AtomicU32) -> bool {
+    may_be_busy.swap(true, O::USED_AGAIN);
+    open_files.load(O::OPEN) != 0
 }

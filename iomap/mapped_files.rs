@@ -7,9 +7,12 @@
 //! idle. Nothing waits for that, no other file gets the memory meanwhile, and the server is not told to forget the
 //! file.
 //!
-//! Unmounting evicts such an inode all the same. Eviction gives up what is idle and leaves the rest, the
+//! Unmounting evicts such an inode all the same. Eviction flushes all, gives up what is idle and leaves the rest, the
 //! [`MappedFile`] with its DAX page cache, in the list of kept memory, which the same work item gives up. Until
 //! then the mount's devices stay held.
+//!
+//! Who has a page in use may store there at any time, and fsync(2) may have flushed it before. So what was in use is
+//! marked dirty once it is idle, before the memory is given up.
 
 use core::{
     mem,
@@ -28,7 +31,6 @@ use kernel::{
         atomic::{
             Acquire,
             Atomic,
-            Full,
             Relaxed,
             Release, //
         },
@@ -45,7 +47,11 @@ use crate::{
     bindings::kernel as c,
     daxdev::Device,
     fmap_ops::Mount,
-    fuse::is_bad, //
+    fuse::is_bad,
+    lockless::{
+        self,
+        AsWritten, //
+    }, //
 };
 
 use super::{
@@ -285,11 +291,14 @@ impl MappedFiles {
         // SAFETY: The inode is in use, as a file of it is being closed, so its mapped file and header are there.
         let (header, may_be_busy) = unsafe { (MappedFile::header(file), &(*file).may_be_busy) };
 
-        // What is mapped anew after this is looked at when that is closed.
-        if !may_be_busy.xchg(false, Full) || !Self::is_busy(header) {
+        // What is mapped anew after this is looked at when that is closed. What was in use before is yet to be marked
+        // dirty.
+        if !lockless::may_be_left::<AsWritten>(may_be_busy)
+            || !Self::is_busy(header) && !header.was_busy()
+        {
             return;
         }
-        may_be_busy.store(true, Relaxed);
+        lockless::left(may_be_busy);
         let lists = self.lists.lock();
         // SAFETY: As above, with the lock.
         let (is_held, inode) = unsafe { (&mut (*file).is_held, (*file).inode) };
@@ -319,14 +328,13 @@ impl MappedFiles {
         self.walk(false, is_held, |held| {
             let (header, file) = (held.header(), held.0.as_ptr());
             // SAFETY: The inode is held, so the file is there.
-            let may_be_busy = unsafe { &(*file).may_be_busy };
-            let is_open = || header.published().open_files.load(Ordering::Acquire) != 0;
+            let (may_be_busy, was_busy) = unsafe { (&(*file).may_be_busy, &(*file).was_busy) };
+            let open_files = &header.published().open_files;
 
             // From here on, mmap(2) sets this again.
-            may_be_busy.xchg(false, Full);
-            let was_open = is_open();
+            let was_open = lockless::look::<AsWritten>(may_be_busy, open_files);
             if !all && !was_open && Self::is_busy(header) {
-                may_be_busy.store(true, Relaxed);
+                lockless::left(may_be_busy);
                 left = true;
                 return;
             }
@@ -335,14 +343,14 @@ impl MappedFiles {
             let lists = self.lists.lock();
             // A task that has opened, used and closed the file since found it held, and did not hold it again. One
             // that closes it after this does so itself, if pages are in use.
-            let was_used = was_open || may_be_busy.load(Relaxed);
-            if was_used {
-                may_be_busy.store(true, Relaxed);
-            }
-            if !all && was_used && !is_open() {
+            let was_used = was_open || may_be_busy.load(Ordering::Relaxed);
+            let is_open = was_used && lockless::use_again::<AsWritten>(may_be_busy, open_files);
+            if !all && was_used && !is_open {
                 left = true;
                 return;
             }
+            // Who has pages in use still may store there after this mark.
+            was_busy.store(all || was_used, Relaxed);
             // SAFETY: As above, with the lock.
             unsafe { (*file).is_held = false };
             self.leftovers.add(-1, Relaxed);

@@ -104,9 +104,14 @@ unsafe fn try_vacate(header: &Header, only: Option<&Device>, flushing: &Flushing
             )
         };
         vacated &= only.is_some_and(|device| !device.has_frame(pfn as u64));
+        let (first, end) = (index * PAGE, ((index + pages) * PAGE) as c::loff_t);
         // SAFETY: Nothing of the file is mapped or in use before the page that is busy.
-        unsafe { give_up(header, start, (index * PAGE) as c::loff_t - 1, flushing) };
-        start = ((index + pages) * PAGE) as c::loff_t;
+        unsafe { give_up(header, start, first as c::loff_t - 1, flushing) };
+        header.note_busy();
+        // What was stored until now is not to wait until the page is idle.
+        // SAFETY: The inode of `header` is evicted or no fault is under way, by the safety requirements.
+        let _ = unsafe { flush_range(header, first as c::loff_t, end - 1, flushing) };
+        start = end;
     }
 }
 
@@ -123,7 +128,7 @@ unsafe fn give_up(header: &Header, start: c::loff_t, end: c::loff_t, flushing: &
         if DaxEntry::first(header.dax_mapping(), first, last).is_none() {
             return;
         }
-        if header.is_kept() {
+        if header.was_busy() {
             // Who had a page of it may have stored there until now.
             DaxEntry::mark_dirty(header.dax_mapping(), first, last);
         }

@@ -407,9 +407,10 @@ TEST_F(durable, evict)
 
 /*
  * A page of each file is in use, as the buffer of a direct read from another file, when fsync
- * flushes it, and when the file is closed. What the read brings after that is dirty again.
+ * flushes it, and when the file is closed. What the read brings after that is dirty again;
+ * also if the file was opened @again and flushed meanwhile.
  */
-#define read_after_fsync() do {						\
+#define read_after_fsync(again) do {					\
 	struct iocb _cb[2], *_cbs[2];					\
 	struct io_event _event[2];					\
 	aio_context_t _aio = 0;						\
@@ -432,31 +433,50 @@ TEST_F(durable, evict)
 	for (int _i = 0; _i < 2; _i++)					\
 		EXPECT_EQ(0, fsync(self->fd[_i]));			\
 	let_go();							\
+	for (int _i = 0; (again) && _i < 2; _i++) {			\
+		self->fd[_i] = fs_open(self->s, names[_i], O_RDWR);	\
+		/* The module sees that it is open, and does not hold it any more. */ \
+		usleep(300 * 1000);					\
+		EXPECT_EQ(0, fsync(self->fd[_i]));			\
+	}								\
 	mark();								\
 	fs_release(self->s, FUSE_READ);					\
 	EXPECT_EQ(2, syscall(SYS_io_getevents, _aio, 2, 2, _event, NULL)); \
 	for (int _i = 0; _i < 2; _i++)					\
 		EXPECT_EQ(PAGE, _event[_i].res);			\
+	for (int _i = 0; (again) && _i < 2; _i++)			\
+		close(self->fd[_i]);					\
 	close(_fd);							\
 } while (0)
 
 TEST_F(durable, read_after_fsync_then_unmounted)
 {
-	read_after_fsync();
+	read_after_fsync(false);
 	EXPECT_EQ(0, fs_umount(self->s));
 	expect_flushed_soon(HUGE + PAGE);
 	finish();
 }
 
+#define expect_evicted_and_flushed(len) do {				\
+	for (int _i = 0; _i < 100 &&					\
+	     flush->flushed - self->seen_flushed < (len); _i++) {	\
+		drop_caches();						\
+		usleep(20 * 1000);					\
+	}								\
+	EXPECT_EQ((uint64_t)(len), flush->flushed - self->seen_flushed); \
+} while (0)
+
 TEST_F(durable, read_after_fsync_then_evicted)
 {
-	read_after_fsync();
-	for (int ms = 0; ms < FS_PATIENCE &&
-	     flush->flushed - self->seen_flushed < HUGE + PAGE; ms++) {
-		drop_caches();
-		usleep(1000);
-	}
-	EXPECT_EQ(HUGE + PAGE, flush->flushed - self->seen_flushed);
+	read_after_fsync(false);
+	expect_evicted_and_flushed(HUGE + PAGE);
+	finish();
+}
+
+TEST_F(durable, read_after_fsync_then_opened_again)
+{
+	read_after_fsync(true);
+	expect_evicted_and_flushed(HUGE + PAGE);
 	finish();
 }
 

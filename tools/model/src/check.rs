@@ -67,5 +67,11 @@ pub mod weaker {
         Sound: SOUND;
         Filled: FILLED;
         Marked: MARKED;
+        Used: USED;
+        Looking: LOOKING;
+        Closed: CLOSED;
+        UsedAgain: USED_AGAIN;
+        Counted: COUNTED;
+        Open: OPEN;
     }
 }

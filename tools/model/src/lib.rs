@@ -4,12 +4,14 @@
 //! `lockless.rs` of the module is compiled here with loom's atomic words. loom runs each test again for each
 //! order in which its tasks can get on, and for each value that the memory model of C11 lets a load return: also
 //! for what x86 would never do. Beside that file, a model of what is around it, with the names of the kernel:
-//! locks, DAX's entries, folios, page tables (`files`), slots of devices (`devices`), inodes (`publishing`).
+//! locks, DAX's entries, folios, page tables (`files`), slots of devices (`devices`), inodes (`publishing`,
+//! `holding`).
 //! Two tasks are run over all interleavings; three, where a test says so, with at most three interruptions.
 //!
 //! What holds: no store that fsync(2) does not know of is in memory that is not marked dirty; a page is mapped
 //! only where DAX has an entry for it; memory without a tenant is blank; a header and a device are seen whole; a
-//! device that has failed is not mapped once its files were unmapped; stamps differ.
+//! device that has failed is not mapped once its files were unmapped; an inode is held as long as a page of it is in
+//! use; stamps differ.
 //!
 //! A test whose name says what goes wrong weakens one ordering, or leaves out one step, and expects that.
 //!
@@ -29,6 +31,9 @@
 //! | `FILLED`, `MARKED`: full fences                 | a device that has failed is taken for sound       |
 //! | mark the device, then take the lock             | a page of a failed device is mapped               |
 //! | a fault looks for a bad inode with the lock     | a file that has gone bad is mapped                |
+//! | `USED`, `LOOKING`, `COUNTED`, `OPEN`            | an inode is let go while a page of it is in use   |
+//! | `CLOSED`, `USED_AGAIN`                          | an inode is let go while a page of it is in use   |
+//! | flags of use are swapped, and never stored      | an inode is let go while a page of it is in use   |
 //!
 //! What does not matter, and is relaxed for that reason: announcing a writer, storing and reading a stamp, and
 //! taking a device away, as the lock or the pair above orders them; loading the header's address later on.
@@ -52,6 +57,8 @@ mod devices;
 mod faults;
 #[cfg(test)]
 mod files;
+#[cfg(test)]
+mod holding;
 #[cfg(test)]
 mod publishing;
 #[cfg(test)]
