@@ -28,6 +28,7 @@ use kernel::{
     prelude::*, //
 };
 
+mod abstractions;
 mod bindings;
 mod bpf_struct_ops;
 mod daxdev;

@@ -68,6 +68,7 @@ use kernel::{
 };
 
 use crate::{
+    abstractions::sync::rw_semaphore::RwSemaphore,
     bindings::kernel as c,
     bpf_struct_ops::{
         Metadata,
@@ -404,6 +405,17 @@ impl Header {
 
         // The host is the first member.
         host.wrapping_byte_add(offset_of!(c::inode, i_data)).cast()
+    }
+
+    /// `invalidate_lock` of the DAX page cache: held shared by faults.
+    ///
+    /// # Safety
+    ///
+    /// The file has been mapped by mmap(2).
+    #[inline]
+    unsafe fn invalidate_lock(&self) -> &RwSemaphore {
+        // SAFETY: The page cache is there, by the safety requirements, as long as the header.
+        unsafe { RwSemaphore::from_raw(&raw mut (*self.dax_mapping()).invalidate_lock) }
     }
 
     /// Whether pages were in use when somebody looked last ([`MappedFile::was_busy`]).

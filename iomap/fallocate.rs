@@ -156,7 +156,7 @@ unsafe fn zero(file: *mut c::file, offset: c::loff_t, len: c::loff_t) -> Result 
         ..pin_init::zeroed()
     };
     // SAFETY: As above, so its inode stays in use.
-    let locked = unsafe { IoLock::new(&mut iocb, true) }?;
+    let locked = unsafe { IoLock::new(&iocb, true) }?;
 
     // SAFETY: The inode of an open file is in use; the file is a mapped one by the safety requirements.
     unsafe { ends_inside((*file).f_inode, offset + len) }?;

@@ -73,48 +73,57 @@ unsafe fn fault(vmf: *mut c::vm_fault, order: ffi::c_uint) -> c::vm_fault_t {
     if order != 0 && order != PMD_ORDER {
         return c::vm_fault_reason_VM_FAULT_FALLBACK;
     }
-    // SAFETY: The file of a mapping is open, so its inode is in use; it is a mapped one, because
-    // only `mmap()` hands out these operations.
-    unsafe {
+    // SAFETY: The mapping of a fault has a file, which keeps its inode.
+    let (vma, file, inode) = unsafe {
         let vma = (*vmf).__bindgen_anon_1.vma;
         let file = (*vma).vm_file;
-        let invalidate_lock = ptr::addr_of_mut!((*(*file).f_mapping).invalidate_lock);
-        let inode = (*file).f_inode;
+        (vma, file, (*file).f_inode)
+    };
+    // SAFETY: The inode is a mapped one, because only `mmap()` hands out these operations.
+    let header = unsafe { header(inode) };
 
+    // SAFETY: `vmf`, `vma` and `inode` are valid, see above; `file` is a vm file.
+    unsafe {
         if (*vmf).flags & c::fault_flag_FAULT_FLAG_WRITE != 0
             && (*vma).__bindgen_anon_2.vm_flags & c::VM_SHARED as ffi::c_ulong != 0
             && (*inode).i_flags & c::S_NOCMTIME == 0
         {
             c::file_update_time(user_file(file));
         }
-        let header = header(inode);
-        if is_tracked(vma) {
-            let ret = tracked_fault(vmf, order, inode, header);
-            count(header, order, ret);
-            return ret;
-        }
-        c::down_read(invalidate_lock);
-        let soft = soft_fault(vmf, order, inode, header);
-        let mut ret = match soft {
-            Fault::Done(ret) => ret,
-            Fault::Hard => dax_fault(vmf, order, inode),
-            Fault::Alone => 0,
-        };
-        c::up_read(invalidate_lock);
-
-        if let Fault::Alone = soft {
-            c::down_write(invalidate_lock);
-            ret = dax_fault(vmf, order, inode);
-            c::up_write(invalidate_lock);
-        }
-        if ret & c::vm_fault_reason_VM_FAULT_FALLBACK != 0 && upgrade(vmf, order) {
-            c::down_read(invalidate_lock);
-            ret = dax_fault(vmf, order, inode);
-            c::up_read(invalidate_lock);
-        }
-        count(header, order, ret);
-        ret
     }
+    // SAFETY: `vma` is the mapping of the fault.
+    if unsafe { is_tracked(vma) } {
+        // SAFETY: This is a fault of that mapping, and of `inode`.
+        let ret = unsafe { tracked_fault(vmf, order, inode, header) };
+        count(header, order, ret);
+        return ret;
+    }
+    // SAFETY: The file is mapped by mmap(2).
+    let invalidate_lock = unsafe { header.invalidate_lock() };
+    let locked = invalidate_lock.read();
+    // SAFETY: This is a fault of `inode`, with the lock.
+    let soft = unsafe { soft_fault(vmf, order, inode, header) };
+    let mut ret = match soft {
+        Fault::Done(ret) => ret,
+        // SAFETY: As for `soft_fault()`.
+        Fault::Hard => unsafe { dax_fault(vmf, order, inode) },
+        Fault::Alone => 0,
+    };
+    drop(locked);
+
+    if let Fault::Alone = soft {
+        let _locked = invalidate_lock.write();
+        // SAFETY: This is a fault of `inode`, with the lock.
+        ret = unsafe { dax_fault(vmf, order, inode) };
+    }
+    // SAFETY: This is a fault of `inode`, without the lock.
+    if ret & c::vm_fault_reason_VM_FAULT_FALLBACK != 0 && unsafe { upgrade(vmf, order) } {
+        let _locked = invalidate_lock.read();
+        // SAFETY: This is a fault of `inode`, with the lock.
+        ret = unsafe { dax_fault(vmf, order, inode) };
+    }
+    count(header, order, ret);
+    ret
 }
 
 /// DAX's part of a fault, if FUSE's inode allows any: DAX knows the mapped size, and not the file's.

@@ -11,16 +11,23 @@
 //! (`vacating`), and may be another file's.
 
 use kernel::{
-    error::to_result,
     ffi,
     page::PAGE_SIZE,
     prelude::*, //
 };
 
 use crate::{
+    abstractions::sync::rw_semaphore::{
+        ReadGuard,
+        RwSemaphore,
+        WriteGuard, //
+    },
     bindings::kernel as c,
     daxdev::Device,
-    fuse::Inode,
+    fuse::{
+        is_bad,
+        Inode, //
+    },
     stats::Counter, //
 };
 
@@ -34,14 +41,14 @@ use super::{
     PAGE, //
 };
 
-/// `inode->i_rwsem`, held for I/O. FUSE holds it while the server answers a SETATTR, so who waits for it can be
-/// killed.
-pub(super) struct IoLock {
-    sem: *mut c::rw_semaphore,
-    exclusive: bool,
+/// `inode->i_rwsem`, held for I/O. FUSE holds it while the server answers a SETATTR, so a task that
+/// waits for it can be killed.
+pub(super) enum IoLock<'a> {
+    Shared(#[expect(dead_code)] ReadGuard<'a>),
+    Exclusive(#[expect(dead_code)] WriteGuard<'a>),
 }
 
-impl IoLock {
+impl<'a> IoLock<'a> {
     /// # Errors
     ///
     /// [`EAGAIN`] if it cannot be had at once, and that was asked for; [`EINTR`] if the task is being killed;
@@ -49,50 +56,27 @@ impl IoLock {
     ///
     /// # Safety
     ///
-    /// The inode of `iocb` stays in use until the lock is dropped.
-    pub(super) unsafe fn new(iocb: *mut c::kiocb, exclusive: bool) -> Result<Self> {
-        // SAFETY: The iocb and its file are valid.
-        unsafe {
-            let inode = (*(*iocb).ki_filp).f_inode;
-            let sem = &raw mut (*inode).i_rwsem;
+    /// `iocb` is valid, and the inode of its file stays in use for `'a`.
+    #[inline]
+    pub(super) unsafe fn new(iocb: *const c::kiocb, exclusive: bool) -> Result<Self> {
+        // SAFETY: `iocb` is valid, and its file open.
+        let (flags, inode) = unsafe { ((*iocb).ki_flags, (*(*iocb).ki_filp).f_inode) };
+        // SAFETY: The inode is in use for `'a`, by the safety requirements.
+        let sem = unsafe { RwSemaphore::from_raw(&raw mut (*inode).i_rwsem) };
+        let locked = match (flags & c::IOCB_NOWAIT != 0, exclusive) {
+            (false, false) => Self::Shared(sem.read_killable()?),
+            (false, true) => Self::Exclusive(sem.write_killable()?),
+            (true, false) => Self::Shared(sem.try_read().ok_or(EAGAIN)?),
+            (true, true) => Self::Exclusive(sem.try_write().ok_or(EAGAIN)?),
+        };
 
-            if (*iocb).ki_flags & c::IOCB_NOWAIT != 0 {
-                let locked = if exclusive {
-                    c::down_write_trylock(sem)
-                } else {
-                    c::down_read_trylock(sem)
-                };
-                if locked == 0 {
-                    return Err(EAGAIN);
-                }
-            } else {
-                to_result(if exclusive {
-                    c::down_write_killable(sem)
-                } else {
-                    c::down_read_killable(sem)
-                })?;
-            }
-            // Dropping it gives it up.
-            let locked = Self { sem, exclusive };
-            if Inode::new(inode).is_bad() {
-                header(inode).mount().look_for_bad();
-                return Err(EIO);
-            }
-            Ok(locked)
+        // SAFETY: The inode is FUSE's and in use.
+        if unsafe { is_bad(inode) } {
+            // SAFETY: The inode is a mapped one, and in use.
+            unsafe { header(inode) }.mount().look_for_bad();
+            return Err(EIO);
         }
-    }
-}
-
-impl Drop for IoLock {
-    fn drop(&mut self) {
-        // SAFETY: `new()` took it in this mode, and the inode is still in use.
-        unsafe {
-            if self.exclusive {
-                c::up_write(self.sem);
-            } else {
-                c::up_read(self.sem);
-            }
-        }
+        Ok(locked)
     }
 }
 

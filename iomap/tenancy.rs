@@ -28,11 +28,17 @@ use kernel::{
     time::{
         delay::fsleep,
         Delta, //
-    },
-    types::Opaque, //
+    }, //
 };
 
 use crate::{
+    abstractions::{
+        mm::nofs::NofsScope,
+        sync::rw_semaphore::{
+            RwSemaphore,
+            WriteGuard, //
+        }, //
+    },
     bindings::kernel as c,
     daxdev::Device,
     fmap_ops::Mount, //
@@ -53,13 +59,13 @@ use super::{
 ///
 /// If nobody has the memory yet, the result is a lock to be held until DAX has noted the tenant.
 #[inline]
-pub(super) fn move_in(
-    header: &Header,
+pub(super) fn move_in<'a>(
+    header: &'a Header,
     device: &Device,
     addr: u64,
     pos: u64,
     pages: u64,
-) -> Result<Option<MovingIn>, Refusal> {
+) -> Result<Option<MovingIn<'a>>, Refusal> {
     // SAFETY: The file is mapped, as we are called for it.
     let entry = unsafe { DaxEntry::at(header.dax_mapping(), pos / PAGE) };
 
@@ -115,29 +121,18 @@ pub(super) fn may_be_hole(header: &Header, pos: u64, flags: u32) -> Result<(), R
 pub(crate) struct Tenants {
     /// On who has which memory.
     #[pin]
-    lock: Opaque<c::rw_semaphore>,
+    lock: RwSemaphore,
     /// Who flushes is a reader. There before any file is mapped.
     flushes: SetOnce<Pin<KBox<Srcu>>>,
 }
 
-// SAFETY: A semaphore belongs to no task.
-unsafe impl Send for Tenants {}
-// SAFETY: A semaphore may be used by several tasks at once.
-unsafe impl Sync for Tenants {}
-
 impl Tenants {
     pub(crate) fn new() -> impl PinInit<Self> {
         pin_init!(Self {
-            lock <- Opaque::ffi_init(|slot| {
-                // SAFETY: `slot` is valid for writes, and pinned.
-                unsafe {
-                    c::__init_rwsem(
-                        slot,
-                        c"fuse_dax_fmap::Tenants::lock".as_char_ptr(),
-                        kernel::static_lock_class!().as_ptr(),
-                    )
-                }
-            }),
+            lock <- RwSemaphore::new(
+                c"fuse_dax_fmap::Tenants::lock",
+                kernel::static_lock_class!(),
+            ),
             flushes: SetOnce::new(),
         })
     }
@@ -185,53 +180,53 @@ impl<'a> Flushing<'a> {
 ///
 /// Whoever has it must not wait for it once more by freeing memory: reclaim evicts inodes, of this mount
 /// too, and that takes the same lock. So it comes with a promise not to get there.
-pub(super) struct MovingIn {
-    lock: *mut c::rw_semaphore,
-    /// What `memalloc_nofs_restore()` wants.
-    nofs: ffi::c_uint,
+pub(super) struct MovingIn<'a> {
+    // Dropped in this order.
+    lock: WriteGuard<'a>,
+    nofs: NofsScope,
 }
 
-impl MovingIn {
+impl<'a> MovingIn<'a> {
     /// Waits until no other task has it.
-    pub(super) fn new(mount: &Mount) -> Self {
-        let lock = mount.tenants.lock.get();
+    pub(super) fn new(mount: &'a Mount) -> Self {
+        let nofs = NofsScope::new();
 
-        // SAFETY: The lock is initialized, and lives as long as the mount, which outlives its files.
-        unsafe {
-            let nofs = c::memalloc_nofs_save();
-            c::down_write(lock);
-            Self { lock, nofs }
+        Self {
+            lock: mount.tenants.lock.write(),
+            nofs,
         }
     }
 
-    /// A bit of the address that an aligned lock does not use: whether `nofs` is 0.
+    /// A bit of the address that an aligned lock does not use: whether the scope is nested.
     const NESTED: usize = 1;
 
     /// For `iomap->private`: null for nothing.
     pub(super) fn into_raw(moving_in: Option<Self>) -> *mut ffi::c_void {
-        moving_in.map_or(ptr::null_mut(), |moving_in| {
-            let moving_in = core::mem::ManuallyDrop::new(moving_in);
-            let nested = usize::from(moving_in.nofs != 0);
-            moving_in.lock.map_addr(|lock| lock | nested).cast()
+        moving_in.map_or(ptr::null_mut(), |Self { lock, nofs }| {
+            let nested = usize::from(nofs.into_raw());
+            lock.into_raw().map_addr(|lock| lock | nested).cast()
         })
     }
 
     /// # Safety
     ///
-    /// `raw` comes from [`MovingIn::into_raw`], by the same task, and is used only once.
+    /// `raw` comes from [`MovingIn::into_raw`], by the same task, and is used only once. The mount is there
+    /// for `'a`.
     pub(super) unsafe fn from_raw(raw: *mut ffi::c_void) -> Option<Self> {
-        (!raw.is_null()).then(|| Self {
-            lock: raw.map_addr(|lock| lock & !Self::NESTED).cast(),
-            nofs: if raw.addr() & Self::NESTED != 0 {
-                c::PF_MEMALLOC_NOFS
-            } else {
-                0
-            },
+        if raw.is_null() {
+            return None;
+        }
+        let lock = raw.map_addr(|lock| lock & !Self::NESTED).cast();
+        Some(Self {
+            // SAFETY: `raw` has the lock, which is locked, and the mount's.
+            lock: unsafe { WriteGuard::from_raw(lock) },
+            // SAFETY: `raw` has what the scope was, which this task has begun.
+            nofs: unsafe { NofsScope::from_raw(raw.addr() & Self::NESTED != 0) },
         })
     }
 }
 
-impl MovingIn {
+impl MovingIn<'_> {
     /// Takes what is backed from byte `start` to `end` out of the DAX page cache of a file, and what was
     /// noted in the folios out of them: pages that are put together to a folio have to be blank.
     ///
@@ -257,16 +252,6 @@ impl MovingIn {
                 },
             );
             c::dax_delete_mapping_range(mapping, start, end);
-        }
-    }
-}
-
-impl Drop for MovingIn {
-    fn drop(&mut self) {
-        // SAFETY: `new()` took it, and its mount is still there; the task is the same.
-        unsafe {
-            c::up_write(self.lock);
-            c::memalloc_nofs_restore(self.nofs);
         }
     }
 }

@@ -73,21 +73,21 @@ pub(super) unsafe fn tracked_fault(
     if order != 0 {
         return c::vm_fault_reason_VM_FAULT_FALLBACK;
     }
-    // SAFETY: By the safety requirements. With the lock, the entries of the page cache stay.
-    unsafe {
-        let invalidate_lock = &raw mut (*header.dax_mapping()).invalidate_lock;
+    // SAFETY: The file is mapped by mmap(2), as this is a fault. With the lock, the entries of the page cache stay.
+    let _locked = unsafe { header.invalidate_lock() }.read();
+    // SAFETY: `vmf` is the caller's.
+    let (flags, cow_page) = unsafe { ((*vmf).flags, (*vmf).cow_page) };
 
-        c::down_read(invalidate_lock);
-        let ret = if (*vmf).flags & c::fault_flag_FAULT_FLAG_MKWRITE != 0 {
-            make_writable(vmf, inode, header)
-        } else if !(*vmf).cow_page.is_null() {
-            // The page is the task's own, and the memory manager inserts it, which knows markers.
-            dax_fault(vmf, 0, inode)
-        } else {
-            map_for_reading(vmf, inode)
-        };
-        c::up_read(invalidate_lock);
-        ret
+    if flags & c::fault_flag_FAULT_FLAG_MKWRITE != 0 {
+        // SAFETY: `vmf`, `inode` and `header` are the caller's.
+        unsafe { make_writable(vmf, inode, header) }
+    } else if !cow_page.is_null() {
+        // The page is the task's own, and the memory manager inserts it, which knows markers.
+        // SAFETY: This is a fault of `inode`, with the lock.
+        unsafe { dax_fault(vmf, 0, inode) }
+    } else {
+        // SAFETY: `vmf` and `inode` are the caller's.
+        unsafe { map_for_reading(vmf, inode) }
     }
 }
 

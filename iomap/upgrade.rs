@@ -26,7 +26,6 @@ use super::{
         Flushing,
         MovingIn, //
     },
-    vacating::NoFaults,
     writeback::flush_range,
     Header,
     PAGE,
@@ -139,7 +138,7 @@ unsafe fn drop_entries(header: &Header, pos: u64, i_size: u64) -> bool {
     // again once it has been unmapped, which `dax_layout_busy_page_range()` begins with.
     unsafe {
         let mapping = header.dax_mapping();
-        let _no_faults = NoFaults::lock(header);
+        let _no_faults = header.invalidate_lock().write();
         // Another fault may have been here.
         let already =
             DaxEntry::first(mapping, pos / PAGE, pos / PAGE).is_some_and(DaxEntry::is_huge);

@@ -51,36 +51,12 @@ use super::{
     PAGE, //
 };
 
-/// `invalidate_lock` of a DAX page cache, held exclusively: no fault is under way.
-pub(super) struct NoFaults(*mut c::rw_semaphore);
-
-impl NoFaults {
-    /// # Safety
-    ///
-    /// The file of `header` stays mapped as long as the result.
-    pub(super) unsafe fn lock(header: &Header) -> Self {
-        // SAFETY: The file of `header` has a DAX page cache, by the safety requirements.
-        unsafe {
-            let lock = &raw mut (*header.dax_mapping()).invalidate_lock;
-            c::down_write(lock);
-            Self(lock)
-        }
-    }
-}
-
-impl Drop for NoFaults {
-    fn drop(&mut self) {
-        // SAFETY: `lock()` took it.
-        unsafe { c::up_write(self.0) }
-    }
-}
-
 /// Unmaps a mapped file and gives up what is idle of its memory. Returns whether nothing is left; if `only` is
 /// given, nothing of that device.
 ///
 /// # Safety
 ///
-/// The file is mapped, and either its inode is evicted, or [`NoFaults`] is held.
+/// The file is mapped, and either its inode is evicted, or its `invalidate_lock` is held exclusively.
 unsafe fn try_vacate(header: &Header, only: Option<&Device>, flushing: &Flushing<'_>) -> bool {
     let mapping = header.dax_mapping();
     let (mut start, mut vacated) = (0, true);
@@ -155,7 +131,7 @@ pub(super) unsafe fn give_up_idle(header: &Header, flushing: &Flushing<'_>) -> b
 pub(super) unsafe fn mark_all_dirty(header: &Header) {
     // SAFETY: By the safety requirements the file stays mapped.
     unsafe {
-        let _no_faults = NoFaults::lock(header);
+        let _no_faults = header.invalidate_lock().write();
         DaxEntry::mark_dirty(header.dax_mapping(), 0, c::loff_t::MAX as u64 / PAGE);
     }
 }
@@ -207,7 +183,7 @@ fn vacate_once(mount: &Mount, index: u32, device: &Device, first: bool) -> bool 
     // SAFETY: `_mounted` keeps the mount. With the lock no fault is under way.
     unsafe {
         mount.mapped_files.for_each(true, wanted, |header, _| {
-            let _no_faults = NoFaults::lock(header);
+            let _no_faults = header.invalidate_lock().write();
             busy |= !try_vacate(header, Some(device), &Flushing::new(mount));
         });
     }
@@ -236,7 +212,7 @@ pub(crate) fn end_bad_maps(mount: &Mount) -> bool {
         // SAFETY: `_mounted` keeps the mount. With the lock no fault is under way, and the next one sees the mark.
         unsafe {
             mount.mapped_files.for_each(false, is_bad, |header, _| {
-                let _no_faults = NoFaults::lock(header);
+                let _no_faults = header.invalidate_lock().write();
                 busy |= !try_vacate(header, None, &Flushing::new(mount));
             });
         }
@@ -305,7 +281,7 @@ pub(crate) unsafe fn kill_tenants(
         let mapping = header.dax_mapping();
 
         // A fault that did not know yet is over then.
-        let _no_faults = NoFaults::lock(header);
+        let _no_faults = header.invalidate_lock().write();
         let killed =
             c::mf_dax_kill_procs(mapping, (index + (pfn - head)) as ffi::c_ulong, 1, flags);
         // Also where no task was told.

@@ -55,7 +55,6 @@ use super::{
         DaxEntry,
         Flushing, //
     },
-    vacating::NoFaults,
     Header,
     PAGE, //
 };
@@ -147,7 +146,7 @@ unsafe fn write_back(header: &Header, wbc: *mut c::writeback_control) -> ffi::c_
     lockless::write_back::<AsWritten, _>(
         &header.writers_back,
         // SAFETY: `header` is of a mapped file in use, and the caller does not have its `invalidate_lock`.
-        || drop(unsafe { NoFaults::lock(header) }),
+        || drop(unsafe { header.invalidate_lock().write() }),
         || {
             let flushing = Flushing::new(header.mount());
             if !header.may_have_poison() {
@@ -157,7 +156,7 @@ unsafe fn write_back(header: &Header, wbc: *mut c::writeback_control) -> ffi::c_
             drop(flushing);
             // SAFETY: As above, and no fault is under way.
             unsafe {
-                let _no_faults = NoFaults::lock(header);
+                let _no_faults = header.invalidate_lock().write();
                 let _flushing = Flushing::new(header.mount());
                 flush_entries(header, wbc, true)
             }

@@ -1,0 +1,5 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Memory management.
+
+pub(crate) mod nofs;

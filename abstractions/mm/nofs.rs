@@ -1,0 +1,70 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Allocations that must not enter a file system.
+//!
+//! Direct reclaim evicts inodes. A task that holds a lock which eviction takes, too, allocates in
+//! such a scope, or it may wait for itself.
+//!
+//! C header: [`include/linux/sched/mm.h`](srctree/include/linux/sched/mm.h)
+//!
+//! # Examples
+//!
+//! ```ignore
+//! let _nofs = NofsScope::new();
+//! // This reclaims no inode.
+//! let page = KBox::new([0; PAGE_SIZE], GFP_KERNEL)?;
+//! ```
+
+use kernel::{
+    ffi,
+    types::NotThreadSafe, //
+};
+
+use crate::bindings::kernel as c;
+
+/// From `memalloc_nofs_save()` to `memalloc_nofs_restore()`. Scopes nest.
+#[must_use = "the scope ends when it is dropped"]
+pub(crate) struct NofsScope {
+    /// The flag as it was before.
+    old: ffi::c_uint,
+    _same_task: NotThreadSafe,
+}
+
+impl NofsScope {
+    /// Begins a scope of the current task.
+    #[inline]
+    pub(crate) fn new() -> Self {
+        // SAFETY: This changes a flag of the current task alone.
+        let old = unsafe { c::memalloc_nofs_save() };
+
+        Self {
+            old,
+            _same_task: NotThreadSafe,
+        }
+    }
+
+    /// Goes on without the value: whether the scope is inside another one, for [`Self::from_raw`].
+    #[inline]
+    pub(crate) fn into_raw(self) -> bool {
+        core::mem::ManuallyDrop::new(self).old != 0
+    }
+
+    /// # Safety
+    ///
+    /// `nested` is from [`Self::into_raw`], by the same task, and of the innermost scope. It is used once.
+    #[inline]
+    pub(crate) unsafe fn from_raw(nested: bool) -> Self {
+        Self {
+            old: if nested { c::PF_MEMALLOC_NOFS } else { 0 },
+            _same_task: NotThreadSafe,
+        }
+    }
+}
+
+impl Drop for NofsScope {
+    #[inline]
+    fn drop(&mut self) {
+        // SAFETY: `old` is what `new()` was given, in this task.
+        unsafe { c::memalloc_nofs_restore(self.old) }
+    }
+}
