@@ -102,8 +102,7 @@ FIXTURE_VARIANT_ADD(aborted, open) {
 
 FIXTURE_SETUP(aborted)
 {
-	if (fmap_missing())
-		SKIP(return, "%s", fmap_missing());
+	FMAP_REQUIRE();
 	self->refs = module_refs();
 	self->map = fmap_linear(0, 0, SIZE);
 	self->s = fmap_server(SCRIPTED_OPS_NAME);
@@ -312,8 +311,7 @@ FIXTURE(mounter) {
 
 FIXTURE_SETUP(mounter)
 {
-	if (fmap_missing())
-		SKIP(return, "%s", fmap_missing());
+	FMAP_REQUIRE();
 	self->refs = module_refs();
 	self->map = fmap_linear(0, 0, SIZE);
 	self->s = fmap_server(SCRIPTED_OPS_NAME);
@@ -439,8 +437,7 @@ FIXTURE_SETUP(channels)
 {
 	struct stat st;
 
-	if (fmap_missing())
-		SKIP(return, "%s", fmap_missing());
+	FMAP_REQUIRE();
 	self->refs = module_refs();
 	self->map = fmap_linear(0, 0, SIZE);
 	self->s = fmap_server(SCRIPTED_OPS_NAME);

@@ -92,8 +92,7 @@ FIXTURE_SETUP(mapping)
 {
 	uint64_t addr = variant->addr;
 
-	if (fmap_missing())
-		SKIP(return, "%s", fmap_missing());
+	FMAP_REQUIRE();
 	/* Three variants are near the end of the device. */
 	if (addr + PAGE >= END && addr <= END + PAGE)
 		addr = addr - END + daxdev[0].size;
@@ -170,8 +169,7 @@ FIXTURE(size) {
 
 FIXTURE_SETUP(size)
 {
-	if (fmap_missing())
-		SKIP(return, "%s", fmap_missing());
+	FMAP_REQUIRE();
 	self->map = fmap_linear(0, 0, SIZE);
 	self->s = fmap_server(SCRIPTED_OPS_NAME);
 	ASSERT_NE(NULL, self->s);
@@ -246,8 +244,7 @@ FIXTURE(overlap) {
 
 FIXTURE_SETUP(overlap)
 {
-	if (fmap_missing())
-		SKIP(return, "%s", fmap_missing());
+	FMAP_REQUIRE();
 	self->a = fmap_linear(0, 0, SIZE);
 	self->b = fmap_linear(0, 0, SIZE);
 	self->s = fmap_server(SCRIPTED_OPS_NAME);
@@ -406,8 +403,7 @@ FIXTURE(parse) {
 
 FIXTURE_SETUP(parse)
 {
-	if (fmap_missing())
-		SKIP(return, "%s", fmap_missing());
+	FMAP_REQUIRE();
 	self->map = fmap_linear(0, 0, SIZE);
 	self->klog = klog_open();
 	self->s = fmap_server(SCRIPTED_OPS_NAME);

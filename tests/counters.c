@@ -34,8 +34,7 @@ FIXTURE(counters) {
 
 FIXTURE_SETUP(counters)
 {
-	if (fmap_missing())
-		SKIP(return, "%s", fmap_missing());
+	FMAP_REQUIRE();
 	self->good = fmap_linear(0, 0, SIZE);
 	self->bad = fmap_linear(0, SIZE, SIZE);
 	self->bad.begin_ret = -5;

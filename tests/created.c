@@ -132,8 +132,7 @@ static int reopen(int fd, int flags)
 
 FIXTURE_SETUP(created)
 {
-	if (fmap_missing())
-		SKIP(return, "%s", fmap_missing());
+	FMAP_REQUIRE();
 	names_created = 0;
 	create_flags = variant->create_flags;
 	self->map = fmap_linear(0, 0, SMALL);
@@ -443,8 +442,7 @@ FIXTURE_VARIANT_ADD(writing, o_direct_aio) {
 
 FIXTURE_SETUP(writing)
 {
-	if (fmap_missing())
-		SKIP(return, "%s", fmap_missing());
+	FMAP_REQUIRE();
 	names_created = 0;
 	create_flags = variant->create_flags;
 	self->fd = self->other = -1;
@@ -565,8 +563,7 @@ FIXTURE_VARIANT_ADD(alias, truncating) {
 
 FIXTURE_SETUP(alias)
 {
-	if (fmap_missing())
-		SKIP(return, "%s", fmap_missing());
+	FMAP_REQUIRE();
 	names_created = 0;
 	create_flags = variant->create_flags;
 	self->map = fmap_linear(0, 0, SIZE);

@@ -353,8 +353,7 @@ static int fill_devices(FIXTURE_DATA(data) * self)
 
 FIXTURE_SETUP(data)
 {
-	if (fmap_missing())
-		SKIP(return, "%s", fmap_missing());
+	FMAP_REQUIRE();
 	if (!daxdev[0].phys || !daxdev[1].phys)
 		SKIP(return, "the devices do not tell their physical addresses");
 	self->l = new_layout(variant->make);
@@ -611,8 +610,7 @@ FIXTURE(use) {
 
 FIXTURE_SETUP(use)
 {
-	if (fmap_missing())
-		SKIP(return, "%s", fmap_missing());
+	FMAP_REQUIRE();
 	self->l = new_layout(interleaved_2m);
 	ASSERT_NE(NULL, self->l);
 	self->s = fmap_server(STRIPED_OPS_NAME);

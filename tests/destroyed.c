@@ -107,8 +107,7 @@ static void find_parent(char *parent, size_t size)
 
 FIXTURE_SETUP(destroyed)
 {
-	if (fmap_missing())
-		SKIP(return, "%s", fmap_missing());
+	FMAP_REQUIRE();
 	self->refs = module_refs();
 	find_parent(self->parent, sizeof(self->parent));
 	ASSERT_NE(0, self->parent[0]);

@@ -59,8 +59,7 @@ static int refused(void)
 
 FIXTURE_SETUP(errors)
 {
-	if (fmap_missing())
-		SKIP(return, "%s", fmap_missing());
+	FMAP_REQUIRE();
 	self->map = fmap_linear(0, 0, SIZE);
 	self->klog = klog_open();
 	self->s = fmap_server(SCRIPTED_OPS_NAME);
@@ -295,8 +294,7 @@ FIXTURE_SETUP(path)
 {
 	int fd;
 
-	if (fmap_missing())
-		SKIP(return, "%s", fmap_missing());
+	FMAP_REQUIRE();
 	strcpy(self->file, "/tmp/fmap.XXXXXX");
 	fd = mkstemp(self->file);
 	ASSERT_LE(0, fd);
@@ -414,8 +412,7 @@ FIXTURE_SETUP(device_path)
 {
 	struct fuse_server *s;
 
-	if (fmap_missing())
-		SKIP(return, "%s", fmap_missing());
+	FMAP_REQUIRE();
 	self->map = fmap_linear(0, 0, SIZE);
 	self->next = fmap_linear(1, 0, SIZE);
 	self->s = s = fmap_server(SCRIPTED_OPS_NAME);
@@ -555,8 +552,7 @@ FIXTURE(driver) {
 
 FIXTURE_SETUP(driver)
 {
-	if (fmap_missing())
-		SKIP(return, "%s", fmap_missing());
+	FMAP_REQUIRE();
 	if (access("/sys/bus/dax/drivers/device_dax", R_OK))
 		SKIP(return, "driver device_dax is not loaded");
 	self->map = fmap_linear(1, 0, SIZE);

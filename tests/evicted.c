@@ -136,8 +136,7 @@ VARIANT(aio_drop_caches, 0, BY_AIO, by_drop_caches);
 
 FIXTURE_SETUP(evicted)
 {
-	if (fmap_missing())
-		SKIP(return, "%s", fmap_missing());
+	FMAP_REQUIRE();
 	self->refs = module_refs();
 	self->thief = MAP_FAILED;
 	self->fd = -1;
@@ -327,8 +326,7 @@ FIXTURE_VARIANT_ADD(cost, unmounted) {
 
 FIXTURE_SETUP(cost)
 {
-	if (fmap_missing())
-		SKIP(return, "%s", fmap_missing());
+	FMAP_REQUIRE();
 	if (daxdev[0].size < BIG)
 		SKIP(return, "the devices are smaller than %lu bytes", BIG);
 	self->refs = module_refs();

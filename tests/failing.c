@@ -76,8 +76,7 @@ FIXTURE_VARIANT_ADD(failing, small) {
 
 FIXTURE_SETUP(failing)
 {
-	if (fmap_missing())
-		SKIP(return, "%s", fmap_missing());
+	FMAP_REQUIRE();
 	if (!daxdev[0].phys)
 		SKIP(return, "the devices do not tell their physical addresses");
 	if (daxdev[0].size < 2 * SMALL + BIG)

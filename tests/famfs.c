@@ -173,8 +173,7 @@ FIXTURE(famfs) {
 
 FIXTURE_SETUP(famfs)
 {
-	if (fmap_missing())
-		SKIP(return, "%s", fmap_missing());
+	FMAP_REQUIRE();
 	ASSERT_EQ(0, read_file(DEFAULT_OPS, self->old, sizeof(self->old)));
 	self->set = true;
 	ASSERT_EQ(0, write_file(DEFAULT_OPS, FAMFS_OPS_NAME "\n"));
@@ -478,8 +477,7 @@ FIXTURE(next) {
 
 FIXTURE_SETUP(next)
 {
-	if (fmap_missing())
-		SKIP(return, "%s", fmap_missing());
+	FMAP_REQUIRE();
 	ASSERT_EQ(0, read_file(DEFAULT_OPS, self->old, sizeof(self->old)));
 	self->set = true;
 	ASSERT_EQ(0, write_file(DEFAULT_OPS, FAMFS_OPS_NAME "\n"));
@@ -810,8 +808,7 @@ TEST(name_in_kallsyms)
 	char line[512];
 	FILE *f;
 
-	if (fmap_missing())
-		SKIP(return, "%s", fmap_missing());
+	FMAP_REQUIRE();
 	f = fopen("/proc/kallsyms", "r");
 	ASSERT_NE(NULL, f);
 	while (fgets(line, sizeof(line), f))

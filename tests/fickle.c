@@ -67,8 +67,7 @@ FIT(undeclared, SCRIPTED_UNDECLARED, 0, EIO);
 
 FIXTURE_SETUP(fickle)
 {
-	if (fmap_missing())
-		SKIP(return, "%s", fmap_missing());
+	FMAP_REQUIRE();
 	memset(&fmap_seen()->begin_fit, 0, sizeof(fmap_seen()->begin_fit));
 	self->refs = module_refs();
 	self->klog = klog_open();
@@ -179,8 +178,7 @@ FIXTURE(parser) {
 
 FIXTURE_SETUP(parser)
 {
-	if (fmap_missing())
-		SKIP(return, "%s", fmap_missing());
+	FMAP_REQUIRE();
 	self->refs = module_refs();
 	self->klog = klog_open();
 	self->map = fmap_linear(0, 0, SIZE);

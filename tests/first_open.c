@@ -32,8 +32,7 @@ FIXTURE(first_open) {
 
 FIXTURE_SETUP(first_open)
 {
-	if (fmap_missing())
-		SKIP(return, "%s", fmap_missing());
+	FMAP_REQUIRE();
 	self->refs = module_refs();
 	self->s = server_of(&self->map);
 	ASSERT_NE(NULL, self->s);
@@ -70,8 +69,7 @@ FIXTURE_VARIANT_ADD(order, open_first) {
 
 FIXTURE_SETUP(order)
 {
-	if (fmap_missing())
-		SKIP(return, "%s", fmap_missing());
+	FMAP_REQUIRE();
 	self->s = server_of(&self->map);
 	ASSERT_NE(NULL, self->s);
 	self->s->hold[FUSE_GET_FMAP] = true;
@@ -376,8 +374,7 @@ static void open_backing(struct fuse_server *s, const struct fuse_in_header *in,
 
 FIXTURE_SETUP(passthrough)
 {
-	if (fmap_missing())
-		SKIP(return, "%s", fmap_missing());
+	FMAP_REQUIRE();
 	self->refs = module_refs();
 	self->s = server_of(&self->map);
 	ASSERT_NE(NULL, self->s);

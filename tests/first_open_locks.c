@@ -199,8 +199,7 @@ FIXTURE_VARIANT_ADD(inode_lock, fsync) {
 
 FIXTURE_SETUP(inode_lock)
 {
-	if (fmap_missing())
-		SKIP(return, "%s", fmap_missing());
+	FMAP_REQUIRE();
 	self->refs = module_refs();
 	self->idle = -1;
 	self->s = mounted(self->map);
@@ -357,8 +356,7 @@ FIXTURE(slow_notification) {
 
 FIXTURE_SETUP(slow_notification)
 {
-	if (fmap_missing())
-		SKIP(return, "%s", fmap_missing());
+	FMAP_REQUIRE();
 	self->refs = module_refs();
 	self->s = mounted(self->map);
 	ASSERT_NE(NULL, self->s);

@@ -83,8 +83,7 @@ FIXTURE_SETUP(reclaimed)
 	void *ballast;
 	struct stat st;
 
-	if (fmap_missing())
-		SKIP(return, "%s", fmap_missing());
+	FMAP_REQUIRE();
 	self->refs = module_refs();
 	self->path = -1;
 	write_file(CGROUPS "/cgroup.subtree_control", "+memory");
@@ -341,8 +340,7 @@ FIXTURE_VARIANT_ADD(stat_beside, opener_first) {
 
 FIXTURE_SETUP(stat_beside)
 {
-	if (fmap_missing())
-		SKIP(return, "%s", fmap_missing());
+	FMAP_REQUIRE();
 	self->refs = module_refs();
 	self->told = new_told();
 	ASSERT_NE(MAP_FAILED, self->told);

@@ -15,8 +15,7 @@
  *
  *	FIXTURE_SETUP(x)
  *	{
- *		if (fmap_missing())
- *			SKIP(return, "%s", fmap_missing());
+ *		FMAP_REQUIRE();
  *
  * Environment: DAX_DEVICES (two paths of devices bound to fsdev_dax; all such
  * devices of the machine unless set), FMAP_BPF_DIR (the reference programs),
@@ -61,6 +60,12 @@ int daxdev_bind(const struct daxdev *d);
 
 /* Why tests cannot run here, or NULL. Looks for root, module, devices. */
 const char *fmap_missing(void);
+
+/* At the begin of a fixture or a test: skips it where tests cannot run. */
+#define FMAP_REQUIRE() do {						\
+	if (fmap_missing())						\
+		SKIP(return, "%s", fmap_missing());			\
+} while (0)
 
 /* Open @object (beside the test, else in FMAP_BPF_DIR); NULL and errno. */
 struct bpf_object *fmap_open(const char *object);

@@ -932,8 +932,7 @@ FIXTURE(program) {
 
 FIXTURE_SETUP(program)
 {
-	if (fmap_missing())
-		SKIP(return, "%s", fmap_missing());
+	FMAP_REQUIRE();
 	if (!daxdev[0].phys || daxdev[0].size / PAGE > SPOTS || daxdev[1].size / PAGE > SPOTS)
 		SKIP(return, "the devices cannot be looked at from outside");
 	ASSERT_EQ(0, fuzz_log_open(&self->log));

@@ -513,8 +513,7 @@ FIXTURE(server) {
 
 FIXTURE_SETUP(server)
 {
-	if (fmap_missing())
-		SKIP(return, "%s", fmap_missing());
+	FMAP_REQUIRE();
 	if (!daxdev[0].phys || daxdev[0].size < FUZZ_AREA_END || daxdev[1].size < FUZZ_AREA_END)
 		SKIP(return, "the devices cannot be looked at from outside, or are too small");
 	m = mmap(NULL, sizeof(*m), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);

@@ -53,8 +53,7 @@ FIXTURE_VARIANT_ADD(holes, odd)		{ PAGE, HUGE - PAGE, 2 * HUGE + PAGE };
 
 FIXTURE_SETUP(holes)
 {
-	if (fmap_missing())
-		SKIP(return, "%s", fmap_missing());
+	FMAP_REQUIRE();
 	self->refs = module_refs();
 	self->log = klog_open();
 	self->complaints = klog_open();
@@ -339,8 +338,7 @@ FIXTURE_VARIANT_ADD(changing, small)	{ PAGE, 3 * PAGE };
 
 FIXTURE_SETUP(changing)
 {
-	if (fmap_missing())
-		SKIP(return, "%s", fmap_missing());
+	FMAP_REQUIRE();
 	self->complaints = klog_open();
 	self->map = (struct moving){ .size = SIZE };
 	moving_to->addr[0] = variant->addr;

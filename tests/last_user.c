@@ -60,8 +60,7 @@ FIXTURE_SETUP(last_user)
 	struct uffdio_api api = { .api = UFFD_API };
 	struct uffdio_register reg = { .mode = UFFDIO_REGISTER_MODE_MISSING };
 
-	if (fmap_missing())
-		SKIP(return, "%s", fmap_missing());
+	FMAP_REQUIRE();
 	self->uffd = syscall(SYS_userfaultfd, O_CLOEXEC);
 	if (self->uffd < 0 || ioctl(self->uffd, UFFDIO_API, &api))
 		SKIP(return, "no userfaultfd for faults in the kernel: %s", strerror(errno));

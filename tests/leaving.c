@@ -45,8 +45,7 @@ FIXTURE_VARIANT_ADD(leaving, evicted_meanwhile) {
 
 FIXTURE_SETUP(leaving)
 {
-	if (fmap_missing())
-		SKIP(return, "%s", fmap_missing());
+	FMAP_REQUIRE();
 	self->refs = module_refs();
 	self->log = klog_open();
 	self->s = keeper_mount(self->map, 0, 0);
@@ -301,8 +300,7 @@ FIXTURE_VARIANT_ADD(unbound, unmounted) {
 
 FIXTURE_SETUP(unbound)
 {
-	if (fmap_missing())
-		SKIP(return, "%s", fmap_missing());
+	FMAP_REQUIRE();
 	self->refs = module_refs();
 	self->s = keeper_mount(self->map, 0, 1 << 1);
 	ASSERT_NE(NULL, self->s);

@@ -50,8 +50,7 @@ FIXTURE_VARIANT_ADD(lifetime, sync) {
 
 FIXTURE_SETUP(lifetime)
 {
-	if (fmap_missing())
-		SKIP(return, "%s", fmap_missing());
+	FMAP_REQUIRE();
 	self->fd = -1;
 	self->p = MAP_FAILED;
 	self->refs = module_refs();
@@ -277,8 +276,7 @@ FIXTURE_VARIANT_ADD(waiting, get_daxdev) {
 
 FIXTURE_SETUP(waiting)
 {
-	if (fmap_missing())
-		SKIP(return, "%s", fmap_missing());
+	FMAP_REQUIRE();
 	self->refs = module_refs();
 	self->map = fmap_linear(0, 0, SIZE);
 	self->s = fmap_server(SCRIPTED_OPS_NAME);
@@ -450,8 +448,7 @@ FIXTURE_SETUP(signals)
 {
 	struct sigaction sa = { .sa_handler = on_signal, .sa_flags = variant->sa_flags };
 
-	if (fmap_missing())
-		SKIP(return, "%s", fmap_missing());
+	FMAP_REQUIRE();
 	sigaction(SIGUSR1, &sa, NULL);
 	self->map = fmap_linear(0, 0, SIZE);
 	self->s = fmap_server(SCRIPTED_OPS_NAME);
@@ -538,8 +535,7 @@ FIXTURE(init) {
 
 FIXTURE_SETUP(init)
 {
-	if (fmap_missing())
-		SKIP(return, "%s", fmap_missing());
+	FMAP_REQUIRE();
 	self->refs = module_refs();
 	self->map = fmap_linear(0, 0, SIZE);
 	self->s = fmap_server(SCRIPTED_OPS_NAME);

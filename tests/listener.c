@@ -108,8 +108,7 @@ FIXTURE_SETUP(listener)
 {
 	uint64_t mask = FAN_OPEN;
 
-	if (fmap_missing())
-		SKIP(return, "%s", fmap_missing());
+	FMAP_REQUIRE();
 	self->map = fmap_linear(0, 0, SMALL);
 	self->s = fmap_server(SCRIPTED_OPS_NAME);
 	ASSERT_NE(NULL, self->s);

@@ -79,8 +79,7 @@ VARIANT(small_in_use, PAGE, true);
 
 FIXTURE_SETUP(lost)
 {
-	if (fmap_missing())
-		SKIP(return, "%s", fmap_missing());
+	FMAP_REQUIRE();
 	if (!daxdev[0].phys)
 		SKIP(return, "the devices do not tell their physical addresses");
 	if (access(HWPOISON_INJECT, W_OK))

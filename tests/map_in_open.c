@@ -29,8 +29,7 @@ FIXTURE(map_in_open) {
 
 FIXTURE_SETUP(map_in_open)
 {
-	if (fmap_missing())
-		SKIP(return, "%s", fmap_missing());
+	FMAP_REQUIRE();
 	self->refs = module_refs();
 	self->s = server_of(&self->map);
 	ASSERT_NE(NULL, self->s);

@@ -88,8 +88,7 @@ static ssize_t damaged_file(int fd)
 
 FIXTURE_SETUP(mappings)
 {
-	if (fmap_missing())
-		SKIP(return, "%s", fmap_missing());
+	FMAP_REQUIRE();
 	self->map = fmap_linear(0, variant->addr, SIZE);
 	self->s = fmap_server(SCRIPTED_OPS_NAME);
 	ASSERT_NE(NULL, self->s);

@@ -79,8 +79,7 @@ FIXTURE_VARIANT_ADD(metadata, writeback_cache) {
 
 FIXTURE_SETUP(metadata)
 {
-	if (fmap_missing())
-		SKIP(return, "%s", fmap_missing());
+	FMAP_REQUIRE();
 	setattr_valid = 0;
 	setattr_mode = 0;
 	self->map = fmap_linear(0, 0, SIZE);
@@ -403,8 +402,7 @@ FIXTURE_SETUP(blame)
 {
 	static const char *const name[] = { "bad", "good", "late" };
 
-	if (fmap_missing())
-		SKIP(return, "%s", fmap_missing());
+	FMAP_REQUIRE();
 	self->s = fmap_server(SCRIPTED_OPS_NAME);
 	ASSERT_NE(NULL, self->s);
 	for (int i = 0; i < ARRAY_SIZE(name); i++) {

@@ -48,8 +48,7 @@ FIXTURE(mounting) {
 
 FIXTURE_SETUP(mounting)
 {
-	if (fmap_missing())
-		SKIP(return, "%s", fmap_missing());
+	FMAP_REQUIRE();
 	self->map = fmap_linear(0, 0, SIZE);
 	self->refs = module_refs();
 	self->klog = klog_open();
@@ -421,8 +420,7 @@ FIXTURE(fuseblk) {
 
 FIXTURE_SETUP(fuseblk)
 {
-	if (fmap_missing())
-		SKIP(return, "%s", fmap_missing());
+	FMAP_REQUIRE();
 	self->had_loop = !access("/sys/module/loop", F_OK);
 	if (loop_add(self->path, sizeof(self->path), MIB) < 0)
 		SKIP(return, "no loop device can be had");

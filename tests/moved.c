@@ -73,8 +73,7 @@ FIXTURE_VARIANT_ADD(moved, by_a_huge_page) {
 
 FIXTURE_SETUP(moved)
 {
-	if (fmap_missing())
-		SKIP(return, "%s", fmap_missing());
+	FMAP_REQUIRE();
 	for (int i = 0; i < 2; i++) {
 		self->map[i] = (struct moving){ .size = SIZE, .index = i };
 		moving_to->addr[i] = variant->addr + i * 32 * MIB;

@@ -53,8 +53,7 @@ FIXTURE_VARIANT_ADD(negotiate, sync) {
 
 FIXTURE_SETUP(negotiate)
 {
-	if (fmap_missing())
-		SKIP(return, "%s", fmap_missing());
+	FMAP_REQUIRE();
 	self->map = fmap_linear(0, 0, SIZE);
 	self->refs = module_refs();
 	self->klog = klog_open();
@@ -351,8 +350,7 @@ TEST(sync_race)
 	unsigned int dead = 0;
 	int err;
 
-	if (fmap_missing())
-		SKIP(return, "%s", fmap_missing());
+	FMAP_REQUIRE();
 	for (int i = 0; i < 40; i++) {
 		struct fuse_server *s = fmap_server(SCRIPTED_OPS_NAME);
 
@@ -403,8 +401,7 @@ FIXTURE_VARIANT_ADD(default_ops, sync) {
 
 FIXTURE_SETUP(default_ops)
 {
-	if (fmap_missing())
-		SKIP(return, "%s", fmap_missing());
+	FMAP_REQUIRE();
 	self->map = fmap_linear(0, 0, SIZE);
 	self->refs = module_refs();
 	ASSERT_EQ(0, read_file(DEFAULT_OPS, self->old, sizeof(self->old)));

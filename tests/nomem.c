@@ -78,8 +78,7 @@ FIXTURE_SETUP(nomem)
 	unsigned long text_start, size = 0;
 	FILE *f;
 
-	if (fmap_missing())
-		SKIP(return, "%s", fmap_missing());
+	FMAP_REQUIRE();
 	if (access(DEBUGFS "failslab/require-start", W_OK))
 		SKIP(return, "this kernel does not let allocations fail on demand");
 

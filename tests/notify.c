@@ -39,8 +39,7 @@ FIXTURE(notify) {
 
 FIXTURE_SETUP(notify)
 {
-	if (fmap_missing())
-		SKIP(return, "%s", fmap_missing());
+	FMAP_REQUIRE();
 	self->map = fmap_linear(0, 0, SIZE);
 	self->other = fmap_linear(1, 0, SIZE);
 	self->s = fmap_server(SCRIPTED_OPS_NAME);
@@ -256,8 +255,7 @@ FIXTURE_VARIANT_ADD(attributes, writeback_cache) {
 
 FIXTURE_SETUP(attributes)
 {
-	if (fmap_missing())
-		SKIP(return, "%s", fmap_missing());
+	FMAP_REQUIRE();
 	self->map = fmap_linear(0, 0, SIZE);
 	self->s = fmap_server(SCRIPTED_OPS_NAME);
 	ASSERT_NE(NULL, self->s);

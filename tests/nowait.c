@@ -56,8 +56,7 @@ FIXTURE_VARIANT_ADD(nowait, writeback_cache) {
 
 FIXTURE_SETUP(nowait)
 {
-	if (fmap_missing())
-		SKIP(return, "%s", fmap_missing());
+	FMAP_REQUIRE();
 	self->s = server_of(&self->map);
 	ASSERT_NE(NULL, self->s);
 	self->s->init_flags |= variant->init_flags;

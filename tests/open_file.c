@@ -46,8 +46,7 @@ FIXTURE_VARIANT_ADD(open_file, small_pages) {
 
 FIXTURE_SETUP(open_file)
 {
-	if (fmap_missing())
-		SKIP(return, "%s", fmap_missing());
+	FMAP_REQUIRE();
 	self->map = fmap_linear(0, variant->addr, SIZE);
 	self->s = fmap_server(SCRIPTED_OPS_NAME);
 	ASSERT_NE(NULL, self->s);

@@ -177,8 +177,7 @@ FIXTURE_SETUP(poison)
 {
 	uint64_t addr = variant->addr;
 
-	if (fmap_missing())
-		SKIP(return, "%s", fmap_missing());
+	FMAP_REQUIRE();
 	if (!daxdev[0].phys)
 		SKIP(return, "the devices do not tell their physical addresses");
 	if (access(HWPOISON_INJECT, W_OK))

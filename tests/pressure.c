@@ -151,8 +151,7 @@ FIXTURE(pressure) {
 
 FIXTURE_SETUP(pressure)
 {
-	if (fmap_missing())
-		SKIP(return, "%s", fmap_missing());
+	FMAP_REQUIRE();
 	self->refs = module_refs();
 	self->map = fmap_linear(0, 0, SIZE);
 	self->s = fmap_server(SCRIPTED_OPS_NAME);
@@ -366,8 +365,7 @@ FIXTURE(cgroup) {
 
 FIXTURE_SETUP(cgroup)
 {
-	if (fmap_missing())
-		SKIP(return, "%s", fmap_missing());
+	FMAP_REQUIRE();
 	if (write_file(CGROUPS "/cgroup.subtree_control", "+memory") ||
 	    mkdir(CGROUP, 0755))
 		SKIP(return, "no memory cgroup can be made");

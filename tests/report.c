@@ -56,8 +56,7 @@ FIXTURE_VARIANT_ADD(report, map_a_byte_smaller)	{ HUGE, HUGE - 1 };
 
 FIXTURE_SETUP(report)
 {
-	if (fmap_missing())
-		SKIP(return, "%s", fmap_missing());
+	FMAP_REQUIRE();
 	self->refs = module_refs();
 	self->log = klog_open();
 	self->s = fmap_server(SCRIPTED_OPS_NAME);

@@ -34,8 +34,7 @@ FIXTURE(requests) {
 
 FIXTURE_SETUP(requests)
 {
-	if (fmap_missing())
-		SKIP(return, "%s", fmap_missing());
+	FMAP_REQUIRE();
 	self->map = fmap_linear(0, 0, SIZE);
 	self->s = fmap_server(SCRIPTED_OPS_NAME);
 	ASSERT_NE(NULL, self->s);
@@ -183,8 +182,7 @@ FIXTURE_VARIANT_ADD(no_map, enoent) {
 
 FIXTURE_SETUP(no_map)
 {
-	if (fmap_missing())
-		SKIP(return, "%s", fmap_missing());
+	FMAP_REQUIRE();
 	self->s = fmap_server(SCRIPTED_OPS_NAME);
 	ASSERT_NE(NULL, self->s);
 	self->s->error[FUSE_GET_FMAP] = variant->error;

@@ -194,8 +194,7 @@ FIXTURE_SETUP(reused)
 {
 	struct fuse_server *s;
 
-	if (fmap_missing())
-		SKIP(return, "%s", fmap_missing());
+	FMAP_REQUIRE();
 	self->refs = module_refs();
 	says->generation = 1;
 	says->wrong_type = false;

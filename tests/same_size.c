@@ -59,8 +59,7 @@ FIXTURE_SETUP(same_size)
 {
 	struct stat st;
 
-	if (fmap_missing())
-		SKIP(return, "%s", fmap_missing());
+	FMAP_REQUIRE();
 	self->s = fmap_server(SCRIPTED_OPS_NAME);
 	ASSERT_NE(NULL, self->s);
 	self->s->init_flags |= variant->init_flags;

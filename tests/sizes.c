@@ -68,8 +68,7 @@ FIXTURE_VARIANT_ADD(sizes, writeback_cache) {
 
 FIXTURE_SETUP(sizes)
 {
-	if (fmap_missing())
-		SKIP(return, "%s", fmap_missing());
+	FMAP_REQUIRE();
 	self->map = fmap_linear(0, 0, SIZE);
 	self->s = fmap_server(SCRIPTED_OPS_NAME);
 	ASSERT_NE(NULL, self->s);
@@ -259,8 +258,7 @@ FIXTURE_VARIANT_ADD(disagree, attributes_are_smaller) {
 
 FIXTURE_SETUP(disagree)
 {
-	if (fmap_missing())
-		SKIP(return, "%s", fmap_missing());
+	FMAP_REQUIRE();
 	self->map = fmap_linear(0, 0, variant->map);
 	self->map.length = SIZE;
 	self->s = fmap_server(SCRIPTED_OPS_NAME);

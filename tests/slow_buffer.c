@@ -70,8 +70,7 @@ FIXTURE_SETUP(slow_buffer)
 	struct uffdio_register reg = { .mode = UFFDIO_REGISTER_MODE_MISSING };
 	struct fuse_server *s;
 
-	if (fmap_missing())
-		SKIP(return, "%s", fmap_missing());
+	FMAP_REQUIRE();
 	self->uffd = syscall(SYS_userfaultfd, O_CLOEXEC);
 	if (self->uffd < 0 || ioctl(self->uffd, UFFDIO_API, &api))
 		SKIP(return, "no userfaultfd for faults in the kernel: %s", strerror(errno));

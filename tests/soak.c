@@ -158,8 +158,7 @@ FIXTURE(soak) {
 
 FIXTURE_SETUP(soak)
 {
-	if (fmap_missing())
-		SKIP(return, "%s", fmap_missing());
+	FMAP_REQUIRE();
 	if (access("/proc/slabinfo", R_OK))
 		SKIP(return, "there is no /proc/slabinfo");
 	if (module_refs() || module_unload())

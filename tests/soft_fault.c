@@ -86,8 +86,7 @@ FIXTURE_VARIANT_ADD(soft_fault, pages) { };
 
 FIXTURE_SETUP(soft_fault)
 {
-	if (fmap_missing())
-		SKIP(return, "%s", fmap_missing());
+	FMAP_REQUIRE();
 	/* Behind a page more, no 2 MiB can be mapped as one. */
 	self->map = fmap_linear(0, variant->huge ? 0 : PAGE, SIZE);
 	self->s = fmap_server(SCRIPTED_OPS_NAME);

@@ -69,8 +69,7 @@ FIXTURE_SETUP(stacked)
 {
 	int fd;
 
-	if (fmap_missing())
-		SKIP(return, "%s", fmap_missing());
+	FMAP_REQUIRE();
 	self->map[0] = fmap_linear(0, 0, SIZE);
 	self->map[1] = fmap_linear(1, 0, SIZE);
 	/* Fill the memory, and forget the files. */

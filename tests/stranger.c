@@ -167,8 +167,7 @@ FIXTURE_SETUP(stranger)
 {
 	struct fuse_server *s, *t;
 
-	if (fmap_missing())
-		SKIP(return, "%s", fmap_missing());
+	FMAP_REQUIRE();
 	self->refs = module_refs();
 	self->secret = fmap_linear(0, 0, SIZE);
 	evil_map = self->secret;

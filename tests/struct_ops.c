@@ -129,8 +129,7 @@ FIXTURE_VARIANT_ADD(verifier, b_arena) {
 
 FIXTURE_SETUP(verifier)
 {
-	if (fmap_missing())
-		SKIP(return, "%s", fmap_missing());
+	FMAP_REQUIRE();
 	self->obj = open_maps(variant->object ?: POLICY, variant->map, NULL);
 	ASSERT_NE(NULL, self->obj);
 }
@@ -167,8 +166,7 @@ FIXTURE(reg) {
 
 FIXTURE_SETUP(reg)
 {
-	if (fmap_missing())
-		SKIP(return, "%s", fmap_missing());
+	FMAP_REQUIRE();
 	self->refs = module_refs();
 }
 
@@ -396,8 +394,7 @@ FIXTURE(in_use) {
 
 FIXTURE_SETUP(in_use)
 {
-	if (fmap_missing())
-		SKIP(return, "%s", fmap_missing());
+	FMAP_REQUIRE();
 	self->refs = module_refs();
 	self->obj = load_scripted("in_use");
 	ASSERT_NE(NULL, self->obj) TH_LOG("%s", fmap_bpf_log());

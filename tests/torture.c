@@ -514,8 +514,7 @@ FIXTURE_SETUP(torture)
 	struct bpf_object *obj;
 	struct bpf_map *ops;
 
-	if (fmap_missing())
-		SKIP(return, "%s", fmap_missing());
+	FMAP_REQUIRE();
 	for (int i = 0; i < 2; i++)
 		if (daxdev[i].size < FIRST_AREA + AREAS * AREA_ROOM)
 			SKIP(return, "the devices are too small");

@@ -52,8 +52,7 @@ FIXTURE(transfer) {
 
 FIXTURE_SETUP(transfer)
 {
-	if (fmap_missing())
-		SKIP(return, "%s", fmap_missing());
+	FMAP_REQUIRE();
 	self->map[0] = fmap_linear(0, 0, SIZE);
 	self->map[1] = fmap_linear(1, 2 * MIB, SIZE);
 	self->s = fmap_server(SCRIPTED_OPS_NAME);

@@ -88,8 +88,7 @@ FIXTURE_VARIANT_ADD(unbind, small_pages) {
 
 FIXTURE_SETUP(unbind)
 {
-	if (fmap_missing())
-		SKIP(return, "%s", fmap_missing());
+	FMAP_REQUIRE();
 	self->refs = module_refs();
 	for (int i = 0; i < 2; i++) {
 		ASSERT_EQ(0, daxdev_bind(&daxdev[i]));

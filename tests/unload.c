@@ -33,8 +33,7 @@ FIXTURE(unload) {
 
 FIXTURE_SETUP(unload)
 {
-	if (fmap_missing())
-		SKIP(return, "%s", fmap_missing());
+	FMAP_REQUIRE();
 	if (module_refs() != 0)
 		SKIP(return, "the module is in use");
 	if (module_unload())

@@ -37,8 +37,7 @@ FIXTURE(upgrade) {
 
 FIXTURE_SETUP(upgrade)
 {
-	if (fmap_missing())
-		SKIP(return, "%s", fmap_missing());
+	FMAP_REQUIRE();
 	self->map[0] = fmap_linear(0, 0, SIZE);
 	self->map[1] = fmap_linear(1, PAGE, SIZE);
 	self->s = fmap_server(SCRIPTED_OPS_NAME);

@@ -76,8 +76,7 @@ FIXTURE_SETUP(uprobe)
 	struct fuse_server *s;
 	int fd;
 
-	if (fmap_missing())
-		SKIP(return, "%s", fmap_missing());
+	FMAP_REQUIRE();
 	if (access(TYPE, R_OK))
 		SKIP(return, "this kernel has no uprobe events");
 #ifndef __x86_64__

@@ -297,8 +297,7 @@ FIXTURE_VARIANT_ADD(uring, refused) {
 
 FIXTURE_SETUP(uring)
 {
-	if (fmap_missing())
-		SKIP(return, "%s", fmap_missing());
+	FMAP_REQUIRE();
 	if (read_file(PARAMETER, self->old, sizeof(self->old)))
 		SKIP(return, "this kernel's FUSE has no io_uring");
 	self->set = true;

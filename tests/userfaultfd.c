@@ -73,8 +73,7 @@ static int tracker(void)
 
 FIXTURE_SETUP(userfaultfd)
 {
-	if (fmap_missing())
-		SKIP(return, "%s", fmap_missing());
+	FMAP_REQUIRE();
 	self->uffd = tracker();
 	if (self->uffd < 0)
 		SKIP(return, "no UFFD_FEATURE_WP_ASYNC: %s", strerror(-self->uffd));

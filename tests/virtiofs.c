@@ -89,8 +89,7 @@ FIXTURE_SETUP(virtiofs)
 	struct scripted map = fmap_linear(0, 0, SIZE);
 	int err;
 
-	if (fmap_missing())
-		SKIP(return, "%s", fmap_missing());
+	FMAP_REQUIRE();
 	self->refs = module_refs();
 	self->listed = listed();
 	ASSERT_LE(0, self->listed);
