@@ -3,3 +3,4 @@
 //! Synchronisation primitives.
 
 pub(crate) mod rw_semaphore;
+pub(crate) mod srcu_fast;

@@ -24,6 +24,7 @@
 #include <linux/ratelimit.h>
 #include <linux/sched/mm.h>
 #include <linux/sched/signal.h>
+#include <linux/srcu.h>
 #include <linux/tracepoint.h>
 #include <linux/uaccess.h>
 #include <linux/uio.h>
@@ -89,17 +90,45 @@ static inline void fuse_dax_fmap_flush(struct dax_device *dax_dev, unsigned long
 	dax_flush(dax_dev, page_address(pfn_to_page(pfn)), PAGE_SIZE);
 }
 
-/* dax_iomap_rw() of at most @max bytes, that ends where a page of the buffer is missing. */
+/* An SRCU for fast readers. A reader's counter is an integer on the way through Rust. */
+static inline int fuse_dax_fmap_srcu_init(struct srcu_struct *srcu, const char *name,
+					  struct lock_class_key *key)
+{
+#ifdef CONFIG_DEBUG_LOCK_ALLOC
+	return __init_srcu_struct_fast(srcu, name, key);
+#else
+	return init_srcu_struct_fast(srcu);
+#endif
+}
+
+static inline uintptr_t fuse_dax_fmap_srcu_read_lock(struct srcu_struct *srcu)
+{
+	return (uintptr_t)srcu_read_lock_fast(srcu);
+}
+
+static inline void fuse_dax_fmap_srcu_read_unlock(struct srcu_struct *srcu, uintptr_t counter)
+{
+	srcu_read_unlock_fast(srcu, (struct srcu_ctr __percpu *)counter);
+}
+
+/*
+ * dax_iomap_rw() of at most @max bytes, that ends where a page of the buffer is missing; as a
+ * reader of @srcu.
+ */
 static inline ssize_t fuse_dax_fmap_rw_nofault(struct kiocb *iocb, struct iov_iter *iter,
-					       u64 max, const struct iomap_ops *ops)
+					       u64 max, const struct iomap_ops *ops,
+					       struct srcu_struct *srcu)
 {
 	size_t count = iov_iter_count(iter), cut = count > max ? count - max : 0;
+	struct srcu_ctr __percpu *counter;
 	ssize_t ret;
 
 	iov_iter_truncate(iter, max);
+	counter = srcu_read_lock_fast(srcu);
 	pagefault_disable();
 	ret = dax_iomap_rw(iocb, iter, ops);
 	pagefault_enable();
+	srcu_read_unlock_fast(srcu, counter);
 	iov_iter_reexpand(iter, iov_iter_count(iter) + cut);
 	return ret;
 }
@@ -116,18 +145,23 @@ static inline size_t fuse_dax_fmap_copy_nofault(void *to, size_t len, struct iov
 }
 
 /*
- * Faults in up to @len bytes of a buffer, of one segment, for the way that it is used. Returns
- * how many could be. A stack grows by an access as by the user's own, and by nothing else.
+ * Faults in up to @len bytes of a buffer, for the way that it is used. Returns how many could
+ * be: none, too, once the task has met memory that the CPU cannot read, as the kernel panics if it
+ * does so too often in one system call.
+ *
+ * A stack grows by an access as by the user's own, and by nothing else. So what is to be written
+ * to is accessed first, and one segment at a time.
  */
 static inline size_t fuse_dax_fmap_fault_in(const struct iov_iter *iter, size_t len)
 {
-	size_t segment = iov_iter_single_seg_count(iter);
-
-	/* It may be an empty one. */
-	if (segment)
-		len = min(len, segment);
+#ifdef CONFIG_X86_MCE
+	if (current->mce_count)
+		return 0;
+#endif
 	if (iov_iter_rw(iter) != READ)
 		return len - fault_in_iov_iter_readable(iter, len);
+	/* An empty segment may come first. */
+	len = min(len, iov_iter_single_seg_count(iter) ?: 1);
 	fault_in_iov_iter_readable(iter, 1);
 	return len - fault_in_iov_iter_writeable(iter, len);
 }

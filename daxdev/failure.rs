@@ -289,9 +289,5 @@ fn memory_has_failed(
             unsafe { iomap::kill_tenants(&mount, mounted.as_ref(), pfn, flags) }?;
         }
     }
-    // The machine check handler takes the memory out of the kernel's own mapping next. Reads and writes that were
-    // judged before have not slept since; faults and flushes have been waited for.
-    // SAFETY: May sleep.
-    unsafe { c::synchronize_rcu_tasks() };
     Ok(())
 }

@@ -38,6 +38,7 @@ use super::{
         refused,
         IOMAP_OPS, //
     },
+    tenancy::Flushing,
     PAGE, //
 };
 
@@ -121,9 +122,15 @@ unsafe fn dax_rw(iocb: *mut c::kiocb, iter: *mut c::iov_iter) -> Option<isize> {
             return None;
         }
 
-        let mut done = c::fuse_dax_fmap_rw_nofault(iocb, iter, left, &IOMAP_OPS);
+        // A mount with a mapped file has it. A memory failure waits for this: its page goes from the kernel's own
+        // mapping then.
+        let Some(users) = header.mount().tenants.users_of_mapped() else {
+            return Some(EIO.to_errno() as isize);
+        };
+        let mut done =
+            c::fuse_dax_fmap_rw_nofault(iocb, iter, left, &IOMAP_OPS, users.as_raw());
         // That is what DAX says of a hole.
-        if done == 0 && bytes_left(iter) > 0 {
+        if done == 0 && bytes_left(iter) > 0 && ((*iocb).ki_pos as u64) < end_of_io(iocb) {
             done = EFAULT.to_errno() as isize;
         }
         // If the device goes away in the middle, DAX says ENXIO or EFAULT, as if this were a bad
@@ -140,18 +147,35 @@ unsafe fn dax_rw(iocb: *mut c::kiocb, iter: *mut c::iov_iter) -> Option<isize> {
 /// # Safety
 ///
 /// As [`dax_rw`], with the inode locked exclusively.
+#[inline]
 pub(super) unsafe fn write(iocb: *mut c::kiocb, from: *mut c::iov_iter) -> Option<isize> {
-    // SAFETY: By the safety requirements, here and below.
-    let mut result = unsafe { dax_rw(iocb, from) }?;
+    // SAFETY: By the safety requirements.
+    let result = unsafe { dax_rw(iocb, from) }?;
+
+    // SAFETY: By the safety requirements `from` is valid.
+    if unsafe { bytes_left(from) } == 0 {
+        return Some(result);
+    }
+    // SAFETY: By the safety requirements.
+    Some(unsafe { write_on(iocb, from, result) })
+}
+
+/// The rest of a write that has come to `result`, but not to its end.
+///
+/// # Safety
+///
+/// As [`write`].
+#[cold]
+unsafe fn write_on(iocb: *mut c::kiocb, from: *mut c::iov_iter, mut result: isize) -> isize {
     let mut written = 0;
 
     loop {
         written += result.max(0);
-        // SAFETY: As above.
+        // SAFETY: `from` is valid, by the safety requirements.
         if unsafe { bytes_left(from) } == 0 || result < 0 && !is_poison(result) {
             break;
         }
-        // SAFETY: As above.
+        // SAFETY: By the safety requirements.
         match unsafe { rewrite_page(iocb, from) } {
             Ok(0) => break,
             Ok(len) => written += len as isize,
@@ -160,17 +184,17 @@ pub(super) unsafe fn write(iocb: *mut c::kiocb, from: *mut c::iov_iter) -> Optio
                 break;
             }
         }
-        // SAFETY: As above.
+        // SAFETY: By the safety requirements.
         match unsafe { dax_rw(iocb, from) } {
             Some(next) => result = next,
             None => break,
         }
     }
-    Some(match written {
+    match written {
         0 if is_poison(result) => EIO.to_errno() as isize,
         0 => result,
         _ => written,
-    })
+    }
 }
 
 fn is_poison(result: isize) -> bool {
@@ -230,6 +254,8 @@ unsafe fn rewrite_page(iocb: *mut c::kiocb, from: *mut c::iov_iter) -> Result<us
         return Ok(0);
     }
     let mut page = KBox::new([0; PAGE_SIZE], GFP_KERNEL)?;
+    // A memory failure waits for this.
+    let _flushing = Flushing::new(header.mount());
     // SAFETY: As above; `page` has room for `len` bytes.
     let copied = unsafe { c::fuse_dax_fmap_copy_nofault(page.as_mut_ptr().cast(), len, from) };
     // Asked again: the device may have gone away.
@@ -298,8 +324,9 @@ unsafe fn go_on(
 ) -> isize {
     /// How much of a buffer is faulted in at once.
     const STEP: u64 = 1 << 20;
-    /// How often in a row a page of the buffer may be gone again. A machine check looks like that, too.
-    const TRIES: u32 = 3;
+    /// How often in a row a page of the buffer may be gone again. Memory of the file that the CPU cannot read
+    /// looks like that, too, until its failure is reported.
+    const TRIES: u32 = 16;
     let (mut done, mut tries) = (0, 0);
 
     loop {
@@ -309,14 +336,14 @@ unsafe fn go_on(
         if tries > TRIES || unsafe { !is_cut(iocb, iter, result) } {
             break;
         }
-        // SAFETY: By the safety requirements. Nothing is locked.
-        let faulted_in = unsafe {
-            let max = end_of_io(iocb)
-                .saturating_sub((*iocb).ki_pos as u64)
-                .min(STEP);
-            c::fuse_dax_fmap_fault_in(iter, bytes_left(iter).min(max as usize))
+        // SAFETY: By the safety requirements.
+        let wanted = unsafe {
+            let left = end_of_io(iocb).saturating_sub((*iocb).ki_pos as u64);
+            bytes_left(iter).min(left.min(STEP) as usize)
         };
-        if faulted_in == 0 {
+        // The file may have become smaller, which is for `piece` to say.
+        // SAFETY: By the safety requirements `iter` is valid. Nothing is locked.
+        if wanted > 0 && unsafe { c::fuse_dax_fmap_fault_in(iter, wanted) } == 0 {
             result = EFAULT.to_errno() as isize;
             break;
         }
@@ -358,6 +385,10 @@ unsafe fn write_once(iocb: *mut c::kiocb, from: *mut c::iov_iter) -> isize {
         Ok(locked) => locked,
         Err(errno) => return errno.to_errno() as isize,
     };
+    // SAFETY: `iocb` is valid and for a mapped file.
+    if unsafe { has_to_ask_server(iocb) } {
+        return EAGAIN.to_errno() as isize;
+    }
     // SAFETY: `iocb` and `from` are valid, and the inode is locked.
     let checked = unsafe { c::generic_write_checks(iocb, from) };
     if checked <= 0 {
@@ -392,10 +423,6 @@ pub(super) unsafe extern "C" fn read_iter(iocb: *mut c::kiocb, to: *mut c::iov_i
 ///
 /// Called by the VFS, for an open mapped file.
 pub(super) unsafe extern "C" fn write_iter(iocb: *mut c::kiocb, from: *mut c::iov_iter) -> isize {
-    // SAFETY: The VFS passes valid arguments, and keeps the file open meanwhile.
-    if unsafe { has_to_ask_server(iocb) } {
-        return EAGAIN.to_errno() as isize;
-    }
     // SAFETY: The VFS passes valid arguments, for a mapped file.
     let done = unsafe { until_done(iocb, from, write_once) };
     // SAFETY: `iocb` is valid and for a mapped file.

@@ -18,13 +18,8 @@ use core::{
 
 use kernel::{
     ffi,
-    new_srcu,
     prelude::*,
-    sync::{
-        srcu,
-        SetOnce,
-        Srcu, //
-    },
+    sync::SetOnce,
     time::{
         delay::fsleep,
         Delta, //
@@ -34,9 +29,15 @@ use kernel::{
 use crate::{
     abstractions::{
         mm::nofs::NofsScope,
-        sync::rw_semaphore::{
-            RwSemaphore,
-            WriteGuard, //
+        sync::{
+            rw_semaphore::{
+                RwSemaphore,
+                WriteGuard, //
+            },
+            srcu_fast::{
+                Reader,
+                SrcuFast, //
+            }, //
         }, //
     },
     bindings::kernel as c,
@@ -122,8 +123,11 @@ pub(crate) struct Tenants {
     /// On who has which memory.
     #[pin]
     lock: RwSemaphore,
-    /// Who flushes is a reader. There before any file is mapped.
-    flushes: SetOnce<Pin<KBox<Srcu>>>,
+    /// A task that flushes, reads or writes memory by the kernel's own mapping of it is a reader. There before any
+    /// file is mapped.
+    users: SetOnce<Pin<KBox<SrcuFast>>>,
+    /// The same, found faster; or null.
+    shortcut: AtomicPtr<SrcuFast>,
 }
 
 impl Tenants {
@@ -133,45 +137,63 @@ impl Tenants {
                 c"fuse_dax_fmap::Tenants::lock",
                 kernel::static_lock_class!(),
             ),
-            flushes: SetOnce::new(),
+            users: SetOnce::new(),
+            shortcut: AtomicPtr::new(ptr::null_mut()),
         })
     }
 
-    /// Makes what flushes need. May sleep. One task at a time.
+    /// Makes what files need. May sleep. One task at a time.
     ///
     /// # Errors
     ///
     /// [`ENOMEM`].
     pub(crate) fn start(&self) -> Result {
-        if self.flushes.as_ref().is_none() {
-            let flushes = KBox::pin_init(new_srcu!("fuse_dax_fmap::Tenants::flushes"), GFP_KERNEL)?;
-            self.flushes.populate(flushes);
+        if self.users.as_ref().is_none() {
+            let name = c"fuse_dax_fmap::Tenants::users";
+            let users = SrcuFast::new(name, kernel::static_lock_class!());
+            self.users.populate(KBox::pin_init(users, GFP_KERNEL)?);
+        }
+        if let Some(users) = self.users() {
+            let users = ptr::from_ref(users).cast_mut();
+            self.shortcut.store(users, Ordering::Release);
         }
         Ok(())
     }
 
-    /// Waits for flushes that do not know what was marked as failed before this. Those that begin meanwhile know,
-    /// and neither wait nor are waited for.
-    pub(super) fn wait_for_flushes(&self) {
-        if let Some(flushes) = self.flushes.as_ref() {
-            flushes.synchronize_expedited();
+    /// Waits for flushes, reads and writes that do not know what was marked as failed before this. Those that begin
+    /// meanwhile know, and neither wait nor are waited for. None of them waits for a server.
+    pub(super) fn wait_for_users(&self) {
+        if let Some(users) = self.users.as_ref() {
+            users.synchronize_expedited();
         }
+    }
+
+    fn users(&self) -> Option<&SrcuFast> {
+        self.users.as_ref().map(|users| &**users)
+    }
+
+    /// What reads and writes of a mapped file are readers of.
+    #[inline]
+    pub(super) fn users_of_mapped(&self) -> Option<&SrcuFast> {
+        let users = self.shortcut.load(Ordering::Relaxed);
+
+        // SAFETY: If it is not null it is what `users` has, which stays as long as `self`. It was stored before the
+        // file's map was published.
+        unsafe { users.as_ref() }
     }
 }
 
 /// The right to flush: what has failed by now is known as that, and a memory failure that comes later waits
-/// ([`Tenants::wait_for_flushes`]). To get it never waits: eviction flushes, too, and reclaim may have called that
+/// ([`Tenants::wait_for_users`]). To get it never waits: eviction flushes, too, and reclaim may have called that
 /// in a fault which a flush waits for.
 pub(super) struct Flushing<'a> {
-    _reader: Option<srcu::Guard<'a>>,
+    _reader: Option<Reader<'a>>,
 }
 
 impl<'a> Flushing<'a> {
     pub(super) fn new(mount: &'a Mount) -> Self {
-        let flushes = mount.tenants.flushes.as_ref();
-
         Self {
-            _reader: flushes.map(|flushes| flushes.read_lock()),
+            _reader: mount.tenants.users().map(SrcuFast::read_lock),
         }
     }
 }

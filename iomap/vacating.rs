@@ -60,6 +60,8 @@ use super::{
 unsafe fn try_vacate(header: &Header, only: Option<&Device>, flushing: &Flushing<'_>) -> bool {
     let mapping = header.dax_mapping();
     let (mut start, mut vacated) = (0, true);
+    // What an earlier call has found in use, for it gave up all else.
+    let was_busy = header.was_busy();
 
     loop {
         // SAFETY: By the safety requirements. This unmaps everything from `start` on; what is left
@@ -67,7 +69,7 @@ unsafe fn try_vacate(header: &Header, only: Option<&Device>, flushing: &Flushing
         let busy = unsafe { c::dax_layout_busy_page_range(mapping, start, c::loff_t::MAX) };
         if busy.is_null() {
             // SAFETY: Nothing of the file is mapped or in use from `start` on, as `busy` is null.
-            unsafe { give_up(header, start, c::loff_t::MAX, flushing) };
+            unsafe { give_up(header, start, c::loff_t::MAX, was_busy, flushing) };
             return vacated;
         }
         let folio = busy.cast::<c::folio>();
@@ -82,7 +84,7 @@ unsafe fn try_vacate(header: &Header, only: Option<&Device>, flushing: &Flushing
         vacated &= only.is_some_and(|device| !device.has_frame(pfn as u64));
         let (first, end) = (index * PAGE, ((index + pages) * PAGE) as c::loff_t);
         // SAFETY: Nothing of the file is mapped or in use before the page that is busy.
-        unsafe { give_up(header, start, first as c::loff_t - 1, flushing) };
+        unsafe { give_up(header, start, first as c::loff_t - 1, was_busy, flushing) };
         header.note_busy();
         // What was stored until now is not to wait until the page is idle.
         // SAFETY: The inode of `header` is evicted or no fault is under way, by the safety requirements.
@@ -94,7 +96,13 @@ unsafe fn try_vacate(header: &Header, only: Option<&Device>, flushing: &Flushing
 /// # Safety
 ///
 /// As [`try_vacate`]; from byte `start` to `end` nothing is mapped or in use.
-unsafe fn give_up(header: &Header, start: c::loff_t, end: c::loff_t, flushing: &Flushing<'_>) {
+unsafe fn give_up(
+    header: &Header,
+    start: c::loff_t,
+    end: c::loff_t,
+    was_busy: bool,
+    flushing: &Flushing<'_>,
+) {
     if start >= end {
         return;
     }
@@ -104,7 +112,7 @@ unsafe fn give_up(header: &Header, start: c::loff_t, end: c::loff_t, flushing: &
         if DaxEntry::first(header.dax_mapping(), first, last).is_none() {
             return;
         }
-        if header.was_busy() {
+        if was_busy {
             // Who had a page of it may have stored there until now.
             DaxEntry::mark_dirty(header.dax_mapping(), first, last);
         }
@@ -243,7 +251,7 @@ pub(crate) unsafe fn kill_tenants(
     flags: ffi::c_int,
 ) -> Result {
     // From here on nothing flushes that does not know.
-    mount.tenants.wait_for_flushes();
+    mount.tenants.wait_for_users();
     // SAFETY: By the safety requirements. A folio in a DAX page cache keeps the mapped file from being freed
     // as long as nothing can move out.
     let (header, inode, index, head, pages) = unsafe {

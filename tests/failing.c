@@ -182,7 +182,7 @@ TEST_F_TIMEOUT(failing, evicted_meanwhile, 2 * SECONDS)
 			rounds--;
 	}
 	TH_LOG("%d evictions", rounds);
-	EXPECT_LE(ROUNDS / 4, rounds);
+	EXPECT_LE(ROUNDS / 4 / fs_slowness(), rounds);
 	EXPECT_EQ(0, unflushed);
 	EXPECT_EQ(0, missing);
 	EXPECT_EQ(0, refused);

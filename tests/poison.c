@@ -24,6 +24,7 @@
 #include <sys/mman.h>
 #include <sys/mount.h>
 #include <sys/prctl.h>
+#include <sys/uio.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -420,6 +421,24 @@ TEST_F(poison, rewritten)
 	ASSERT_EQ(0, inject(variant->addr + BAD));
 	expect_bad();
 	free(many);
+}
+
+/* The source of a whole page may have several segments, and pages that are not there yet. */
+TEST_F(poison, rewritten_from_segments)
+{
+	unsigned char *from = mmap(NULL, 3 * PAGE, PROT_READ | PROT_WRITE,
+				   MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	struct iovec iov[3] = {
+		{ from, PAGE / 2 }, { from + PAGE, PAGE / 4 }, { from + 2 * PAGE, PAGE / 4 },
+	};
+
+	ASSERT_NE(MAP_FAILED, from);
+	ASSERT_EQ(0, inject(variant->addr + BAD));
+	from[0] = 's';
+	EXPECT_EQ(PAGE, pwritev(self->fd, iov, 3, BAD));
+	EXPECT_EQ('s', byte_at(self->fd, BAD));
+	EXPECT_EQ(0, byte_at(self->fd, BAD + 1));
+	munmap(from, 3 * PAGE);
 }
 
 /* FALLOC_FL_ZERO_RANGE is a write of zeros. */

@@ -20,6 +20,7 @@ use core::mem::ManuallyDrop;
 
 use kernel::{
     error::to_result,
+    ffi,
     prelude::*,
     str::CStr,
     sync::LockClassKey,
@@ -94,7 +95,7 @@ impl RwSemaphore {
     pub(crate) fn read_killable(&self) -> Result<ReadGuard<'_>> {
         // SAFETY: By the type invariants the semaphore is initialized.
         let ret = unsafe { c::down_read_killable(self.sem.get()) };
-        to_result(ret)?;
+        locked(ret)?;
         Ok(ReadGuard::of(self))
     }
 
@@ -107,7 +108,7 @@ impl RwSemaphore {
     pub(crate) fn write_killable(&self) -> Result<WriteGuard<'_>> {
         // SAFETY: By the type invariants the semaphore is initialized.
         let ret = unsafe { c::down_write_killable(self.sem.get()) };
-        to_result(ret)?;
+        locked(ret)?;
         Ok(WriteGuard::of(self))
     }
 
@@ -126,6 +127,15 @@ impl RwSemaphore {
         let locked = unsafe { c::down_write_trylock(self.sem.get()) };
         (locked != 0).then(|| WriteGuard::of(self))
     }
+}
+
+/// `to_result()`, which is a call, for what nearly always succeeds.
+#[inline]
+fn locked(ret: ffi::c_int) -> Result {
+    if ret == 0 {
+        return Ok(());
+    }
+    to_result(ret)
 }
 
 /// A semaphore that is locked shared.
