@@ -1,4 +1,4 @@
-/* SPDX-License-Identifier: GPL-2.0 WITH Linux-syscall-note */
+/* SPDX-License-Identifier: ((GPL-2.0 WITH Linux-syscall-note) OR MIT) */
 /*
  * striped: a file map made of extents, each on one device or interleaved over
  * several. What a server answers to FUSE_GET_FMAP when it named "striped" in
