@@ -621,13 +621,7 @@ impl Room<'_> {
         };
 
         let too_big = || Error::new(file.line, "no devices are big enough for this file");
-        let strips = vec![
-            Strip {
-                device: 0,
-                offset: 0
-            };
-            devices.len()
-        ];
+        let strips = vec![Strip::new(0, 0); devices.len()];
         let mut extent = match devices.len() {
             1 => Extent::linear(round_up(more, UNIT).ok_or_else(too_big)?, 0, 0),
             _ => Extent::interleaved(round_up(more, chunk).ok_or_else(too_big)?, chunk, strips),
@@ -648,10 +642,7 @@ impl Room<'_> {
                 Some(starts) => starts[at],
                 None => self.first_hole(&taken[device], device, room)?,
             };
-            extent.strips[at] = Strip {
-                device: device as u32,
-                offset: start,
-            };
+            extent.strips[at] = Strip::new(device as u32, start);
             let piece = Taken {
                 start,
                 end: start + room,
@@ -752,10 +743,8 @@ fn trimmed(pieces: &[Piece], size: u64) -> Vec<Extent> {
         };
         let length = round_up(left, unit).map_or(extent.length, |all| all.min(extent.length));
         left = left.saturating_sub(extent.length);
-        extents.push(Extent {
-            length,
-            ..extent.clone()
-        });
+        let strips = extent.strips.clone();
+        extents.push(Extent::interleaved(length, extent.chunk, strips));
     }
     extents
 }

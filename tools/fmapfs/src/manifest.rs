@@ -695,10 +695,8 @@ fn extent(
             }
             let mut strips = Vec::new();
             for raw in raw_strips.get_ref() {
-                strips.push(Strip {
-                    device: device_index(lines, devices, &raw.device)? as u32,
-                    offset: multiple(lines, &raw.offset, "offset")?,
-                });
+                let device = device_index(lines, devices, &raw.device)? as u32;
+                strips.push(Strip::new(device, multiple(lines, &raw.offset, "offset")?));
             }
             Extent::interleaved(length, size, strips)
         }

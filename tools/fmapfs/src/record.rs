@@ -161,6 +161,7 @@ impl Record {
                     length,
                     chunk,
                     strips,
+                    ..
                 } = &piece.extent;
                 body += &format!("[[file.extent]]\nlength = {length}\n");
                 if *chunk != 0 {
@@ -349,16 +350,12 @@ impl RawRecord {
                         .iter()
                         .position(|other| other.name == device)?;
                     let device = at as u32;
-                    strips.push(Strip { device, offset });
+                    strips.push(Strip::new(device, offset));
                 }
                 if raw.length == 0 || (raw.chunk == 0) && strips.len() != 1 {
                     return None;
                 }
-                let extent = Extent {
-                    length: raw.length,
-                    chunk: raw.chunk,
-                    strips,
-                };
+                let extent = Extent::interleaved(raw.length, raw.chunk, strips);
                 extent.strip_length()?;
                 pieces.push(Piece {
                     extent,
@@ -669,7 +666,7 @@ mod tests {
     use super::*;
 
     fn record() -> Record {
-        let strip = |device, offset| Strip { device, offset };
+        let strip = |device, offset| Strip::new(device, offset);
         let device = |name: &str, id: Option<&str>| Device {
             name: name.to_owned(),
             path: format!("/dev/{name}").into(),

@@ -25,8 +25,8 @@ use std::time::Duration;
 use fuse_backend_rs::api::server::Server;
 use fuse_backend_rs::transport::{FuseBuf, FuseDevWriter, Reader};
 use fuse_dax_fmap::{
-    Completion, Intercepted, Offer, OpsName, Refusal, accept, accept_map_in_open, complete_open,
-    error_reply, intercept, opcode, unique,
+    Accepted, Errno as Refused, Intercepted, Offer, OpsName, Refusal, Wanted, error_reply, opcode,
+    unique,
 };
 use rustix::io::Errno;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1};
@@ -297,6 +297,8 @@ fn serve(tree: &Arc<Tree>, ops: &OpsName, mut device: &File, stats: &Stats) -> R
     let server = Server::new(Arc::clone(tree));
     let mut request = vec![0; BUFFER];
     let mut scratch = vec![0; BUFFER];
+    // Nothing else comes before INIT.
+    let mut accepted: Option<Accepted> = None;
 
     loop {
         let len = match device.read(&mut request) {
@@ -316,32 +318,34 @@ fn serve(tree: &Arc<Tree>, ops: &OpsName, mut device: &File, stats: &Stats) -> R
             stats.count(opcode);
         }
 
-        match intercept(message, &**tree) {
-            Intercepted::Answer(reply) => send(device, &reply),
-            Intercepted::Other if changes_names(message) => {
-                send(device, &error_reply(unique(message), libc::EPERM));
-            }
-            Intercepted::Other => handle(&server, device, message, &mut scratch),
-            Intercepted::Open => {
-                let reply = match reply_of(&server, message, &mut scratch) {
-                    Some(mut reply) => match complete_open(message, &mut reply, &**tree) {
-                        Completion::NoReply => error_reply(unique(message), libc::EIO),
-                        _ => reply,
-                    },
-                    None => error_reply(unique(message), libc::EIO),
-                };
-                send(device, &reply);
-            }
-            Intercepted::Init(offer) => {
-                let unique = unique(message);
-                match answer_init(&server, ops, offer, message, &mut scratch) {
-                    Ok(reply) => send(device, &reply),
-                    Err(refusal) => {
-                        send(device, &error_reply(unique, libc::EPROTO));
-                        return Err(refusal.to_string());
-                    }
+        if let Some(offer) = Offer::of(message) {
+            match answer_init(&server, ops, &offer, message, &mut scratch) {
+                Ok((reply, connection)) => {
+                    accepted = Some(connection);
+                    send(device, &reply);
+                }
+                Err(refusal) => {
+                    send(device, &offer.refuse());
+                    return Err(refusal.to_string());
                 }
             }
+            continue;
+        }
+        let intercepted = match &accepted {
+            Some(accepted) => accepted.intercept(message, &**tree),
+            None => Intercepted::Other,
+        };
+        match intercepted {
+            Intercepted::Answer(reply) => send(device, &reply),
+            Intercepted::Open(open) => {
+                let mut reply = reply_of(&server, message, &mut scratch).unwrap_or_default();
+                open.complete(&mut reply, &**tree);
+                send(device, &reply);
+            }
+            _ if changes_names(message) => {
+                send(device, &error_reply(unique(message), Refused::EPERM));
+            }
+            _ => handle(&server, device, message, &mut scratch),
         }
     }
 }
@@ -351,15 +355,14 @@ fn serve(tree: &Arc<Tree>, ops: &OpsName, mut device: &File, stats: &Stats) -> R
 fn answer_init(
     server: &Server<Arc<Tree>>,
     ops: &OpsName,
-    offer: Offer,
+    offer: &Offer,
     message: &mut [u8],
     scratch: &mut [u8],
-) -> Result<Vec<u8>, Refusal> {
+) -> Result<(Vec<u8>, Accepted), Refusal> {
     offer.check()?;
     let mut reply = reply_of(server, message, scratch).ok_or(Refusal::NoReply)?;
-    accept(&mut reply, ops)?;
-    accept_map_in_open(&mut reply)?;
-    Ok(reply)
+    let accepted = offer.accept(&mut reply, &Wanted::ops(*ops).with_map_in_open())?;
+    Ok((reply, accepted))
 }
 
 /// Sends a whole reply.
@@ -394,7 +397,7 @@ fn handle(server: &Server<Arc<Tree>>, device: &File, message: &mut [u8], scratch
     let answered =
         writer(device.as_raw_fd(), scratch).and_then(|writer| dispatch(server, message, writer));
     if let Err(fuse_backend_rs::Error::DecodeMessage(_)) = answered {
-        send(device, &error_reply(unique, libc::EIO));
+        send(device, &error_reply(unique, Refused::EIO));
     }
 }
 

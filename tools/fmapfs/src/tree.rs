@@ -13,10 +13,11 @@
 //! READ and WRITE fail: they arrive only when a file was not mapped, and then
 //! there is no other way to its data.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, HashSet};
 use std::ffi::CStr;
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -25,7 +26,7 @@ use fuse_backend_rs::abi::fuse_abi::{FsOptions, OpenOptions, stat64, statvfs64};
 use fuse_backend_rs::api::filesystem::{
     Context, DirEntry, Entry, FileSystem, SetattrValid, ZeroCopyReader, ZeroCopyWriter,
 };
-use fuse_dax_fmap::{FileMaps, errno, striped};
+use fuse_dax_fmap::{Errno, FileMaps, striped};
 
 use crate::claim;
 use crate::layout::Layout;
@@ -399,17 +400,17 @@ impl Node {
 }
 
 impl FileMaps for Tree {
-    fn map(&self, nodeid: u64) -> Result<Vec<u8>, i32> {
-        match &self.node(nodeid).map_err(|_| errno::ENOENT)?.kind {
-            Kind::File { map, .. } => Ok(map.clone()),
-            Kind::Dir(_) => Err(errno::ENODATA),
+    fn map(&self, nodeid: u64) -> Result<Cow<'_, [u8]>, Errno> {
+        match &self.node(nodeid).map_err(|_| Errno::ENOENT)?.kind {
+            Kind::File { map, .. } => Ok(Cow::Borrowed(map)),
+            Kind::Dir(_) => Err(Errno::ENODATA),
         }
     }
 
-    fn device(&self, index: u32) -> Result<PathBuf, i32> {
-        let path = self.devices.get(index as usize).ok_or(errno::ENODEV)?;
+    fn device(&self, index: u32) -> Result<Cow<'_, Path>, Errno> {
+        let path = self.devices.get(index as usize).ok_or(Errno::ENODEV)?;
         self.asked.fetch_or(1 << index, Ordering::Relaxed);
-        Ok(path.clone())
+        Ok(Cow::Borrowed(path))
     }
 }
 
@@ -731,10 +732,10 @@ mod tests {
         let tree = tree(&file("f")).unwrap();
         let f = lookup(&tree, ROOT, "f").inode;
         assert!(tree.map(f).unwrap().starts_with(b"STRP"));
-        assert_eq!(tree.map(ROOT), Err(errno::ENODATA));
-        assert_eq!(tree.map(99), Err(errno::ENOENT));
-        assert_eq!(tree.device(0), Ok("/dev/dax0.0".into()));
-        assert_eq!(tree.device(1), Err(errno::ENODEV));
+        assert_eq!(tree.map(ROOT), Err(Errno::ENODATA));
+        assert_eq!(tree.map(99), Err(Errno::ENOENT));
+        assert_eq!(tree.device(0), Ok(Path::new("/dev/dax0.0").into()));
+        assert_eq!(tree.device(1), Err(Errno::ENODEV));
     }
 
     #[test]

@@ -11,10 +11,10 @@ use std::fs;
 use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
 
+use fuse_dax_fmap::module::MOUNTS;
 use rustix::fs::{AtFlags, CWD, Statx, StatxFlags};
 
 const MOUNTINFO: &str = "/proc/self/mountinfo";
-const BOUND: &str = "/sys/kernel/debug/fuse_dax_fmap/mounts";
 
 /// The number of a superblock.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -233,7 +233,7 @@ pub fn holder(device: &Path) -> String {
         return "somebody else".to_owned();
     };
     let mounts = mounts().unwrap_or_default();
-    let bound = match fs::read_to_string(BOUND) {
+    let bound = match fs::read_to_string(MOUNTS) {
         Ok(text) => holder_in(&text, &name),
         Err(_) => {
             return "another mount (debugfs, if it is mounted on /sys/kernel/debug, has a list)"
@@ -257,7 +257,7 @@ pub fn holder(device: &Path) -> String {
 /// that has it.
 pub fn may_let_go(device: &Path) -> bool {
     let mounts = mounts().unwrap_or_default();
-    let list = fs::read_to_string(BOUND).unwrap_or_default();
+    let list = fs::read_to_string(MOUNTS).unwrap_or_default();
     let bound = name_of(device).and_then(|name| holder_in(&list, &name));
     !mounts.iter().any(|mount| match bound {
         Some(number) => mount.number == number,

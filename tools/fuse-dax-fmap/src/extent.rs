@@ -1,4 +1,4 @@
-// SPDX-License-Identifier: GPL-2.0
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! What a file is made of, whatever the format of its map.
 //!
 //! A file is a row of extents without holes. An extent is linear, one range of one
@@ -11,7 +11,8 @@ use std::fmt;
 const DEVICE_END: u64 = 1 << 63;
 
 /// A range of a device; its length follows from the extent.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub struct Strip {
     /// Index of the device, as in GET_DAXDEV.
     pub device: u32,
@@ -19,8 +20,16 @@ pub struct Strip {
     pub offset: u64,
 }
 
+impl Strip {
+    /// From byte `offset` of device `device` on.
+    pub const fn new(device: u32, offset: u64) -> Self {
+        Self { device, offset }
+    }
+}
+
 /// A piece of a file.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub struct Extent {
     /// Bytes of the file.
     pub length: u64,
@@ -36,11 +45,12 @@ impl Extent {
         Self {
             length,
             chunk: 0,
-            strips: vec![Strip { device, offset }],
+            strips: vec![Strip::new(device, offset)],
         }
     }
 
-    /// `length` bytes dealt over `strips` in pieces of `chunk`.
+    /// `length` bytes dealt over `strips` in pieces of `chunk`; with a chunk of 0 and one strip
+    /// it is linear.
     pub fn interleaved(length: u64, chunk: u64, strips: Vec<Strip>) -> Self {
         Self {
             length,
@@ -65,6 +75,7 @@ impl Extent {
 
 /// Why extents make no map. Extents and strips are counted from 0.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Error {
     /// A length, chunk or offset is no multiple of what the format wants.
     Unaligned {

@@ -1,4 +1,4 @@
-// SPDX-License-Identifier: GPL-2.0
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! Maps in the format of famfs (`bpf/famfs.h`), written.
 //!
 //! A map is a list of linear extents, or of interleaved ones, each followed by its strips.
@@ -7,7 +7,7 @@
 //! There are two of it ([`Format`]), which differ in one field and in how long a list may be.
 //! A server of the newer one that finds no room for its map answers the first
 //! [`HEADER_LEN`] bytes, whose length field says how much it takes; with this crate it need
-//! not: [`intercept()`](crate::intercept) answers ERANGE, and the kernel asks again.
+//! not: [`Accepted::intercept()`](crate::Accepted::intercept) answers ERANGE, and the kernel asks again.
 //!
 //! What the rules of the format refuse is refused here. Whether a list of many extents fits
 //! into the metadata that a file may have is known to the BPF program alone.
@@ -38,7 +38,8 @@ const MAP_MAX: usize = 4096;
 const LENGTH_MAX: u64 = 16 << 40;
 
 /// Which of the two.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub enum Format {
     /// Revisions up to 10 of famfs for FUSE: the length field is 0, and a map has up to 32
     /// extents.

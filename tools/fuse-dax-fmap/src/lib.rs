@@ -1,93 +1,89 @@
-// SPDX-License-Identifier: GPL-2.0
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! File maps for FUSE servers whose files live in DAX memory.
 //!
-//! A server that wants its files mapped answers two requests and changes one
-//! reply, or two of them. This crate does that, on bytes, next to whatever serves
-//! the rest of FUSE:
+//! With the kernel module fuse_dax_fmap, a FUSE server can hand out files that are ranges of CXL
+//! or persistent memory: after `open()` every read, write and page fault goes straight to that
+//! memory, and never to the server. The server says once per file where it is, in a *map*, whose
+//! format a BPF program in the kernel understands: the *ops* that the server names.
+//!
+//! This crate speaks the module's part of the FUSE protocol, on bytes, beside whatever serves
+//! the rest of FUSE. It has no dependencies, and does no I/O.
 //!
 //! ```text
-//!  /dev/fuse --> intercept() --+--> Intercepted::Other ---> FUSE crate -----------> /dev/fuse
-//!                              +--> Intercepted::Init ----> FUSE crate -> accept() -> /dev/fuse
-//!                              +--> Intercepted::Open ----> FUSE crate -> complete_open()
-//!                              |                                                 +--> /dev/fuse
-//!                              +--> Intercepted::Answer --------------------------> /dev/fuse
+//!  /dev/fuse --> Offer::of() ---------------> FUSE crate --> Offer::accept() --+
+//!      |          (INIT, once)                                    |            |
+//!      |                                                        Accepted       |
+//!      |                                                          |            |
+//!      +--> Accepted::intercept() --+--> Other --> FUSE crate -----------------+--> /dev/fuse
+//!                                   +--> Open ---> FUSE crate --> complete() --+
+//!                                   +--> Answer -------------------------------+
 //! ```
 //!
-//! * INIT carries the kernel's offer; [`accept()`] writes the name of the wanted
-//!   ops into the reply that the FUSE crate made.
+//! * INIT, the first request of a connection, carries the kernel's [`Offer`].
+//!   [`Offer::accept()`] writes the name of the wanted ops into the reply that the FUSE crate
+//!   made, and returns an [`Accepted`]. Without one there are no maps.
 //! * GET_FMAP asks for the map of a file, GET_DAXDEV for the path of a device:
-//!   [`intercept()`] answers both from a [`FileMaps`].
+//!   [`Accepted::intercept()`] answers both from a [`FileMaps`].
 //! * OPEN may bring a small map along, which saves the request for it:
-//!   [`complete_open()`] appends it to the reply that the FUSE crate made. A server
-//!   need not: it is asked for that only if it promised it with
-//!   [`accept_map_in_open()`].
+//!   [`PendingOpen::complete()`] appends it to the reply that the FUSE crate made. A server need
+//!   not: the kernel asks for that only if the server promised it
+//!   ([`Wanted::with_map_in_open()`]).
 //!
 //! The map itself is opaque here, as it is to the kernel. [`striped`] writes and reads one
 //! format, [`famfs`] writes another; a server with BPF programs of its own brings its own.
 //!
-//! A server has to answer INIT in any case: one that is not answered leaves a mount on
-//! which every system call waits.
-//!
 //! ```
-//! use fuse_dax_fmap::{
-//!     Completion, FileMaps, Intercepted, OpsName, Refusal, accept, accept_map_in_open,
-//!     complete_open, errno, error_reply, intercept, striped, unique,
-//! };
-//! use std::path::PathBuf;
+//! use std::borrow::Cow;
+//! use std::path::{Path, PathBuf};
 //! use std::sync::Mutex;
+//!
+//! use fuse_dax_fmap::{Accepted, Errno, FileMaps, Intercepted, Offer, OpsName, Wanted, striped};
 //!
 //! /// One file, on a device that may get another name while it is served.
 //! struct OneFile {
+//!     map: Vec<u8>,
 //!     device: Mutex<PathBuf>,
 //! }
 //!
 //! impl FileMaps for OneFile {
-//!     fn map(&self, _nodeid: u64) -> Result<Vec<u8>, i32> {
-//!         let extents = [striped::Extent::linear(2 << 20, 0, 0)];
-//!         striped::encode(1_000_000, &extents).map_err(|_| errno::EIO)
+//!     fn map(&self, _nodeid: u64) -> Result<Cow<'_, [u8]>, Errno> {
+//!         Ok(Cow::Borrowed(&self.map))
 //!     }
-//!     fn device(&self, _index: u32) -> Result<PathBuf, i32> {
-//!         let device = self.device.lock().map_err(|_| errno::EIO)?;
-//!         Ok(device.clone())
+//!     fn device(&self, _index: u32) -> Result<Cow<'_, Path>, Errno> {
+//!         let device = self.device.lock().map_err(|_| Errno::EIO)?;
+//!         Ok(Cow::Owned(device.clone()))
 //!     }
 //! }
 //!
-//! /// What goes back to `/dev/fuse`. With a [`Refusal`] it is an error, and mount(2) fails, or
-//! /// whatever is done on the mount; the server says why, unmounts and ends.
-//! fn answer_init(
-//!     offer: fuse_dax_fmap::Offer,
-//!     reply: &mut Vec<u8>,
-//!     ops: &OpsName,
-//! ) -> Result<(), Refusal> {
-//!     offer.check()?;
-//!     accept(reply, ops)?;
-//!     accept_map_in_open(reply)
+//! /// The first request. A server that can do without maps sends the reply as it is if there is
+//! /// a refusal; this one fails the mount, and says why.
+//! fn start(init: &[u8], ops: OpsName) -> (Vec<u8>, Result<Accepted, String>) {
+//!     let Some(offer) = Offer::of(init) else {
+//!         return (Vec::new(), Err("the first request is no INIT".to_owned()));
+//!     };
+//!     let mut reply = fuse_crate(init);
+//!     match offer.accept(&mut reply, &Wanted::ops(ops).with_map_in_open()) {
+//!         Ok(accepted) => (reply, Ok(accepted)),
+//!         Err(refusal) => (offer.refuse(), Err(refusal.to_string())),
+//!     }
 //! }
 //!
-//! fn serve(request: &[u8], files: &OneFile, ops: &OpsName) -> (Vec<u8>, Option<Refusal>) {
-//!     match intercept(request, files) {
-//!         Intercepted::Answer(reply) => (reply, None),
-//!         Intercepted::Init(offer) => {
+//! /// All others.
+//! fn serve(accepted: &Accepted, request: &[u8], files: &OneFile) -> Vec<u8> {
+//!     match accepted.intercept(request, files) {
+//!         Intercepted::Answer(reply) => reply,
+//!         Intercepted::Open(open) => {
 //!             let mut reply = fuse_crate(request);
-//!             match answer_init(offer, &mut reply, ops) {
-//!                 Ok(()) => (reply, None),
-//!                 Err(refusal) => (error_reply(unique(request), errno::EPROTO), Some(refusal)),
-//!             }
+//!             open.complete(&mut reply, files);
+//!             reply
 //!         }
-//!         Intercepted::Open => {
-//!             let mut reply = fuse_crate(request);
-//!             if complete_open(request, &mut reply, files) == Completion::NoReply {
-//!                 reply = error_reply(unique(request), errno::EIO);
-//!             }
-//!             (reply, None)
-//!         }
-//!         Intercepted::Other => (fuse_crate(request), None),
+//!         _ => fuse_crate(request),
 //!     }
 //! }
 //!
 //! # // A FUSE crate that has an answer to INIT only.
 //! # fn fuse_crate(request: &[u8]) -> Vec<u8> {
-//! #     let mut reply = error_reply(unique(request), 0);
+//! #     let mut reply = fuse_dax_fmap::error_reply(fuse_dax_fmap::unique(request), Errno::EIO);
 //! #     reply[4..8].fill(0);
 //! #     reply.resize(80, 0);
 //! #     reply[0] = 80;
@@ -100,19 +96,29 @@
 //! #     request[100] = 1;
 //! #     request
 //! # }
-//! let files = OneFile { device: Mutex::new("/dev/dax0.0".into()) };
+//! let extents = [striped::Extent::linear(2 << 20, 0, 0)];
+//! let files = OneFile {
+//!     map: striped::encode(1_000_000, &extents)?,
+//!     device: Mutex::new("/dev/dax0.0".into()),
+//! };
 //! let ops: OpsName = striped::OPS_NAME.parse()?;
 //!
-//! // A kernel that offers maps.
-//! let (reply, refusal) = serve(&init(b"FMAP"), &files, &ops);
-//! assert_eq!((&reply[64..71], refusal), (&b"striped"[..], None));
+//! // A kernel that offers maps, and asks for one.
+//! let (reply, accepted) = start(&init(b"FMAP"), ops);
+//! assert_eq!(&reply[64..71], b"striped");
+//! # let mut get_fmap = vec![0; 48];
+//! # (get_fmap[0], get_fmap[4], get_fmap[16], get_fmap[41]) = (48, 54, 2, 16);
+//! let reply = serve(&accepted?, &get_fmap, &files);
+//! assert_eq!(&reply[16..20], b"STRP");
 //!
 //! // One that does not is answered, too.
-//! let (reply, refusal) = serve(&init(&[0; 4]), &files, &ops);
-//! assert_eq!(reply, error_reply(7, errno::EPROTO));
-//! assert_eq!(refusal, Some(Refusal::NoOffer));
-//! # Ok::<(), fuse_dax_fmap::BadOpsName>(())
+//! let (reply, accepted) = start(&init(&[0; 4]), ops);
+//! assert_eq!(reply[4..8], (-71_i32).to_le_bytes());
+//! assert!(accepted.unwrap_err().contains("the kernel offers no file maps"));
+//! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
+//!
+//! The directory `examples` has whole servers, which mount.
 //!
 //! # Which FUSE crate
 //!
@@ -131,10 +137,45 @@
 //! * **fuser** keeps its loop to itself and answers opcodes that it does not know
 //!   with ENOSYS. It works behind a socket pair that a server puts between
 //!   `/dev/fuse` and the crate, which costs two copies of each message.
+//!
+//! # Features
+//!
+//! * `striped` (default): the format [`striped`].
+//! * `famfs` (default): the format [`famfs`].
+//!
+//! # The header
+//!
+//! `include/linux/fuse_dax_fmap.h`, which comes with this crate, is the whole protocol, for
+//! servers in C and for BPF objects. The tests of this crate compare it with the numbers here.
 
+#![warn(missing_debug_implementations, rust_2018_idioms, unreachable_pub)]
+#![cfg_attr(docsrs, feature(doc_cfg))]
+
+mod errno;
+#[cfg(any(feature = "famfs", feature = "striped"))]
 mod extent;
+#[cfg(feature = "famfs")]
+#[cfg_attr(docsrs, doc(cfg(feature = "famfs")))]
 pub mod famfs;
+mod init;
+pub mod module;
+mod ops;
+mod requests;
+#[cfg(feature = "striped")]
+#[cfg_attr(docsrs, doc(cfg(feature = "striped")))]
 pub mod striped;
 mod wire;
 
-pub use wire::*;
+pub use errno::Errno;
+pub use init::{Accepted, Offer, Refusal, Wanted};
+pub use ops::{BadOpsName, OPS_NAME_LEN, OPS_SIZE, OpsName};
+pub use requests::{Completion, FileMaps, Intercepted, PendingOpen};
+pub use wire::{
+    ABI_VERSION, BLOB_MAX, BLOB_MIN, DEVICES_MAX, GET_DAXDEV, GET_FMAP, MAGIC, OPEN_MAP_MAX,
+    error_reply, opcode, unique,
+};
+
+/// The example in README compiles.
+#[cfg(all(doctest, feature = "striped"))]
+#[doc = include_str!("../README.md")]
+struct Readme;

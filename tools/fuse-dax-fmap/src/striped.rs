@@ -1,4 +1,4 @@
-// SPDX-License-Identifier: GPL-2.0
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! Maps in the format `striped` (`bpf/striped.h`), written and read.
 //!
 //! [`encode()`] refuses whatever the BPF program would refuse, so that a server
@@ -29,8 +29,10 @@ const LENGTH_MAX: u64 = 16 << 40;
 const META_MAX: u64 = 65_528;
 /// `STRIPED_EXTENTS_MAX`.
 const EXTENTS_MAX: usize = 3840;
+
 /// A map, read.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Map {
     /// Bytes of the file.
     pub file_size: u64,
@@ -40,6 +42,7 @@ pub struct Map {
 
 /// Why bytes are no map.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum DecodeError {
     /// Another format: its first bytes are not those of this one.
     Magic,
@@ -97,7 +100,14 @@ impl fmt::Display for DecodeError {
     }
 }
 
-impl error::Error for DecodeError {}
+impl error::Error for DecodeError {
+    fn source(&self) -> Option<&(dyn error::Error + 'static)> {
+        match self {
+            DecodeError::Extents(error) => Some(error),
+            _ => None,
+        }
+    }
+}
 
 /// Reads a map.
 ///
@@ -143,17 +153,10 @@ pub fn decode(map: &[u8]) -> Result<Map, DecodeError> {
         left = left.checked_sub(n).ok_or(DecodeError::StripCount)?;
         let mut strips = Vec::with_capacity(n);
         for _ in 0..n {
-            strips.push(Strip {
-                device: word(strip + 16)?,
-                offset: long(strip)?,
-            });
+            strips.push(Strip::new(word(strip + 16)?, long(strip)?));
             strip += STRIP_LEN;
         }
-        extents.push(Extent {
-            length: long(at)?,
-            chunk: long(at + 8)?,
-            strips,
-        });
+        extents.push(Extent::interleaved(long(at)?, long(at + 8)?, strips));
     }
     if left != 0 {
         return Err(DecodeError::StripCount);

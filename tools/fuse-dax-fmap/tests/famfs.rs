@@ -1,4 +1,4 @@
-// SPDX-License-Identifier: GPL-2.0
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! famfs's maps, byte by byte as its servers send them, and the limits of the format.
 
 use fuse_dax_fmap::famfs::{ALIGN, Error, Extent, Format, HEADER_LEN, Strip, encode};
@@ -15,7 +15,7 @@ fn hex(text: &str) -> Vec<u8> {
 }
 
 fn strip(device: u32, offset: u64) -> Strip {
-    Strip { device, offset }
+    Strip::new(device, offset)
 }
 
 fn linear(length: u64, offset: u64) -> Extent {

@@ -1,4 +1,4 @@
-// SPDX-License-Identifier: GPL-2.0
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! What holds for any bytes: nothing panics, what is answered is well-formed, and
 //! a map is made of exactly those extents that the rules of `bpf/striped.h` and
 //! `bpf/famfs.h`, read again and with 128 bits, allow. What is decoded is what was
@@ -6,13 +6,14 @@
 //!
 //! PROPTEST_CASES=1000000 makes it long, PROPTEST_RNG_SEED gives it other numbers.
 
-use std::path::PathBuf;
+use std::borrow::Cow;
+use std::path::{Path, PathBuf};
 
 use fuse_dax_fmap::famfs::{self, Format};
-use fuse_dax_fmap::striped::{ALIGN, Error, Extent, Map, Strip, decode, encode};
+use fuse_dax_fmap::striped::{ALIGN, Error, Extent, Strip, decode, encode};
 use fuse_dax_fmap::{
-    Completion, FileMaps, Intercepted, Offer, OpsName, accept, accept_map_in_open, complete_open,
-    errno, error_reply, intercept, opcode, unique,
+    Accepted, Completion, Errno, FileMaps, Intercepted, Offer, OpsName, Wanted, error_reply,
+    opcode, unique,
 };
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -47,13 +48,31 @@ struct Server {
 }
 
 impl FileMaps for Server {
-    fn map(&self, _nodeid: u64) -> Result<Vec<u8>, i32> {
-        self.map.clone()
+    fn map(&self, _nodeid: u64) -> Result<Cow<'_, [u8]>, Errno> {
+        let map = self.map.as_ref();
+        map.map(Cow::from).map_err(|errno| Errno::from_raw(*errno))
     }
 
-    fn device(&self, _index: u32) -> Result<PathBuf, i32> {
-        self.device.clone()
+    fn device(&self, _index: u32) -> Result<Cow<'_, Path>, Errno> {
+        let device = self.device.as_ref();
+        device
+            .map(Cow::from)
+            .map_err(|errno| Errno::from_raw(*errno))
     }
+}
+
+/// What the kernel offers.
+fn offer() -> Offer {
+    let mut init = vec![0; 104];
+    init[4] = 26;
+    init[96..100].copy_from_slice(b"FMAP");
+    init[100] = 1;
+    Offer::of(&init).unwrap()
+}
+
+fn accepted() -> Accepted {
+    let wanted = Wanted::ops("striped".parse().unwrap()).with_map_in_open();
+    offer().accept(&mut [0; 80], &wanted).unwrap()
 }
 
 /// What a server says when something fails, right or wrong.
@@ -112,20 +131,19 @@ proptest! {
 
     #[test]
     fn any_request(request in request(), server in server()) {
-        let seen = intercept(&request, &server);
+        let seen = accepted().intercept(&request, &server);
 
         if request.len() < 24 {
             prop_assert_eq!(&seen, &Intercepted::Other);
         }
+        let offer = Offer::of(&request);
+        prop_assert_eq!(offer.is_some(), request.len() >= 24 && opcode(&request) == Some(26));
+        if let Some(offer) = offer {
+            let magic = request.len() >= 104 && word(&request, 96) == 0x5041_4d46;
+            prop_assert_eq!(offer.version(), magic.then(|| word(&request, 100)));
+            prop_assert_eq!(unique(&offer.refuse()), unique(&request));
+        }
         match opcode(&request) {
-            Some(26) if request.len() >= 24 => {
-                let version = match request.len() {
-                    len if len < 104 => Offer::None,
-                    _ if word(&request, 96) == 0x5041_4d46 => Offer::Version(word(&request, 100)),
-                    _ => Offer::None,
-                };
-                prop_assert_eq!(seen, Intercepted::Init(version));
-            }
             Some(op @ (54 | 55)) if request.len() >= 24 => {
                 let Intercepted::Answer(reply) = seen else {
                     return Err(TestCaseError::fail("no answer"));
@@ -139,26 +157,26 @@ proptest! {
                     let room = asked.unwrap_or(4096) as usize;
                     match &server.map {
                         Ok(map) if map.len() <= room => prop_assert_eq!(&reply[16..], &map[..]),
-                        Ok(_) => prop_assert_eq!(error, errno::ERANGE),
+                        Ok(_) => prop_assert_eq!(error, Errno::ERANGE.get()),
                         Err(errno) => prop_assert_eq!(error, sent(*errno)),
                     }
                 } else {
                     let index = asked.map_or(long(&request, 16), u64::from);
                     match &server.device {
-                        _ if index >= 64 => prop_assert_eq!(error, errno::ENODEV),
+                        _ if index >= 64 => prop_assert_eq!(error, Errno::ENODEV.get()),
                         Ok(path) if path.as_os_str().len() < 256 => {
                             prop_assert_eq!(reply.len(), 16 + 280);
                             let name = path.to_str().unwrap().as_bytes();
                             prop_assert_eq!(&reply[40..40 + name.len()], name);
                             prop_assert!(reply[40 + name.len()..].iter().all(|byte| *byte == 0));
                         }
-                        Ok(_) => prop_assert_eq!(error, errno::ENAMETOOLONG),
+                        Ok(_) => prop_assert_eq!(error, Errno::ENAMETOOLONG.get()),
                         Err(errno) => prop_assert_eq!(error, sent(*errno)),
                     }
                 }
             }
             Some(14) if request.len() >= 48 && word(&request, 44) >> 31 == 1 => {
-                prop_assert_eq!(seen, Intercepted::Open);
+                prop_assert!(matches!(seen, Intercepted::Open(_)), "{seen:?}");
             }
             _ => prop_assert_eq!(seen, Intercepted::Other),
         }
@@ -166,7 +184,7 @@ proptest! {
 
     #[test]
     fn any_reply_to_open(
-        request in request(),
+        mut request in vec(any::<u8>(), 48..60),
         server in server(),
         mut reply in prop_oneof![
             vec(any::<u8>(), 32),
@@ -175,23 +193,29 @@ proptest! {
         ],
         good in any::<bool>(),
     ) {
+        request[4..8].copy_from_slice(&[14, 0, 0, 0]);
+        request[47] |= 0x80;
         if good && reply.len() >= 8 {
             reply[4..8].fill(0);
         }
+        let Intercepted::Open(open) = accepted().intercept(&request, &server) else {
+            return Err(TestCaseError::fail("no OPEN"));
+        };
         let before = reply.clone();
-        let done = complete_open(&request, &mut reply, &server);
+        let done = open.complete(&mut reply, &server);
 
-        let wanted = intercept(&request, &server) == Intercepted::Open;
         let failed = before.len() >= 8 && before[4..8] != [0; 4];
         let expected = match before.len() {
-            _ if !wanted => Completion::NotWanted,
             16 if failed => Completion::Failed,
             32 if !failed => Completion::Done,
             _ => Completion::NoReply,
         };
         prop_assert_eq!(done, expected);
         if done != Completion::Done {
-            prop_assert_eq!(reply, before);
+            prop_assert_eq!(reply, match done {
+                Completion::Failed => before,
+                _ => error_reply(unique(&request), Errno::EIO),
+            });
             return Ok(());
         }
         prop_assert_eq!((reply.len(), word(&reply, 0)), (544, 544));
@@ -199,7 +223,7 @@ proptest! {
         prop_assert_eq!(word(&reply, 36), 0);
         let (size, mut room) = match &server.map {
             Ok(map) if map.len() <= 504 => (map.len() as i32, map.clone()),
-            Ok(_) => (-errno::ERANGE, vec![]),
+            Ok(_) => (-Errno::ERANGE.get(), vec![]),
             Err(errno) => (-sent(*errno), vec![]),
         };
         room.resize(504, 0);
@@ -210,6 +234,7 @@ proptest! {
     fn any_reply_to_init(
         mut reply in vec(any::<u8>(), 0..120),
         good in any::<bool>(),
+        promised in any::<bool>(),
         name in "[A-Za-z0-9_.-]{1,15}",
     ) {
         if good && reply.len() >= 8 {
@@ -219,24 +244,21 @@ proptest! {
         let room = reply.len() >= 80 && reply[4..8] == [0; 4];
         let parsed: OpsName = name.parse().unwrap();
 
-        prop_assert_eq!(accept(&mut reply, &parsed).is_ok(), room);
+        let mut wanted = Wanted::ops(parsed);
+        if promised {
+            wanted = wanted.with_map_in_open();
+        }
+        prop_assert_eq!(offer().accept(&mut reply, &wanted).is_ok(), room);
         if room {
             let mut padded = name.clone().into_bytes();
             padded.resize(16, 0);
             prop_assert_eq!(&reply[64..80], &padded[..]);
             prop_assert_eq!(&reply[80..], &before[80..]);
-        }
-        let kept = if room { 64 } else { reply.len() };
-        prop_assert_eq!(&reply[..kept], &before[..kept]);
-
-        let named = reply.clone();
-        prop_assert_eq!(accept_map_in_open(&mut reply).is_ok(), room);
-        if room {
-            prop_assert_eq!(word(&reply, 60), 1);
-            prop_assert_eq!(&reply[64..], &named[64..]);
+            let flags = if promised { &[1, 0, 0, 0] } else { &before[60..64] };
+            prop_assert_eq!(&reply[60..64], flags);
         }
         let kept = if room { 60 } else { reply.len() };
-        prop_assert_eq!(&reply[..kept], &named[..kept]);
+        prop_assert_eq!(&reply[..kept], &before[..kept]);
     }
 
     #[test]
@@ -253,7 +275,7 @@ proptest! {
 
     #[test]
     fn any_error(number in any::<u64>(), errno in failure()) {
-        let reply = error_reply(number, errno);
+        let reply = error_reply(number, Errno::from_raw(errno));
         prop_assert_eq!(reply.len(), 16);
         prop_assert_eq!(word(&reply, 4) as i32, -sent(errno));
         prop_assert_eq!(unique(&reply), number);
@@ -328,17 +350,13 @@ fn bytes() -> impl Strategy<Value = u64> {
 
 fn extent() -> impl Strategy<Value = Extent> {
     let strip = (prop_oneof![9 => 0_u32..4, 1 => 60_u32..70], bytes())
-        .prop_map(|(device, offset)| Strip { device, offset });
+        .prop_map(|(device, offset)| Strip::new(device, offset));
     let chunk = prop_oneof![3 => Just(0), 3 => (1_u64..9).prop_map(|n| n * ALIGN), 1 => bytes()];
     (bytes(), chunk, vec(strip, 0..4)).prop_map(|(length, chunk, mut strips)| {
         if chunk == 0 && length % 3 != 0 {
             strips.truncate(1);
         }
-        Extent {
-            length,
-            chunk,
-            strips,
-        }
+        Extent::interleaved(length, chunk, strips)
     })
 }
 
@@ -375,7 +393,8 @@ proptest! {
                 at = word(&blob, strip + 20);
             }
             prop_assert_eq!(at, u32::MAX);
-            prop_assert_eq!(decode(&blob), Ok(Map { file_size, extents }));
+            let map = decode(&blob).unwrap();
+            prop_assert_eq!((map.file_size, map.extents), (file_size, extents));
         }
     }
 
@@ -414,7 +433,7 @@ proptest! {
     fn many_extents(n in 0_usize..4000, strips in 1_usize..4) {
         let extents: Vec<_> = (0..n).map(|at| {
             let offset = (at * strips) as u64 * ALIGN;
-            let strips = (0..strips).map(|device| Strip { device: device as u32, offset });
+            let strips = (0..strips).map(|device| Strip::new(device as u32, offset));
             Extent::interleaved(ALIGN, ALIGN, strips.collect())
         }).collect();
         let encoded = encode(n as u64 * ALIGN, &extents);
@@ -436,12 +455,8 @@ fn placed(align: u64) -> impl Strategy<Value = Extent> {
     shape.prop_map(move |(length, chunk, n, devices)| {
         let n = if chunk == 0 { 1 } else { n };
         let strips = devices[..n].iter();
-        let strips = strips.map(|&device| Strip { device, offset: 0 });
-        Extent {
-            length: length * align,
-            chunk: chunk * align,
-            strips: strips.collect(),
-        }
+        let strips = strips.map(|&device| Strip::new(device, 0));
+        Extent::interleaved(length * align, chunk * align, strips.collect())
     })
 }
 

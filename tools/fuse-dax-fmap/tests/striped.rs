@@ -1,4 +1,4 @@
-// SPDX-License-Identifier: GPL-2.0
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! The encoder against two models that share no code with it.
 //!
 //! * `deal()` lays the pages of a file out from the description of the extents,
@@ -8,7 +8,7 @@
 //!
 //! Both have to agree on each page.
 
-use fuse_dax_fmap::striped::{ALIGN, DecodeError, Error, Extent, Map, Strip, decode, encode};
+use fuse_dax_fmap::striped::{ALIGN, DecodeError, Error, Extent, Strip, decode, encode};
 
 const MIB: u64 = 1 << 20;
 
@@ -114,11 +114,8 @@ fn check(file_size: u64, extents: &[Extent]) {
     let bytes = encode(file_size, extents).unwrap();
     let blob = Blob(&bytes);
     blob.check(file_size);
-    let map = Map {
-        file_size,
-        extents: extents.to_vec(),
-    };
-    assert_eq!(decode(&bytes), Ok(map));
+    let map = decode(&bytes).unwrap();
+    assert_eq!((map.file_size, &map.extents[..]), (file_size, extents));
 
     let pages = deal(extents);
     for (page, &(device, start)) in pages.iter().enumerate() {
@@ -131,7 +128,7 @@ fn check(file_size: u64, extents: &[Extent]) {
 }
 
 fn strip(device: u32, offset: u64) -> Strip {
-    Strip { device, offset }
+    Strip::new(device, offset)
 }
 
 /// xorshift: the same patterns every run.
@@ -210,10 +207,9 @@ fn generated_maps() {
                 0 => 0,
                 _ => (rng.below(7) + 1) * ALIGN,
             };
-            let mut extent = Extent {
-                length,
-                chunk,
-                strips: vec![strip(0, 0); if chunk == 0 { 1 } else { n as usize }],
+            let mut extent = {
+                let strips = vec![strip(0, 0); if chunk == 0 { 1 } else { n as usize }];
+                Extent::interleaved(length, chunk, strips)
             };
             let size = extent.strip_length().unwrap();
             for strip in &mut extent.strips {

@@ -1,0 +1,1 @@
+../../../../include/uapi/linux/fuse_dax_fmap.h
