@@ -8,19 +8,23 @@
 //! reading, and no full disk, interrupts it.
 
 mod bpf;
+mod failure;
+mod host;
+mod mounts;
 mod object;
 mod ops;
 mod pins;
 mod registry;
 mod status;
+mod table;
 
 use std::io::{self, Write};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
-const MODULE: &str = "fuse_dax_fmap";
+use crate::failure::{Failure, reason};
 
 /// Loads, lists and removes the BPF programs ("ops") that turn the file maps of
 /// FUSE servers into mappings of DAX memory.
@@ -73,23 +77,6 @@ enum Cmd {
     /// MAP is the id of the ops' BPF map, as in `fmapctl list`; "(old)" marks ops that
     /// have been replaced since the mount was made, "(gone)" ones that were unregistered.
     Status,
-}
-
-/// What a command failed with.
-struct Failure {
-    /// What goes before the message: what the verifier said, for who wrote the program.
-    log: String,
-    /// One sentence.
-    message: String,
-}
-
-impl From<String> for Failure {
-    fn from(message: String) -> Self {
-        Self {
-            log: String::new(),
-            message,
-        }
-    }
 }
 
 fn main() -> ExitCode {
@@ -152,68 +139,9 @@ fn not_written(error: &io::Error, status: ExitCode) -> ExitCode {
     ExitCode::FAILURE
 }
 
-/// What an error means, without its number.
-fn reason(error: &io::Error) -> String {
-    let text = error.to_string();
-    match text.split_once(" (os error ") {
-        Some((text, _)) => text.to_owned(),
-        None => text,
-    }
-}
-
-/// What every command needs.
-fn check_host() -> Result<(), String> {
-    if !rustix::process::geteuid().is_root() {
-        return Err("this needs root".to_owned());
-    }
-    if !Path::new("/sys/module").join(MODULE).exists() {
-        return Err(format!("the module {MODULE} is not loaded"));
-    }
-    Ok(())
-}
-
-/// Lines of cells, each column as wide as its widest cell.
-fn table(rows: &[Vec<String>]) -> String {
-    let columns = rows.iter().map(Vec::len).max().unwrap_or(0);
-    let width = |column: usize| {
-        let cells = rows.iter().filter_map(|row| row.get(column));
-        cells.map(|cell| cell.chars().count()).max().unwrap_or(0)
-    };
-    let widths: Vec<usize> = (0..columns).map(width).collect();
-
-    let mut text = String::new();
-    for row in rows {
-        let mut line = String::new();
-        for (cell, width) in row.iter().zip(&widths) {
-            line += &format!("{cell:width$}  ");
-        }
-        text += line.trim_end();
-        text += "\n";
-    }
-    text
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn columns_line_up() {
-        let row = |cells: &[&str]| cells.iter().map(|&cell| cell.to_owned()).collect();
-        let rows = [
-            row(&["NAME", "N"]),
-            row(&["a", "1"]),
-            row(&["longer", "22"]),
-        ];
-        assert_eq!(table(&rows), "NAME    N\na       1\nlonger  22\n");
-    }
-
-    #[test]
-    fn errors_without_numbers() {
-        let full = io::Error::from_raw_os_error(28);
-        assert_eq!(reason(&full), "No space left on device");
-        assert_eq!(reason(&io::Error::other("something")), "something");
-    }
 
     #[test]
     fn the_command_line_is_sound() {

@@ -12,12 +12,14 @@ use std::os::fd::AsFd;
 use std::path::Path;
 use std::sync::{Mutex, PoisonError};
 
+use fuse_dax_fmap::OPS_SIZE;
+use fuse_dax_fmap::module::NAME as MODULE;
 use libbpf_rs::{
     Error, Link, MapCore, MapMut, MapType, Object, ObjectBuilder, OpenObject, PrintLevel, set_print,
 };
 
-use crate::registry::{OPS_SIZE, is_ours, ops_name};
-use crate::{Failure, MODULE, reason};
+use crate::failure::{Failure, reason};
+use crate::registry::{is_ours, ops_name};
 
 /// `BPF_F_LINK`: what libbpf sets for SEC(".struct_ops.link").
 const F_LINK: u32 = 1 << 13;

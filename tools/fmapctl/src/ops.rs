@@ -20,17 +20,18 @@ use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use fuse_dax_fmap::module::{DEFAULT_OPS, NAME as MODULE};
 use libbpf_rs::query::LinkInfo;
 use libbpf_rs::{Link, MapHandle};
 
+use crate::bpf;
+use crate::failure::{Failure, reason};
+use crate::host::check_host;
+use crate::mounts::{Mount, mounts};
 use crate::object::{self, Loaded};
 use crate::pins::{self, Pins};
 use crate::registry::{self, Registered};
-use crate::status::{self, Mount};
-use crate::{Failure, MODULE, bpf, check_host, reason, table};
-
-/// The ops of privileged mounts whose server names none.
-const DEFAULT_OPS: &str = "/sys/module/fuse_dax_fmap/parameters/default_ops";
+use crate::table::table;
 
 /// How objects are loaded.
 pub struct Options {
@@ -229,7 +230,7 @@ fn may_be(link: &LinkInfo, name: &str) -> bool {
 fn tell_users(name: &str, out: &mut String) {
     let current = registry::find(name).map(|ops| ops.map);
     let older = |mount: &&Mount| mount.ops == name && mount.map != current;
-    let used = status::mounts().map_or(0, |all| all.iter().filter(older).count());
+    let used = mounts().map_or(0, |all| all.iter().filter(older).count());
 
     if used > 0 {
         let _ = writeln!(
@@ -242,7 +243,7 @@ fn tell_users(name: &str, out: &mut String) {
 /// Prints the registered ops.
 pub fn list(out: &mut String) -> Result<(), Failure> {
     check_host()?;
-    let mounts = status::mounts();
+    let mounts = mounts();
     let registered = registry::registered();
     let is_registered = |name: &str| registered.iter().any(|ops| ops.name == name);
 
@@ -359,8 +360,8 @@ pub fn unload(names: &[String], out: &mut String) -> Result<(), Failure> {
             pins.remove(name)?;
         }
         let _ = writeln!(out, "{name}: unregistered");
-        let mounts = status::mounts().unwrap_or_default();
-        let used = mounts.iter().filter(|mount| mount.ops == *name).count();
+        let all = mounts().unwrap_or_default();
+        let used = all.iter().filter(|mount| mount.ops == *name).count();
         if used > 0 {
             let _ = writeln!(
                 out,
@@ -378,7 +379,7 @@ pub fn unload(names: &[String], out: &mut String) -> Result<(), Failure> {
     if let Some(pins) = &pins {
         pins.remove_if_empty();
     }
-    if status::mounts().map_or(true, |all| all.is_empty()) && registry::registered().is_empty() {
+    if mounts().map_or(true, |all| all.is_empty()) && registry::registered().is_empty() {
         wait_for_programs();
     }
     Ok(())

@@ -19,7 +19,7 @@ use libbpf_rs::query::LinkInfo;
 use rustix::fs::{AtFlags, FileType, FlockOperation, Mode, OFlags, Stat};
 use rustix::io::Errno;
 
-use crate::reason;
+use crate::failure::reason;
 
 const BPFFS: &str = "/sys/fs/bpf";
 /// The directory.

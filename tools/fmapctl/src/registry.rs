@@ -8,14 +8,15 @@
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::OnceLock;
 
+use fuse_dax_fmap::module::NAME as MODULE;
+use fuse_dax_fmap::{OPS_SIZE, OpsName};
 use libbpf_rs::query::{BtfInfoIter, LinkInfo, LinkTypeInfo};
 use libbpf_rs::{MapCore, MapFlags, MapHandle, MapInfo, libbpf_sys};
 
-use crate::{MODULE, bpf};
+use crate::bpf;
 
-/// `struct fuse_dax_fmap_ops` as user space has it: a name and two programs.
-pub const OPS_SIZE: usize = 16 + 2 * 8;
-/// In front of it in the value of a map: what the kernel counts, in a cache line of its own.
+/// In front of a `struct fuse_dax_fmap_ops` in the value of a map: what the kernel counts, in a
+/// cache line of its own.
 const STATE_SIZE: usize = 64;
 
 /// Ops that mounts find by their name.
@@ -87,11 +88,8 @@ pub fn is_ours(map: BorrowedFd<'_>) -> bool {
 
 /// The name in the image of a `struct fuse_dax_fmap_ops`, which begins with it.
 pub fn ops_name(image: &[u8]) -> Option<String> {
-    let name = image.get(..OPS_SIZE)?.first_chunk::<16>()?;
-    let end = name.iter().position(|&c| c == 0)?;
-    let name = std::str::from_utf8(&name[..end]).ok()?;
-    let valid = |c: char| c.is_ascii_alphanumeric() || "_.-".contains(c);
-    (!name.is_empty() && name.chars().all(valid)).then(|| name.to_owned())
+    let name = image.get(..OPS_SIZE)?.first_chunk()?;
+    OpsName::from_bytes(name).ok().map(|name| name.to_string())
 }
 
 #[cfg(test)]

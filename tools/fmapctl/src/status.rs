@@ -3,26 +3,14 @@
 //! kernel knows for the same device numbers.
 
 use std::fs;
-use std::io;
 
+use fuse_dax_fmap::module::Counter;
+
+use crate::failure::{Failure, reason};
+use crate::host::check_host;
+use crate::mounts::mounts;
 use crate::registry::{self, Registered};
-use crate::{Failure, check_host, reason, table};
-
-const MOUNTS: &str = "/sys/kernel/debug/fuse_dax_fmap/mounts";
-
-/// A superblock that uses ops.
-#[derive(Debug, PartialEq, Eq)]
-pub struct Mount {
-    /// `major:minor`, as in mountinfo.
-    pub number: String,
-    pub ops: String,
-    /// The id of the ops' map; not of every module that there was.
-    pub map: Option<u32>,
-    pub files: String,
-    pub devices: Vec<String>,
-    /// Whatever else the module counts, as `name=number`, in its order.
-    pub counters: Vec<(String, u64)>,
-}
+use crate::table::table;
 
 /// Prints what is mounted.
 pub fn show(out: &mut String) -> Result<(), Failure> {
@@ -61,70 +49,13 @@ pub fn show(out: &mut String) -> Result<(), Failure> {
     Ok(())
 }
 
-/// The superblocks that use ops.
-pub fn mounts() -> Result<Vec<Mount>, String> {
-    let text = fs::read_to_string(MOUNTS).map_err(|error| match error.kind() {
-        io::ErrorKind::NotFound => {
-            format!("{MOUNTS} is not there: mount -t debugfs debugfs /sys/kernel/debug")
-        }
-        _ => format!("{MOUNTS}: {}", reason(&error)),
-    })?;
-    text.lines()
-        .map(|line| parse(line).ok_or_else(|| format!("{MOUNTS}: not understood: {line:?}")))
-        .collect()
-}
-
 /// A row about a counter. What is not known here is shown under the module's own name.
 fn counter((name, number): &(String, u64)) -> Vec<String> {
-    let known = [
-        ("faults_2m", "page faults of 2 MiB"),
-        ("faults_4k", "page faults of 4 KiB"),
-        ("faults_failed", "page faults that ended with a signal"),
-        ("upgrades", "ranges back from 4 KiB to 2 MiB"),
-        ("read_bytes", "bytes read"),
-        ("written_bytes", "bytes written"),
-        ("get_fmap", "GET_FMAP requests"),
-        ("maps_in_open", "maps that came with OPEN"),
-        ("get_daxdev", "GET_DAXDEV requests"),
-        ("maps_refused", "maps refused by dax_fmap_parse()"),
-        ("opens_failed", "opens that failed"),
-        ("mappings_refused", "mappings of iomap_begin() refused"),
-    ];
-    let text = known.iter().find(|(key, _)| key == name);
-    vec![
-        format!("  {}", text.map_or(name.as_str(), |(_, text)| text)),
-        number.to_string(),
-    ]
-}
-
-/// `<major>:<minor> ops=<name> map=<id> files=<number> devices=<index>:<name>[!],...`, and
-/// ` <counter>=<number>` for each counter.
-fn parse(line: &str) -> Option<Mount> {
-    let mut words = line.split_whitespace();
-    let number = words.next()?.to_owned();
-    let (mut ops, mut map, mut files, mut devices) = (None, None, None, None);
-    let mut counters = Vec::new();
-    for word in words {
-        let (key, value) = word.split_once('=')?;
-        match key {
-            "ops" => ops = Some(value.to_owned()),
-            "map" => map = Some(value.parse().ok()?),
-            "files" => files = Some(value.to_owned()),
-            "devices" => {
-                let named = value.split(',').filter(|device| !device.is_empty());
-                devices = Some(named.map(str::to_owned).collect());
-            }
-            _ => counters.extend(value.parse().ok().map(|number| (key.to_owned(), number))),
-        }
-    }
-    Some(Mount {
-        number,
-        ops: ops?,
-        map,
-        files: files?,
-        devices: devices?,
-        counters,
-    })
+    let text = match Counter::from_name(name) {
+        Some(counter) => counter.description(),
+        None => name,
+    };
+    vec![format!("  {text}"), number.to_string()]
 }
 
 /// The map of a mount's ops, and what has become of it.
@@ -188,36 +119,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn lines_of_the_module() {
-        let mount = parse("0:44 ops=striped map=17 files=3 devices=0:dax0.0,1:dax1.0!").unwrap();
-        assert_eq!(
-            (mount.number.as_str(), mount.ops.as_str()),
-            ("0:44", "striped")
-        );
-        assert_eq!(mount.map, Some(17));
-        assert_eq!(mount.files, "3");
-        assert_eq!(mount.devices, ["0:dax0.0", "1:dax1.0!"]);
+    fn cells() {
         assert_eq!(device("1:dax1.0!"), "1:dax1.0(failed)");
         assert_eq!(device("0:dax0.0"), "0:dax0.0");
-
-        assert!(
-            parse("0:44 ops=x files=0 devices=")
-                .unwrap()
-                .devices
-                .is_empty()
-        );
-        let mount = parse("0:44 ops=x files=0 devices= faults_2m=7 new=1 other=x").unwrap();
-        let rows: Vec<_> = mount.counters.iter().map(counter).collect();
-        assert_eq!(rows, [["  page faults of 2 MiB", "7"], ["  new", "1"]]);
-        for bad in [
-            "",
-            "0:44",
-            "0:44 ops=x devices=",
-            "0:44 ops=x files=1 devices",
-            "0:44 ops=x map=y files=1 devices=",
-        ] {
-            assert_eq!(parse(bad), None, "{bad:?}");
-        }
+        let row = |name: &str, number| counter(&(name.to_owned(), number));
+        assert_eq!(row("faults_2m", 7), ["  page faults of 2 MiB", "7"]);
+        assert_eq!(row("new", 1), ["  new", "1"]);
     }
 
     #[test]
@@ -243,7 +150,6 @@ mod tests {
         assert_eq!(unescape("\\134\\04"), "\\\\04");
     }
 
-    use proptest::collection::vec;
     use proptest::prelude::*;
     use proptest::test_runner::{Config, RngSeed};
 
@@ -270,36 +176,6 @@ mod tests {
 
     proptest! {
         #![proptest_config(config())]
-
-        #[test]
-        fn any_line(line in "\\PC{0,80}|[0-9]:[0-9] (ops|files|devices|x)=[a-z0-9:,!= ]{0,60}") {
-            if let Some(mount) = parse(&line) {
-                prop_assert!(line.contains(&mount.number));
-                mount.devices.iter().for_each(|name| drop(device(name)));
-            }
-        }
-
-        #[test]
-        fn a_line_is_what_it_says(
-            (major, minor) in any::<(u16, u32)>(),
-            ops in "[A-Za-z0-9_.-]{1,15}",
-            files in any::<u32>(),
-            devices in vec("[0-9]{1,2}:dax[0-9]\\.[0-9]!?", 0..5),
-            counters in vec(("[a-z_]{9,12}", any::<u64>()), 0..5),
-        ) {
-            let mut line = format!(
-                "{major}:{minor} ops={ops} files={files} devices={}", devices.join(",")
-            );
-            for (name, number) in &counters {
-                line += &format!(" {name}={number}");
-            }
-            let mount = parse(&line).unwrap();
-            prop_assert_eq!(mount.number, format!("{}:{}", major, minor));
-            prop_assert_eq!(mount.ops, ops);
-            prop_assert_eq!(mount.files, files.to_string());
-            prop_assert_eq!(mount.devices, devices);
-            prop_assert_eq!(mount.counters, counters);
-        }
 
         #[test]
         fn any_mountinfo(text in "(\\PC| |\n|\\\\[0-9+-]{1,3}){0,60}", number in "[0-9]:[0-9]{1,2}") {
