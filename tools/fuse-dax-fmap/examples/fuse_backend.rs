@@ -34,7 +34,13 @@ fn main() -> ExitCode {
 fn run() -> Result<(), Box<dyn Error>> {
     let (file, mountpoint) = common::arguments()?;
     let device = common::mount(&mountpoint)?;
-    serve(&device, &file).inspect_err(|_| common::unmount(&mountpoint))
+    let served = serve(&device, &file);
+    drop(device);
+    if common::remove_dead(&mountpoint) {
+        served?;
+        return Err("the kernel has ended the connection, and its log says why".into());
+    }
+    served
 }
 
 fn serve(device: &File, file: &OneFile) -> Result<(), Box<dyn Error>> {

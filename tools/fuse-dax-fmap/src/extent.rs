@@ -7,6 +7,8 @@
 use std::error;
 use std::fmt;
 
+use crate::wire::DEVICES_MAX;
+
 /// A strip ends below this.
 const DEVICE_END: u64 = 1 << 63;
 
@@ -146,7 +148,7 @@ impl fmt::Display for Error {
             Error::Device { extent, device } => write!(
                 f,
                 "extent {extent}: device {device} is beyond the last possible one, {}",
-                crate::DEVICES_MAX - 1
+                DEVICES_MAX - 1
             ),
             Error::BeyondDevice { extent } => {
                 write!(f, "extent {extent} ends beyond the end of any device")
@@ -207,7 +209,7 @@ pub(crate) fn place(
         let beyond = Error::BeyondDevice { extent: at };
         let length = length(extent).ok_or(beyond.clone())?;
         for &strip in &extent.strips {
-            if strip.device >= crate::DEVICES_MAX {
+            if strip.device >= DEVICES_MAX {
                 return Err(Error::Device {
                     extent: at,
                     device: strip.device,

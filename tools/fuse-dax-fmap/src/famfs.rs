@@ -14,6 +14,7 @@
 
 pub use crate::extent::{Error, Extent, Strip};
 use crate::extent::{Placed, place, sort};
+use crate::wire::BLOB_MAX;
 
 /// What a server would name in INIT. famfs's own names none: its ops are the module's
 /// `default_ops`.
@@ -45,7 +46,7 @@ pub enum Format {
     /// extents.
     V10,
     /// What follows them: the length field says how long the map is. A list of linear extents
-    /// may be as long as a map can be ([`BLOB_MAX`](crate::BLOB_MAX)), and the last of them
+    /// may be as long as a map can be ([`BLOB_MAX`]), and the last of them
     /// may end with the file.
     Next,
 }
@@ -61,7 +62,7 @@ pub fn encode(file_size: u64, extents: &[Extent], format: Format) -> Result<Vec<
     });
     let len = HEADER_LEN + ENTRY_LEN * entries.sum::<usize>();
     let fits = match format {
-        Format::Next if simple => len <= crate::BLOB_MAX as usize,
+        Format::Next if simple => len <= BLOB_MAX as usize,
         _ => extents.len() <= EXTENTS_MAX && len <= MAP_MAX,
     };
     if !fits {

@@ -112,10 +112,16 @@ pub fn send(mut device: &File, reply: &[u8]) -> io::Result<()> {
     }
 }
 
-/// Removes a mount that its server gives up.
-pub fn unmount(mountpoint: &Path) {
-    // The error that it is for counts.
-    let _ = rustix::mount::unmount(mountpoint, UnmountFlags::DETACH);
+/// Removes what is left of a mount whose connection is gone, if anything is; says whether it was.
+/// A mount that was unmounted has left nothing.
+pub fn remove_dead(mountpoint: &Path) -> bool {
+    use rustix::io::Errno;
+
+    let dead = matches!(
+        rustix::fs::statfs(mountpoint),
+        Err(Errno::NOTCONN | Errno::CONNREFUSED | Errno::CONNABORTED)
+    );
+    dead && rustix::mount::unmount(mountpoint, UnmountFlags::DETACH).is_ok()
 }
 
 /// Longer than any request: 1 MiB, and its headers.
