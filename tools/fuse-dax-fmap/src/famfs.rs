@@ -7,7 +7,8 @@
 //! There are two of it ([`Format`]), which differ in one field and in how long a list may be.
 //! A server of the newer one that finds no room for its map answers the first
 //! [`HEADER_LEN`] bytes, whose length field says how much it takes; with this crate it need
-//! not: [`Accepted::intercept()`](crate::Accepted::intercept) answers ERANGE, and the kernel asks again.
+//! not: [`Accepted::intercept()`](crate::Accepted::intercept) answers ERANGE, and the kernel
+//! asks again.
 //!
 //! What the rules of the format refuse is refused here. Whether a list of many extents fits
 //! into the metadata that a file may have is known to the BPF program alone.
