@@ -73,7 +73,7 @@ tools: | $(BUILD)
 tests: | $(BUILD)
 	@$(MAKE) -C tests OUT=$(BUILD)/tests KSRC=/kernel/source CC=gcc-14 CLANG=clang-19
 	cd tools && cargo build --release --locked --examples --target-dir $(BUILD)/cargo
-	@install -D -t $(BUILD)/tests/examples $(addprefix $(BUILD)/cargo/release/examples/,one_file fuse_backend)
+	@install -D -t $(BUILD)/tests/examples $(addprefix $(BUILD)/cargo/release/examples/,one_file fuse_backend with_fuser)
 
 # What "make bench" needs besides: its programs, those that make file systems, and a
 # module that knows the format of striped itself (bench/native.rs).

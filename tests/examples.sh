@@ -40,7 +40,7 @@ wait_for() {
 	return 1
 }
 start() { # EXAMPLE
-	"$examples/$1" "$device" $size "$dir" >"$tmp/said" 2>&1 &
+	"$examples/$1" "$device" "$size" "$dir" >"$tmp/said" 2>&1 &
 	server=$!
 	wait_for mounted
 }
@@ -58,15 +58,15 @@ ends() { # STATUS
 	[ "$status" = "$1" ] && ! mounted
 }
 refused() { # EXAMPLE
-	"$examples/$1" "$device" $size "$dir" >"$tmp/said" 2>&1 &
+	"$examples/$1" "$device" "$size" "$dir" >"$tmp/said" 2>&1 &
 	server=$!
 	ends 1 && grep -q "^$1: the kernel has ended the connection" "$tmp/said"
 }
 has_one_file() {
-	[ "$(ls "$dir")" = file ] && [ "$(stat -c %s "$dir/file")" = $size ]
+	[ "$(ls "$dir")" = file ] && [ "$(stat -c %s "$dir/file")" = "$size" ]
 }
 data() {
-	head -c $size /dev/urandom >"$tmp/data" &&
+	head -c "$size" /dev/urandom >"$tmp/data" &&
 		dd if="$tmp/data" of="$dir/file" bs=1M conv=notrunc,fsync status=none &&
 		cmp "$tmp/data" "$dir/file"
 }
@@ -92,7 +92,7 @@ is_mapped() {
 	cat "$tmp/status"
 	grep -qE "^$dir +striped +[0-9]+ +1 +0:${device##*/}$" "$tmp/status" &&
 		counted "maps that came with OPEN" 1 && counted "GET_DAXDEV requests" 1 &&
-		counted "bytes written" $size && counted "page faults of" 1
+		counted "bytes written" "$size" && counted "page faults of" 1
 }
 # Those have a "_".
 all_names_known() {
@@ -102,12 +102,12 @@ unmounts() {
 	umount "$dir" && ends 0
 }
 
-for example in one_file fuse_backend; do
-	check "$example: without ops it fails, and no mount is left" refused $example
+for example in one_file fuse_backend with_fuser; do
+	check "$example: without ops it fails, and no mount is left" refused "$example"
 done
 fmapctl load "$bpf/striped.bpf.o" >/dev/null || exit
-for example in one_file fuse_backend; do
-	check "$example: it mounts" start $example
+for example in one_file fuse_backend with_fuser; do
+	check "$example: it mounts" start "$example"
 	check "$example: one file" has_one_file
 	check "$example: what is written is read" data
 	check "$example: what is stored is read" mapped

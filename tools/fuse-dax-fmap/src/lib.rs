@@ -136,7 +136,8 @@
 //!   that must send a malformed reply, wrong for a file system.
 //! * **fuser** keeps its loop to itself and answers opcodes that it does not know
 //!   with ENOSYS. It works behind a socket pair that a server puts between
-//!   `/dev/fuse` and the crate, which costs two copies of each message.
+//!   `/dev/fuse` and the crate (`examples/with_fuser.rs`), which costs two copies of each
+//!   message; once its files are mapped there are few.
 //!
 //! # Features
 //!
