@@ -41,7 +41,7 @@ help:
 	@echo '     [DEVICE=cxl] [KERNEL=debug]'
 	@echo '     [ACTORS=A,B,-C]      with A and B only, or without C'
 	@echo 'make bench                instructions per fault, read, write and open, against other memory'
-	@echo '     [ROWS="bpf native"]  and file systems (docs/fault-path.md); only these rows'
+	@echo '     [ROWS="bpf native"]  and file systems (docs/benchmark-method.md); only these rows'
 	@echo '     [QUICK=1]            only the most important patterns'
 	@echo 'make lint                 formatting, clippy, shellcheck, checkpatch'
 	@echo 'make clean                remove build/'
