@@ -44,6 +44,9 @@ help:
 	@echo '     [ROWS="bpf native"]  and file systems (docs/benchmark-method.md); only these rows'
 	@echo '     [QUICK=1]            only the most important patterns'
 	@echo 'make lint                 formatting, clippy, shellcheck, checkpatch'
+	@echo 'make ide                  rust-project.json and compile_commands.json, for rust-analyzer'
+	@echo '                          and clangd'
+	@echo 'make hooks                git looks at commits before it makes them (.githooks)'
 	@echo 'make clean                remove build/'
 	@echo
 	@echo 'The build root and the kernel are kept in ~/.cache/fuse-dax-fmap (or in'
@@ -51,7 +54,7 @@ help:
 	@echo 'FMAP_MIRROR=URL takes another archive than that of this host, as it may have to be'
 	@echo 'when Debian no longer has the kernel: the snapshot of a day on which it had it.'
 
-.PHONY: all help module debug-module bpf tools tests exercisers bench-programs native-module lint demo check check-debug exercise torture bench clean
+.PHONY: all help module debug-module bpf tools tests exercisers bench-programs native-module lint demo check check-debug exercise torture bench ide hooks clean
 
 ifneq ($(INSIDE)$(KDIR),)
 
@@ -147,6 +150,14 @@ torture:
 bench:
 	@scripts/build-quietly module bpf tools native-module bench-programs
 	@ROWS='$(ROWS)' QUICK='$(QUICK)' bench/run
+
+ide:
+	@scripts/build-quietly module
+	@scripts/ide
+
+hooks:
+	@git config core.hooksPath .githooks
+	@echo 'git calls .githooks/* from now on; "git config --unset core.hooksPath" ends that'
 
 clean:
 	rm -rf $(BUILD)
