@@ -81,7 +81,7 @@ hash_of() {
 }
 
 ROOT_KEY=$(hash_of "$TOP"/scripts/{make-root,apt-sources,packages})
-KERNEL_KEY=$(echo "$ROOT_KEY" | hash_of - "$TOP"/scripts/{make-kernel,choose-kernel})
+KERNEL_KEY=$(echo "$ROOT_KEY $KERNEL_SERIES" | hash_of - "$TOP"/scripts/{make-kernel,choose-kernel})
 ROOT=$CACHE/root-$ROOT_KEY
 STOCK_KERNEL=$CACHE/kernel-$KERNEL_KEY
 # The source and the compilers, not the rest of the root: it takes too long. As long
