@@ -8,15 +8,16 @@
 //! directly ([`Resolver`]): half of what a trampoline does is for programs that ask about it.
 //!
 //! - [`Ops`] is `kdata` between `reg()` and `unreg()`: enough to look it up, not to call it.
-//! - [`PinnedOps`] holds a reference and may be called. A link that is detached, or updated to another
-//!   `kdata`, stops new pins and leaves the existing ones alone.
+//! - [`PinnedOps`] holds a reference and may be called. A link that is detached, or updated to
+//!   another `kdata`, stops new pins and leaves the existing ones alone.
 //!
 //! A program sees a context (`include/uapi/linux/fuse_dax_fmap.h`). It is the first member of a
 //! larger structure here, and the kfuncs go from the one to the other. This is sound because the
 //! verifier lets no other pointer through: a context argument is trusted, of exactly this BTF type,
 //! and only [`PinnedOps::parse`] and [`Resolver::resolve`] ever make one. To read the metadata in
-//! `iomap_begin()` takes no kfunc: its first line is a type of its own, so the verifier knows how far a program
-//! may read, and all of it is a range whose end the program compares with, as with a packet.
+//! `iomap_begin()` takes no kfunc: its first line is a type of its own, so the verifier knows how
+//! far a program may read, and all of it is a range whose end the program compares with, as with a
+//! packet.
 //!
 //! The types, the stubs and the kfuncs themselves are in C (`fuse_dax_fmap_btf.c`), because pahole
 //! leaves out what Rust defines.
@@ -240,8 +241,8 @@ impl PinnedOps {
                 ptr::from_mut(&mut found).cast(),
             );
         }
-        // INVARIANT: It is the program that the ops have for this member, and they hold it. The caller
-        // keeps them pinned.
+        // INVARIANT: It is the program that the ops have for this member, and they hold it. The
+        // caller keeps them pinned.
         NonNull::new(found).map(Resolver).ok_or(EINVAL)
     }
 }
@@ -266,10 +267,10 @@ unsafe extern "C" fn is_iomap_begin(prog: *mut c::bpf_prog, found: *mut ffi::c_v
 
 /// `iomap_begin()` of pinned ops: one pointer, to be called from the fault path.
 ///
-/// It runs under RCU and on one CPU, as through a trampoline, and is counted in the statistics of BPF.
-/// Both come from disabled preemption, as for programs at tracepoints, which may call what this may.
-/// What it has not got is a context of its own for the run (`current->bpf_ctx`): no helper and no kfunc
-/// that the verifier lets it call looks there.
+/// It runs under RCU and on one CPU, as through a trampoline, and is counted in the statistics of
+/// BPF. Both come from disabled preemption, as for programs at tracepoints, which may call what
+/// this may. What it has not got is a context of its own for the run (`current->bpf_ctx`): no
+/// helper and no kfunc that the verifier lets it call looks there.
 ///
 /// # Invariants
 ///
@@ -364,8 +365,9 @@ impl Resolver {
             meta.first as u64,
             (meta.first as u64).wrapping_add(meta.len.into()),
         ];
-        // SAFETY: The program is loaded by the type invariants, and takes these five. It reads `resolve`
-        // and the metadata, up to its end, writes `io`, and keeps no pointer: the verifier sees to that.
+        // SAFETY: The program is loaded by the type invariants, and takes these five. It reads
+        // `resolve` and the metadata, up to its end, writes `io`, and keeps no pointer: the
+        // verifier sees to that.
         let ret = unsafe { c::fuse_dax_fmap_run(resolve.args.as_ptr(), self.0.as_ptr()) };
         program_result(ret)?;
         Ok(Claim {
@@ -643,8 +645,8 @@ static STRUCT_OPS: Table<c::bpf_struct_ops> = Table(Opaque::new(c::bpf_struct_op
 pub(crate) fn register() -> Result {
     // SAFETY: Called once, before the first use of the lock.
     unsafe { REGISTERED.init() };
-    // SAFETY: The table is static, complete but for `cfi_stubs` and `verifier_ops`, which C fills in, and owned
-    // by this module. Called once, while the module is loaded.
+    // SAFETY: The table is static, complete but for `cfi_stubs` and `verifier_ops`, which C fills
+    // in, and owned by this module. Called once, while the module is loaded.
     to_result(unsafe { c::fuse_dax_fmap_register_bpf(STRUCT_OPS.0.get()) })?;
     if !verifier::knows_btf() {
         pr_err!("no BTF of this module: was it built without pahole, or for another kernel?\n");

@@ -2,19 +2,19 @@
 
 //! The DAX devices of a mount.
 //!
-//! A mount names its devices by index, 0 to 63. A slot is filled once, when the first file that uses
-//! it is opened (GET_DAXDEV), and stays so until unmount:
+//! A mount names its devices by index, 0 to 63. A slot is filled once, when the first file that
+//! uses it is opened (GET_DAXDEV), and stays so until unmount:
 //!
 //! - A device is opened by path with the root directory and the credentials of the task that
 //!   mounted: the opener of a file has no say in where `/dev/dax0.0` leads.
 //! - It has to be a character device of a device on the `dax` bus, and be bound to `fsdev_dax`.
 //!   Other DAX devices (pmem's) carry other private data, which `fs_dax_get()` would take for a
 //!   `struct dev_dax`; so this is checked before, not after.
-//! - It is held exclusively (`fs_dax_get()`), and its driver's module is pinned. `fsdev_dax` refuses
-//!   to resize a bound device, so its size is read once.
+//! - It is held exclusively (`fs_dax_get()`), and its driver's module is pinned. `fsdev_dax`
+//!   refuses to resize a bound device, so its size is read once.
 //!
-//! What happens when a device goes away, or some of its memory fails, is in `failure`; a slot remembers
-//! it in its `health`, and takes the device out of the fault path's sight (`sound`).
+//! What happens when a device goes away, or some of its memory fails, is in `failure`; a slot
+//! remembers it in its `health`, and takes the device out of the fault path's sight (`sound`).
 //!
 //! A page of a device belongs to one place of one file at a time, its tenant: DAX notes that in the
 //! folio, takes for granted that the file system sees to it, and corrupts folios otherwise.
@@ -85,7 +85,8 @@ pub(crate) const DEVICES_MAX: usize = c::FUSE_DAX_FMAP_DEVICES_MAX as usize;
 
 /// The devices of a mount, by index.
 ///
-/// A mount is bound where memory can only be had in small pieces, so the slots come later ([`Devices::start`]).
+/// A mount is bound where memory can only be had in small pieces, so the slots come later
+/// ([`Devices::start`]).
 ///
 /// # Invariants
 ///
@@ -191,7 +192,8 @@ impl Device {
         }
     }
 
-    /// How many of `length` bytes from `addr` on are in one piece; `None` if they are not all inside the device.
+    /// How many of `length` bytes from `addr` on are in one piece; `None` if they are not all
+    /// inside the device.
     #[inline]
     pub(crate) fn in_one_piece(&self, addr: u64, length: u64) -> Option<u64> {
         let end = addr.checked_add(length)?;
@@ -246,14 +248,16 @@ impl Device {
         })
     }
 
-    /// Reads what the device is made of. fsdev_dax refuses to resize a device that is bound to it, so it stays so.
+    /// Reads what the device is made of. fsdev_dax refuses to resize a device that is bound to it,
+    /// so it stays so.
     ///
     /// # Safety
     ///
     /// `dev_dax` is the device's, which is alive, and `dax_read_lock()` is held.
     unsafe fn read_pieces(&mut self, dev_dax: *const f::dev_dax) -> Result {
         let page = PAGE_SIZE as u64;
-        // SAFETY: `dev_dax` is valid by the safety requirements, with `nr_range` ranges that do not change.
+        // SAFETY: `dev_dax` is valid by the safety requirements, with `nr_range` ranges that do not
+        // change.
         let (size, ranges) = unsafe {
             let ranges =
                 core::slice::from_raw_parts((*dev_dax).ranges, (*dev_dax).nr_range as usize);
@@ -285,8 +289,8 @@ impl Device {
 ///
 /// # Safety
 ///
-/// The device sits on the dax bus, and `dax_read_lock()` is held: if it is alive, it stays bound to its
-/// driver meanwhile, and keeps its ranges.
+/// The device sits on the dax bus, and `dax_read_lock()` is held: if it is alive, it stays bound to
+/// its driver meanwhile, and keeps its ranges.
 unsafe fn frames_at(dax_dev: *mut c::dax_device, addr: u64, pages: u64) -> Option<Frames> {
     // SAFETY: By the safety requirements. There are none if the device is not alive.
     let dev_dax = NonNull::new(unsafe { c::dax_get_private(dax_dev) })?;
@@ -599,12 +603,12 @@ fn hold(slot: &Slot, index: u32, reply: &[u8], conn: &Connection) -> Result<Devi
             },
         });
     }
-    // A driver is unbound with this lock held, and looks for a holder then. If the device is alive, it
-    // finds us.
+    // A driver is unbound with this lock held, and looks for a holder then. If the device is alive,
+    // it finds us.
     // SAFETY: The device is kept by `file`.
     let locked = unsafe { DeviceLock::new(device) };
-    // `kill_dax()` may have looked for a holder before we were one, told nobody, and cleared the holder since; the
-    // driver may even be bound again, and the device be another mount's.
+    // `kill_dax()` may have looked for a holder before we were one, told nobody, and cleared the
+    // holder since; the driver may even be bound again, and the device be another mount's.
     // SAFETY: `dax_dev` is kept by `file`.
     if unsafe { c::dax_holder(dax_dev.as_ptr()) } != holder.as_ptr() {
         // SAFETY: `take()` has a reference to `dax_dev`, which is given up; the lock is held.
@@ -614,8 +618,8 @@ fn hold(slot: &Slot, index: u32, reply: &[u8], conn: &Connection) -> Result<Devi
     // SAFETY: `file` is open, so this module has a user and may get another.
     unsafe { c::__module_get(driver) };
 
-    // Between the CPU and the memory are caches, though the driver does not say so: DAX then flushes
-    // them when it writes back. (The dax bus has write(2) go around them.)
+    // Between the CPU and the memory are caches, though the driver does not say so: DAX then
+    // flushes them when it writes back. (The dax bus has write(2) go around them.)
     // SAFETY: The device is held.
     let write_cache = unsafe { c::dax_write_cache_enabled(dax_dev.as_ptr()) };
     // SAFETY: The device is held.
@@ -639,7 +643,8 @@ fn hold(slot: &Slot, index: u32, reply: &[u8], conn: &Connection) -> Result<Devi
     let dev_dax = unsafe { c::dax_get_private(dax_dev.as_ptr()).cast::<f::dev_dax>() };
     let mut read = Ok(());
     if !dev_dax.is_null() {
-        // SAFETY: As above. fsdev_dax sets the size before it makes the device available, and never changes it.
+        // SAFETY: As above. fsdev_dax sets the size before it makes the device available, and never
+        // changes it.
         read = unsafe { held.read_pieces(dev_dax) };
         // SAFETY: The device is held. Reads survive poison that was not known, as pmem's do.
         unsafe { c::set_dax_nomc(dax_dev.as_ptr()) };
@@ -658,14 +663,16 @@ const GOES_AWAY: Failure = Failure {
     cause: "the DAX device has no memory, or goes away",
 };
 
-/// Gives up a device that was taken, and is not ours any more: it was unbound before its driver could know of us.
+/// Gives up a device that was taken, and is not ours any more: it was unbound before its driver
+/// could know of us.
 ///
 /// # Safety
 ///
 /// `dax_dev` has a reference that is the caller's to give up, and its device is locked.
 unsafe fn give_back(dax_dev: NonNull<c::dax_device>, holder: Cookie) {
-    // Our operations may have come after `kill_dax()` had taken those off. They must not stay; but if another one holds
-    // the device, they are his. Who wants to become that waits for the lock, before he tries.
+    // Our operations may have come after `kill_dax()` had taken those off. They must not stay; but
+    // if another one holds the device, they are his. Who wants to become that waits for the lock,
+    // before he tries.
     // SAFETY: `dax_dev` has a reference, by the safety requirements.
     let free = unsafe { c::dax_holder(dax_dev.as_ptr()) }.is_null();
     let holder = if free {
@@ -703,9 +710,10 @@ const AGAIN_MS: u32 = 10;
 
 /// Takes a device for a holder.
 ///
-/// `fs_dax_get()` waits for the lock of the device, and nobody can kill it. The lock is held while a driver is unbound,
-/// as long as pages are in use (`failure`). So it is called when the lock is free, and nobody holds the device: then
-/// there are no pages to wait for, whoever takes the lock first.
+/// `fs_dax_get()` waits for the lock of the device, and nobody can kill it. The lock is held while
+/// a driver is unbound, as long as pages are in use (`failure`). So it is called when the lock is
+/// free, and nobody holds the device: then there are no pages to wait for, whoever takes the lock
+/// first.
 ///
 /// # Errors
 ///
@@ -733,8 +741,8 @@ unsafe fn take(dax_dev: NonNull<c::dax_device>, device: *mut c::device, holder: 
             return Err(EINTR);
         }
     }
-    // SAFETY: By the safety requirements its private data is a `struct dev_dax`, as `fs_dax_get()` takes for granted.
-    // The table is static.
+    // SAFETY: By the safety requirements its private data is a `struct dev_dax`, as `fs_dax_get()`
+    // takes for granted. The table is static.
     to_result(unsafe { c::fs_dax_get(dax_dev.as_ptr(), holder.as_ptr(), &HOLDER_OPS) })
 }
 

@@ -13,10 +13,10 @@
 //!
 //! until it is evicted. A failure leaves it `Unknown` and fails the open.
 //!
-//! A first open takes one round trip, as without maps: the server brings the map along with the answer to
-//! OPEN, if it can do that; else it is asked for the map and, while it looks for that, gets the OPEN. What FUSE
-//! does at the end of an open (to the page cache, above all) must not meet a mapped file, so all that is
-//! done with the map is done after it.
+//! A first open takes one round trip, as without maps: the server brings the map along with the
+//! answer to OPEN, if it can do that; else it is asked for the map and, while it looks for that,
+//! gets the OPEN. What FUSE does at the end of an open (to the page cache, above all) must not meet
+//! a mapped file, so all that is done with the map is done after it.
 //!
 //! One task fetches the map of one file, or acquires one device; others that want the same wait for
 //! it ([`InFlight`]), and so for its OPEN. No lock is held across a request.
@@ -213,8 +213,8 @@ pub(crate) fn lookup(name: OpsName) -> Result<PinnedOps> {
 
 /// What a bound mount has besides its FUSE connection. Every mapped file points here.
 ///
-/// It outlives the superblock if memory of its files is still in use then: the devices stay held until that is
-/// given up. The order of the last fields is the order in which they go away.
+/// It outlives the superblock if memory of its files is still in use then: the devices stay held
+/// until that is given up. The order of the last fields is the order in which they go away.
 #[pin_data]
 pub(crate) struct Mount {
     references: Refcount,
@@ -238,8 +238,8 @@ pub(crate) struct Mount {
     /// Files whose map is being fetched.
     #[pin]
     opening: InFlight,
-    /// Inodes, by their address, whose bytes are being changed through FUSE by a file that will be a mapped one
-    /// once the inode is, and how many system calls do so.
+    /// Inodes, by their address, whose bytes are being changed through FUSE by a file that will be
+    /// a mapped one once the inode is, and how many system calls do so.
     #[pin]
     pub(crate) changing: SpinLock<RBTree<usize, u32>>,
     /// The server has no maps at all (ENOSYS).
@@ -325,10 +325,12 @@ impl WorkItem<LOOKING> for Mount {
 }
 
 impl Mount {
-    /// The least and the most time between a reason to look for bad inodes and the look, in milliseconds.
+    /// The least and the most time between a reason to look for bad inodes and the look, in
+    /// milliseconds.
     const LOOK_MS_MIN: u64 = 10;
     const LOOK_MS_MAX: u64 = 10_000;
-    /// Looking takes no more than one part in this many of a CPU, as long as the most time allows that.
+    /// Looking takes no more than one part in this many of a CPU, as long as the most time allows
+    /// that.
     const LOOK_SHARE: u64 = 300;
 
     /// Does not sleep.
@@ -364,7 +366,8 @@ impl Mount {
             module: SetOnce::new(),
         });
         let mount = KBox::pin_init(init, GFP_ATOMIC | __GFP_NOWARN)?;
-        // SAFETY: It stays where it is until `dec_ref()` makes a box of it again, and has one reference.
+        // SAFETY: It stays where it is until `dec_ref()` makes a box of it again, and has one
+        // reference.
         Ok(unsafe {
             let mount = KBox::into_raw(Pin::into_inner_unchecked(mount));
             ARef::from_raw(NonNull::new_unchecked(mount))
@@ -430,7 +433,8 @@ impl Mount {
             return;
         }
         self.mapped_files.suspect();
-        // Either the look that begins at this moment sees what is bad, or this sees that it has begun.
+        // Either the look that begins at this moment sees what is bad, or this sees that it has
+        // begun.
         if self.will_look.xchg(true, Full) {
             return;
         }
@@ -580,9 +584,9 @@ pub(crate) enum Opened {
 
 /// Settles whether a file is mapped, fetching its map if this is its first open. May sleep.
 ///
-/// If the server is asked, `open` is called before its answer is waited for: it has FUSE open the file, unless
-/// that has to wait, and returns what came of it. Nobody else publishes a map of the file while that runs. An
-/// opener whom the server refuses brings no map.
+/// If the server is asked, `open` is called before its answer is waited for: it has FUSE open the
+/// file, unless that has to wait, and returns what came of it. Nobody else publishes a map of the
+/// file while that runs. An opener whom the server refuses brings no map.
 ///
 /// # Errors
 ///
@@ -654,7 +658,8 @@ fn fetch(
     iomap::publish(inode, parsed, conn).map_err(Failure::because("publishing the map"))
 }
 
-/// Gets the map of a file from the server, and has it parsed; `None` if it has none, or the opener is refused.
+/// Gets the map of a file from the server, and has it parsed; `None` if it has none, or the opener
+/// is refused.
 ///
 /// That a map needs more room is said by the server (ERANGE), or by the program, about an answer in
 /// which the server says so in its own way. Then the server is asked again, with the next room that

@@ -8,29 +8,32 @@
 //! # A mount's way to us
 //!
 //! 1. **INIT** (`init`) is seen by two tracepoint probes. When it is sent, the task that mounts is
-//!    current: if it has CAP_SYS_RAWIO and mounts for itself, an offer is written into the request and
-//!    kept. When it ends, the server's answer is read. The first probe runs under a spin lock and never
-//!    sleeps.
+//!    current: if it has CAP_SYS_RAWIO and mounts for itself, an offer is written into the request
+//!    and kept. When it ends, the server's answer is read. The first probe runs under a spin lock
+//!    and never sleeps.
 //! 2. **Bind** (`init`): if the answer names ops, the offer becomes a [`Connection`], and the
 //!    superblock gets a copy of FUSE's `super_operations` with four functions of ours. The copy is
 //!    the first member of the connection: that is the way from any inode to it.
 //! 3. **Open** (`open`): a fsnotify mark on the superblock reports each open before `->open()` is
-//!    called. A regular file then gets the *gate*, FUSE's `file_operations` with our `->open()`. That
-//!    settles whether the file is mapped, and hands over to the operations of a mapped file or back
-//!    to FUSE's own. The map may come with the answer to OPEN (`map_in_open`), for which the first probe of
-//!    requests adds to FUSE's request, or is asked for (`request`). A plain file never passes through our code again (but for one that is open for
-//!    neither reading nor writing).
+//!    called. A regular file then gets the *gate*, FUSE's `file_operations` with our `->open()`.
+//!    That settles whether the file is mapped, and hands over to the operations of a mapped file or
+//!    back to FUSE's own. The map may come with the answer to OPEN (`map_in_open`), for which the
+//!    first probe of requests adds to FUSE's request, or is asked for (`request`). A plain file
+//!    never passes through our code again (but for one that is open for neither reading nor
+//!    writing).
 //! 4. **put_super** undoes it all, after the last inode is gone.
 //!
 //! # Who keeps the module
 //!
-//! An offer, and then the connection, owns a reference to it (in its [`Mounter`]), given up last. A few
-//! instructions of ours are still to run then; [`Hooks`] waits for them when the module goes away.
+//! An offer, and then the connection, owns a reference to it (in its [`Mounter`]), given up last. A
+//! few instructions of ours are still to run then; [`Hooks`] waits for them when the module goes
+//! away.
 //!
 //! # Locks
 //!
-//! `OFFERS`, `WANTED`, `MOUNTS` and that of a [`Superblock`] are leaves. In this order: FUSE's `fiq->lock`, `OFFERS` or
-//! `WANTED`; a request's `waitq.lock`, the ops' registry, `MOUNTS`. An open takes no lock of FUSE or the VFS.
+//! `OFFERS`, `WANTED`, `MOUNTS` and that of a [`Superblock`] are leaves. In this order: FUSE's
+//! `fiq->lock`, `OFFERS` or `WANTED`; a request's `waitq.lock`, the ops' registry, `MOUNTS`. An
+//! open takes no lock of FUSE or the VFS.
 
 use core::{
     mem::{
@@ -167,8 +170,8 @@ impl fmt::Display for Superblock {
 
 /// A superblock that stays mounted.
 ///
-/// Dropping it never waits. If it is what is left of the mount, a work item ends the mount: FUSE waits for the
-/// server then, as long as that likes.
+/// Dropping it never waits. If it is what is left of the mount, a work item ends the mount: FUSE
+/// waits for the server then, as long as that likes.
 ///
 /// # Invariants
 ///
@@ -360,8 +363,8 @@ unsafe extern "C" fn alloc_inode(sb: *mut c::super_block) -> *mut c::inode {
     if conn.mark().is_err() {
         return ptr::null_mut();
     }
-    // A node id that is used again, for another file, makes the old inode bad; the next thing that FUSE does is
-    // to allocate the new one.
+    // A node id that is used again, for another file, makes the old inode bad; the next thing that
+    // FUSE does is to allocate the new one.
     conn.mount.look_for_bad();
     // SAFETY: By the type invariants; FUSE's own, with the VFS's argument.
     match unsafe { (*conn.plain_s_op).alloc_inode } {
@@ -459,8 +462,8 @@ unsafe extern "C" fn put_super(sb: *mut c::super_block) {
 pub(crate) struct Mounts;
 
 impl Mounts {
-    /// A line for each mount: `major:minor ops=name map=id files=number devices=index:path,...`, and
-    /// its counters (`stats`), each as `name=number`.
+    /// A line for each mount: `major:minor ops=name map=id files=number devices=index:path,...`,
+    /// and its counters (`stats`), each as `name=number`.
     pub(crate) fn show(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for conn in MOUNTS.lock().iter() {
             // SAFETY: By the type invariants of `ConnectionPtr`.
@@ -537,23 +540,25 @@ impl Inode {
         }
     }
 
-    /// Whether close(2) concerns the server before the last one does: if it has FLUSH, or FUSE keeps times
-    /// for it.
+    /// Whether close(2) concerns the server before the last one does: if it has FLUSH, or FUSE
+    /// keeps times for it.
     fn server_wants_flush(&self) -> bool {
         let fc = self.fuse_conn();
 
-        // SAFETY: The inode is in use, so its connection is there. A FLUSH that fails sets `no_flush`.
+        // SAFETY: The inode is in use, so its connection is there. A FLUSH that fails sets
+        // `no_flush`.
         unsafe { f::fuse_conn::no_flush_raw(fc) == 0 || f::fuse_conn::writeback_cache_raw(fc) != 0 }
     }
 
     /// Whether the server is told of fsync(2), as far as it is known.
     pub(crate) fn server_wants_fsync(&self) -> bool {
-        // SAFETY: The inode is in use, so its connection is there. An FSYNC that fails sets `no_fsync`.
+        // SAFETY: The inode is in use, so its connection is there. An FSYNC that fails sets
+        // `no_fsync`.
         unsafe { f::fuse_conn::no_fsync_raw(self.fuse_conn()) == 0 }
     }
 
-    /// Whether FUSE's page cache has what the server has not got yet, or is mapped: the two would not see each
-    /// other's stores.
+    /// Whether FUSE's page cache has what the server has not got yet, or is mapped: the two would
+    /// not see each other's stores.
     pub(crate) fn uses_page_cache(&self) -> bool {
         // SAFETY: The inode is in use; each word is read once.
         unsafe {
@@ -569,7 +574,8 @@ impl Inode {
         }
     }
 
-    /// Whether FUSE has given the inode up, as its node id is another file's now, or its server talks nonsense.
+    /// Whether FUSE has given the inode up, as its node id is another file's now, or its server
+    /// talks nonsense.
     #[inline]
     pub(crate) fn is_bad(&self) -> bool {
         // SAFETY: The inode is FUSE's and in use.

@@ -2,8 +2,9 @@
 
 //! fuse_dax_fmap: FUSE files that live in DAX memory, mapped by BPF, on a kernel nobody patched.
 //!
-//! A FUSE server describes a file in any format it likes, a BPF program that it registered turns that
-//! into mappings, and from `open()` on every read, write and page fault goes straight to memory.
+//! A FUSE server describes a file in any format it likes, a BPF program that it registered turns
+//! that into mappings, and from `open()` on every read, write and page fault goes straight to
+//! memory.
 //!
 //! | room             | knows                                                                    |
 //! |------------------|--------------------------------------------------------------------------|
@@ -13,11 +14,12 @@
 //! | `iomap`          | `iomap_begin` and the operations of a mapped file                        |
 //! | `bpf_struct_ops` | the struct_ops type, the verifier's policy, the kfuncs                   |
 //!
-//! Only the rooms that wrap raw bindings contain `unsafe`. What they do without locks is in `lockless`, which
-//! runs on the host, too (`tools/model`).
+//! Only the rooms that wrap raw bindings contain `unsafe`. What they do without locks is in
+//! `lockless`, which runs on the host, too (`tools/model`).
 
-// A constant that is not there, such as an errno that the prelude lacks, is no error in a pattern: it
-// becomes a variable that matches everything. What the compiler notices of that is an error here.
+// A constant that is not there, such as an errno that the prelude lacks, is no error in a pattern:
+// it becomes a variable that matches everything. What the compiler notices of that is an error
+// here.
 #![deny(irrefutable_let_patterns, non_snake_case, unreachable_patterns)]
 
 use core::sync::atomic as atomics;

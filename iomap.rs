@@ -1,35 +1,38 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! A mapped file: what an inode has to be one, from its first open until it is evicted. What is done
-//! with it has files of its own; `judge` is where the program is asked.
+//! A mapped file: what an inode has to be one, from its first open until it is evicted. What is
+//! done with it has files of its own; `judge` is where the program is asked.
 //!
-//! `inode->i_private`, which FUSE leaves alone, says what a file of a bound mount is ([`State`]). For
-//! a mapped file it points to a [`Header`]: one load from the inode, and the first cache line has all
-//! that the fault path needs before it calls the program; the program's metadata lies right behind,
-//! and what the fault path does not need in front ([`MappedFile`]).
-//! A header is published once, with the inode lock held, and freed when the inode is evicted; nobody
-//! can be inside an operation of an inode that is being evicted.
+//! `inode->i_private`, which FUSE leaves alone, says what a file of a bound mount is ([`State`]).
+//! For a mapped file it points to a [`Header`]: one load from the inode, and the first cache line
+//! has all that the fault path needs before it calls the program; the program's metadata lies right
+//! behind, and what the fault path does not need in front ([`MappedFile`]). A header is published
+//! once, with the inode lock held, and freed when the inode is evicted; nobody can be inside an
+//! operation of an inode that is being evicted.
 //!
 //! # Page caches
 //!
-//! FUSE's page cache of the inode stays FUSE's. The DAX entries of a mapped file are in a page cache of its
-//! own, which it gets when it is mapped by mmap(2) for the first time ([`page_cache`]). So to publish a map empties
-//! nothing, takes no lock, and asks nobody to wait.
+//! FUSE's page cache of the inode stays FUSE's. The DAX entries of a mapped file are in a page
+//! cache of its own, which it gets when it is mapped by mmap(2) for the first time
+//! ([`page_cache`]). So to publish a map empties nothing, takes no lock, and asks nobody to wait.
 //!
 //! # The end of a map
 //!
-//! Eviction gives the memory up. Pages that are in use by direct I/O or a pipe then, are kept by the mount and
-//! given up later ([`mapped_files`]); nothing in eviction waits for them. An inode that FUSE has marked bad,
-//! because its server uses the node id again, loses its memory while it is still open (`vacating`).
+//! Eviction gives the memory up. Pages that are in use by direct I/O or a pipe then, are kept by
+//! the mount and given up later ([`mapped_files`]); nothing in eviction waits for them. An inode
+//! that FUSE has marked bad, because its server uses the node id again, loses its memory while it
+//! is still open (`vacating`).
 //!
 //! # Locks
 //!
-//! In this order: `inode->i_rwsem` (writes exclusively, reads shared), `mmap_lock`, `invalidate_lock` of the DAX
-//! page cache (faults, nearly always shared), a DAX entry, the mount's lock on who has which memory
-//! (`tenancy`; the first touch of a piece of memory). The fault path takes no lock of ours. Dropping
-//! entries takes `invalidate_lock` exclusively (`upgrade`, `vacating`), and who writes back passes through it
-//! (`writeback`). Who flushes is in a read side of SRCU, which memory that fails waits for with nothing held. Innermost are the lock of a page table and, inside it, that of a page cache's tree
-//! (`tracked_fault`), and the list of mapped files, a spin lock with an inode's `i_lock` inside.
+//! In this order: `inode->i_rwsem` (writes exclusively, reads shared), `mmap_lock`,
+//! `invalidate_lock` of the DAX page cache (faults, nearly always shared), a DAX entry, the mount's
+//! lock on who has which memory (`tenancy`; the first touch of a piece of memory). The fault path
+//! takes no lock of ours. Dropping entries takes `invalidate_lock` exclusively (`upgrade`,
+//! `vacating`), and who writes back passes through it (`writeback`). Who flushes is in a read side
+//! of SRCU, which memory that fails waits for with nothing held. Innermost are the lock of a page
+//! table and, inside it, that of a page cache's tree (`tracked_fault`), and the list of mapped
+//! files, a spin lock with an inode's `i_lock` inside.
 
 use core::{
     alloc::Layout,
@@ -150,7 +153,8 @@ const PLAIN: *mut ffi::c_void = ptr::without_provenance_mut(1);
 ///
 /// - `meta_len` bytes of metadata follow, and zeros up to the end of its first line.
 /// - `mount` outlives the header: it is freed after the last inode, and after the last kept memory.
-/// - `file` is null until the file is mapped by mmap(2) for the first time, and is freed after the header.
+/// - `file` is null until the file is mapped by mmap(2) for the first time, and is freed after the
+///   header.
 #[repr(C, align(64))]
 struct Header {
     resolver: Resolver,
@@ -182,24 +186,25 @@ struct Published {
 const _: () =
     assert!(offset_of!(Published, header) + size_of::<Header>() == size_of::<Published>());
 
-/// What a file has besides once it is mapped by mmap(2): the DAX page cache, and a place in the list of its mount.
+/// What a file has besides once it is mapped by mmap(2): the DAX page cache, and a place in the
+/// list of its mount.
 ///
-/// It is freed when RCU allows it: the kernel looks at a page cache that it has found in a folio without taking a
-/// reference (`dax_lock_folio()`, `gup_fast_folio_allowed()`).
+/// It is freed when RCU allows it: the kernel looks at a page cache that it has found in a folio
+/// without taking a reference (`dax_lock_folio()`, `gup_fast_folio_allowed()`).
 #[repr(C)]
 struct MappedFile {
     /// Hosts the DAX page cache, its `i_data`.
     host: Opaque<c::inode>,
     header: NonNull<Header>,
-    /// FUSE's. In use, or being evicted, as long as the file is in the list of its mount; null if its memory is
-    /// kept.
+    /// FUSE's. In use, or being evicted, as long as the file is in the list of its mount; null if
+    /// its memory is kept.
     inode: *mut c::inode,
     /// Its place in a list of the mount.
     link: Link,
     /// Whether it has been mapped by mmap(2) since it was last seen idle.
     may_be_busy: AtomicBool,
-    /// Whether pages were in use, or may have been, when somebody looked last. Who had them may have stored there
-    /// since, and writeback does not know.
+    /// Whether pages were in use, or may have been, when somebody looked last. Who had them may
+    /// have stored there since, and writeback does not know.
     was_busy: Atomic<bool>,
     /// Whether the mount has a reference to the inode. Under the lock of the list.
     is_held: bool,
@@ -223,7 +228,8 @@ impl Fmap {
         Layout::from_size_align(size, align_of::<Published>()).map_err(|_| EINVAL)
     }
 
-    /// Room for [`Published`] and `meta_len` zeroed bytes of metadata, accounted to the opener. May sleep.
+    /// Room for [`Published`] and `meta_len` zeroed bytes of metadata, accounted to the opener. May
+    /// sleep.
     pub(crate) fn new(meta_len: u32) -> Result<Self> {
         let flags = GFP_KERNEL_ACCOUNT | __GFP_ZERO;
         let memory = KVmalloc::alloc(Self::layout(meta_len)?, flags, NumaNode::NO_NODE)?;
@@ -236,8 +242,8 @@ impl Fmap {
     }
 
     pub(crate) fn meta_mut(&mut self) -> &mut [u8] {
-        // SAFETY: By the type invariants this many bytes follow, they are initialized, and `self` owns
-        // them.
+        // SAFETY: By the type invariants this many bytes follow, they are initialized, and `self`
+        // owns them.
         unsafe {
             core::slice::from_raw_parts_mut(
                 self.published.add(1).cast().as_ptr(),
@@ -251,8 +257,8 @@ impl Fmap {
         let published = self.published.as_ptr();
 
         core::mem::forget(self);
-        // SAFETY: By the type invariants the allocation has room for both, and was ours; it stays until
-        // `Fmap::of()` takes it back.
+        // SAFETY: By the type invariants the allocation has room for both, and was ours; it stays
+        // until `Fmap::of()` takes it back.
         unsafe {
             init_shown((&raw mut (*published).shown).cast(), inode.as_raw());
             (&raw mut (*published).open_files).write(AtomicU32::new(0));
@@ -289,7 +295,8 @@ impl Drop for Fmap {
 }
 
 impl MappedFile {
-    /// The one of an inode that is about to be mapped by mmap(2), which is made if there is none yet. May sleep.
+    /// The one of an inode that is about to be mapped by mmap(2), which is made if there is none
+    /// yet. May sleep.
     ///
     /// # Errors
     ///
@@ -332,8 +339,8 @@ impl MappedFile {
         Ok(file)
     }
 
-    /// A file of it, which is counted as open, is about to be mapped by mmap(2): its last close looks whether pages
-    /// are in use.
+    /// A file of it, which is counted as open, is about to be mapped by mmap(2): its last close
+    /// looks whether pages are in use.
     fn will_be_mapped(&self) {
         lockless::used::<AsWritten>(&self.may_be_busy);
     }
@@ -354,8 +361,8 @@ impl MappedFile {
         unsafe { (*this).header.as_ref() }
     }
 
-    /// Frees a mapped file: the header and the metadata at once, as they may be large, and reclaim may want
-    /// them.
+    /// Frees a mapped file: the header and the metadata at once, as they may be large, and reclaim
+    /// may want them.
     ///
     /// # Safety
     ///
@@ -398,7 +405,8 @@ impl Header {
         NonNull::new(self.file.load(Ordering::Acquire))
     }
 
-    /// The DAX page cache. Only for a file that has been mapped by mmap(2); else this is no valid pointer.
+    /// The DAX page cache. Only for a file that has been mapped by mmap(2); else this is no valid
+    /// pointer.
     #[inline]
     fn dax_mapping(&self) -> *mut c::address_space {
         let host = self.file.load(Ordering::Relaxed).cast::<c::inode>();
@@ -478,8 +486,8 @@ unsafe impl<T: COperations> Sync for Table<T> {}
 /// The inode is mapped, and not being evicted.
 #[inline]
 unsafe fn header<'a>(inode: *const c::inode) -> &'a Header {
-    // SAFETY: The inode is valid by the safety requirements, its header was published before anybody
-    // got here, and it stays until eviction.
+    // SAFETY: The inode is valid by the safety requirements, its header was published before
+    // anybody got here, and it stays until eviction.
     unsafe {
         &*ptr::addr_of!((*inode).i_private)
             .read_volatile()
@@ -500,8 +508,8 @@ pub(crate) unsafe fn i_size(inode: *const c::inode) -> u64 {
 
 /// The pointer that says what is known of a file, as an atomic.
 fn i_private(inode: &Inode) -> &AtomicPtr<ffi::c_void> {
-    // SAFETY: The inode is valid as long as `inode`, and the field is accessed atomically by all who
-    // may race: here, and by single loads in the fault path.
+    // SAFETY: The inode is valid as long as `inode`, and the field is accessed atomically by all
+    // who may race: here, and by single loads in the fault path.
     unsafe { AtomicPtr::from_ptr(ptr::addr_of_mut!((*inode.as_raw()).i_private)) }
 }
 
@@ -519,11 +527,13 @@ pub(crate) fn remember_plain(inode: &Inode) {
     lockless::publish::<AsWritten, _>(i_private(inode), PLAIN);
 }
 
-/// Makes a file a mapped one, and returns what it is now: `Plain` means for this open, not for ever.
+/// Makes a file a mapped one, and returns what it is now: `Plain` means for this open, not for
+/// ever.
 ///
 /// The caller alone settles this file at the moment. Files of it may be open, and do what they like
-/// meanwhile: FUSE's page cache is not touched. If it has data that are not written back, or is mapped by one
-/// of those, or is being changed by one, the file stays FUSE's for now: there would be two sets of bytes.
+/// meanwhile: FUSE's page cache is not touched. If it has data that are not written back, or is
+/// mapped by one of those, or is being changed by one, the file stays FUSE's for now: there would
+/// be two sets of bytes.
 ///
 /// # Errors
 ///
@@ -553,8 +563,9 @@ pub(crate) fn publish(inode: &Inode, parsed: Parsed, conn: &Connection) -> Resul
     };
     let header = parsed.fmap.complete(inode, header);
 
-    // SAFETY: The inode is in use. These are single words that others load once. An operation of ours that is
-    // called before the header is there, by path or for a file that was open already, looks for that (`state`).
+    // SAFETY: The inode is in use. These are single words that others load once. An operation of
+    // ours that is called before the header is there, by path or for a file that was open already,
+    // looks for that (`state`).
     unsafe {
         AtomicPtr::from_ptr((&raw mut (*raw).i_data.a_ops).cast())
             .store(file_aops.cast_mut(), Ordering::Release);
@@ -587,9 +598,9 @@ pub(crate) unsafe fn opened(inode: *const c::inode) {
     published.open_files.fetch_add(1, Ordering::Relaxed);
 }
 
-/// A file that was counted ([`opened`]) is being closed, and its mappings are gone. If it was the last one and
-/// pages are in use by direct I/O or a pipe, the inode is held until they are not: the server learns of its
-/// end only then (FORGET), and may give the memory to another file.
+/// A file that was counted ([`opened`]) is being closed, and its mappings are gone. If it was the
+/// last one and pages are in use by direct I/O or a pipe, the inode is held until they are not: the
+/// server learns of its end only then (FORGET), and may give the memory to another file.
 ///
 /// # Safety
 ///
@@ -610,8 +621,8 @@ pub(crate) unsafe fn closed(inode: *mut c::inode) {
     }
 }
 
-/// Takes everything of ours off an inode that is being evicted, so that FUSE finds its own. Does not wait:
-/// what is busy is kept by the mount.
+/// Takes everything of ours off an inode that is being evicted, so that FUSE finds its own. Does
+/// not wait: what is busy is kept by the mount.
 ///
 /// # Safety
 ///
@@ -625,8 +636,8 @@ pub(crate) unsafe fn evict(inode: *mut c::inode) {
         unsafe { (*inode).i_private = ptr::null_mut() };
         return;
     }
-    // SAFETY: `publish()` put a header there, and by its type invariants the mount is still there. No file of
-    // the inode is open, so nothing is mapped any more.
+    // SAFETY: `publish()` put a header there, and by its type invariants the mount is still there.
+    // No file of the inode is open, so nothing is mapped any more.
     unsafe {
         let header = header(inode);
         let mount = header.mount.as_ref();

@@ -2,12 +2,13 @@
 
 //! What is done without a lock, or beside one: the steps, and the memory ordering of each.
 //!
-//! This file is compiled twice: into the module, and into `tools/model`, which runs it on the host over all
-//! interleavings and all that memory may answer, and shows what goes wrong with an ordering that is weaker.
-//! So it names nothing of the kernel. What includes it has the types of atomic words in `atomics`, and says
-//! how DAX and the memory manager are asked ([`Place`]).
+//! This file is compiled twice: into the module, and into `tools/model`, which runs it on the host
+//! over all interleavings and all that memory may answer, and shows what goes wrong with an
+//! ordering that is weaker. So it names nothing of the kernel. What includes it has the types of
+//! atomic words in `atomics`, and says how DAX and the memory manager are asked ([`Place`]).
 //!
-//! A function takes the orderings as its first parameter, which is always [`AsWritten`] in the module.
+//! A function takes the orderings as its first parameter, which is always [`AsWritten`] in the
+//! module.
 
 use super::atomics::{
     self,
@@ -20,8 +21,8 @@ use super::atomics::{
 
 /// The ordering of each access that needs one, and what for. All others are relaxed.
 pub(crate) trait Orders: 'static {
-    /// A writer takes itself off ([`write_back`]): a fault that sees this sees the new stamp, and which
-    /// marks are gone.
+    /// A writer takes itself off ([`write_back`]): a fault that sees this sees the new stamp, and
+    /// which marks are gone.
     const WRITTEN_BACK: Ordering = Ordering::Release;
     /// A fault looks for writers ([`look_up`]): pairs with `WRITTEN_BACK`.
     const QUIET: Ordering = Ordering::Acquire;
@@ -29,8 +30,9 @@ pub(crate) trait Orders: 'static {
     const SET_NOTE: Ordering = Ordering::Release;
     /// A fault reads a note: pairs with `SET_NOTE`. What the folio is, is looked at afterwards.
     const NOTE: Ordering = Ordering::Acquire;
-    /// A fault has seen DAX's entry: pairs with the release of DAX when it puts the entry there. (The
-    /// kernel's own readers follow a pointer in the entry. A fault knows the page frame already.)
+    /// A fault has seen DAX's entry: pairs with the release of DAX when it puts the entry there.
+    /// (The kernel's own readers follow a pointer in the entry. A fault knows the page frame
+    /// already.)
     const ENTRY: Ordering = Ordering::Acquire;
     /// A header is published: what sees it, sees it whole.
     const PUBLISH: Ordering = Ordering::Release;
@@ -44,13 +46,16 @@ pub(crate) trait Orders: 'static {
     const FILLED: Ordering = Ordering::SeqCst;
     /// Between marking the slot and taking its device away. Of these two tasks, one sees the other.
     const MARKED: Ordering = Ordering::SeqCst;
-    /// A file is about to be mapped by mmap(2): who takes the flag off sees that it is open, or was.
+    /// A file is about to be mapped by mmap(2): who takes the flag off sees that it is open, or
+    /// was.
     const USED: Ordering = Ordering::Release;
     /// Who lets an inode go takes the flag off: pairs with `USED` and `CLOSED`.
     const LOOKING: Ordering = Ordering::Acquire;
-    /// The last file is closed, and the flag taken off: who sets it again sees that no file is open.
+    /// The last file is closed, and the flag taken off: who sets it again sees that no file is
+    /// open.
     const CLOSED: Ordering = Ordering::Release;
-    /// Who lets an inode go sets the flag again: pairs with `CLOSED`. Of these two tasks, one sees the other.
+    /// Who lets an inode go sets the flag again: pairs with `CLOSED`. Of these two tasks, one sees
+    /// the other.
     const USED_AGAIN: Ordering = Ordering::Acquire;
     /// A file is closed: what was in use through it is seen by who looks once no file is open.
     const COUNTED: Ordering = Ordering::AcqRel;
@@ -104,9 +109,9 @@ pub(crate) trait Place {
     fn is_marked(&self, tenancy: &Self::Tenancy) -> bool;
 }
 
-/// A fault looks whether a page of a file may be mapped without DAX. Returns `None` if the place does not
-/// have the frame, or it cannot be seen so; and whether nothing else has to be done, which is so for a store if
-/// it is known that the entry is dirty and stays so.
+/// A fault looks whether a page of a file may be mapped without DAX. Returns `None` if the place
+/// does not have the frame, or it cannot be seen so; and whether nothing else has to be done, which
+/// is so for a store if it is known that the entry is dirty and stays so.
 #[inline]
 pub(crate) fn look_up<O: Orders, P: Place>(
     writers: &AtomicU32,
@@ -144,8 +149,8 @@ pub(crate) fn look_up<O: Orders, P: Place>(
 
 /// Writes back while faults leave dirty entries alone.
 ///
-/// `pass` waits until the faults are over that are under way: they may have found an entry dirty before.
-/// `flush` then finds what they have mapped, and gives the file a new stamp.
+/// `pass` waits until the faults are over that are under way: they may have found an entry dirty
+/// before. `flush` then finds what they have mapped, and gives the file a new stamp.
 pub(crate) fn write_back<O: Orders, T>(
     writers: &AtomicU32,
     pass: impl FnOnce(),
@@ -182,8 +187,8 @@ pub(crate) fn publish<O: Orders, T>(word: &AtomicPtr<T>, header: *mut T) {
     word.store(header, O::PUBLISH);
 }
 
-/// What has been published of a file. What comes later to the same file, in this task or in one that this
-/// one has given the file to, may load the word as it likes.
+/// What has been published of a file. What comes later to the same file, in this task or in one
+/// that this one has given the file to, may load the word as it likes.
 pub(crate) fn published<O: Orders, T>(word: &AtomicPtr<T>) -> *mut T {
     word.load(O::STATE)
 }
@@ -200,8 +205,8 @@ pub(crate) fn fill<O: Orders, T>(sound: &AtomicPtr<T>, health: &AtomicU32, devic
     }
 }
 
-/// Marks a slot, and takes its device out of the sight of faults. Those that have seen it have a lock that
-/// the caller takes afterwards.
+/// Marks a slot, and takes its device out of the sight of faults. Those that have seen it have a
+/// lock that the caller takes afterwards.
 pub(crate) fn mark<O: Orders, T>(sound: &AtomicPtr<T>, health: &AtomicU32, mark: u32) {
     health.fetch_or(mark, Ordering::Relaxed);
     fence(O::MARKED);
@@ -216,10 +221,10 @@ pub(crate) fn sound<O: Orders, T>(sound: &AtomicPtr<T>) -> *mut T {
 
 // --- Pages that are in use when the last file is closed ------------------------------------------
 
-// Two words: how many files of an inode are open, and a flag, whether pages of it may be in use. The flag is set
-// before a file is mapped by mmap(2). Who closes the last file takes it off, looks, and holds the inode if pages are in
-// use. Who lets the inode go takes it off as well, and looks, unless a file is open; then it is set again, for who
-// closes that.
+// Two words: how many files of an inode are open, and a flag, whether pages of it may be in use.
+// The flag is set before a file is mapped by mmap(2). Who closes the last file takes it off, looks,
+// and holds the inode if pages are in use. Who lets the inode go takes it off as well, and looks,
+// unless a file is open; then it is set again, for who closes that.
 
 /// A file, which is counted as open, is about to be mapped by mmap(2).
 pub(crate) fn used<O: Orders>(may_be_busy: &AtomicBool) {
@@ -231,8 +236,8 @@ pub(crate) fn closed<O: Orders>(open_files: &AtomicU32) -> bool {
     open_files.fetch_sub(1, O::COUNTED) == 1
 }
 
-/// The last file was closed: whether pages may be in use. What is mapped anew after this is looked at when that is
-/// closed.
+/// The last file was closed: whether pages may be in use. What is mapped anew after this is looked
+/// at when that is closed.
 pub(crate) fn may_be_left<O: Orders>(may_be_busy: &AtomicBool) -> bool {
     may_be_busy.swap(false, O::CLOSED)
 }

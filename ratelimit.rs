@@ -3,8 +3,8 @@
 //! Rate limits for the kernel log.
 //!
 //! Whoever opens a file decides how often it fails, so a line about that is limited. The limit
-//! belongs to a mount, not to a line of code: a noisy mount does not silence the others. What is said about
-//! no bound mount has a limit of its own, in a static.
+//! belongs to a mount, not to a line of code: a noisy mount does not silence the others. What is
+//! said about no bound mount has a limit of its own, in a static.
 
 use kernel::{
     prelude::*,

@@ -2,11 +2,12 @@
 
 //! Counters of a mount, for people.
 //!
-//! They are per CPU, so counting writes no cache line that another CPU writes, and takes no lock and
-//! no atomic operation. A sum is read without stopping anybody: it is exact when the mount is idle.
+//! They are per CPU, so counting writes no cache line that another CPU writes, and takes no lock
+//! and no atomic operation. A sum is read without stopping anybody: it is exact when the mount is
+//! idle.
 //!
-//! Memory per CPU cannot be had reliably where a mount is bound, under a spin lock. So it is allocated
-//! before the first file can be opened, where that may sleep.
+//! Memory per CPU cannot be had reliably where a mount is bound, under a spin lock. So it is
+//! allocated before the first file can be opened, where that may sleep.
 
 use core::ptr::NonNull;
 

@@ -2,16 +2,17 @@
 
 //! The verifier's policy: what a program may read, write and call.
 //!
-//! A program may read its arguments, and write their OUT fields. The verifier knows the type of what
-//! is about to be written by its BTF id; which ids the two types with OUT fields have is taken from the
-//! prototypes of the ops, as each program is loaded.
+//! A program may read its arguments, and write their OUT fields. The verifier knows the type of
+//! what is about to be written by its BTF id; which ids the two types with OUT fields have is taken
+//! from the prototypes of the ops, as each program is loaded.
 //!
-//! `dax_fmap_parse()` may sleep, `iomap_begin()` may not. It runs in page faults with preemption disabled, so it
-//! has to be short: it calls only kfuncs of this module, and only helpers that are short themselves
-//! ([`fuse_dax_fmap_may_call`]), and has no loop that the verifier does not follow to its end ([`is_bounded`]). Then
-//! it takes at most as many steps as the verifier looks at, a million (BPF_COMPLEXITY_LIMIT_INSNS). Other kfuncs are
-//! refused for another reason, too: the verifier would let them write to a buffer that is called a packet, and so
-//! to the metadata. Our own need no policy: the types of their arguments and their flags keep each in its place.
+//! `dax_fmap_parse()` may sleep, `iomap_begin()` may not. It runs in page faults with preemption
+//! disabled, so it has to be short: it calls only kfuncs of this module, and only helpers that are
+//! short themselves ([`fuse_dax_fmap_may_call`]), and has no loop that the verifier does not follow
+//! to its end ([`is_bounded`]). Then it takes at most as many steps as the verifier looks at, a
+//! million (BPF_COMPLEXITY_LIMIT_INSNS). Other kfuncs are refused for another reason, too: the
+//! verifier would let them write to a buffer that is called a packet, and so to the metadata. Our
+//! own need no policy: the types of their arguments and their flags keep each in its place.
 
 use core::mem::{
     offset_of,
@@ -177,8 +178,9 @@ pub(super) unsafe extern "C" fn check_member(
     0
 }
 
-/// Whether all that a program does is bounded by what the verifier looks at once. The log says what is not, if
-/// the loader wants to know: it is the kernel's log, as the verifier's is not at hand here.
+/// Whether all that a program does is bounded by what the verifier looks at once. The log says what
+/// is not, if the loader wants to know: it is the kernel's log, as the verifier's is not at hand
+/// here.
 ///
 /// # Safety
 ///
@@ -200,7 +202,8 @@ unsafe fn is_bounded(prog: *const c::bpf_prog) -> bool {
     /// A lookup hashes all of the key, which may be another map's value, of megabytes.
     const KEY_MAX: u32 = 64;
 
-    // SAFETY: By the safety requirements. The functions of a program are known before its members are checked.
+    // SAFETY: By the safety requirements. The functions of a program are known before its members
+    // are checked.
     let (insns, functions) = unsafe {
         let aux = (*prog).aux;
         let functions: &[c::bpf_func_info_aux] = if (*aux).func_info_aux.is_null() {
@@ -229,8 +232,8 @@ unsafe fn is_bounded(prog: *const c::bpf_prog) -> bool {
         }
     };
     let is_foreign = |module: &f::bpf_kfunc_btf| module.btf as usize != TYPES.btf.load(Relaxed);
-    // The first function is the program itself; the verifier follows static ones where they are called, and
-    // global ones on their own.
+    // The first function is the program itself; the verifier follows static ones where they are
+    // called, and global ones on their own.
     let has_global = functions
         .iter()
         .skip(1)
@@ -249,9 +252,10 @@ unsafe fn is_bounded(prog: *const c::bpf_prog) -> bool {
             || (*map).key_size > KEY_MAX
     };
     let has_slow_map = { maps }.any(is_slow);
-    // It is loaded by address, and not as a map. A page of it that is not there is an exception for each load, with
-    // a stack trace.
-    // SAFETY: The program being verified has its `aux`, where the verifier has put the arena by now.
+    // It is loaded by address, and not as a map. A page of it that is not there is an exception for
+    // each load, with a stack trace.
+    // SAFETY: The program being verified has its `aux`, where the verifier has put the arena by
+    // now.
     let has_arena = unsafe { !(*(*prog).aux).arena.is_null() };
 
     let cause = if insns.iter().any(is_kernel_kfunc) {
@@ -273,8 +277,8 @@ unsafe fn is_bounded(prog: *const c::bpf_prog) -> bool {
     false
 }
 
-/// Which helpers a program may call. `iomap_begin()` may call those that take a short time, whatever they are
-/// called with, and change nothing.
+/// Which helpers a program may call. `iomap_begin()` may call those that take a short time,
+/// whatever they are called with, and change nothing.
 ///
 /// # Safety
 ///
@@ -306,13 +310,14 @@ pub(super) unsafe extern "C" fn fuse_dax_fmap_may_call(
 
 /// Gives an argument of `iomap_begin()` its type, where BTF has none for it.
 ///
-/// It gets the metadata as a range whose end is known when it runs. For the verifier that is
-/// a packet, as is an option of setsockopt(2) (kernel/bpf/cgroup.c): what has been compared with its end may be
-/// read, and nothing written.
+/// It gets the metadata as a range whose end is known when it runs. For the verifier that is a
+/// packet, as is an option of setsockopt(2) (kernel/bpf/cgroup.c): what has been compared with its
+/// end may be read, and nothing written.
 ///
 /// # Safety
 ///
-/// Called by the verifier, with the program that it looks at and the argument at `off` that it reads as a whole.
+/// Called by the verifier, with the program that it looks at and the argument at `off` that it
+/// reads as a whole.
 #[no_mangle]
 pub(super) unsafe extern "C" fn fuse_dax_fmap_type_argument(
     off: ffi::c_int,

@@ -1,20 +1,21 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What the kernel tells the holder of a device: that memory has failed, or that the device goes away.
+//! What the kernel tells the holder of a device: that memory has failed, or that the device goes
+//! away.
 //!
 //! Both come through [`notify_failure`], in the middle of somebody else's work: of the task that
 //! consumed the poison, of whoever unbinds the driver.
 //!
-//! **A device that goes away** is marked failed, everything on it is unmapped, and every later mapping
-//! of it is refused. Its memory map goes with it as soon as the report returns, so the report waits
-//! until nobody has a page of it any more.
+//! **A device that goes away** is marked failed, everything on it is unmapped, and every later
+//! mapping of it is refused. Its memory map goes with it as soon as the report returns, so the
+//! report waits until nobody has a page of it any more.
 //!
-//! **Memory that has failed** is remembered ([`poison`]), its page is unmapped, and the tasks that map
-//! it get SIGBUS: at once if they consumed it or asked for that (PR_MCE_KILL), else at their next
-//! access. Nothing else of the device changes.
+//! **Memory that has failed** is remembered ([`poison`]), its page is unmapped, and the tasks that
+//! map it get SIGBUS: at once if they consumed it or asked for that (PR_MCE_KILL), else at their
+//! next access. Nothing else of the device changes.
 //!
-//! A report names a device, and its holder is the slot whose [`Cookie`] the dax core knows: there may be
-//! other slots that had the device once, or are about to find that they cannot have it.
+//! A report names a device, and its holder is the slot whose [`Cookie`] the dax core knows: there
+//! may be other slots that had the device once, or are about to find that they cannot have it.
 
 use core::ptr::{
     self,
@@ -52,8 +53,8 @@ use super::{
     Slot, //
 };
 
-/// What the dax core knows a holder by: a number that is used once, as the address of a slot may be another
-/// slot's by the time that the dax core forgets it.
+/// What the dax core knows a holder by: a number that is used once, as the address of a slot may be
+/// another slot's by the time that the dax core forgets it.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) struct Cookie(usize);
 
@@ -139,7 +140,8 @@ pub(super) fn register(holder: Holder) -> Result {
     Ok(HOLDERS.lock().push(holder, GFP_KERNEL)?)
 }
 
-/// Takes a slot out of the list, and calls `give_up` meanwhile: no report begins before that is done.
+/// Takes a slot out of the list, and calls `give_up` meanwhile: no report begins before that is
+/// done.
 pub(super) fn unregister(cookie: Cookie, give_up: impl FnOnce()) {
     let mut holders = HOLDERS.lock();
 
@@ -164,7 +166,8 @@ static NOTIFYING: Atomic<i64> = Atomic::new(0);
 
 /// Waits until no report of a failure is under way any more. There are no holders left.
 pub(crate) fn drain() {
-    // A task of the dax core that has found our operations, and does not count itself yet, has not slept since.
+    // A task of the dax core that has found our operations, and does not count itself yet, has not
+    // slept since.
     // SAFETY: May sleep.
     unsafe { c::synchronize_rcu_tasks() };
     while NOTIFYING.load(Relaxed) != 0 {
@@ -175,8 +178,9 @@ pub(crate) fn drain() {
 
 /// The dax core's report about a device.
 ///
-/// `EOPNOTSUPP` would have the generic code kill the tasks that map the page, but that takes the first
-/// page of a 2 MiB folio for the one that failed: wrong address, wrong page, and at times no task.
+/// `EOPNOTSUPP` would have the generic code kill the tasks that map the page, but that takes the
+/// first page of a 2 MiB folio for the one that failed: wrong address, wrong page, and at times no
+/// task.
 ///
 /// # Safety
 ///
@@ -235,10 +239,10 @@ fn take_out_of_use(dax_dev: *mut c::dax_device) -> Progress {
         return Progress::Done;
     };
     iomap::vacate_all(&mount, index, device);
-    // From the moment on that the dax core has taken the device's life, its driver must not be asked
-    // for an address any more: it would follow a NULL pointer (`__fsdev_dax_direct_access()` relies on
-    // `dax_get_private()`, which looks at the life again). No fault is at that; reads and writes that
-    // were judged before have not slept since.
+    // From the moment on that the dax core has taken the device's life, its driver must not be
+    // asked for an address any more: it would follow a NULL pointer (`__fsdev_dax_direct_access()`
+    // relies on `dax_get_private()`, which looks at the life again). No fault is at that; reads and
+    // writes that were judged before have not slept since.
     // SAFETY: May sleep.
     unsafe { c::synchronize_rcu_tasks() };
     Progress::Done
@@ -248,8 +252,8 @@ fn take_out_of_use(dax_dev: *mut c::dax_device) -> Progress {
 ///
 /// # Errors
 ///
-/// [`EOPNOTSUPP`] if there is nobody to tell, [`ENOMEM`] if it cannot be remembered; the generic code
-/// then does what it can.
+/// [`EOPNOTSUPP`] if there is nobody to tell, [`ENOMEM`] if it cannot be remembered; the generic
+/// code then does what it can.
 fn memory_has_failed(
     dax_dev: *mut c::dax_device,
     offset: u64,

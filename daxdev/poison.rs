@@ -3,8 +3,8 @@
 //! Memory that has failed: which page frames, and how one gets well again.
 //!
 //! The list is the module's, not a mount's: poison stays where it is when the mount goes. It is
-//! forgotten when the page is rewritten, or with the module. The kernel's own mark, PG_hwpoison, is no
-//! substitute: it lands on the first page of a 2 MiB folio, whichever page failed, and
+//! forgotten when the page is rewritten, or with the module. The kernel's own mark, PG_hwpoison, is
+//! no substitute: it lands on the first page of a 2 MiB folio, whichever page failed, and
 //! `unpoison_memory()` does not take pages of devices.
 //!
 //! Only who has a device with the mark `POISONED` looks here, so nobody else pays for it.
@@ -96,8 +96,9 @@ fn forget(pfn: u64) {
     POISONED.lock().retain(|other| *other != pfn);
 }
 
-/// Gives the memory of the list back. Nobody knows then that the machine check handler has taken those pages out of the
-/// kernel's own mapping, and to flush one is an oops; unbinding the device maps them anew.
+/// Gives the memory of the list back. Nobody knows then that the machine check handler has taken
+/// those pages out of the kernel's own mapping, and to flush one is an oops; unbinding the device
+/// maps them anew.
 pub(super) fn forget_all() {
     let forgotten = mem::replace(&mut *POISONED.lock(), KVec::new());
 
@@ -135,8 +136,8 @@ impl Frames {
 }
 
 impl Device {
-    /// How many of `pages` pages from `addr` on come before the first one that has failed; `None` if
-    /// the device is going away.
+    /// How many of `pages` pages from `addr` on come before the first one that has failed; `None`
+    /// if the device is going away.
     #[cold]
     pub(crate) fn sound_pages(&self, addr: u64, pages: u64) -> Option<u64> {
         let sound = self.with_frames(addr, pages, |frames| {
@@ -182,8 +183,8 @@ impl Device {
         if pages < 1 {
             return Err(EIO);
         }
-        // SAFETY: The page is the device's, and stays so as long as the lock is held. The machine check
-        // handler may have taken it out of the kernel's own mapping.
+        // SAFETY: The page is the device's, and stays so as long as the lock is held. The machine
+        // check handler may have taken it out of the kernel's own mapping.
         unsafe { c::clear_mce_nospec(pfn) };
         // SAFETY: `source` is valid as long as `iter`.
         unsafe { c::iov_iter_kvec(iter.as_mut_ptr(), c::ITER_SOURCE, &source, 1, PAGE_SIZE) };

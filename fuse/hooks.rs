@@ -43,8 +43,8 @@ use super::{
 
 /// The probes, and the group of marks.
 ///
-/// Dropped when no mount is bound, no offer is out and no ops are registered: each of them keeps the
-/// module.
+/// Dropped when no mount is bound, no offer is out and no ops are registered: each of them keeps
+/// the module.
 pub(crate) struct Hooks {
     group: NonNull<c::fsnotify_group>,
     send: NonNull<c::tracepoint>,
@@ -167,8 +167,8 @@ impl Hooks {
         // SAFETY: The table is static.
         let group = from_err_ptr(unsafe { c::fsnotify_alloc_group(&FSNOTIFY_OPS, 0) })?;
         let group = NonNull::new(group).ok_or(ENOMEM)?;
-        // Before nearly all other groups: a fanotify listener gets its own file with its event, and that has to
-        // find the gate in the inode. Among groups of this class the address decides.
+        // Before nearly all other groups: a fanotify listener gets its own file with its event, and
+        // that has to find the gate in the inode. Among groups of this class the address decides.
         // SAFETY: The group is ours and has no marks yet.
         unsafe { (*group.as_ptr()).priority = c::fsnotify_group_prio_FSNOTIFY_PRIO_PRE_CONTENT };
         GROUP.store(group.as_ptr() as usize, Relaxed);

@@ -2,9 +2,9 @@
 
 //! INIT: the offer to a server, its answer, and binding the mount.
 //!
-//! Two tracepoint probes see every request of FUSE. INIT may be asynchronous, finished by whoever ends
-//! the request, or synchronous, finished by the task that mounts; see [`end_synchronous`] for what the
-//! second one takes.
+//! Two tracepoint probes see every request of FUSE. INIT may be asynchronous, finished by whoever
+//! ends the request, or synchronous, finished by the task that mounts; see [`end_synchronous`] for
+//! what the second one takes.
 
 use core::{
     mem::{
@@ -68,10 +68,12 @@ global_lock! {
 }
 
 /// Limits what is logged about mounts that are not bound, and about the parameter.
-// SAFETY: `Hooks::new()` initializes it before the probes are registered, and `LOADED` is set after that.
+// SAFETY: `Hooks::new()` initializes it before the probes are registered, and `LOADED` is set after
+// that.
 pub(super) static UNBOUND: RateLimit = unsafe { RateLimit::uninit() };
 
-/// Whether the registry can be asked. The kernel sets parameters before it calls any code of a module.
+/// Whether the registry can be asked. The kernel sets parameters before it calls any code of a
+/// module.
 static LOADED: Atomic<bool> = Atomic::new(false);
 
 // What the protocol relies on. bindgen asserts that the types have the layout of the kernel's BTF.
@@ -98,8 +100,9 @@ pub(super) struct Offer {
 // SAFETY: An offer is made by the task that mounts and taken by the one that ends the request.
 unsafe impl Send for Offer {}
 
-/// `fuse_request_send`: a request is about to become visible to the server, normally in the context of
-/// the task that it is sent for (INIT: that mounts), with `fiq->lock` held if it goes through /dev/fuse.
+/// `fuse_request_send`: a request is about to become visible to the server, normally in the context
+/// of the task that it is sent for (INIT: that mounts), with `fiq->lock` held if it goes through
+/// /dev/fuse.
 ///
 /// # Safety
 ///
@@ -126,8 +129,8 @@ pub(super) unsafe extern "C" fn request_send(_data: *mut ffi::c_void, req: *cons
 #[cold]
 #[inline(never)]
 unsafe fn offer(req: *const f::fuse_req) -> Option<()> {
-    // SAFETY: The arguments of a request that is being sent are valid. FUSE keeps those of INIT in a
-    // `struct fuse_init_args`.
+    // SAFETY: The arguments of a request that is being sent are valid. FUSE keeps those of INIT in
+    // a `struct fuse_init_args`.
     let init = unsafe { container_of!((*req).args, f::fuse_init_args, args) };
     // SAFETY: As above, and the mount has its superblock and its owner by now.
     let (mount, user_ns, owner) = unsafe {
@@ -228,13 +231,13 @@ pub(super) unsafe extern "C" fn request_end(_data: *mut ffi::c_void, req: *const
 /// Acts on the answer to a synchronous INIT.
 ///
 /// The task that mounts waits for FR_FINISHED, which was set before the tracepoint was reached, and
-/// then frees the arguments with the answer. While it is on the request's wait queue it cannot go on:
-/// it needs the queue's lock to leave. Normally it is.
+/// then frees the arguments with the answer. While it is on the request's wait queue it cannot go
+/// on: it needs the queue's lock to leave. Normally it is.
 ///
 /// If it is not (it was preempted before it came to wait, or a signal took it off), the answer is
 /// copied, and the copy counts if FUSE had not finished with the answer by then: it says so, in
-/// `conn_init`, before it frees the answer. Otherwise nobody knows what the server wanted, and it is
-/// cut off.
+/// `conn_init`, before it frees the answer. Otherwise nobody knows what the server wanted, and it
+/// is cut off.
 ///
 /// # Safety
 ///
@@ -322,8 +325,8 @@ fn default_ops() -> [u8; OpsName::LEN] {
         .map(|byte| if byte == b'\n' { 0 } else { byte })
 }
 
-/// Says so if the parameter names ops that nobody has registered: mounts would get plain FUSE, and only
-/// then say why. May sleep.
+/// Says so if the parameter names ops that nobody has registered: mounts would get plain FUSE, and
+/// only then say why. May sleep.
 fn check_default_ops() {
     let name = default_ops();
     if name[0] == 0 {

@@ -2,8 +2,8 @@
 
 //! Maps that come with the answer to OPEN, from a server that can do that.
 //!
-//! OPEN is FUSE's own request. Before the server can see it, the probe of requests that are being sent
-//! has its answer consist of two parts, the second of which is the map:
+//! OPEN is FUSE's own request. Before the server can see it, the probe of requests that are being
+//! sent has its answer consist of two parts, the second of which is the map:
 //!
 //! ```text
 //!   opener                                    probe, in the same task       server
@@ -14,13 +14,14 @@
 //!   the map, if FUSE has opened the file
 //! ```
 //!
-//! An entry of `WANTED` is used once, by the first OPEN that this task sends to this server: FUSE's `->open()` sends it
-//! before it does anything else. What it does then may open files of other servers in the same task (FUSE
-//! passthrough), with node ids that those chose; their channels are others.
+//! An entry of `WANTED` is used once, by the first OPEN that this task sends to this server: FUSE's
+//! `->open()` sends it before it does anything else. What it does then may open files of other
+//! servers in the same task (FUSE passthrough), with node ids that those chose; their channels are
+//! others.
 //!
-//! The room is on the opener's stack, as are the arguments of FUSE's request: who opens waits for an OPEN that the
-//! server has got, even when it is being killed. The size of the second part is fixed, as FUSE would take
-//! what it is told of one that varies for an error.
+//! The room is on the opener's stack, as are the arguments of FUSE's request: who opens waits for
+//! an OPEN that the server has got, even when it is being killed. The size of the second part is
+//! fixed, as FUSE would take what it is told of one that varies for an error.
 
 use core::{
     mem::{
@@ -113,13 +114,13 @@ impl MapInOpen {
         }
     }
 
-    /// Calls `open`, which has FUSE open the file in the current task and returns whether it did, and has
-    /// the OPEN that is sent meanwhile ask for the map.
+    /// Calls `open`, which has FUSE open the file in the current task and returns whether it did,
+    /// and has the OPEN that is sent meanwhile ask for the map.
     ///
     /// # Errors
     ///
-    /// [`ERANGE`] if the map has to be asked for another way; the server's, as those of GET_FMAP; [`EIO`] if
-    /// what came is no map.
+    /// [`ERANGE`] if the map has to be asked for another way; the server's, as those of GET_FMAP;
+    /// [`EIO`] if what came is no map.
     pub(crate) fn during(&mut self, inode: &Inode, open: impl FnOnce() -> bool) -> Result<&[u8]> {
         let this = ptr::from_mut(self);
         // SAFETY: This is `self`.
@@ -141,7 +142,8 @@ impl MapInOpen {
         let opened = open();
 
         let mut wanted = WANTED.lock();
-        // SAFETY: All in the list are valid, as each is taken out before it goes, here at the latest.
+        // SAFETY: All in the list are valid, as each is taken out before it goes, here at the
+        // latest.
         unsafe { wanted.remove(|other| ptr::eq(other, this)) };
         drop(wanted);
 
@@ -149,8 +151,8 @@ impl MapInOpen {
         if !opened {
             return Err(ERANGE);
         }
-        // SAFETY: `size` was set above. If it is another now, then FUSE has copied an answer, and all of it,
-        // or the open had failed. FUSE is done with it.
+        // SAFETY: `size` was set above. If it is another now, then FUSE has copied an answer, and
+        // all of it, or the open had failed. FUSE is done with it.
         unsafe {
             match (*answer).size {
                 size @ 0.. if size as usize <= (*answer).map.len() => Ok(
@@ -184,10 +186,10 @@ pub(super) unsafe fn ask_for_map(req: *const f::fuse_req) {
 unsafe fn ask_if_wanted(req: *const f::fuse_req) {
     let mut wanted = WANTED.lock();
 
-    // SAFETY: All in the list are valid while its lock is held. The arguments of a request that is being
-    // sent are valid. Those of OPEN are FUSE's local variables (`fuse_send_open()`), so they may be written;
-    // the answer has room for a second part in the kernel's type. What is wanted by this task outlives the
-    // request, see the top.
+    // SAFETY: All in the list are valid while its lock is held. The arguments of a request that is
+    // being sent are valid. Those of OPEN are FUSE's local variables (`fuse_send_open()`), so they
+    // may be written; the answer has room for a second part in the kernel's type. What is wanted by
+    // this task outlives the request, see the top.
     unsafe {
         let (args, task) = ((*req).args, c::get_current());
 

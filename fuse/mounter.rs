@@ -163,8 +163,8 @@ impl Mounter {
 
     /// Opens a character device as the task that mounted would. May sleep.
     ///
-    /// The path is looked up before anything is opened: it comes from the server, and opening another
-    /// kind of file may do anything, down to coming here again.
+    /// The path is looked up before anything is opened: it comes from the server, and opening
+    /// another kind of file may do anything, down to coming here again.
     ///
     /// # Errors
     ///

@@ -49,8 +49,8 @@ mod unsettled;
 
 /// The tables of open files, made from FUSE's when the first one is seen.
 ///
-/// They name the module that FUSE's name, and not this one: an open file keeps its mount, and that keeps
-/// this module.
+/// They name the module that FUSE's name, and not this one: an open file keeps its mount, and that
+/// keeps this module.
 struct Gate {
     /// FUSE's own.
     plain: *const c::file_operations,
@@ -58,8 +58,8 @@ struct Gate {
     gate: c::file_operations,
     /// Those of an open mapped file.
     mapped: c::file_operations,
-    /// For a file that FUSE opened when it was not known whether it is mapped: FUSE's own until it is, and then
-    /// those of a mapped file. See [`unsettled`].
+    /// For a file that FUSE opened when it was not known whether it is mapped: FUSE's own until it
+    /// is, and then those of a mapped file. See [`unsettled`].
     unsettled: c::file_operations,
     /// The same for one that has been mapped by mmap(2) as a mapped file, and counts as open.
     counted: c::file_operations,
@@ -171,8 +171,9 @@ unsafe extern "C" fn handle_event(
     }
 }
 
-/// Opened by CREATE: FUSE's, as long as the file is not mapped by another opener. It may be already, if the server
-/// answered with a file that was there. If the open fails after this, `->release()` is not called.
+/// Opened by CREATE: FUSE's, as long as the file is not mapped by another opener. It may be
+/// already, if the server answered with a file that was there. If the open fails after this,
+/// `->release()` is not called.
 ///
 /// # Safety
 ///
@@ -188,8 +189,8 @@ unsafe fn created(file: *mut c::file, gate: &'static Gate) {
     }
 }
 
-/// Whether a file is open for neither reading nor writing. Then it cannot be used for either, and does
-/// not count as open.
+/// Whether a file is open for neither reading nor writing. Then it cannot be used for either, and
+/// does not count as open.
 ///
 /// # Safety
 ///
@@ -304,19 +305,21 @@ unsafe fn open_unknown(inode: *mut c::inode, file: *mut c::file, gate: &'static 
             }
         })
     };
-    // SAFETY: As above. FUSE has opened the file if it says so; then it may be released, and once more
-    // by nobody, as the open fails.
+    // SAFETY: As above. FUSE has opened the file if it says so; then it may be released, and once
+    // more by nobody, as the open fails.
     unsafe {
         match (settled, opened) {
             (Err(errno), Some(Ok(()))) => {
                 plain_release(inode, file, gate);
                 Err(errno)
             }
-            // FUSE says EIO, too, where it cannot do I/O the way the server wants. Nobody asks it to.
+            // FUSE says EIO, too, where it cannot do I/O the way the server wants. Nobody asks it
+            // to.
             (Ok(State::Mapped), None | Some(Err(EIO))) => open_mapped(inode, file, gate),
             (Err(errno), _) | (Ok(_), Some(Err(errno))) => Err(errno),
             (Ok(State::Mapped), Some(Ok(()))) => {
-                // What FUSE takes away from a file with FOPEN_STREAM or FOPEN_NONSEEKABLE, memory has.
+                // What FUSE takes away from a file with FOPEN_STREAM or FOPEN_NONSEEKABLE, memory
+                // has.
                 (*file).f_mode = f_mode;
                 become_mapped(file, gate);
                 Ok(())
@@ -333,7 +336,8 @@ unsafe fn open_unknown(inode: *mut c::inode, file: *mut c::file, gate: &'static 
     }
 }
 
-/// The operations of a file that is not a mapped one, and may become one if it is not known to be plain.
+/// The operations of a file that is not a mapped one, and may become one if it is not known to be
+/// plain.
 fn not_mapped(
     inode: &Inode,
     conn: &Connection,
@@ -415,7 +419,8 @@ unsafe fn plain_release(inode: *mut c::inode, file: *mut c::file, gate: &'static
 
 /// `->flush()` of an open mapped file: for each close(2).
 ///
-/// FUSE's own writes pages back, of which there are none, before it looks whether the server has FLUSH.
+/// FUSE's own writes pages back, of which there are none, before it looks whether the server has
+/// FLUSH.
 ///
 /// # Safety
 ///
@@ -516,7 +521,8 @@ struct Mark {
 ///
 /// Called by fsnotify, with a mark of ours.
 unsafe extern "C" fn freeing_mark(mark: *mut c::fsnotify_mark, _group: *mut c::fsnotify_group) {
-    // SAFETY: By the safety requirements. A mark goes before its superblock, which owns the connection.
+    // SAFETY: By the safety requirements. A mark goes before its superblock, which owns the
+    // connection.
     unsafe {
         (*(*mark.cast::<Mark>()).conn)
             .mount()

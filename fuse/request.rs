@@ -35,8 +35,8 @@ use super::{
     Inode, //
 };
 
-/// A request of ours. The opener and FUSE each own a reference: an opener that is killed leaves, and
-/// the request frees itself when it ends.
+/// A request of ours. The opener and FUSE each own a reference: an opener that is killed leaves,
+/// and the request frees itself when it ends.
 ///
 /// It keeps the inode, so that the server does not get a FORGET for a node id it is being asked
 /// about.
@@ -53,8 +53,8 @@ struct Request {
     inode: *mut c::inode,
 }
 
-// SAFETY: Nothing of a request belongs to a task. `reply` is written by FUSE before `done`, and read
-// by the opener after it.
+// SAFETY: Nothing of a request belongs to a task. `reply` is written by FUSE before `done`, and
+// read by the opener after it.
 unsafe impl Send for Request {}
 // SAFETY: As above.
 unsafe impl Sync for Request {}
@@ -168,7 +168,8 @@ impl Asked {
     ///
     /// # Errors
     ///
-    /// The server's; [`EINTR`] if the task is being killed; ENOTCONN and the like if the server is gone.
+    /// The server's; [`EINTR`] if the task is being killed; ENOTCONN and the like if the server is
+    /// gone.
     pub(crate) fn answer(self) -> Result<KVVec<u8>> {
         let request = self.0;
 

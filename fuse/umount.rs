@@ -2,11 +2,12 @@
 
 //! The end of a mount whose memory is still in use.
 //!
-//! Direct I/O or a pipe may have pages of a mount's files when it is unmounted. The devices stay held until
-//! those are given up ([`crate::iomap::MappedFiles`]); the rest of the mount goes at once. So that a device is free
-//! when umount(2) returns, its caller waits for that: killably, and without any lock, on its way back to user
-//! space. A killed one leaves the rest to the module. Another task that happens to be the last one to use a
-//! mount (that closes a file of it after umount -l, say) does not wait: the pages may be its own.
+//! Direct I/O or a pipe may have pages of a mount's files when it is unmounted. The devices stay
+//! held until those are given up ([`crate::iomap::MappedFiles`]); the rest of the mount goes at
+//! once. So that a device is free when umount(2) returns, its caller waits for that: killably, and
+//! without any lock, on its way back to user space. A killed one leaves the rest to the module.
+//! Another task that happens to be the last one to use a mount (that closes a file of it after
+//! umount -l, say) does not wait: the pages may be its own.
 
 use kernel::{
     container_of,
@@ -86,8 +87,8 @@ struct Wait {
     _module: ModuleRef,
 }
 
-/// Has the current task wait until the devices of a mount are free, if they are not, and if it can be killed.
-/// May sleep.
+/// Has the current task wait until the devices of a mount are free, if they are not, and if it can
+/// be killed. May sleep.
 pub(super) fn wait_on_return(released: Arc<Once>, device: Device) {
     const NO_SYSTEM_CALL: u32 = c::PF_KTHREAD | c::PF_EXITING | c::PF_USER_WORKER;
 

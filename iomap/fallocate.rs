@@ -2,8 +2,9 @@
 
 //! fallocate(2) of a mapped file, which has all the memory it will ever have.
 //!
-//! Inside the file there is nothing to allocate, and zeros are written as write(2) would write them: the server
-//! is not asked. What would change the size, or give memory back, fails with EOPNOTSUPP.
+//! Inside the file there is nothing to allocate, and zeros are written as write(2) would write
+//! them: the server is not asked. What would change the size, or give memory back, fails with
+//! EOPNOTSUPP.
 
 use core::mem::MaybeUninit;
 
@@ -42,15 +43,15 @@ const BATCH: usize = 32;
 
 static ZEROS: [u8; PAGE_SIZE] = [0; PAGE_SIZE];
 
-/// `->fallocate()`: `FALLOC_FL_ZERO_RANGE`, and allocation, both with or without `FALLOC_FL_KEEP_SIZE`, inside
-/// the file.
+/// `->fallocate()`: `FALLOC_FL_ZERO_RANGE`, and allocation, both with or without
+/// `FALLOC_FL_KEEP_SIZE`, inside the file.
 ///
 /// # Errors
 ///
-/// `EOPNOTSUPP` for another mode, or a range that does not end inside the file; `ENOSPC` for allocation where the
-/// map has a hole (zeroing leaves holes as they are: they read as zeros); `EIO` for an inode that FUSE has marked
-/// bad, a device that has failed, or failed memory that is not zeroed by whole pages; `EINTR` if the task is being
-/// killed, with part of the range zeroed.
+/// `EOPNOTSUPP` for another mode, or a range that does not end inside the file; `ENOSPC` for
+/// allocation where the map has a hole (zeroing leaves holes as they are: they read as zeros);
+/// `EIO` for an inode that FUSE has marked bad, a device that has failed, or failed memory that is
+/// not zeroed by whole pages; `EINTR` if the task is being killed, with part of the range zeroed.
 ///
 /// # Safety
 ///
@@ -118,8 +119,8 @@ unsafe fn allocate(file: *mut c::file, offset: c::loff_t, len: c::loff_t) -> Res
 ///
 /// # Errors
 ///
-/// [`EINTR`] if the task is being killed: a program may call every page a mapping of its own. Those of a mapping
-/// that is refused.
+/// [`EINTR`] if the task is being killed: a program may call every page a mapping of its own. Those
+/// of a mapping that is refused.
 ///
 /// # Safety
 ///
@@ -158,7 +159,8 @@ unsafe fn zero(file: *mut c::file, offset: c::loff_t, len: c::loff_t) -> Result 
     // SAFETY: As above, so its inode stays in use.
     let locked = unsafe { IoLock::new(&iocb, true) }?;
 
-    // SAFETY: The inode of an open file is in use; the file is a mapped one by the safety requirements.
+    // SAFETY: The inode of an open file is in use; the file is a mapped one by the safety
+    // requirements.
     unsafe { ends_inside((*file).f_inode, offset + len) }?;
     // SAFETY: `iocb` is valid, for this file, and the inode is locked exclusively.
     to_result(unsafe { modified(&mut iocb) })?;

@@ -2,8 +2,8 @@
 
 //! Faults of a mapped file, and the operations of file, mapping and inode.
 //!
-//! A fault of an inode that FUSE has marked bad is SIGBUS, as FUSE's own. Its memory is given up meanwhile
-//! (`vacating`), and may be another file's.
+//! A fault of an inode that FUSE has marked bad is SIGBUS, as FUSE's own. Its memory is given up
+//! meanwhile (`vacating`), and may be another file's.
 
 use core::ptr;
 
@@ -126,7 +126,8 @@ unsafe fn fault(vmf: *mut c::vm_fault, order: ffi::c_uint) -> c::vm_fault_t {
     ret
 }
 
-/// DAX's part of a fault, if FUSE's inode allows any: DAX knows the mapped size, and not the file's.
+/// DAX's part of a fault, if FUSE's inode allows any: DAX knows the mapped size, and not the
+/// file's.
 ///
 /// # Safety
 ///
@@ -197,9 +198,10 @@ unsafe extern "C" fn page_fault(vmf: *mut c::vm_fault) -> c::vm_fault_t {
     unsafe { fault(vmf, 0) }
 }
 
-/// Maps nothing around a fault. That there is such an operation tells the memory manager that faults of
-/// a page, as those of 2 MiB, need no more than the lock of their mapping; without it, it begins each
-/// twice, the second time with `mmap_lock`, which all threads share (`vmf_can_call_fault()`).
+/// Maps nothing around a fault. That there is such an operation tells the memory manager that
+/// faults of a page, as those of 2 MiB, need no more than the lock of their mapping; without it, it
+/// begins each twice, the second time with `mmap_lock`, which all threads share
+/// (`vmf_can_call_fault()`).
 ///
 /// # Safety
 ///
@@ -223,8 +225,8 @@ static VM_OPS: Table<c::vm_operations_struct> = Table(c::vm_operations_struct {
 
 /// Maps in 2 MiB pieces where memory and addresses allow it. MAP_SYNC: see `writeback`.
 ///
-/// This is not `->mmap_prepare()`: a file that is changed there is leaked if the mapping is merged with
-/// the one beside it (`__mmap_region()`).
+/// This is not `->mmap_prepare()`: a file that is changed there is leaked if the mapping is merged
+/// with the one beside it (`__mmap_region()`).
 ///
 /// # Safety
 ///
@@ -300,8 +302,8 @@ type GetAttr = unsafe extern "C" fn(
 ) -> ffi::c_int;
 type Permission = unsafe extern "C" fn(*mut c::mnt_idmap, *mut c::inode, ffi::c_int) -> ffi::c_int;
 
-/// The operations of a mapped inode. An inode has them for a moment before its map is published, so each of ours
-/// asks first ([`is_mapped`]).
+/// The operations of a mapped inode. An inode has them for a moment before its map is published, so
+/// each of ours asks first ([`is_mapped`]).
 pub(super) fn inode_operations(inode: &Inode) -> Result<*const c::inode_operations> {
     // SAFETY: An inode in use has operations.
     let plain = unsafe { &*(*inode.as_raw()).i_op };
@@ -393,8 +395,9 @@ unsafe extern "C" fn permission(
     ret
 }
 
-/// Refuses to change the size of a mapped file, before FUSE sees it; the rest is FUSE's. To set the size that
-/// it has changes nothing but times, and set-user-id bits, so the server is asked for those alone.
+/// Refuses to change the size of a mapped file, before FUSE sees it; the rest is FUSE's. To set the
+/// size that it has changes nothing but times, and set-user-id bits, so the server is asked for
+/// those alone.
 ///
 /// Some servers promise to take set-user-id bits off by themselves, with each WRITE they get. A
 /// mapped file sends none, so they are told the mode that the VFS has worked out.

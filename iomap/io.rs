@@ -2,10 +2,10 @@
 
 //! read(2) and write(2) of a mapped file.
 //!
-//! DAX copies between the memory of the file and the buffer of the caller, without page faults in the buffer. If a
-//! page of it is missing, the copy ends there; the page is faulted in with nothing held, and the I/O goes on. A
-//! fault may take as long as another server likes, and meanwhile FUSE may mark the inode bad, the device may go
-//! away, and other tasks want the file.
+//! DAX copies between the memory of the file and the buffer of the caller, without page faults in
+//! the buffer. If a page of it is missing, the copy ends there; the page is faulted in with nothing
+//! held, and the I/O goes on. A fault may take as long as another server likes, and meanwhile FUSE
+//! may mark the inode bad, the device may go away, and other tasks want the file.
 //!
 //! I/O of an inode that FUSE has marked bad is EIO, as FUSE's own. Its memory is given up meanwhile
 //! (`vacating`), and may be another file's.
@@ -52,8 +52,8 @@ pub(super) enum IoLock<'a> {
 impl<'a> IoLock<'a> {
     /// # Errors
     ///
-    /// [`EAGAIN`] if it cannot be had at once, and that was asked for; [`EINTR`] if the task is being killed;
-    /// [`EIO`] if FUSE has marked the inode bad.
+    /// [`EAGAIN`] if it cannot be had at once, and that was asked for; [`EINTR`] if the task is
+    /// being killed; [`EIO`] if FUSE has marked the inode bad.
     ///
     /// # Safety
     ///
@@ -122,13 +122,12 @@ unsafe fn dax_rw(iocb: *mut c::kiocb, iter: *mut c::iov_iter) -> Option<isize> {
             return None;
         }
 
-        // A mount with a mapped file has it. A memory failure waits for this: its page goes from the kernel's own
-        // mapping then.
+        // A mount with a mapped file has it. A memory failure waits for this: its page goes from
+        // the kernel's own mapping then.
         let Some(users) = header.mount().tenants.users_of_mapped() else {
             return Some(EIO.to_errno() as isize);
         };
-        let mut done =
-            c::fuse_dax_fmap_rw_nofault(iocb, iter, left, &IOMAP_OPS, users.as_raw());
+        let mut done = c::fuse_dax_fmap_rw_nofault(iocb, iter, left, &IOMAP_OPS, users.as_raw());
         // That is what DAX says of a hole.
         if done == 0 && bytes_left(iter) > 0 && ((*iocb).ki_pos as u64) < end_of_io(iocb) {
             done = EFAULT.to_errno() as isize;
@@ -206,8 +205,8 @@ fn is_poison(result: isize) -> bool {
 ///
 /// # Errors
 ///
-/// [`EFAULT`] if a page of the source is missing; nothing is written then. [`ENOMEM`]; [`EIO`] if the device
-/// is going away, or the page is in use through another file, which is closed.
+/// [`EFAULT`] if a page of the source is missing; nothing is written then. [`ENOMEM`]; [`EIO`] if
+/// the device is going away, or the page is in use through another file, which is closed.
 ///
 /// # Safety
 ///
@@ -274,8 +273,8 @@ unsafe fn rewrite_page(iocb: *mut c::kiocb, from: *mut c::iov_iter) -> Result<us
     result
 }
 
-/// Whether I/O that came to `result` ended before the end, because of the buffer or for a reason that it will meet
-/// again if it goes on.
+/// Whether I/O that came to `result` ended before the end, because of the buffer or for a reason
+/// that it will meet again if it goes on.
 ///
 /// # Safety
 ///
@@ -285,7 +284,8 @@ unsafe fn is_cut(iocb: *const c::kiocb, iter: *const c::iov_iter, result: isize)
     if result < 0 && result != EFAULT.to_errno() as isize {
         return false;
     }
-    // SAFETY: `iocb` and `iter` are valid, and the file is a mapped one, by the safety requirements.
+    // SAFETY: `iocb` and `iter` are valid, and the file is a mapped one, by the safety
+    // requirements.
     unsafe { bytes_left(iter) != 0 && ((*iocb).ki_pos as u64) < end_of_io(iocb) }
 }
 
@@ -296,7 +296,8 @@ type Piece = unsafe fn(*mut c::kiocb, *mut c::iov_iter) -> isize;
 ///
 /// # Safety
 ///
-/// `iocb` and `iter` are valid and for a mapped file, which stays open meanwhile; `piece` asks for no more.
+/// `iocb` and `iter` are valid and for a mapped file, which stays open meanwhile; `piece` asks for
+/// no more.
 #[inline(always)]
 unsafe fn until_done(iocb: *mut c::kiocb, iter: *mut c::iov_iter, piece: Piece) -> isize {
     // SAFETY: By the safety requirements.
@@ -324,8 +325,8 @@ unsafe fn go_on(
 ) -> isize {
     /// How much of a buffer is faulted in at once.
     const STEP: u64 = 1 << 20;
-    /// How often in a row a page of the buffer may be gone again. Memory of the file that the CPU cannot read
-    /// looks like that, too, until its failure is reported.
+    /// How often in a row a page of the buffer may be gone again. Memory of the file that the CPU
+    /// cannot read looks like that, too, until its failure is reported.
     const TRIES: u32 = 16;
     let (mut done, mut tries) = (0, 0);
 
@@ -434,8 +435,8 @@ pub(super) unsafe extern "C" fn write_iter(iocb: *mut c::kiocb, from: *mut c::io
     done
 }
 
-/// Whether a write that must not wait would have to ask the server: for file capabilities, of which it is not
-/// known that there are none ([`modified`]), or to make the write durable.
+/// Whether a write that must not wait would have to ask the server: for file capabilities, of which
+/// it is not known that there are none ([`modified`]), or to make the write durable.
 ///
 /// # Safety
 ///

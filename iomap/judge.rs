@@ -3,9 +3,10 @@
 //! `iomap_begin()` and `iomap_end()`: the program is asked, and its answer is judged.
 //!
 //! The program says where a byte is; [`Header::judge`] says whether it may be there. What is not
-//! inside a held device that the file declared is refused with EIO; so is, in a fault, memory that is
-//! mapped at another place already ([`move_in`]). A mapping ends where the device's memory is not in one piece,
-//! and where it has failed ([`Mapping::cut_at_poison`]). Writes to a hole get no further ([`may_be_hole`]).
+//! inside a held device that the file declared is refused with EIO; so is, in a fault, memory that
+//! is mapped at another place already ([`move_in`]). A mapping ends where the device's memory is
+//! not in one piece, and where it has failed ([`Mapping::cut_at_poison`]). Writes to a hole get no
+//! further ([`may_be_hole`]).
 
 use kernel::{
     ffi,
@@ -104,8 +105,9 @@ impl Mapping<'_> {
         }
     }
 
-    /// Ends the mapping where memory is in use through another file, which is closed: what is written there, its
-    /// user would read, or overwrite. Faults see to that themselves ([`move_in`]).
+    /// Ends the mapping where memory is in use through another file, which is closed: what is
+    /// written there, its user would read, or overwrite. Faults see to that themselves
+    /// ([`move_in`]).
     #[cold]
     pub(super) fn cut_at_leftovers(
         &mut self,
@@ -273,8 +275,8 @@ pub(super) static IOMAP_OPS: c::iomap_ops = c::iomap_ops {
 ///
 /// # Safety
 ///
-/// Called by the DAX core for a mapped file: with its inode, which is in use, for reads and writes, and with the
-/// host of its DAX page cache, of the mapped size, for faults.
+/// Called by the DAX core for a mapped file: with its inode, which is in use, for reads and writes,
+/// and with the host of its DAX page cache, of the mapped size, for faults.
 unsafe extern "C" fn iomap_begin(
     inode: *mut c::inode,
     pos: c::loff_t,
@@ -376,8 +378,8 @@ pub(super) unsafe fn refused(
     match refusal {
         // For a fault: SIGBUS that says so.
         Refusal::Poisoned if flags & (c::IOMAP_FAULT | c::IOMAP_WRITE) != 0 => EHWPOISON,
-        // A fault knows no errno but these: ENOMEM would be retried for ever, EHWPOISON believed. And a
-        // write would go about making memory well again.
+        // A fault knows no errno but these: ENOMEM would be retried for ever, EHWPOISON believed.
+        // And a write would go about making memory well again.
         Refusal::Program(errno) if flags & c::IOMAP_FAULT == 0 && errno != EHWPOISON => errno,
         Refusal::WriteToHole if flags & c::IOMAP_FAULT == 0 => ENOSPC,
         _ => EIO,

@@ -2,17 +2,17 @@
 
 //! The files of a mount that have been mapped by mmap(2), and memory that outlives its file.
 //!
-//! When the last file of an inode is closed, pages of it may still be in use: by direct I/O to another file
-//! system, or in a pipe. Then the mount holds the inode, and a work item of the mount lets it go once they are
-//! idle. Nothing waits for that, no other file gets the memory meanwhile, and the server is not told to forget the
-//! file.
+//! When the last file of an inode is closed, pages of it may still be in use: by direct I/O to
+//! another file system, or in a pipe. Then the mount holds the inode, and a work item of the mount
+//! lets it go once they are idle. Nothing waits for that, no other file gets the memory meanwhile,
+//! and the server is not told to forget the file.
 //!
-//! Unmounting evicts such an inode all the same. Eviction flushes all, gives up what is idle and leaves the rest, the
-//! [`MappedFile`] with its DAX page cache, in the list of kept memory, which the same work item gives up. Until
-//! then the mount's devices stay held.
+//! Unmounting evicts such an inode all the same. Eviction flushes all, gives up what is idle and
+//! leaves the rest, the [`MappedFile`] with its DAX page cache, in the list of kept memory, which
+//! the same work item gives up. Until then the mount's devices stay held.
 //!
-//! Who has a page in use may store there at any time, and fsync(2) may have flushed it before. So what was in use is
-//! marked dirty once it is idle, before the memory is given up.
+//! Who has a page in use may store there at any time, and fsync(2) may have flushed it before. So
+//! what was in use is marked dirty once it is idle, before the memory is given up.
 
 use core::{
     mem,
@@ -93,8 +93,9 @@ pub(crate) struct MappedFiles {
 
 /// # Invariants
 ///
-/// `mapped` is a list of links that know the one before. Each of a file is of one whose header is published,
-/// and whose inode is in use or being evicted. The others are markers of [`MappedFiles::walk`].
+/// `mapped` is a list of links that know the one before. Each of a file is of one whose header is
+/// published, and whose inode is in use or being evicted. The others are markers of
+/// [`MappedFiles::walk`].
 ///
 /// Each file in `kept` belongs to the list.
 struct Lists {
@@ -241,18 +242,20 @@ impl MappedFiles {
         }
     }
 
-    /// Takes out a file whose inode is being evicted, and frees it, or keeps its memory if that is busy.
+    /// Takes out a file whose inode is being evicted, and frees it, or keeps its memory if that is
+    /// busy.
     ///
     /// # Safety
     ///
-    /// The file is in the list. Nothing but the memory management uses it any more, and not even that if
-    /// it `is_idle`.
+    /// The file is in the list. Nothing but the memory management uses it any more, and not even
+    /// that if it `is_idle`.
     pub(super) unsafe fn remove(&self, mount: &Mount, mapped: NonNull<MappedFile>, is_idle: bool) {
         let file = mapped.as_ptr();
         {
             let mut lists = self.lists.lock();
-            // SAFETY: By the safety requirements the file is in the list, and ours then. Nothing asks FUSE's
-            // superblock about kept memory, and tracepoints ask the host's superblock for its number.
+            // SAFETY: By the safety requirements the file is in the list, and ours then. Nothing
+            // asks FUSE's superblock about kept memory, and tracepoints ask the host's superblock
+            // for its number.
             unsafe {
                 lists.remove(&raw mut (*file).link);
                 (*file).inode = ptr::null_mut();
@@ -285,14 +288,16 @@ impl MappedFiles {
         !unsafe { c::dax_layout_busy_page_range(mapping, 0, c::loff_t::MAX) }.is_null()
     }
 
-    /// Holds the inode of a file that is being closed, the last one of its inode, if pages of it are in use.
+    /// Holds the inode of a file that is being closed, the last one of its inode, if pages of it
+    /// are in use.
     pub(super) fn hold_if_busy(&self, mount: &Mount, file: NonNull<MappedFile>) {
         let file = file.as_ptr();
-        // SAFETY: The inode is in use, as a file of it is being closed, so its mapped file and header are there.
+        // SAFETY: The inode is in use, as a file of it is being closed, so its mapped file and
+        // header are there.
         let (header, may_be_busy) = unsafe { (MappedFile::header(file), &(*file).may_be_busy) };
 
-        // What is mapped anew after this is looked at when that is closed. What was in use before is yet to be marked
-        // dirty.
+        // What is mapped anew after this is looked at when that is closed. What was in use before
+        // is yet to be marked dirty.
         if !lockless::may_be_left::<AsWritten>(may_be_busy)
             || !Self::is_busy(header) && !header.was_busy()
         {
@@ -313,8 +318,8 @@ impl MappedFiles {
         }
     }
 
-    /// Lets inodes go that are held: those with no page in use any more and those that are open again, or all.
-    /// Returns whether some are held still.
+    /// Lets inodes go that are held: those with no page in use any more and those that are open
+    /// again, or all. Returns whether some are held still.
     ///
     /// The caller has `giving_up`.
     fn let_go(&self, all: bool) -> bool {
@@ -341,8 +346,8 @@ impl MappedFiles {
             // SAFETY: The inode is held. What was in use is idle, or is looked at once more.
             unsafe { mark_all_dirty(header) };
             let lists = self.lists.lock();
-            // A task that has opened, used and closed the file since found it held, and did not hold it again. One
-            // that closes it after this does so itself, if pages are in use.
+            // A task that has opened, used and closed the file since found it held, and did not
+            // hold it again. One that closes it after this does so itself, if pages are in use.
             let was_used = was_open || may_be_busy.load(Ordering::Relaxed);
             let is_open = was_used && lockless::use_again::<AsWritten>(may_be_busy, open_files);
             if !all && was_used && !is_open {
@@ -362,7 +367,8 @@ impl MappedFiles {
         left
     }
 
-    /// The superblock is being shut down: lets all inodes go, before it looks for any that are left.
+    /// The superblock is being shut down: lets all inodes go, before it looks for any that are
+    /// left.
     pub(crate) fn shut_down(&self) {
         let _alone = self.giving_up.lock();
 
@@ -370,8 +376,8 @@ impl MappedFiles {
         self.let_go(true);
     }
 
-    /// Gives up what is idle of the memory that was busy when its file was closed. Returns whether some is left.
-    /// May sleep, but not for pages.
+    /// Gives up what is idle of the memory that was busy when its file was closed. Returns whether
+    /// some is left. May sleep, but not for pages.
     pub(crate) fn give_up_kept(&self) -> bool {
         let _alone = self.giving_up.lock();
         let holds = !self.lists.lock().shuts_down && self.let_go(false);
@@ -398,13 +404,15 @@ impl MappedFiles {
     /// Gives up what is idle of the kept memory. Returns whether some is left of a device.
     pub(super) fn give_up_kept_of(&self, device: &Device) -> bool {
         self.give_up_kept();
-        // With this held, nothing is missing from the list, and nothing leaves it; what comes is put in front.
+        // With this held, nothing is missing from the list, and nothing leaves it; what comes is
+        // put in front.
         let _alone = self.giving_up.lock();
         let mut link = self.lists.lock().kept;
         let mut found = false;
 
         while !link.is_null() && !found {
-            // SAFETY: By the type invariants of the list, and as above; the memory is kept meanwhile.
+            // SAFETY: By the type invariants of the list, and as above; the memory is kept
+            // meanwhile.
             unsafe {
                 DaxEntry::for_each(
                     MappedFile::header((*link).file).dax_mapping(),
@@ -421,8 +429,8 @@ impl MappedFiles {
         found
     }
 
-    /// Whether there may be memory that is in use though its file is closed: of inodes that are held, of those that
-    /// FUSE has marked bad, and kept memory.
+    /// Whether there may be memory that is in use though its file is closed: of inodes that are
+    /// held, of those that FUSE has marked bad, and kept memory.
     #[inline]
     pub(super) fn has_leftovers(&self) -> bool {
         self.leftovers.load(Relaxed) != 0
@@ -434,7 +442,8 @@ impl MappedFiles {
         self.suspicions.add(1, Relaxed);
     }
 
-    /// Looks, and remembers if no memory of inodes that FUSE has marked bad is in use: what is not `busy`.
+    /// Looks, and remembers if no memory of inodes that FUSE has marked bad is in use: what is not
+    /// `busy`.
     pub(super) fn clear(&self, look: impl FnOnce() -> bool) -> bool {
         // What is bad by then is seen.
         let seen = self.suspicions.load(Acquire);
@@ -474,11 +483,12 @@ impl MappedFiles {
         self.patience_ms.store(KEPT_MIN_MS, Relaxed);
     }
 
-    /// Looks at one file after the other, with the lock held, which others get every now and then. A marker in the
-    /// list says how far this is.
+    /// Looks at one file after the other, with the lock held, which others get every now and then.
+    /// A marker in the list says how far this is.
     ///
-    /// What is to be taken and is being evicted is passed by, unless that is to be waited for: then it has
-    /// given up its memory, or that is kept, when this returns. Files that are mapped meanwhile are passed by.
+    /// What is to be taken and is being evicted is passed by, unless that is to be waited for: then
+    /// it has given up its memory, or that is kept, when this returns. Files that are mapped
+    /// meanwhile are passed by.
     fn walk(
         &self,
         wait_for_eviction: bool,
@@ -496,8 +506,8 @@ impl MappedFiles {
             let mut evicted = false;
             let mut lists = self.lists.lock();
             for _ in 0..Self::BATCH {
-                // SAFETY: By the type invariants of the lists, with the lock held: a file in the list is
-                // published, and its inode is not freed before it is out of the list.
+                // SAFETY: By the type invariants of the lists, with the lock held: a file in the
+                // list is published, and its inode is not freed before it is out of the list.
                 unsafe {
                     let link = (*marker).next;
                     let Some(at) = NonNull::new(link) else {
@@ -534,8 +544,8 @@ impl MappedFiles {
         unsafe { self.lists.lock().remove(marker) };
     }
 
-    /// Calls `each` with every file that is `wanted`, whose inode is held meanwhile. `wanted` is called with
-    /// a spin lock held. See [`MappedFiles::walk`].
+    /// Calls `each` with every file that is `wanted`, whose inode is held meanwhile. `wanted` is
+    /// called with a spin lock held. See [`MappedFiles::walk`].
     ///
     /// # Safety
     ///
@@ -573,7 +583,8 @@ impl MappedFiles {
         found
     }
 
-    /// Takes a reference to the inode of a mapped file, unless that is being evicted, or its memory is kept.
+    /// Takes a reference to the inode of a mapped file, unless that is being evicted, or its memory
+    /// is kept.
     ///
     /// # Safety
     ///

@@ -2,25 +2,27 @@
 
 //! The page caches of a mapped file.
 //!
-//! `inode->i_data` and `inode->i_mapping` stay FUSE's for ever. FUSE fills, invalidates and truncates
-//! them as its server says; a mapped file's bytes are never there. Beside it each mapped file has two
-//! page caches of its own:
+//! `inode->i_data` and `inode->i_mapping` stay FUSE's for ever. FUSE fills, invalidates and
+//! truncates them as its server says; a mapped file's bytes are never there. Beside it each mapped
+//! file has two page caches of its own:
 //!
-//! - **The DAX page cache** holds the DAX entries, which are mapped memory and not copies. A file gets it when
-//!   it is mapped by mmap(2) for the first time. It is the `f_mapping` of what a mapping holds (`vm_file`), and DAX goes by that alone. It is the `i_data` of an
-//!   inode that only hosts it, with S_DAX and the mapped size. No superblock lists that inode, no path
-//!   leads to it and nothing takes a reference to it. FUSE's inode never gets S_DAX: FUSE would take that
+//! - **The DAX page cache** holds the DAX entries, which are mapped memory and not copies. A file
+//!   gets it when it is mapped by mmap(2) for the first time. It is the `f_mapping` of what a
+//!   mapping holds (`vm_file`), and DAX goes by that alone. It is the `i_data` of an inode that
+//!   only hosts it, with S_DAX and the mapped size. No superblock lists that inode, no path leads
+//!   to it and nothing takes a reference to it. FUSE's inode never gets S_DAX: FUSE would take that
 //!   for DAX of its own.
-//! - **The shown page cache** is the `f_mapping` of descriptors, and empty. The kernel takes what is in a
-//!   descriptor's `f_mapping` for pages: cachestat(2) follows a DAX entry as if it were a shadow entry.
-//!   Its host is FUSE's inode, for the kernel goes that way: to a file's size, to the node id of FSYNC,
-//!   and from `dax_iomap_rw()` to `i_rwsem`. Errors of writeback are recorded there (`wb_err`).
+//! - **The shown page cache** is the `f_mapping` of descriptors, and empty. The kernel takes what
+//!   is in a descriptor's `f_mapping` for pages: cachestat(2) follows a DAX entry as if it were a
+//!   shadow entry. Its host is FUSE's inode, for the kernel goes that way: to a file's size, to the
+//!   node id of FSYNC, and from `dax_iomap_rw()` to `i_rwsem`. Errors of writeback are recorded
+//!   there (`wb_err`).
 //!
 //! Descriptors that were opened before the map came keep FUSE's page cache as their `f_mapping`.
 //!
-//! Who reaches `i_mapping` of a mapped file's inode finds FUSE's page cache, and cannot do harm there;
-//! `docs/kernel-assumptions.md` lists them. One of them passes the file of a mapping along, uprobes do,
-//! and so `->read_folio()` is not FUSE's ([`aops`]).
+//! Who reaches `i_mapping` of a mapped file's inode finds FUSE's page cache, and cannot do harm
+//! there; `docs/kernel-assumptions.md` lists them. One of them passes the file of a mapping along,
+//! uprobes do, and so `->read_folio()` is not FUSE's ([`aops`]).
 
 use core::ptr;
 
@@ -80,7 +82,8 @@ pub(super) unsafe fn init_host(slot: *mut c::inode, inode: *const c::inode, head
         (*slot).i_blkbits = PAGE_SHIFT as u8;
         (*slot).i_size = header.mapped_size as c::loff_t;
         (*slot).i_count.counter = 1;
-        // Dirty for good, so that no flusher thread ever gets it: `__mark_inode_dirty()` is done at once.
+        // Dirty for good, so that no flusher thread ever gets it: `__mark_inode_dirty()` is done at
+        // once.
         (*slot).i_state.__state = c::inode_state_flags_enum_I_DIRTY_PAGES;
         (*slot).i_mapping = &raw mut (*slot).i_data;
         (*slot).i_private = ptr::from_ref(header).cast_mut().cast();
@@ -124,8 +127,8 @@ unsafe fn init(
     }
 }
 
-/// `->writepages()` of a shown page cache, for sync_file_range(2) and its kin: the DAX entries are written
-/// back.
+/// `->writepages()` of a shown page cache, for sync_file_range(2) and its kin: the DAX entries are
+/// written back.
 ///
 /// # Safety
 ///
@@ -150,7 +153,8 @@ unsafe extern "C" fn write_dax_back(
 ///
 /// `file` is being opened by the current task, and its inode is mapped.
 pub(crate) unsafe fn show_page_cache(file: *mut c::file) {
-    // SAFETY: `file` is being opened by this task, and its inode mapped, by the safety requirements.
+    // SAFETY: `file` is being opened by this task, and its inode mapped, by the safety
+    // requirements.
     unsafe {
         let shown = header((*file).f_inode).shown();
 
@@ -204,7 +208,8 @@ pub(super) unsafe fn aops(
             plain,
             mapped: c::address_space_operations {
                 read_folio: Some(read_folio),
-                // FIBMAP is refused, as on any file system that could not say what the number means.
+                // FIBMAP is refused, as on any file system that could not say what the number
+                // means.
                 bmap: None,
                 // SAFETY: `plain` is a static table of FUSE's, by the safety requirements.
                 ..unsafe { *plain }
@@ -221,9 +226,10 @@ pub(super) unsafe fn aops(
 
 /// `->read_folio()` of FUSE's page cache of a mapped file's inode.
 ///
-/// Uprobes read an instruction that way, with the file that the mapping holds. They would get the server's
-/// bytes and not the memory's; and they take a breakpoint out again by way of `i_mapping->i_mmap`, where
-/// a mapping of memory is not. So such a file reads nothing, and no breakpoint is ever put in.
+/// Uprobes read an instruction that way, with the file that the mapping holds. They would get the
+/// server's bytes and not the memory's; and they take a breakpoint out again by way of
+/// `i_mapping->i_mmap`, where a mapping of memory is not. So such a file reads nothing, and no
+/// breakpoint is ever put in.
 ///
 /// # Safety
 ///

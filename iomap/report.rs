@@ -1,13 +1,15 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What a mapped file says of itself: where it has data and holes (lseek), and where they are (FIEMAP).
+//! What a mapped file says of itself: where it has data and holes (lseek), and where they are
+//! (FIEMAP).
 //!
 //! Both ask the program for one mapping after the other, and judge each as any other. What the file
-//! size promises beyond the mapped size is a hole. A map does not change, so no lock is held meanwhile: a
-//! program may call every page a mapping of its own, and then this takes as long as its caller lives.
+//! size promises beyond the mapped size is a hole. A map does not change, so no lock is held
+//! meanwhile: a program may call every page a mapping of its own, and then this takes as long as
+//! its caller lives.
 //!
-//! FIEMAP has no place for a device: `fe_physical` is the byte inside the device of that extent. Files on
-//! several devices are not told apart.
+//! FIEMAP has no place for a device: `fe_physical` is the byte inside the device of that extent.
+//! Files on several devices are not told apart.
 
 use kernel::{
     ffi,

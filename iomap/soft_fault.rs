@@ -1,38 +1,40 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Soft faults: memory that DAX has noted for this place of the file already, and that only has to be
-//! put into the page tables once more.
+//! Soft faults: memory that DAX has noted for this place of the file already, and that only has to
+//! be put into the page tables once more.
 //!
-//! That is nearly every fault of a long-lived file, and all that a mapping in a new process causes. The
-//! program is asked and its answer judged as in any fault. What is left out is what `dax_iomap_fault()`
-//! does for files whose map may change meanwhile: it locks the entry in the page cache, asks the driver
-//! for an address, stores the entry again, asks the file system a second time, and unlocks the entry.
+//! That is nearly every fault of a long-lived file, and all that a mapping in a new process causes.
+//! The program is asked and its answer judged as in any fault. What is left out is what
+//! `dax_iomap_fault()` does for files whose map may change meanwhile: it locks the entry in the
+//! page cache, asks the driver for an address, stores the entry again, asks the file system a
+//! second time, and unlocks the entry.
 //!
-//! Here nobody changes the entry. What removes one has the `invalidate_lock` exclusively (`upgrade`,
-//! `vacating`), and DAX itself replaces only what is not backed by memory. So under the shared lock:
+//! Here nobody changes the entry. What removes one has the `invalidate_lock` exclusively
+//! (`upgrade`, `vacating`), and DAX itself replaces only what is not backed by memory. So under the
+//! shared lock:
 //!
-//! - A page frame that is this file's stays so. If the program's answer leads to that frame, it may be
-//!   mapped. Whoever marks a device or its memory as failed takes the lock exclusively afterwards: until
-//!   then the frame has a memory map, and what was mapped is found.
-//! - An entry that is marked dirty stays so unless somebody writes back, which takes the mark off once
-//!   the page is write-protected everywhere. Whoever writes back says so, and waits until the faults
-//!   that did not know are over ([`super::writeback`]). Meanwhile, and if the mark is not there, a write
-//!   is left to DAX.
-//! - A table of pages and 2 MiB do not meet: mapping 2 MiB over a table is a warning of the kernel. DAX
-//!   excludes that by its lock of the entry, which this file does not take. Where an entry of a page
-//!   exists, no fault maps 2 MiB; where it does not, and the mapping has room for 2 MiB, a fault of a
-//!   page takes the lock exclusively ([`Fault::Alone`]). Only COW does not, as it looks before it puts a
-//!   table anywhere.
+//! - A page frame that is this file's stays so. If the program's answer leads to that frame, it may
+//!   be mapped. Whoever marks a device or its memory as failed takes the lock exclusively
+//!   afterwards: until then the frame has a memory map, and what was mapped is found.
+//! - An entry that is marked dirty stays so unless somebody writes back, which takes the mark off
+//!   once the page is write-protected everywhere. Whoever writes back says so, and waits until the
+//!   faults that did not know are over ([`super::writeback`]). Meanwhile, and if the mark is not
+//!   there, a write is left to DAX.
+//! - A table of pages and 2 MiB do not meet: mapping 2 MiB over a table is a warning of the kernel.
+//!   DAX excludes that by its lock of the entry, which this file does not take. Where an entry of a
+//!   page exists, no fault maps 2 MiB; where it does not, and the mapping has room for 2 MiB, a
+//!   fault of a page takes the lock exclusively ([`Fault::Alone`]). Only COW does not, as it looks
+//!   before it puts a table anywhere.
 //!
-//! What the page cache says is looked up once, and noted in the folio ([`look_up`](lockless::look_up)), which is
-//! needed anyway:
-//! the file's `stamp`, and whether the entry is marked dirty. The file gets another stamp, which nobody
-//! else ever had, whenever entries were written back or are about to be removed. With the stamp that is
-//! valid, a folio is settled, and so is what it says of its place in the file; without it, DAX may be in
-//! the middle of setting it up.
+//! What the page cache says is looked up once, and noted in the folio
+//! ([`look_up`](lockless::look_up)), which is needed anyway: the file's `stamp`, and whether the
+//! entry is marked dirty. The file gets another stamp, which nobody else ever had, whenever entries
+//! were written back or are about to be removed. With the stamp that is valid, a folio is settled,
+//! and so is what it says of its place in the file; without it, DAX may be in the middle of setting
+//! it up.
 //!
-//! What does not fit goes to DAX, which finds out why. A mapping whose stores are tracked never gets here
-//! ([`super::tracked_fault`]).
+//! What does not fit goes to DAX, which finds out why. A mapping whose stores are tracked never
+//! gets here ([`super::tracked_fault`]).
 
 use core::sync::atomic::{
     AtomicU64,
@@ -172,8 +174,8 @@ unsafe fn is_write(vmf: *const c::vm_fault) -> bool {
     unsafe { (*vmf).flags & c::fault_flag_FAULT_FLAG_WRITE != 0 }
 }
 
-/// The frame where `pages` pages from `index` on begin, if they are in one piece and this file has that
-/// frame for this page already, and may store to it if that is what the fault does.
+/// The frame where `pages` pages from `index` on begin, if they are in one piece and this file has
+/// that frame for this page already, and may store to it if that is what the fault does.
 ///
 /// # Safety
 ///
@@ -215,8 +217,9 @@ unsafe fn noted(
 ///
 /// # Invariants
 ///
-/// A fault of the file is under way, with the `invalidate_lock` of its page cache held shared. The frame's
-/// device has not failed, or at least nobody has got the lock since it has: its memory map is there.
+/// A fault of the file is under way, with the `invalidate_lock` of its page cache held shared. The
+/// frame's device has not failed, or at least nobody has got the lock since it has: its memory map
+/// is there.
 struct PlaceOfFile<'a> {
     header: &'a Header,
     index: u64,
@@ -271,8 +274,9 @@ struct Noted {
     may_map: bool,
 }
 
-/// A number that is in no folio's note, and never was since the machine was started: stamps are even,
-/// and the clock is faster than anybody asks for them, also from one load of the module to the next.
+/// A number that is in no folio's note, and never was since the machine was started: stamps are
+/// even, and the clock is faster than anybody asks for them, also from one load of the module to
+/// the next.
 pub(super) fn new_stamp() -> u64 {
     static LAST: AtomicU64 = AtomicU64::new(0);
 

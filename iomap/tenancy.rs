@@ -5,8 +5,8 @@
 //! A file becomes the tenant of memory at the first fault that maps it, and gives it up when it is
 //! evicted or the device goes away. DAX notes the tenant in its entry and in the folio.
 //!
-//! What comes and goes in the DAX page caches of a mount is guarded by one lock ([`Tenants`]). Only the first
-//! touch of a piece of memory takes it, and who gives memory up.
+//! What comes and goes in the DAX page caches of a mount is guarded by one lock ([`Tenants`]). Only
+//! the first touch of a piece of memory takes it, and who gives memory up.
 
 use core::{
     ptr,
@@ -99,8 +99,9 @@ pub(super) fn move_in<'a>(
 
 /// Makes sure that DAX can do what `flags` say where the program says that there is a hole.
 ///
-/// A hole has no tenant, and its entry in the page cache is the zero page. DAX replaces that, should
-/// the program say later that there is memory; but what is memory once, stays so, as in [`move_in`].
+/// A hole has no tenant, and its entry in the page cache is the zero page. DAX replaces that,
+/// should the program say later that there is memory; but what is memory once, stays so, as in
+/// [`move_in`].
 #[cold]
 pub(super) fn may_be_hole(header: &Header, pos: u64, flags: u32) -> Result<(), Refusal> {
     if flags & c::IOMAP_WRITE != 0 {
@@ -123,8 +124,8 @@ pub(crate) struct Tenants {
     /// On who has which memory.
     #[pin]
     lock: RwSemaphore,
-    /// A task that flushes, reads or writes memory by the kernel's own mapping of it is a reader. There before any
-    /// file is mapped.
+    /// A task that flushes, reads or writes memory by the kernel's own mapping of it is a reader.
+    /// There before any file is mapped.
     users: SetOnce<Pin<KBox<SrcuFast>>>,
     /// The same, found faster; or null.
     shortcut: AtomicPtr<SrcuFast>,
@@ -160,8 +161,9 @@ impl Tenants {
         Ok(())
     }
 
-    /// Waits for flushes, reads and writes that do not know what was marked as failed before this. Those that begin
-    /// meanwhile know, and neither wait nor are waited for. None of them waits for a server.
+    /// Waits for flushes, reads and writes that do not know what was marked as failed before this.
+    /// Those that begin meanwhile know, and neither wait nor are waited for. None of them waits for
+    /// a server.
     pub(super) fn wait_for_users(&self) {
         if let Some(users) = self.users.as_ref() {
             users.synchronize_expedited();
@@ -177,15 +179,15 @@ impl Tenants {
     pub(super) fn users_of_mapped(&self) -> Option<&SrcuFast> {
         let users = self.shortcut.load(Ordering::Relaxed);
 
-        // SAFETY: If it is not null it is what `users` has, which stays as long as `self`. It was stored before the
-        // file's map was published.
+        // SAFETY: If it is not null it is what `users` has, which stays as long as `self`. It was
+        // stored before the file's map was published.
         unsafe { users.as_ref() }
     }
 }
 
-/// The right to flush: what has failed by now is known as that, and a memory failure that comes later waits
-/// ([`Tenants::wait_for_users`]). To get it never waits: eviction flushes, too, and reclaim may have called that
-/// in a fault which a flush waits for.
+/// The right to flush: what has failed by now is known as that, and a memory failure that comes
+/// later waits ([`Tenants::wait_for_users`]). To get it never waits: eviction flushes, too, and
+/// reclaim may have called that in a fault which a flush waits for.
 pub(super) struct Flushing<'a> {
     _reader: Option<Reader<'a>>,
 }
@@ -200,8 +202,8 @@ impl<'a> Flushing<'a> {
 
 /// The right to change who has memory of a mount.
 ///
-/// Whoever has it must not wait for it once more by freeing memory: reclaim evicts inodes, of this mount
-/// too, and that takes the same lock. So it comes with a promise not to get there.
+/// Whoever has it must not wait for it once more by freeing memory: reclaim evicts inodes, of this
+/// mount too, and that takes the same lock. So it comes with a promise not to get there.
 pub(super) struct MovingIn<'a> {
     // Dropped in this order.
     lock: WriteGuard<'a>,
@@ -232,8 +234,8 @@ impl<'a> MovingIn<'a> {
 
     /// # Safety
     ///
-    /// `raw` comes from [`MovingIn::into_raw`], by the same task, and is used only once. The mount is there
-    /// for `'a`.
+    /// `raw` comes from [`MovingIn::into_raw`], by the same task, and is used only once. The mount
+    /// is there for `'a`.
     pub(super) unsafe fn from_raw(raw: *mut ffi::c_void) -> Option<Self> {
         if raw.is_null() {
             return None;
@@ -249,13 +251,14 @@ impl<'a> MovingIn<'a> {
 }
 
 impl MovingIn<'_> {
-    /// Takes what is backed from byte `start` to `end` out of the DAX page cache of a file, and what was
-    /// noted in the folios out of them: pages that are put together to a folio have to be blank.
+    /// Takes what is backed from byte `start` to `end` out of the DAX page cache of a file, and
+    /// what was noted in the folios out of them: pages that are put together to a folio have to be
+    /// blank.
     ///
     /// # Safety
     ///
-    /// The lock is that of the file's mount. The file is mapped, and its inode is evicted, or no fault is
-    /// under way; nothing of the range is mapped or in use.
+    /// The lock is that of the file's mount. The file is mapped, and its inode is evicted, or no
+    /// fault is under way; nothing of the range is mapped or in use.
     pub(super) unsafe fn move_out(&self, header: &Header, start: c::loff_t, end: c::loff_t) {
         let last = end as u64 / PAGE;
         let mapping = header.dax_mapping();
@@ -309,8 +312,8 @@ impl Folio {
     }
 
     /// What a tenant has noted in the folio, maybe another one, maybe long ago. DAX leaves
-    /// `folio->private` to the file system (include/linux/mm_types.h), and so does everybody else where
-    /// PG_private is not set.
+    /// `folio->private` to the file system (include/linux/mm_types.h), and so does everybody else
+    /// where PG_private is not set.
     #[inline]
     pub(super) fn note(self, order: Ordering) -> u64 {
         self.private().load(order) as u64
@@ -324,7 +327,8 @@ impl Folio {
 
     #[inline]
     fn private(&self) -> &AtomicPtr<ffi::c_void> {
-        // SAFETY: By the safety requirements of `of()` the folio is there. Nobody but we access the field.
+        // SAFETY: By the safety requirements of `of()` the folio is there. Nobody but we access the
+        // field.
         unsafe {
             let folio = ptr::addr_of_mut!((*self.0.cast_mut()).__bindgen_anon_1.__bindgen_anon_1);
             AtomicPtr::from_ptr(ptr::addr_of_mut!((*folio).__bindgen_anon_3.private))
@@ -348,8 +352,8 @@ impl Folio {
 
     /// What it says of its tenant, if that is page `index` of `mapping` for page frame `pfn`.
     ///
-    /// That it was the frame's folio a moment ago does not count: a folio may have been taken apart since. So
-    /// what it is now says where in it the frame is, and a folio is aligned.
+    /// That it was the frame's folio a moment ago does not count: a folio may have been taken apart
+    /// since. So what it is now says where in it the frame is, and a folio is aligned.
     #[inline]
     pub(super) fn tenancy_at(
         self,
@@ -486,8 +490,8 @@ impl DaxEntry {
         }
     }
 
-    /// Marks the entries of pages `first` to `last` that are backed as dirty. Who writes one back meanwhile is waited
-    /// for: he may have flushed it already, and takes the mark off later.
+    /// Marks the entries of pages `first` to `last` that are backed as dirty. Who writes one back
+    /// meanwhile is waited for: he may have flushed it already, and takes the mark off later.
     ///
     /// # Safety
     ///
@@ -503,7 +507,8 @@ impl DaxEntry {
         }
     }
 
-    /// Marks the entry of page `index` as dirty, if it is backed. Returns whether it was not locked: only then.
+    /// Marks the entry of page `index` as dirty, if it is backed. Returns whether it was not
+    /// locked: only then.
     ///
     /// # Safety
     ///
@@ -526,7 +531,8 @@ impl DaxEntry {
         !is_locked
     }
 
-    /// Calls `each` with the entries of pages `first` to `last` that have a mark, and a page of each.
+    /// Calls `each` with the entries of pages `first` to `last` that have a mark, and a page of
+    /// each.
     ///
     /// # Safety
     ///

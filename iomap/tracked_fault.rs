@@ -3,23 +3,26 @@
 //! Faults of a task that has its stores tracked: userfaultfd with UFFD_FEATURE_WP_ASYNC, which the
 //! kernel allows for any mapping.
 //!
-//! What such a task has write-protected, and what has been taken away since, is a marker in its page
-//! tables. DAX does not know markers: it inserts a page where there is nothing, and makes a page writable
-//! that is there. Finding a marker it does nothing, for ever, or warns and sends SIGBUS. And a marker may
-//! come at any moment: no lock that a fault has or may take keeps it away, but that of the page table.
+//! What such a task has write-protected, and what has been taken away since, is a marker in its
+//! page tables. DAX does not know markers: it inserts a page where there is nothing, and makes a
+//! page writable that is there. Finding a marker it does nothing, for ever, or warns and sends
+//! SIGBUS. And a marker may come at any moment: no lock that a fault has or may take keeps it away,
+//! but that of the page table.
 //!
-//! So in a mapping that is tracked, a fault asks DAX for one thing only: to map a page for reading, which
-//! fails in silence where there is something. The rest is done here, with the page table locked:
+//! So in a mapping that is tracked, a fault asks DAX for one thing only: to map a page for reading,
+//! which fails in silence where there is something. The rest is done here, with the page table
+//! locked:
 //!
-//! - A marker is taken off, so that DAX can insert the page, and what it meant is put back: the page is
-//!   protected.
-//! - A store comes back as the fault of a page that is there and read-only. It becomes writable if it
-//!   still is what the memory manager saw, and the entry in the page cache is marked dirty before.
-//!   Who writes back locks the entry, write-protects, flushes, and takes the mark off. An entry that is
-//!   locked is waited for; one that is not has its mark now, and what is writable now will be found.
+//! - A marker is taken off, so that DAX can insert the page, and what it meant is put back: the
+//!   page is protected.
+//! - A store comes back as the fault of a page that is there and read-only. It becomes writable if
+//!   it still is what the memory manager saw, and the entry in the page cache is marked dirty
+//!   before. Who writes back locks the entry, write-protects, flushes, and takes the mark off. An
+//!   entry that is locked is waited for; one that is not has its mark now, and what is writable now
+//!   will be found.
 //!
-//! 2 MiB are not mapped: markers are of pages, and a table for them may come at any moment, too. What
-//! was mapped so before goes on, up to the first store.
+//! 2 MiB are not mapped: markers are of pages, and a table for them may come at any moment, too.
+//! What was mapped so before goes on, up to the first store.
 //!
 //! That a mapping is tracked does not change in the middle of a fault: it takes the mapping's lock.
 
@@ -60,8 +63,8 @@ pub(super) unsafe fn is_tracked(vma: *const c::vm_area_struct) -> bool {
 ///
 /// # Safety
 ///
-/// Called in a fault, of a page or of 2 MiB, in a mapping that is tracked, of the mapped `inode` that
-/// `header` is of; without the `invalidate_lock` of its page cache.
+/// Called in a fault, of a page or of 2 MiB, in a mapping that is tracked, of the mapped `inode`
+/// that `header` is of; without the `invalidate_lock` of its page cache.
 #[cold]
 pub(super) unsafe fn tracked_fault(
     vmf: *mut c::vm_fault,
@@ -73,7 +76,8 @@ pub(super) unsafe fn tracked_fault(
     if order != 0 {
         return c::vm_fault_reason_VM_FAULT_FALLBACK;
     }
-    // SAFETY: The file is mapped by mmap(2), as this is a fault. With the lock, the entries of the page cache stay.
+    // SAFETY: The file is mapped by mmap(2), as this is a fault. With the lock, the entries of the
+    // page cache stay.
     let _locked = unsafe { header.invalidate_lock() }.read();
     // SAFETY: `vmf` is the caller's.
     let (flags, cow_page) = unsafe { ((*vmf).flags, (*vmf).cow_page) };
@@ -91,8 +95,8 @@ pub(super) unsafe fn tracked_fault(
     }
 }
 
-/// DAX's part of a fault, as if it were for reading. Where the page table has something, that stays; but
-/// the program was asked, its answer judged, and noted in the page cache.
+/// DAX's part of a fault, as if it were for reading. Where the page table has something, that
+/// stays; but the program was asked, its answer judged, and noted in the page cache.
 ///
 /// # Safety
 ///
@@ -146,9 +150,9 @@ unsafe fn map_for_reading(vmf: *mut c::vm_fault, inode: *mut c::inode) -> c::vm_
 
 /// A store to a page that is there and read-only, and no longer protected.
 ///
-/// Nothing is done if that has changed, or somebody writes back the entry at this moment; then the fault
-/// begins again. DAX has waited for whoever had the entry locked before, so each time somebody else got
-/// on.
+/// Nothing is done if that has changed, or somebody writes back the entry at this moment; then the
+/// fault begins again. DAX has waited for whoever had the entry locked before, so each time
+/// somebody else got on.
 ///
 /// # Safety
 ///
@@ -158,8 +162,8 @@ unsafe fn make_writable(
     inode: *mut c::inode,
     header: &Header,
 ) -> c::vm_fault_t {
-    // SAFETY: By the safety requirements. Who has locked the page table may lock the page cache. DAX has
-    // mapped the page, if there is one, so `pte` is its entry, but for the rights.
+    // SAFETY: By the safety requirements. Who has locked the page table may lock the page cache.
+    // DAX has mapped the page, if there is one, so `pte` is its entry, but for the rights.
     unsafe {
         let ret = read_fault(vmf, inode);
         if ret & ERROR != 0 {
@@ -201,16 +205,16 @@ fn is_same(a: c::pte_t, b: c::pte_t) -> bool {
     unsafe { c::pte_same(a, b) != 0 }
 }
 
-/// Has `change` look at what the page table has for a fault, with the table locked, and put something
-/// else there, if it wants to. Whether it did.
+/// Has `change` look at what the page table has for a fault, with the table locked, and put
+/// something else there, if it wants to. Whether it did.
 ///
-/// Nothing has to be flushed from TLBs: what is new allows more than before, or was not there, or is
-/// read-only as before.
+/// Nothing has to be flushed from TLBs: what is new allows more than before, or was not there, or
+/// is read-only as before.
 ///
 /// # Safety
 ///
-/// As [`dax_fault`]: there is a table of pages, or nothing, and nobody maps 2 MiB. What `change` says may
-/// be there, and needs no more than that.
+/// As [`dax_fault`]: there is a table of pages, or nothing, and nobody maps 2 MiB. What `change`
+/// says may be there, and needs no more than that.
 unsafe fn change_pte<F>(vmf: *mut c::vm_fault, change: F) -> bool
 where
     F: FnMut(c::pte_t) -> Option<c::pte_t>,

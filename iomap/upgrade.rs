@@ -5,11 +5,11 @@
 //! DAX keeps an entry for what it has mapped, and prefers small ones: while one page of an aligned
 //! 2 MiB has an entry, a huge fault there falls back to pages, for every task, until the inode is
 //! evicted. One small or misaligned mapping would be enough for that. Entries are only DAX's notes,
-//! though: a map that says where 2 MiB are in one piece says so still. So the entries of such a range
-//! are dropped when a huge fault has fallen back because of them, and it is tried again.
+//! though: a map that says where 2 MiB are in one piece says so still. So the entries of such a
+//! range are dropped when a huge fault has fallen back because of them, and it is tried again.
 //!
-//! That happens once: a small fault leaves a huge entry as it is, and maps its page out of it. Tables
-//! of pages that other tasks have there are taken down, and come back as they touch them.
+//! That happens once: a small fault leaves a huge entry as it is, and maps its page out of it.
+//! Tables of pages that other tasks have there are taken down, and come back as they touch them.
 
 use kernel::ffi;
 
@@ -36,8 +36,8 @@ pub(super) const PMD_ORDER: ffi::c_uint = (PMD_SIZE / PAGE).trailing_zeros();
 /// What is below an aligned 2 MiB in a page number.
 pub(super) const WITHIN: u64 = PMD_SIZE / PAGE - 1;
 
-/// After a fault that fell back to pages: whether it is worth trying again, because its range could be
-/// mapped as one and has been made ready for that.
+/// After a fault that fell back to pages: whether it is worth trying again, because its range could
+/// be mapped as one and has been made ready for that.
 ///
 /// # Safety
 ///
@@ -91,8 +91,9 @@ pub(super) unsafe fn has_room_for_huge(vmf: *const c::vm_fault) -> bool {
         && end - huge >= PMD_SIZE
 }
 
-/// Whether 2 MiB of a file are in one aligned piece, none of it another file's, and those pages that
-/// are mapped already are where the program says: giving them up must not let it change its mind.
+/// Whether 2 MiB of a file are in one aligned piece, none of it another file's, and those pages
+/// that are mapped already are where the program says: giving them up must not let it change its
+/// mind.
 ///
 /// # Safety
 ///
@@ -123,8 +124,8 @@ unsafe fn is_one_piece(header: &Header, pos: u64, i_size: u64) -> bool {
     mapping.length >= PMD_SIZE && good == Some(true)
 }
 
-/// Drops the entries of 2 MiB of a file, unless they are not in one piece any more, or somebody uses the pages for
-/// direct I/O.
+/// Drops the entries of 2 MiB of a file, unless they are not in one piece any more, or somebody
+/// uses the pages for direct I/O.
 ///
 /// What was stored through them is flushed first: the entries know that it has to be.
 ///

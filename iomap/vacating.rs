@@ -1,13 +1,13 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Giving memory up: when a file is evicted or its inode goes bad, when its device goes away, when the
-//! memory has failed.
+//! Giving memory up: when a file is evicted or its inode goes bad, when its device goes away, when
+//! the memory has failed.
 //!
-//! What is given up is unmapped first, flushed, and then taken out of the DAX page cache. Only pages that are
-//! idle can be taken out; direct I/O or a pipe may still have some of them, and there is no bound for how
-//! long. Only unbinding a device waits for that, as its memory map goes away. While it waits no lock is
-//! held: a task that has some pages of a buffer may be in a fault for the next, and has to get through to
-//! give the others back.
+//! What is given up is unmapped first, flushed, and then taken out of the DAX page cache. Only
+//! pages that are idle can be taken out; direct I/O or a pipe may still have some of them, and
+//! there is no bound for how long. Only unbinding a device waits for that, as its memory map goes
+//! away. While it waits no lock is held: a task that has some pages of a buffer may be in a fault
+//! for the next, and has to get through to give the others back.
 
 use core::ptr;
 
@@ -51,12 +51,13 @@ use super::{
     PAGE, //
 };
 
-/// Unmaps a mapped file and gives up what is idle of its memory. Returns whether nothing is left; if `only` is
-/// given, nothing of that device.
+/// Unmaps a mapped file and gives up what is idle of its memory. Returns whether nothing is left;
+/// if `only` is given, nothing of that device.
 ///
 /// # Safety
 ///
-/// The file is mapped, and either its inode is evicted, or its `invalidate_lock` is held exclusively.
+/// The file is mapped, and either its inode is evicted, or its `invalidate_lock` is held
+/// exclusively.
 unsafe fn try_vacate(header: &Header, only: Option<&Device>, flushing: &Flushing<'_>) -> bool {
     let mapping = header.dax_mapping();
     let (mut start, mut vacated) = (0, true);
@@ -87,7 +88,8 @@ unsafe fn try_vacate(header: &Header, only: Option<&Device>, flushing: &Flushing
         unsafe { give_up(header, start, first as c::loff_t - 1, was_busy, flushing) };
         header.note_busy();
         // What was stored until now is not to wait until the page is idle.
-        // SAFETY: The inode of `header` is evicted or no fault is under way, by the safety requirements.
+        // SAFETY: The inode of `header` is evicted or no fault is under way, by the safety
+        // requirements.
         let _ = unsafe { flush_range(header, first as c::loff_t, end - 1, flushing) };
         start = end;
     }
@@ -121,7 +123,8 @@ unsafe fn give_up(
     }
 }
 
-/// A file whose inode is evicted: gives up the memory that is idle, and returns whether that is all.
+/// A file whose inode is evicted: gives up the memory that is idle, and returns whether that is
+/// all.
 ///
 /// # Safety
 ///
@@ -131,7 +134,8 @@ pub(super) unsafe fn give_up_idle(header: &Header, flushing: &Flushing<'_>) -> b
     unsafe { try_vacate(header, None, flushing) }
 }
 
-/// Marks all that a file has as dirty: who had a page of it in use may have stored there, however, until now.
+/// Marks all that a file has as dirty: who had a page of it in use may have stored there, however,
+/// until now.
 ///
 /// # Safety
 ///
@@ -150,10 +154,12 @@ const PATIENCE_MS: i64 = 5000;
 /// The longest time between two looks.
 const STEP_MS_MAX: i64 = 50;
 
-/// A device that goes away: all files of a mount that declare it are unmapped, and give up what they
-/// have of it. What they map again is judged again. Waits until no page of the device is in use.
+/// A device that goes away: all files of a mount that declare it are unmapped, and give up what
+/// they have of it. What they map again is judged again. Waits until no page of the device is in
+/// use.
 ///
-/// While it waits, nothing is held: the mount may be unmounted, and what is left is kept memory then.
+/// While it waits, nothing is held: the mount may be unmounted, and what is left is kept memory
+/// then.
 pub(crate) fn vacate_all(mount: &Mount, index: u32, device: &Device) {
     let (mut waited_ms, mut step_ms) = (0, 1);
     let mut told = false;
@@ -176,8 +182,8 @@ pub(crate) fn vacate_all(mount: &Mount, index: u32, device: &Device) {
 
 /// One look at all files. Returns whether some memory of the device is left, or may be.
 ///
-/// In the `first` one each file is locked, so that no fault is under way that found the device sound; what has no
-/// entries after that gets none.
+/// In the `first` one each file is locked, so that no fault is under way that found the device
+/// sound; what has no entries after that gets none.
 fn vacate_once(mount: &Mount, index: u32, device: &Device, first: bool) -> bool {
     let Some(_mounted) = Mounted::new(mount) else {
         // If it is about to go, it leaves kept memory.
@@ -198,11 +204,11 @@ fn vacate_once(mount: &Mount, index: u32, device: &Device, first: bool) -> bool 
     mount.mapped_files.give_up_kept_of(device) || busy
 }
 
-/// Ends the maps of inodes that FUSE has marked bad: their files are unmapped and give up what is idle of
-/// their memory. Returns whether some of it is busy.
+/// Ends the maps of inodes that FUSE has marked bad: their files are unmapped and give up what is
+/// idle of their memory. Returns whether some of it is busy.
 ///
-/// FUSE does that when the server answers that a node id is another file now. It tells no one; but reads,
-/// writes and faults look at the mark themselves, so nothing is mapped anew.
+/// FUSE does that when the server answers that a node id is another file now. It tells no one; but
+/// reads, writes and faults look at the mark themselves, so nothing is mapped anew.
 pub(crate) fn end_bad_maps(mount: &Mount) -> bool {
     let is_bad = |header: &Header, inode: *mut c::inode| {
         // SAFETY: An inode in the list is there.
@@ -217,7 +223,8 @@ pub(crate) fn end_bad_maps(mount: &Mount) -> bool {
             return false;
         };
         let mut busy = false;
-        // SAFETY: `_mounted` keeps the mount. With the lock no fault is under way, and the next one sees the mark.
+        // SAFETY: `_mounted` keeps the mount. With the lock no fault is under way, and the next one
+        // sees the mark.
         unsafe {
             mount.mapped_files.for_each(false, is_bad, |header, _| {
                 let _no_faults = header.invalidate_lock().write();
@@ -232,9 +239,10 @@ pub(crate) fn end_bad_maps(mount: &Mount) -> bool {
 /// policy names, the one that consumed it and those that want to know early. The others get it when
 /// they touch the page again, as the fault is refused.
 ///
-/// The entry of the page is dropped, with the other pages of 2 MiB, which come back one by one. If the entry is
-/// busy it stays, and is not dirty any more: a page that the machine check handler has taken out of the
-/// kernel's own mapping must never be flushed. What was stored there is lost, which fsync(2) reports.
+/// The entry of the page is dropped, with the other pages of 2 MiB, which come back one by one. If
+/// the entry is busy it stays, and is not dirty any more: a page that the machine check handler has
+/// taken out of the kernel's own mapping must never be flushed. What was stored there is lost,
+/// which fsync(2) reports.
 ///
 /// # Errors
 ///
@@ -242,8 +250,8 @@ pub(crate) fn end_bad_maps(mount: &Mount) -> bool {
 ///
 /// # Safety
 ///
-/// The frame is of a device that the mount holds, and is known as poisoned. The caller handles a memory failure
-/// with these `flags`.
+/// The frame is of a device that the mount holds, and is known as poisoned. The caller handles a
+/// memory failure with these `flags`.
 pub(crate) unsafe fn kill_tenants(
     mount: &Mount,
     mounted: Option<&Mounted>,
@@ -252,8 +260,8 @@ pub(crate) unsafe fn kill_tenants(
 ) -> Result {
     // From here on nothing flushes that does not know.
     mount.tenants.wait_for_users();
-    // SAFETY: By the safety requirements. A folio in a DAX page cache keeps the mapped file from being freed
-    // as long as nothing can move out.
+    // SAFETY: By the safety requirements. A folio in a DAX page cache keeps the mapped file from
+    // being freed as long as nothing can move out.
     let (header, inode, index, head, pages) = unsafe {
         let _nobody_moves = MovingIn::new(mount);
         let folio = c::pfn_folio(pfn as ffi::c_ulong);

@@ -2,8 +2,8 @@
 
 //! The file that a mapping holds.
 //!
-//! DAX keeps its entries where a mapping's file says (`f_mapping`): in the DAX page cache of the file. That is
-//! not what a descriptor may show (see `page_cache`), so these are two files:
+//! DAX keeps its entries where a mapping's file says (`f_mapping`): in the DAX page cache of the
+//! file. That is not what a descriptor may show (see `page_cache`), so these are two files:
 //!
 //! ```text
 //!   descriptor ---> user's file --f_mapping--> the shown page cache, empty
@@ -12,9 +12,9 @@
 //!   mapping -----> vm file ------f_mapping--> the DAX page cache
 //! ```
 //!
-//! Each mmap(2) makes one, and what becomes of that mapping shares it: pieces, copies, those of a child.
-//! It keeps the user's file: the server gets RELEASE when neither a descriptor nor a mapping is left, and
-//! may use the memory again.
+//! Each mmap(2) makes one, and what becomes of that mapping shares it: pieces, copies, those of a
+//! child. It keeps the user's file: the server gets RELEASE when neither a descriptor nor a mapping
+//! is left, and may use the memory again.
 
 use core::ptr;
 
@@ -69,8 +69,8 @@ unsafe fn new(user_file: *mut c::file) -> Result<*mut c::file> {
     })?;
 
     // SAFETY: The file is ours alone, and has a place for two references to a path: of the file,
-    // and of what users are shown instead (that of the overlay, if a stacked file system maps it). The user's
-    // file has them, and an inode in use, which is mapped.
+    // and of what users are shown instead (that of the overlay, if a stacked file system maps it).
+    // The user's file has them, and an inode in use, which is mapped.
     unsafe {
         let inode = (*user_file).f_inode;
         let path = &raw const (*user_file).__bindgen_anon_1.f_path;
@@ -171,8 +171,8 @@ unsafe extern "C" fn vm_file_fsync(
 ///
 /// As `->release()`, for a vm file.
 unsafe extern "C" fn vm_file_release(_inode: *mut c::inode, file: *mut c::file) -> ffi::c_int {
-    // SAFETY: By the safety requirements nobody has the file any more; the reference to the user's file
-    // is its own to give up.
+    // SAFETY: By the safety requirements nobody has the file any more; the reference to the user's
+    // file is its own to give up.
     unsafe {
         // The inode counts its readers, for leases. This is none: the user's file is.
         (*file).f_mode &= !c::FMODE_READ;

@@ -2,15 +2,15 @@
 
 //! Writeback: what was stored to a mapped file reaches the device's persistence domain.
 //!
-//! There are no pages to be written, only CPU caches in front of the memory. A write fault marks its
-//! DAX entry dirty; writeback write-protects the page again, so that the next store is noticed, and
-//! flushes what was stored (fs/dax.c). write(2) leaves nothing to be flushed: it goes around the
-//! caches. Both rest on flags of the device: the first is set by its holder (`daxdev`), the second by
-//! the dax bus.
+//! There are no pages to be written, only CPU caches in front of the memory. A write fault marks
+//! its DAX entry dirty; writeback write-protects the page again, so that the next store is noticed,
+//! and flushes what was stored (fs/dax.c). write(2) leaves nothing to be flushed: it goes around
+//! the caches. Both rest on flags of the device: the first is set by its holder (`daxdev`), the
+//! second by the dax bus.
 //!
-//! The kernel writes back by file (`f_mapping`) or by inode (`i_mapping`). Either way it finds a page cache
-//! without DAX entries (see `page_cache`), is done at once, and takes the inode for clean. So all of it is ours
-//! to do:
+//! The kernel writes back by file (`f_mapping`) or by inode (`i_mapping`). Either way it finds a
+//! page cache without DAX entries (see `page_cache`), is done at once, and takes the inode for
+//! clean. So all of it is ours to do:
 //!
 //! | who asks                               | what leads here                 |
 //! |----------------------------------------|---------------------------------|
@@ -22,10 +22,10 @@
 //!
 //! Memory that has failed is never flushed ([`flush_around_poison`]).
 //!
-//! MAP_SYNC asks that a page is mapped for writing only if its place on the device would be found again
-//! after a crash. A map does not change as long as anybody can have it mapped, so a fault has nothing to
-//! commit: IOMAP_F_DIRTY is never set. Whether the *server* would find the file again is the server's
-//! own affair; it has to see to that before it answers GET_FMAP.
+//! MAP_SYNC asks that a page is mapped for writing only if its place on the device would be found
+//! again after a crash. A map does not change as long as anybody can have it mapped, so a fault has
+//! nothing to commit: IOMAP_F_DIRTY is never set. Whether the *server* would find the file again is
+//! the server's own affair; it has to see to that before it answers GET_FMAP.
 
 use kernel::{
     error::to_result,
@@ -127,8 +127,8 @@ pub(super) unsafe extern "C" fn writepages(
     if unsafe { (*wbc).sync_mode } != c::writeback_sync_modes_WB_SYNC_ALL {
         return 0;
     }
-    // SAFETY: By the safety requirements; the host has the header. Writeback holds no lock that a fault would
-    // take.
+    // SAFETY: By the safety requirements; the host has the header. Writeback holds no lock that a
+    // fault would take.
     let ret = unsafe { write_back(header((*mapping).host), wbc) };
 
     drain();
@@ -141,11 +141,13 @@ pub(super) unsafe extern "C" fn writepages(
 ///
 /// # Safety
 ///
-/// The file is mapped, its inode in use, and the caller does not have the `invalidate_lock` of the DAX page cache.
+/// The file is mapped, its inode in use, and the caller does not have the `invalidate_lock` of the
+/// DAX page cache.
 unsafe fn write_back(header: &Header, wbc: *mut c::writeback_control) -> ffi::c_int {
     lockless::write_back::<AsWritten, _>(
         &header.writers_back,
-        // SAFETY: `header` is of a mapped file in use, and the caller does not have its `invalidate_lock`.
+        // SAFETY: `header` is of a mapped file in use, and the caller does not have its
+        // `invalidate_lock`.
         || drop(unsafe { header.invalidate_lock().write() }),
         || {
             let flushing = Flushing::new(header.mount());
@@ -166,13 +168,14 @@ unsafe fn write_back(header: &Header, wbc: *mut c::writeback_control) -> ffi::c_
 
 /// Flushes dirty DAX entries.
 ///
-/// Entries do not know their device, and flushing does not depend on it: any device of the file will
-/// do, even one that is going away.
+/// Entries do not know their device, and flushing does not depend on it: any device of the file
+/// will do, even one that is going away.
 ///
 /// # Safety
 ///
-/// The file is mapped, or its memory kept, soft faults are held off, and the caller has [`Flushing`]. If some memory
-/// has failed as far as is known with that (`poison`), no fault is under way at all.
+/// The file is mapped, or its memory kept, soft faults are held off, and the caller has
+/// [`Flushing`]. If some memory has failed as far as is known with that (`poison`), no fault is
+/// under way at all.
 unsafe fn flush_entries(
     header: &Header,
     wbc: *mut c::writeback_control,
@@ -210,8 +213,8 @@ fn has_poison(entry: DaxEntry) -> bool {
         .is_some_and(|(first, pages)| (first..first + pages).any(is_poisoned))
 }
 
-/// Calls `each` with each dirty entry from byte `start` to `end` that has failed memory, and one of its pages.
-/// What has not failed of it is flushed.
+/// Calls `each` with each dirty entry from byte `start` to `end` that has failed memory, and one of
+/// its pages. What has not failed of it is flushed.
 ///
 /// # Safety
 ///
@@ -223,8 +226,8 @@ unsafe fn for_each_poisoned(
 ) {
     let (first, last) = (start as u64 / PAGE, end as u64 / PAGE);
 
-    // SAFETY: By the safety requirements. The frames of an entry have a memory map, and those that have not
-    // failed are in the kernel's own mapping.
+    // SAFETY: By the safety requirements. The frames of an entry have a memory map, and those that
+    // have not failed are in the kernel's own mapping.
     unsafe {
         let mapping = header.dax_mapping();
         DaxEntry::for_each(
@@ -247,8 +250,8 @@ unsafe fn for_each_poisoned(
     }
 }
 
-/// Takes the dirty mark off entries with failed memory, so that DAX does not flush them as a whole. A single
-/// page is lost, and that is recorded.
+/// Takes the dirty mark off entries with failed memory, so that DAX does not flush them as a whole.
+/// A single page is lost, and that is recorded.
 ///
 /// # Safety
 ///
@@ -284,8 +287,9 @@ unsafe fn show_poison(header: &Header, start: c::loff_t, end: c::loff_t) {
     }
 }
 
-/// Memory has failed from byte `start` to `end`, and that range has been unmapped: what has not failed of it is
-/// flushed, and it is clean then. What was stored to the rest is lost, which is recorded.
+/// Memory has failed from byte `start` to `end`, and that range has been unmapped: what has not
+/// failed of it is flushed, and it is clean then. What was stored to the rest is lost, which is
+/// recorded.
 ///
 /// # Safety
 ///
@@ -360,7 +364,8 @@ pub(crate) unsafe fn sync_all(mount: &Mount) -> Result {
     let mut result = Ok(());
 
     let dirty = |header: &Header, _: *mut c::inode| header.may_be_dirty();
-    // SAFETY: By the safety requirements the mount stays, and its inodes are held while they are written.
+    // SAFETY: By the safety requirements the mount stays, and its inodes are held while they are
+    // written.
     unsafe {
         mount.mapped_files.for_each(true, dirty, |header, _| {
             result = result.and(write_back_range(header, 0, c::loff_t::MAX));

@@ -51,7 +51,8 @@ impl NofsScope {
 
     /// # Safety
     ///
-    /// `nested` is from [`Self::into_raw`], by the same task, and of the innermost scope. It is used once.
+    /// `nested` is from [`Self::into_raw`], by the same task, and of the innermost scope. It is
+    /// used once.
     #[inline]
     pub(crate) unsafe fn from_raw(nested: bool) -> Self {
         Self {

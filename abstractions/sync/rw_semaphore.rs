@@ -199,8 +199,8 @@ impl WriteGuard<'_> {
 
     /// # Safety
     ///
-    /// `sem` is from [`Self::into_raw`], by the same task, and is used once. The semaphore is valid as
-    /// long as the guard.
+    /// `sem` is from [`Self::into_raw`], by the same task, and is used once. The semaphore is valid
+    /// as long as the guard.
     #[inline]
     pub(crate) unsafe fn from_raw(sem: *mut c::rw_semaphore) -> Self {
         // SAFETY: `sem` is valid, by the safety requirements.

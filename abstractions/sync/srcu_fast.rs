@@ -84,7 +84,8 @@ impl SrcuFast {
         }
     }
 
-    /// Waits for all readers that have begun before this. May sleep; must not be called by a reader.
+    /// Waits for all readers that have begun before this. May sleep; must not be called by a
+    /// reader.
     pub(crate) fn synchronize_expedited(&self) {
         // SAFETY: By the type invariants it is initialized.
         unsafe { c::synchronize_srcu_expedited(self.srcu.get()) }
@@ -94,7 +95,8 @@ impl SrcuFast {
 #[pinned_drop]
 impl PinnedDrop for SrcuFast {
     fn drop(self: Pin<&mut Self>) {
-        // SAFETY: By the type invariants it is initialized. Each reader borrows it, so there is none.
+        // SAFETY: By the type invariants it is initialized. Each reader borrows it, so there is
+        // none.
         unsafe { c::cleanup_srcu_struct(self.srcu.get()) }
     }
 }

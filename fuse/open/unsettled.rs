@@ -1,16 +1,16 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! A file that FUSE opened before the map of its inode was published: by CREATE, for neither reading nor
-//! writing, or when the map could not be published because of another such file.
+//! A file that FUSE opened before the map of its inode was published: by CREATE, for neither
+//! reading nor writing, or when the map could not be published because of another such file.
 //!
-//! Its operations are FUSE's until another open brings the map, and those of a mapped file from then on. The map is
-//! not published while FUSE's page cache is dirty or mapped by mmap(2), or while a write by such a file is under
-//! way ([`Changing`]): there would be two sets of bytes. One window is left: a private or read-only mapping that
-//! `->mmap()` has accepted, and that is not in `i_mmap` yet, is not seen. It shows FUSE's page cache as long as it
-//! lives.
+//! Its operations are FUSE's until another open brings the map, and those of a mapped file from
+//! then on. The map is not published while FUSE's page cache is dirty or mapped by mmap(2), or
+//! while a write by such a file is under way ([`Changing`]): there would be two sets of bytes. One
+//! window is left: a private or read-only mapping that `->mmap()` has accepted, and that is not in
+//! `i_mmap` yet, is not seen. It shows FUSE's page cache as long as it lives.
 //!
-//! The first mmap(2) after the map was published makes such a file count as open ([`count`]), so that its
-//! release looks for pages in use.
+//! The first mmap(2) after the map was published makes such a file count as open ([`count`]), so
+//! that its release looks for pages in use.
 
 use core::{
     ptr,
@@ -62,7 +62,8 @@ unsafe fn now(file: *const c::file) -> &'static c::file_operations {
     }
 }
 
-/// The right to change a file through FUSE: while a task has it, the file does not become a mapped one.
+/// The right to change a file through FUSE: while a task has it, the file does not become a mapped
+/// one.
 struct Changing<'a> {
     mount: &'a Mount,
     key: usize,
@@ -120,7 +121,8 @@ impl Drop for Changing<'_> {
 ///
 /// # Safety
 ///
-/// The file is open, has the table of unsettled files, or has been counted, and its inode is mapped.
+/// The file is open, has the table of unsettled files, or has been counted, and its inode is
+/// mapped.
 unsafe fn count(file: *mut c::file) {
     let Some(gate) = GATE.as_ref().map(|table| &table.0) else {
         return;
@@ -129,8 +131,8 @@ unsafe fn count(file: *mut c::file) {
         ptr::from_ref(&gate.unsettled).cast_mut(),
         ptr::from_ref(&gate.counted).cast_mut(),
     );
-    // SAFETY: By the safety requirements. The field is a word that others load once; both tables have the same
-    // operations, but for the last one.
+    // SAFETY: By the safety requirements. The field is a word that others load once; both tables
+    // have the same operations, but for the last one.
     let f_op = unsafe { AtomicPtr::from_ptr((&raw mut (*file).f_op).cast()) };
     let taken = f_op.compare_exchange(unsettled, counted, Ordering::Relaxed, Ordering::Relaxed);
     if taken.is_ok() {
@@ -162,8 +164,8 @@ unsafe extern "C" fn mmap(file: *mut c::file, vma: *mut c::vm_area_struct) -> ff
     }
 }
 
-/// write(2) and its kin. FUSE does direct I/O of an asynchronous one after it has returned; while the file is FUSE's,
-/// there are none, so that what is under way is known.
+/// write(2) and its kin. FUSE does direct I/O of an asynchronous one after it has returned; while
+/// the file is FUSE's, there are none, so that what is under way is known.
 ///
 /// # Safety
 ///
@@ -184,7 +186,8 @@ unsafe extern "C" fn write_iter(iocb: *mut c::kiocb, from: *mut c::iov_iter) -> 
         // SAFETY: The VFS's arguments, passed on.
         return unsafe { write_iter(iocb, from) };
     }
-    // SAFETY: As above. The request is the callee's until it returns, and one without this is synchronous.
+    // SAFETY: As above. The request is the callee's until it returns, and one without this is
+    // synchronous.
     unsafe {
         let complete = (*iocb).ki_complete.take();
         let done = write_iter(iocb, from);
@@ -193,8 +196,8 @@ unsafe extern "C" fn write_iter(iocb: *mut c::kiocb, from: *mut c::iov_iter) -> 
     }
 }
 
-/// Operations that are passed on to those of the moment. Those that `change` the file keep it what it is
-/// meanwhile.
+/// Operations that are passed on to those of the moment. Those that `change` the file keep it what
+/// it is meanwhile.
 macro_rules! pass_on {
     (@right look, $file:expr) => {
         Ok::<_, Error>(())
@@ -244,8 +247,8 @@ pass_on! {
         -> ffi::c_long, or EOPNOTSUPP.to_errno() as ffi::c_long;
 }
 
-/// posix_fadvise(2) and readahead(2): what is read ahead would go into FUSE's page cache, where a mapped file's
-/// bytes are not, and may ask the server for bytes that only the memory has.
+/// posix_fadvise(2) and readahead(2): what is read ahead would go into FUSE's page cache, where a
+/// mapped file's bytes are not, and may ask the server for bytes that only the memory has.
 ///
 /// # Safety
 ///

@@ -232,8 +232,8 @@ fn resolve(touch: &str, control: &str, symbols: &Symbols) -> Trace {
             _ => (),
         }
     }
-    // What the same instructions do when nothing has to be done for them. A plugin is shown those that
-    // fault, too, but they are not executed then.
+    // What the same instructions do when nothing has to be done for them. A plugin is shown those
+    // that fault, too, but they are not executed then.
     let own = control.lines().filter(|line| line.starts_with('i')).count() as u64;
     let faulting = own;
     if let Some(count) = counts.get_mut(USER) {

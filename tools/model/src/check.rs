@@ -11,8 +11,8 @@ pub fn run(model: impl Fn() + Sync + Send + 'static) {
     explore(None, model);
 }
 
-/// The same, but a task is interrupted, where it need not wait, only so many times. For three tasks, of which
-/// there are too many interleavings.
+/// The same, but a task is interrupted, where it need not wait, only so many times. For three
+/// tasks, of which there are too many interleavings.
 pub fn run_interrupted(times: usize, model: impl Fn() + Sync + Send + 'static) {
     explore(Some(times), model);
 }

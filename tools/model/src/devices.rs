@@ -78,7 +78,8 @@ impl World {
         self.pte.store(false, Ordering::Relaxed);
     }
 
-    /// Opens the file: the device is put in, and the file into the list before others can find its header.
+    /// Opens the file: the device is put in, and the file into the list before others can find its
+    /// header.
     fn open<O: Orders>(&self, device: &'static Device) {
         self.fill::<O>(device);
         *self.mapped_files.lock().unwrap() = true;

@@ -55,8 +55,8 @@ fn fsync<O: Orders>(slip: Slip) -> Task {
     task(move |world| world.fsync::<O>(slip))
 }
 
-/// A task stores to a page that is dirty, in a mapping that does not have it yet, beside fsync(2): so many
-/// times, and faults again if the page was protected meanwhile.
+/// A task stores to a page that is dirty, in a mapping that does not have it yet, beside fsync(2):
+/// so many times, and faults again if the page was protected meanwhile.
 fn stores_and_fsync<O: Orders>(times: usize, note: Note, slip: Slip) {
     at_once(
         World::with_dirty_page(note),
@@ -153,7 +153,8 @@ fn a_store_is_lost_if_the_stamp_comes_before_the_writer_waits() {
     });
 }
 
-/// A fault that sees the new stamp early sees the writer, too, and notes nothing that could be wrong later.
+/// A fault that sees the new stamp early sees the writer, too, and notes nothing that could be
+/// wrong later.
 #[test]
 fn whether_the_stamp_comes_before_or_after_flushing_does_not_matter() {
     for note in NOTES {
@@ -161,8 +162,8 @@ fn whether_the_stamp_comes_before_or_after_flushing_does_not_matter() {
     }
 }
 
-/// What a note says of the mark is ordered by the lock: the mark is older than the note, and who takes it off
-/// has had the lock in between.
+/// What a note says of the mark is ordered by the lock: the mark is older than the note, and who
+/// takes it off has had the lock in between.
 #[test]
 fn the_ordering_of_notes_does_not_matter_for_the_mark() {
     run(|| stores_and_fsync::<weaker::Note>(2, DIRTY_NOTE, Slip::None));
@@ -196,7 +197,8 @@ fn two_first_faults_map_the_same() {
     run(first_faults::<AsWritten>);
 }
 
-/// A page frame of another file becomes page 1 of this one. Its program says that it is page 0, too.
+/// A page frame of another file becomes page 1 of this one. Its program says that it is page 0,
+/// too.
 fn second_place<O: Orders>(slip: Slip) {
     at_once(
         World::with_small_folio(),
@@ -229,8 +231,9 @@ fn memory_has_two_places_if_the_index_is_read_before_the_note() {
     });
 }
 
-/// A large folio of another file is taken apart. The first page of it becomes page 0 of this file, and is noted.
-/// Its program says where page 1 is, too, and is right; but DAX has no entry for that.
+/// A large folio of another file is taken apart. The first page of it becomes page 0 of this file,
+/// and is noted. Its program says where page 1 is, too, and is right; but DAX has no entry for
+/// that.
 fn neighbour<O: Orders>(slip: Slip) {
     at_once(
         World::with_large_folio(),
@@ -290,8 +293,8 @@ fn a_fault_notes_something_elsewhere_if_it_does_not_look_for_the_folio_again() {
     fails(NOT_BLANK, || arrival::<AsWritten>(Slip::OldFolio));
 }
 
-/// DAX puts the frame into the entry once the folio says whose it is. So what a fault finds in a locked entry
-/// is right; that it looks at the lock saves it from relying on that.
+/// DAX puts the frame into the entry once the folio says whose it is. So what a fault finds in a
+/// locked entry is right; that it looks at the lock saves it from relying on that.
 #[test]
 fn whether_the_entry_is_locked_does_not_matter() {
     run(|| second_place::<AsWritten>(Slip::LockedEntry));

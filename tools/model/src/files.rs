@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
-//! Files in memory: what DAX and the memory manager do, as far as faults without DAX have to do with it.
+//! Files in memory: what DAX and the memory manager do, as far as faults without DAX have to do
+//! with it.
 
 use std::cell::Cell;
 
@@ -137,7 +138,8 @@ impl World {
         }
     }
 
-    /// Page 0 of file 0 is in frame 0, and marked dirty. The folio's note says so, or is clean, or is another one's.
+    /// Page 0 of file 0 is in frame 0, and marked dirty. The folio's note says so, or is clean, or
+    /// is another one's.
     pub fn with_dirty_page(note: fn(stamp: u64) -> u64) -> Self {
         let world = Self::new(1);
         let file = &world.files[0];
@@ -150,7 +152,8 @@ impl World {
         world
     }
 
-    /// All memory is one folio of file 0, from its page 0 on, and was noted. (Its entry is not looked at.)
+    /// All memory is one folio of file 0, from its page 0 on, and was noted. (Its entry is not
+    /// looked at.)
     pub fn with_large_folio() -> Self {
         let world = Self::new(2);
         let first = &world.frames[0];
@@ -268,8 +271,8 @@ impl World {
         may
     }
 
-    /// A store, with a fault if the page is not writable. (The page may be protected again in between; then
-    /// the store is left out.)
+    /// A store, with a fault if the page is not writable. (The page may be protected again in
+    /// between; then the store is left out.)
     pub fn store_with_fault<O: Orders>(&self, at: At, slip: Slip) {
         if !self.store(at) {
             self.fault::<O>(at, slip);
@@ -309,7 +312,8 @@ impl World {
 
     // --- Giving memory up -----------------------------------------------------------------------
 
-    /// Page 0 of file 0 is unmapped, flushed, and its entry dropped, as `upgrade` and `vacating` do.
+    /// Page 0 of file 0 is unmapped, flushed, and its entry dropped, as `upgrade` and `vacating`
+    /// do.
     pub fn drop_entry(&self, slip: Slip) {
         let file = &self.files[0];
         let page = &file.pages[0];

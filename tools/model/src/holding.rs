@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
-//! The last file of an inode is closed while a page of it is in use, and the inode is held, and let go.
+//! The last file of an inode is closed while a page of it is in use, and the inode is held, and let
+//! go.
 
 use loom::sync::{Arc, Mutex};
 use loom::thread;
