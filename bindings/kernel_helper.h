@@ -166,6 +166,29 @@ static inline size_t fuse_dax_fmap_fault_in(const struct iov_iter *iter, size_t 
 	return len - fault_in_iov_iter_writeable(iter, len);
 }
 
+/*
+ * Whether a byte that a copy needs next may be missing in the buffer. Copies go by words, and end
+ * at one that is not all there. What is read into may be written to at will.
+ */
+static inline bool fuse_dax_fmap_is_missing(const struct iov_iter *iter)
+{
+	size_t segment = iov_iter_single_seg_count(iter), at[2] = { 0, min(segment, 64) - 1 };
+	char byte;
+
+	if (!user_backed_iter(iter))
+		return false;
+	for (int i = 0; segment && i < 2; i++) {
+		char __user *p = iter_iov_addr(iter) + at[i];
+
+		if (copy_from_user_nofault(&byte, p, 1))
+			return true;
+		if (iov_iter_rw(iter) == READ && copy_to_user_nofault(p, &byte, 1))
+			return true;
+	}
+	/* An empty segment says nothing. */
+	return !segment;
+}
+
 /* Macros that are locks. */
 static inline void fuse_dax_fmap_xa_lock_irq(struct xarray *xa)
 {

@@ -337,6 +337,11 @@ unsafe fn go_on(
         if tries > TRIES || unsafe { !is_cut(iocb, iter, result) } {
             break;
         }
+        // If all of the buffer is there, the program has refused the rest.
+        // SAFETY: By the safety requirements `iter` is valid.
+        if result > 0 && unsafe { !c::fuse_dax_fmap_is_missing(iter) } {
+            break;
+        }
         // SAFETY: By the safety requirements.
         let wanted = unsafe {
             let left = end_of_io(iocb).saturating_sub((*iocb).ki_pos as u64);

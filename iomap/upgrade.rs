@@ -57,7 +57,7 @@ pub(super) unsafe fn upgrade(vmf: *mut c::vm_fault, order: ffi::c_uint) -> bool 
                 Some(entry) if entry.is_huge() => entry.pfn_of(first).is_some(),
                 Some(_) => {
                     is_one_piece(header, first * PAGE, i_size(inode))
-                        && drop_entries(header, first * PAGE, i_size(inode))
+                        && drop_entries(header, first * PAGE)
                 }
                 None => false,
             }
@@ -124,15 +124,16 @@ unsafe fn is_one_piece(header: &Header, pos: u64, i_size: u64) -> bool {
     mapping.length >= PMD_SIZE && good == Some(true)
 }
 
-/// Drops the entries of 2 MiB of a file, unless they are not in one piece any more, or somebody
-/// uses the pages for direct I/O.
+/// Drops the entries of 2 MiB of a file, unless somebody uses the pages for direct I/O. A page that
+/// another fault has mapped since the program was asked goes with them: to where the program says
+/// that the 2 MiB are.
 ///
 /// What was stored through them is flushed first: the entries know that it has to be.
 ///
 /// # Safety
 ///
 /// As [`is_one_piece`], and without the `invalidate_lock` of the page cache.
-unsafe fn drop_entries(header: &Header, pos: u64, i_size: u64) -> bool {
+unsafe fn drop_entries(header: &Header, pos: u64) -> bool {
     let (start, end) = (pos as c::loff_t, (pos + PMD_SIZE - 1) as c::loff_t);
 
     // SAFETY: By the safety requirements. With the lock no fault is under way, so nothing is mapped
@@ -143,9 +144,7 @@ unsafe fn drop_entries(header: &Header, pos: u64, i_size: u64) -> bool {
         // Another fault may have been here.
         let already =
             DaxEntry::first(mapping, pos / PAGE, pos / PAGE).is_some_and(DaxEntry::is_huge);
-        // Asked again: the program may have changed its mind, and other pages may be mapped by now.
         let dropped = !already
-            && is_one_piece(header, pos, i_size)
             && c::dax_layout_busy_page_range(mapping, start, end).is_null()
             && flush_range(header, start, end, &Flushing::new(header.mount())).is_ok();
         if dropped {
