@@ -113,7 +113,7 @@ unsafe fn bytes_left(iter: *const c::iov_iter) -> usize {
 ///
 /// `iocb` and `iter` are valid and for a mapped file; the inode lock is held as DAX asks for.
 unsafe fn dax_rw(iocb: *mut c::kiocb, iter: *mut c::iov_iter) -> Option<isize> {
-    // SAFETY: By the safety requirements.
+    // SAFETY: `iocb` and `iter` are valid, and the inode is locked as DAX wants it, by the caller.
     unsafe {
         let header = header((*(*iocb).ki_filp).f_inode);
         let end = end_of_io(iocb);
@@ -148,14 +148,14 @@ unsafe fn dax_rw(iocb: *mut c::kiocb, iter: *mut c::iov_iter) -> Option<isize> {
 /// As [`dax_rw`], with the inode locked exclusively.
 #[inline]
 pub(super) unsafe fn write(iocb: *mut c::kiocb, from: *mut c::iov_iter) -> Option<isize> {
-    // SAFETY: By the safety requirements.
+    // SAFETY: `iocb` and `from` are valid, and the inode is locked exclusively, by the caller.
     let result = unsafe { dax_rw(iocb, from) }?;
 
     // SAFETY: By the safety requirements `from` is valid.
     if unsafe { bytes_left(from) } == 0 {
         return Some(result);
     }
-    // SAFETY: By the safety requirements.
+    // SAFETY: `iocb` and `from` are valid, and the inode is locked exclusively, by the caller.
     Some(unsafe { write_on(iocb, from, result) })
 }
 
@@ -174,7 +174,7 @@ unsafe fn write_on(iocb: *mut c::kiocb, from: *mut c::iov_iter, mut result: isiz
         if unsafe { bytes_left(from) } == 0 || result < 0 && !is_poison(result) {
             break;
         }
-        // SAFETY: By the safety requirements.
+        // SAFETY: `iocb` and `from` are valid, and the inode is locked exclusively, by the caller.
         match unsafe { rewrite_page(iocb, from) } {
             Ok(0) => break,
             Ok(len) => written += len as isize,
@@ -183,7 +183,7 @@ unsafe fn write_on(iocb: *mut c::kiocb, from: *mut c::iov_iter, mut result: isiz
                 break;
             }
         }
-        // SAFETY: By the safety requirements.
+        // SAFETY: `iocb` and `from` are valid, and the inode is locked exclusively, by the caller.
         match unsafe { dax_rw(iocb, from) } {
             Some(next) => result = next,
             None => break,
@@ -213,15 +213,14 @@ fn is_poison(result: isize) -> bool {
 /// As [`write`].
 #[cold]
 unsafe fn rewrite_page(iocb: *mut c::kiocb, from: *mut c::iov_iter) -> Result<usize> {
-    // SAFETY: By the safety requirements.
-    let (inode, header, i_size, pos, end) = unsafe {
+    // SAFETY: `iocb` is valid, and its file open and mapped, so that the inode has a header.
+    let (inode, header, i_size, pos) = unsafe {
         let inode = (*(*iocb).ki_filp).f_inode;
         (
             inode,
             header(inode),
             i_size(inode),
             (*iocb).ki_pos as u64,
-            end_of_io(iocb),
         )
     };
     let failed = || -> Result<Option<(&Device, u64)>> {
@@ -247,7 +246,9 @@ unsafe fn rewrite_page(iocb: *mut c::kiocb, from: *mut c::iov_iter) -> Result<us
     if pos % PAGE != 0 || failed()?.is_none() {
         return Ok(0);
     }
-    let len = PAGE.min(end - pos) as usize;
+    // Of the size that was looked at above: the server may make the file smaller at any time.
+    let end = i_size.min(header.mapped_size);
+    let len = PAGE.min(end.saturating_sub(pos)) as usize;
     // SAFETY: `from` is valid, by the safety requirements.
     if unsafe { bytes_left(from) } < len {
         return Ok(0);
@@ -265,7 +266,7 @@ unsafe fn rewrite_page(iocb: *mut c::kiocb, from: *mut c::iov_iter) -> Result<us
         Ok(Some((device, addr))) => device.rewrite(addr, &mut page).map(|()| len),
     };
     match result {
-        // SAFETY: By the safety requirements.
+        // SAFETY: `iocb` is valid, and the caller alone uses it.
         Ok(1..) => unsafe { (*iocb).ki_pos += len as c::loff_t },
         // SAFETY: This much was taken from it above.
         _ => unsafe { c::iov_iter_revert(from, copied) },
@@ -300,12 +301,12 @@ type Piece = unsafe fn(*mut c::kiocb, *mut c::iov_iter) -> isize;
 /// no more.
 #[inline(always)]
 unsafe fn until_done(iocb: *mut c::kiocb, iter: *mut c::iov_iter, piece: Piece) -> isize {
-    // SAFETY: By the safety requirements.
+    // SAFETY: `iocb` and `iter` are valid, which is all that `piece` asks for.
     let result = unsafe { piece(iocb, iter) };
 
-    // SAFETY: By the safety requirements.
+    // SAFETY: `iocb` and `iter` are valid and for a mapped file, by the caller.
     if unsafe { is_cut(iocb, iter, result) } {
-        // SAFETY: By the safety requirements.
+        // SAFETY: `iocb`, `iter` and `piece` are the caller's, with the same requirements.
         return unsafe { go_on(iocb, iter, piece, result) };
     }
     result
@@ -333,7 +334,7 @@ unsafe fn go_on(
     loop {
         done += result.max(0);
         tries = if result > 0 { 0 } else { tries + 1 };
-        // SAFETY: By the safety requirements.
+        // SAFETY: `iocb` and `iter` are valid and for a mapped file, by the caller.
         if tries > TRIES || unsafe { !is_cut(iocb, iter, result) } {
             break;
         }
@@ -342,7 +343,7 @@ unsafe fn go_on(
         if result > 0 && unsafe { !c::fuse_dax_fmap_is_missing(iter) } {
             break;
         }
-        // SAFETY: By the safety requirements.
+        // SAFETY: `iocb` and `iter` are valid and for a mapped file, by the caller.
         let wanted = unsafe {
             let left = end_of_io(iocb).saturating_sub((*iocb).ki_pos as u64);
             bytes_left(iter).min(left.min(STEP) as usize)
@@ -353,7 +354,7 @@ unsafe fn go_on(
             result = EFAULT.to_errno() as isize;
             break;
         }
-        // SAFETY: By the safety requirements.
+        // SAFETY: `iocb` and `iter` are valid, which is all that `piece` asks for.
         result = unsafe { piece(iocb, iter) };
     }
     if done > 0 {
@@ -481,7 +482,7 @@ pub(super) unsafe fn count_bytes(iocb: *const c::kiocb, counter: Counter, done: 
 ///
 /// `iocb` is valid and for a mapped file; the inode lock is held exclusively.
 pub(super) unsafe fn modified(iocb: *mut c::kiocb) -> ffi::c_int {
-    // SAFETY: By the safety requirements.
+    // SAFETY: `iocb` is valid, its file open, and the inode locked exclusively, by the caller.
     unsafe {
         let inode = (*(*iocb).ki_filp).f_inode;
         let ret = c::kiocb_modified(iocb);
