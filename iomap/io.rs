@@ -216,12 +216,7 @@ unsafe fn rewrite_page(iocb: *mut c::kiocb, from: *mut c::iov_iter) -> Result<us
     // SAFETY: `iocb` is valid, and its file open and mapped, so that the inode has a header.
     let (inode, header, i_size, pos) = unsafe {
         let inode = (*(*iocb).ki_filp).f_inode;
-        (
-            inode,
-            header(inode),
-            i_size(inode),
-            (*iocb).ki_pos as u64,
-        )
+        (inode, header(inode), i_size(inode), (*iocb).ki_pos as u64)
     };
     let failed = || -> Result<Option<(&Device, u64)>> {
         let Ok(mut mapping) = header.locate(pos, 1, i_size) else {
