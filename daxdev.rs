@@ -71,7 +71,8 @@ mod poison;
 pub(crate) use failure::drain;
 pub(crate) use poison::{
     is_poisoned,
-    mark_page, //
+    mark_page,
+    settle, //
 };
 
 use failure::{

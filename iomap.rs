@@ -124,10 +124,7 @@ use page_cache::{
     init_shown, //
 };
 use soft_fault::new_stamp;
-use tenancy::{
-    DaxEntry,
-    Flushing, //
-};
+use tenancy::DaxEntry;
 use vacating::give_up_idle;
 
 const PAGE: u64 = PAGE_SIZE as u64;
@@ -180,6 +177,8 @@ struct Published {
     shown: Opaque<c::address_space>,
     /// How many files are open that were opened as mapped ones.
     open_files: AtomicU32,
+    /// How many mappings have been refused, and not to be tried again in another way.
+    refusals: AtomicU32,
     header: Header,
 }
 
@@ -262,6 +261,7 @@ impl Fmap {
         unsafe {
             init_shown((&raw mut (*published).shown).cast(), inode.as_raw());
             (&raw mut (*published).open_files).write(AtomicU32::new(0));
+            (&raw mut (*published).refusals).write(AtomicU32::new(0));
             (&raw mut (*published).header).write(header);
             &raw mut (*published).header
         }
@@ -444,6 +444,17 @@ impl Header {
     fn published(&self) -> &Published {
         // SAFETY: A header that is not on the stack is part of one.
         unsafe { &*container_of!(ptr::from_ref(self).cast_mut(), Published, header) }
+    }
+
+    /// How many mappings have been refused so far. If it is the same after I/O that came to a short
+    /// end, none of that was.
+    #[inline]
+    fn refusals(&self) -> u32 {
+        self.published().refusals.load(Ordering::Relaxed)
+    }
+
+    fn note_refusal(&self) {
+        self.published().refusals.fetch_add(1, Ordering::Relaxed);
     }
 
     /// What descriptors show.
@@ -647,8 +658,7 @@ pub(crate) unsafe fn evict(inode: *mut c::inode) {
             drop(Fmap::of(NonNull::from(header)));
             return;
         };
-        let given_up =
-            DaxEntry::is_empty(header.dax_mapping()) || give_up_idle(header, &Flushing::new(mount));
+        let given_up = DaxEntry::is_empty(header.dax_mapping()) || give_up_idle(header);
         mount.mapped_files.remove(mount, file, given_up);
     }
 }

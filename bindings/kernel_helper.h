@@ -111,26 +111,56 @@ static inline void fuse_dax_fmap_srcu_read_unlock(struct srcu_struct *srcu, uint
 	srcu_read_unlock_fast(srcu, (struct srcu_ctr __percpu *)counter);
 }
 
-/*
- * dax_iomap_rw() of at most @max bytes, that ends where a page of the buffer is missing; as a
- * reader of @srcu.
- */
-static inline ssize_t fuse_dax_fmap_rw_nofault(struct kiocb *iocb, struct iov_iter *iter,
-					       u64 max, const struct iomap_ops *ops,
-					       struct srcu_struct *srcu)
+/* How many bytes are copied as one reader: who waits for a slow one waits for no more. */
+#define FUSE_DAX_FMAP_RW_STEP (1ul << 20)
+
+/* dax_iomap_rw() of at most @step bytes, that ends where a page of the buffer is missing. */
+static __always_inline ssize_t fuse_dax_fmap_rw_step(struct kiocb *iocb, struct iov_iter *iter,
+						     size_t step, const struct iomap_ops *ops,
+						     struct srcu_struct *srcu)
 {
-	size_t count = iov_iter_count(iter), cut = count > max ? count - max : 0;
+	size_t cut = iov_iter_count(iter) - step;
 	struct srcu_ctr __percpu *counter;
 	ssize_t ret;
 
-	iov_iter_truncate(iter, max);
+	iter->count = step;
 	counter = srcu_read_lock_fast(srcu);
 	pagefault_disable();
 	ret = dax_iomap_rw(iocb, iter, ops);
 	pagefault_enable();
 	srcu_read_unlock_fast(srcu, counter);
-	iov_iter_reexpand(iter, iov_iter_count(iter) + cut);
+	iter->count += cut;
 	return ret;
+}
+
+static noinline __cold ssize_t fuse_dax_fmap_rw_rest(struct kiocb *iocb, struct iov_iter *iter,
+						     u64 max, const struct iomap_ops *ops,
+						     struct srcu_struct *srcu, ssize_t done)
+{
+	while (max && iov_iter_count(iter) && !fatal_signal_pending(current)) {
+		size_t step = min3(iov_iter_count(iter), max, FUSE_DAX_FMAP_RW_STEP);
+		ssize_t ret = fuse_dax_fmap_rw_step(iocb, iter, step, ops, srcu);
+
+		if (ret > 0)
+			done += ret;
+		if (ret < (ssize_t)step)
+			break;
+		max -= step;
+	}
+	return done;
+}
+
+/* The same of at most @max bytes; as a reader of @srcu, for a step at a time. */
+static inline ssize_t fuse_dax_fmap_rw_nofault(struct kiocb *iocb, struct iov_iter *iter,
+					       u64 max, const struct iomap_ops *ops,
+					       struct srcu_struct *srcu)
+{
+	size_t step = min3(iov_iter_count(iter), max, FUSE_DAX_FMAP_RW_STEP);
+	ssize_t ret = fuse_dax_fmap_rw_step(iocb, iter, step, ops, srcu);
+
+	if (likely(ret != FUSE_DAX_FMAP_RW_STEP))
+		return ret;
+	return fuse_dax_fmap_rw_rest(iocb, iter, max - step, ops, srcu, ret);
 }
 
 /* copy_from_iter(), likewise. */
@@ -168,21 +198,33 @@ static inline size_t fuse_dax_fmap_fault_in(const struct iov_iter *iter, size_t 
 
 /*
  * Whether a byte that a copy needs next may be missing in the buffer. Copies go by words, and end
- * at one that is not all there. What is read into may be written to at will.
+ * at one that is not all there.
  */
 static inline bool fuse_dax_fmap_is_missing(const struct iov_iter *iter)
 {
 	size_t segment = iov_iter_single_seg_count(iter), at[2] = { 0, min(segment, 64) - 1 };
-	char byte;
+	int ret = 0;
+	u8 byte;
 
 	if (!user_backed_iter(iter))
 		return false;
+#ifdef CONFIG_X86_MCE
+	/* As in fuse_dax_fmap_fault_in(). */
+	if (current->mce_count)
+		return false;
+#endif
 	for (int i = 0; segment && i < 2; i++) {
-		char __user *p = iter_iov_addr(iter) + at[i];
+		u8 __user *p = iter_iov_addr(iter) + at[i];
 
 		if (copy_from_user_nofault(&byte, p, 1))
 			return true;
-		if (iov_iter_rw(iter) == READ && copy_to_user_nofault(p, &byte, 1))
+		if (iov_iter_rw(iter) != READ)
+			continue;
+		/* It may be another thread's: what that stores meanwhile stays. */
+		pagefault_disable();
+		ret = __try_cmpxchg_user(p, &byte, byte, fault);
+		pagefault_enable();
+		if (ret < 0)
 			return true;
 	}
 	/* An empty segment says nothing. */

@@ -273,7 +273,7 @@ fn memory_has_failed(
         // SAFETY: It is on the dax bus, as we hold it; who reports has the lock.
         let frames = unsafe { frames_at(dax_dev, at, 1) };
         let pfn = frames.and_then(|frames| frames.pfn).ok_or(EOPNOTSUPP)?;
-        poison::remember(pfn).map_err(|_| EOPNOTSUPP)?;
+        let report = poison::Report::begin(pfn).map_err(|_| EOPNOTSUPP)?;
         // From here on nobody maps, reads or writes it.
         holder.mount().devices.mark(holder.index, Slot::POISONED);
         pr_err!(
@@ -292,6 +292,7 @@ fn memory_has_failed(
             // SAFETY: The mount holds the device, and so the memory map.
             unsafe { iomap::kill_tenants(&mount, mounted.as_ref(), pfn, flags) }?;
         }
+        drop(report);
     }
     Ok(())
 }

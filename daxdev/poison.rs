@@ -8,6 +8,12 @@
 //! `unpoison_memory()` does not take pages of devices.
 //!
 //! Only who has a device with the mark `POISONED` looks here, so nobody else pays for it.
+//!
+//! A failure is not over when its report returns: only then does the machine check handler take the
+//! page out of the kernel's own mapping (`set_mce_nospec()`), and nothing tells when it has done so.
+//! A page that were written anew before that would be in use, and flushing it an oops. So each
+//! report, also one of a page that is known, has to have *settled* before the page is written anew
+//! ([`settle`]).
 
 use core::{
     mem::{
@@ -21,7 +27,14 @@ use kernel::{
     ffi,
     page::PAGE_SIZE,
     prelude::*,
-    sync::global_lock, //
+    sync::{
+        atomic::{
+            Atomic,
+            Full, //
+        },
+        global_lock, //
+    },
+    time::msecs_to_jiffies, //
 };
 
 use crate::bindings::kernel as c;
@@ -35,7 +48,26 @@ use super::{
 global_lock! {
     /// Page frames that have failed, in order.
     // SAFETY: `init()` runs before any mount is bound.
-    unsafe(uninit) static POISONED: SpinLock<KVec<u64>> = KVec::new();
+    unsafe(uninit) static POISONED: SpinLock<KVec<Failed>> = KVec::new();
+}
+
+/// A page frame that has failed.
+#[derive(Clone, Copy)]
+struct Failed {
+    pfn: u64,
+    /// Reports about it that are under way.
+    under_way: u32,
+    /// When a report last began or ended, by [`EVENTS`].
+    last: u64,
+    /// Whether the last report has settled.
+    settled: bool,
+}
+
+/// Counts what happens to reports. It only ever grows, so a value names a moment.
+static EVENTS: Atomic<u64> = Atomic::new(0);
+
+fn now() -> u64 {
+    EVENTS.fetch_add(1, Full) + 1
 }
 
 /// Room for so many page frames there is always, if there is any memory at all to be had meanwhile.
@@ -78,22 +110,121 @@ pub(super) fn make_room() -> Result {
     Ok(())
 }
 
+fn find(poisoned: &[Failed], pfn: u64) -> Result<usize, usize> {
+    poisoned.binary_search_by_key(&pfn, |failed| failed.pfn)
+}
+
+/// A report about a page that is under way.
+#[must_use = "the report ends when this is dropped"]
+pub(super) struct Report(u64);
+
+impl Report {
+    /// Remembers that a page frame has failed.
+    ///
+    /// # Errors
+    ///
+    /// [`ENOMEM`].
+    pub(super) fn begin(pfn: u64) -> Result<Self> {
+        let mut poisoned = POISONED.lock();
+        let at = match find(&poisoned, pfn) {
+            Ok(at) => at,
+            Err(at) => {
+                let failed = Failed {
+                    pfn,
+                    under_way: 0,
+                    last: 0,
+                    settled: false,
+                };
+                // There is room (`make_room()`), so this is short.
+                poisoned.push(failed, GFP_ATOMIC)?;
+                poisoned[at..].rotate_right(1);
+                at
+            }
+        };
+        let failed = &mut poisoned[at];
+        failed.under_way += 1;
+        failed.last = now();
+        failed.settled = false;
+        Ok(Self(pfn))
+    }
+}
+
+impl Drop for Report {
+    fn drop(&mut self) {
+        let mut poisoned = POISONED.lock();
+
+        // While this is under way, the page is not forgotten.
+        if let Ok(at) = find(&poisoned, self.0) {
+            let failed = &mut poisoned[at];
+            failed.under_way -= 1;
+            failed.last = now();
+        }
+    }
+}
+
+/// How long the task that reported a failure may sleep, after its report, until it has taken the
+/// page out of the kernel's own mapping.
+const SETTLE_MS: u32 = 100;
+
+/// Waits until the reports that have ended by now have settled. Those that have not yet, are for the
+/// next call. May sleep, for a few hundred milliseconds or so.
+///
 /// # Errors
 ///
-/// [`ENOMEM`].
-pub(super) fn remember(pfn: u64) -> Result {
-    let mut poisoned = POISONED.lock();
+/// [`EINTR`] if the task is being killed.
+pub(crate) fn settle() -> Result {
+    let before = now();
 
-    if let Err(at) = poisoned.binary_search(&pfn) {
-        // There is room (`make_room()`), so this is short.
-        poisoned.push(pfn, GFP_ATOMIC)?;
-        poisoned[at..].rotate_right(1);
+    // A task that was preempted since its report has run on, and slept, after this.
+    // SAFETY: The caller may sleep.
+    unsafe { c::synchronize_rcu_tasks() };
+    // SAFETY: The caller may sleep.
+    unsafe { c::schedule_timeout_killable(msecs_to_jiffies(SETTLE_MS) as ffi::c_long) };
+    // SAFETY: The current task is always valid.
+    if unsafe { c::fatal_signal_pending(c::get_current()) } != 0 {
+        return Err(EINTR);
+    }
+    for failed in POISONED.lock().iter_mut() {
+        failed.settled |= failed.under_way == 0 && failed.last < before;
     }
     Ok(())
 }
 
-fn forget(pfn: u64) {
-    POISONED.lock().retain(|other| *other != pfn);
+/// The moment of the last report about a page frame that has failed, if it has settled.
+///
+/// # Errors
+///
+/// [`EJUKEBOX`] if it has not: come again after [`settle`].
+fn settled(pfn: u64) -> Result<u64> {
+    let poisoned = POISONED.lock();
+
+    match find(&poisoned, pfn) {
+        Ok(at) if poisoned[at].settled => Ok(poisoned[at].last),
+        Ok(_) => Err(EJUKEBOX),
+        // Another task was faster.
+        Err(_) => Err(EJUKEBOX),
+    }
+}
+
+/// Forgets a page frame that was written anew, unless it was reported again after that moment.
+///
+/// # Errors
+///
+/// [`EJUKEBOX`] if it was.
+fn forget(pfn: u64, moment: u64) -> Result {
+    let mut poisoned = POISONED.lock();
+    let Ok(at) = find(&poisoned, pfn) else {
+        return Ok(());
+    };
+    if poisoned[at].last != moment {
+        return Err(EJUKEBOX);
+    }
+    poisoned[at..].rotate_left(1);
+    poisoned.pop();
+    // Under the lock: a later report marks it after this.
+    // SAFETY: The page is of a device that the caller holds.
+    unsafe { mark_page(pfn, false) };
+    Ok(())
 }
 
 /// Gives the memory of the list back. Nobody knows then that the machine check handler has taken
@@ -117,7 +248,7 @@ pub(super) fn exists() -> bool {
 
 /// Whether page frame `pfn` has failed.
 pub(crate) fn is_poisoned(pfn: u64) -> bool {
-    POISONED.lock().binary_search(&pfn).is_ok()
+    find(&POISONED.lock(), pfn).is_ok()
 }
 
 impl Frames {
@@ -127,11 +258,11 @@ impl Frames {
             return 0;
         };
         let poisoned = POISONED.lock();
-        let next = poisoned.partition_point(|other| *other < pfn);
+        let next = poisoned.partition_point(|failed| failed.pfn < pfn);
 
         poisoned
             .get(next)
-            .map_or(self.pages, |next| (next - pfn).min(self.pages))
+            .map_or(self.pages, |next| (next.pfn - pfn).min(self.pages))
     }
 }
 
@@ -157,7 +288,8 @@ impl Device {
     ///
     /// # Errors
     ///
-    /// [`EIO`] if the device is going away.
+    /// [`EIO`] if the device is going away; [`EJUKEBOX`] if a report of the failure has not settled:
+    /// come again after [`settle`], without locks.
     pub(crate) fn rewrite(&self, addr: u64, page: &mut [u8; PAGE_SIZE]) -> Result {
         let pgoff = (addr / PAGE_SIZE as u64) as ffi::c_ulong;
         let source = c::kvec {
@@ -183,6 +315,7 @@ impl Device {
         if pages < 1 {
             return Err(EIO);
         }
+        let moment = settled(pfn as u64)?;
         // SAFETY: The page is the device's, and stays so as long as the lock is held. The machine
         // check handler may have taken it out of the kernel's own mapping.
         unsafe { c::clear_mce_nospec(pfn) };
@@ -195,9 +328,7 @@ impl Device {
         if written < PAGE_SIZE {
             return Err(EIO);
         }
-        forget(pfn as u64);
-        // SAFETY: The page is the device's.
-        unsafe { mark_page(pfn as u64, false) };
+        forget(pfn as u64, moment)?;
         pr_info!(
             "{}: {:#x} was written anew and is in use again\n",
             &*self.name,

@@ -17,6 +17,7 @@ use kernel::{
 
 use crate::{
     bindings::kernel as c,
+    daxdev::settle,
     fuse::Inode,
     stats::Counter, //
 };
@@ -156,19 +157,24 @@ unsafe fn zero(file: *mut c::file, offset: c::loff_t, len: c::loff_t) -> Result 
         ki_flags: unsafe { (*file).f_iocb_flags } as ffi::c_int,
         ..pin_init::zeroed()
     };
-    // SAFETY: As above, so its inode stays in use.
-    let locked = unsafe { IoLock::new(&iocb, true) }?;
+    loop {
+        // SAFETY: The VFS keeps the file open meanwhile, so its inode stays in use.
+        let locked = unsafe { IoLock::new(&iocb, true) }?;
 
-    // SAFETY: The inode of an open file is in use; the file is a mapped one by the safety
-    // requirements.
-    unsafe { ends_inside((*file).f_inode, offset + len) }?;
-    // SAFETY: `iocb` is valid, for this file, and the inode is locked exclusively.
-    to_result(unsafe { modified(&mut iocb) })?;
-
-    // SAFETY: `iocb` is valid, for this file, and the inode is locked exclusively.
-    let result = unsafe { write_zeros(&mut iocb, offset + len) };
-    drop(locked);
-    result?;
+        // SAFETY: The inode of an open file is in use; the file is a mapped one by the safety
+        // requirements.
+        unsafe { ends_inside((*file).f_inode, offset + len) }?;
+        // SAFETY: `iocb` is valid, for this file, and the inode is locked exclusively.
+        to_result(unsafe { modified(&mut iocb) })?;
+        // SAFETY: `iocb` is valid, for this file, and the inode is locked exclusively.
+        let result = unsafe { write_zeros(&mut iocb, offset + len) };
+        drop(locked);
+        match result {
+            // What has failed can be written soon; it may fail once more meanwhile.
+            Err(EJUKEBOX) => settle()?,
+            result => break result?,
+        }
+    }
     // SAFETY: As above; without the inode lock, which fsync may take.
     let synced = unsafe { c::generic_write_sync(&mut iocb, len as isize) };
     if synced < 0 {

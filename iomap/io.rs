@@ -23,7 +23,10 @@ use crate::{
         WriteGuard, //
     },
     bindings::kernel as c,
-    daxdev::Device,
+    daxdev::{
+        settle,
+        Device, //
+    },
     fuse::{
         is_bad,
         Inode, //
@@ -122,8 +125,8 @@ unsafe fn dax_rw(iocb: *mut c::kiocb, iter: *mut c::iov_iter) -> Option<isize> {
             return None;
         }
 
-        // A mount with a mapped file has it. A memory failure waits for this: its page goes from
-        // the kernel's own mapping then.
+        // A mount with a mapped file has it. A memory failure waits for a step of this: its page
+        // goes from the kernel's own mapping then.
         let Some(users) = header.mount().tenants.users_of_mapped() else {
             return Some(EIO.to_errno() as isize);
         };
@@ -200,13 +203,19 @@ fn is_poison(result: isize) -> bool {
     result == EHWPOISON.to_errno() as isize
 }
 
+/// Whether failed memory cannot be written anew yet. No program can say so.
+fn has_to_settle(result: isize) -> bool {
+    result == EJUKEBOX.to_errno() as isize
+}
+
 /// Writes the page at `ki_pos` anew if it has failed, and the write covers what the file has of it.
 /// Returns how many bytes that were.
 ///
 /// # Errors
 ///
 /// [`EFAULT`] if a page of the source is missing; nothing is written then. [`ENOMEM`]; [`EIO`] if
-/// the device is going away, or the page is in use through another file, which is closed.
+/// the device is going away, or the page is in use through another file, which is closed;
+/// [`EJUKEBOX`] if the failure has not settled ([`settle`]).
 ///
 /// # Safety
 ///
@@ -277,7 +286,7 @@ unsafe fn rewrite_page(iocb: *mut c::kiocb, from: *mut c::iov_iter) -> Result<us
 /// `iocb` and `iter` are valid and for a mapped file.
 #[inline]
 unsafe fn is_cut(iocb: *const c::kiocb, iter: *const c::iov_iter, result: isize) -> bool {
-    if result < 0 && result != EFAULT.to_errno() as isize {
+    if result < 0 && result != EFAULT.to_errno() as isize && !has_to_settle(result) {
         return false;
     }
     // SAFETY: `iocb` and `iter` are valid, and the file is a mapped one, by the safety
@@ -296,13 +305,15 @@ type Piece = unsafe fn(*mut c::kiocb, *mut c::iov_iter) -> isize;
 /// no more.
 #[inline(always)]
 unsafe fn until_done(iocb: *mut c::kiocb, iter: *mut c::iov_iter, piece: Piece) -> isize {
+    // SAFETY: The file of `iocb` is open and mapped, by the safety requirements.
+    let refusals = unsafe { header((*(*iocb).ki_filp).f_inode) }.refusals();
     // SAFETY: `iocb` and `iter` are valid, which is all that `piece` asks for.
     let result = unsafe { piece(iocb, iter) };
 
     // SAFETY: `iocb` and `iter` are valid and for a mapped file, by the caller.
     if unsafe { is_cut(iocb, iter, result) } {
         // SAFETY: `iocb`, `iter` and `piece` are the caller's, with the same requirements.
-        return unsafe { go_on(iocb, iter, piece, result) };
+        return unsafe { go_on(iocb, iter, piece, refusals, result) };
     }
     result
 }
@@ -317,14 +328,18 @@ unsafe fn go_on(
     iocb: *mut c::kiocb,
     iter: *mut c::iov_iter,
     piece: Piece,
+    mut refusals: u32,
     mut result: isize,
 ) -> isize {
     /// How much of a buffer is faulted in at once.
     const STEP: u64 = 1 << 20;
-    /// How often in a row a page of the buffer may be gone again. Memory of the file that the CPU
-    /// cannot read looks like that, too, until its failure is reported.
+    /// How often in a row a page of the buffer may be gone again, or a page of the file have failed
+    /// again. Memory of the file that the CPU cannot read looks like the former, too, until its
+    /// failure is reported.
     const TRIES: u32 = 16;
     let (mut done, mut tries) = (0, 0);
+    // SAFETY: The file of `iocb` is open and mapped, by the safety requirements.
+    let (header, flags) = unsafe { (header((*(*iocb).ki_filp).f_inode), (*iocb).ki_flags) };
 
     loop {
         done += result.max(0);
@@ -333,10 +348,21 @@ unsafe fn go_on(
         if tries > TRIES || unsafe { !is_cut(iocb, iter, result) } {
             break;
         }
-        // If all of the buffer is there, the program has refused the rest.
+        // If something was refused meanwhile, and all of the buffer is there, then it was the rest.
+        let refused = header.refusals() != refusals;
         // SAFETY: By the safety requirements `iter` is valid.
-        if result > 0 && unsafe { !c::fuse_dax_fmap_is_missing(iter) } {
+        if result > 0 && refused && unsafe { !c::fuse_dax_fmap_is_missing(iter) } {
             break;
+        }
+        if has_to_settle(result) {
+            let settled = match flags & c::IOCB_NOWAIT {
+                0 => settle(),
+                _ => Err(EAGAIN),
+            };
+            if let Err(errno) = settled {
+                result = errno.to_errno() as isize;
+                break;
+            }
         }
         // SAFETY: `iocb` and `iter` are valid and for a mapped file, by the caller.
         let wanted = unsafe {
@@ -349,13 +375,15 @@ unsafe fn go_on(
             result = EFAULT.to_errno() as isize;
             break;
         }
+        refusals = header.refusals();
         // SAFETY: `iocb` and `iter` are valid, which is all that `piece` asks for.
         result = unsafe { piece(iocb, iter) };
     }
-    if done > 0 {
-        done
-    } else {
-        result
+    match result {
+        _ if done > 0 => done,
+        // Again and again.
+        result if has_to_settle(result) => EIO.to_errno() as isize,
+        result => result,
     }
 }
 

@@ -365,6 +365,7 @@ pub(super) unsafe fn refused(
         _ => flags & c::IOMAP_FAULT != 0 && length > PAGE,
     };
     if !tried_again {
+        header.note_refusal();
         pr_warn_limited!(
             mount.mappings,
             "ops {}: inode {} at {:#x}: {}\n",

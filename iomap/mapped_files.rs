@@ -55,10 +55,7 @@ use crate::{
 };
 
 use super::{
-    tenancy::{
-        DaxEntry,
-        Flushing, //
-    },
+    tenancy::DaxEntry,
     vacating::{
         give_up_idle,
         mark_all_dirty, //
@@ -389,7 +386,7 @@ impl MappedFiles {
                 let file = (*rest).file;
                 rest = (*rest).next;
                 let header = MappedFile::header(file);
-                if give_up_idle(header, &Flushing::new(header.mount())) {
+                if give_up_idle(header) {
                     self.leftovers.add(-1, Relaxed);
                     self.soon();
                     MappedFile::free(NonNull::new_unchecked(file));

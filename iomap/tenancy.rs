@@ -446,6 +446,31 @@ impl DaxEntry {
         Self::new(entry)
     }
 
+    /// A page of the first entry of pages `first` to `last` that is marked dirty, if there is one.
+    ///
+    /// # Safety
+    ///
+    /// As [`DaxEntry::at`].
+    pub(super) unsafe fn first_dirty(
+        mapping: *const c::address_space,
+        first: u64,
+        last: u64,
+    ) -> Option<u64> {
+        let mut index = first as ffi::c_ulong;
+        // SAFETY: `mapping` is a DAX page cache, by the safety requirements. The tree may change
+        // meanwhile, under RCU.
+        let entry = unsafe {
+            let pages = ptr::addr_of!((*mapping).i_pages).cast_mut();
+            c::xa_find(
+                pages,
+                &mut index,
+                last as ffi::c_ulong,
+                c::PAGECACHE_TAG_DIRTY,
+            )
+        };
+        (!entry.is_null()).then_some(index as u64)
+    }
+
     /// Whether there is no entry at all.
     ///
     /// # Safety

@@ -23,7 +23,6 @@ use super::{
     i_size,
     tenancy::{
         DaxEntry,
-        Flushing,
         MovingIn, //
     },
     writeback::flush_range,
@@ -55,10 +54,8 @@ pub(super) unsafe fn upgrade(vmf: *mut c::vm_fault, order: ffi::c_uint) -> bool 
             && (first | WITHIN) < i_size(inode).div_ceil(PAGE)
             && match DaxEntry::first(header.dax_mapping(), first, first | WITHIN) {
                 Some(entry) if entry.is_huge() => entry.pfn_of(first).is_some(),
-                Some(_) => {
-                    is_one_piece(header, first * PAGE, i_size(inode))
-                        && drop_entries(header, first * PAGE)
-                }
+                Some(_) => one_piece(header, first * PAGE, i_size(inode))
+                    .is_some_and(|pfn| drop_entries(header, first * PAGE, pfn)),
                 None => false,
             }
     }
@@ -91,49 +88,52 @@ pub(super) unsafe fn has_room_for_huge(vmf: *const c::vm_fault) -> bool {
         && end - huge >= PMD_SIZE
 }
 
-/// Whether 2 MiB of a file are in one aligned piece, none of it another file's, and those pages
-/// that are mapped already are where the program says: giving them up must not let it change its
-/// mind.
+/// The first page frame of 2 MiB of a file, if they are in one aligned piece, and none of it is
+/// another file's.
 ///
 /// # Safety
 ///
 /// The file is mapped, and its inode in use.
-unsafe fn is_one_piece(header: &Header, pos: u64, i_size: u64) -> bool {
+unsafe fn one_piece(header: &Header, pos: u64, i_size: u64) -> Option<u64> {
     let mapping_of_file = header.dax_mapping();
-    let Ok(mapping) = header.resolve(pos, PMD_SIZE, i_size) else {
-        return false;
-    };
-    let Some(device) = mapping.device else {
-        return false;
-    };
+    let mapping = header.resolve(pos, PMD_SIZE, i_size).ok()?;
+    let device = mapping.device?;
     let pages = PMD_SIZE / PAGE;
-    let good = device.with_frames(mapping.addr, pages, |frames| {
+    let pfn = device.with_frames(mapping.addr, pages, |frames| {
         // SAFETY: We are inside, and the page cache is that of a mapped file.
         let ours = unsafe { frames.are_vacant_but_for(mapping_of_file) };
-        ours && frames.pfn.is_some_and(|pfn| {
-            pfn % pages == 0
-                && (0..pages).all(|page| {
-                    let index = pos / PAGE + page;
-                    // SAFETY: The file is mapped, by the safety requirements.
-                    let entry = unsafe { DaxEntry::at(mapping_of_file, index) };
-                    let there = entry.and_then(|entry| entry.pfn_of(index));
-                    there.is_none_or(|there| there == pfn + page)
-                })
-        })
-    });
-    mapping.length >= PMD_SIZE && good == Some(true)
+        frames.pfn.filter(|pfn| ours && pfn % pages == 0)
+    })??;
+    // SAFETY: The file is mapped, and its inode in use, by the safety requirements.
+    (mapping.length >= PMD_SIZE && unsafe { are_at(header, pos, pfn) }).then_some(pfn)
 }
 
-/// Drops the entries of 2 MiB of a file, unless somebody uses the pages for direct I/O. A page that
-/// another fault has mapped since the program was asked goes with them: to where the program says
-/// that the 2 MiB are.
+/// Whether those pages of 2 MiB that are mapped already are where the program says that all of them
+/// are, from frame `pfn` on: giving them up must not let it change its mind.
+///
+/// # Safety
+///
+/// The file is mapped, and its inode in use.
+unsafe fn are_at(header: &Header, pos: u64, pfn: u64) -> bool {
+    (0..PMD_SIZE / PAGE).all(|page| {
+        let index = pos / PAGE + page;
+        // SAFETY: The file is mapped, by the safety requirements.
+        let entry = unsafe { DaxEntry::at(header.dax_mapping(), index) };
+        let there = entry.and_then(|entry| entry.pfn_of(index));
+        there.is_none_or(|there| there == pfn + page)
+    })
+}
+
+/// Drops the entries of 2 MiB of a file, which are from frame `pfn` on, unless somebody uses the
+/// pages for direct I/O. A page that another fault has mapped elsewhere, since the program was
+/// asked, stays.
 ///
 /// What was stored through them is flushed first: the entries know that it has to be.
 ///
 /// # Safety
 ///
-/// As [`is_one_piece`], and without the `invalidate_lock` of the page cache.
-unsafe fn drop_entries(header: &Header, pos: u64) -> bool {
+/// As [`one_piece`], and without the `invalidate_lock` of the page cache.
+unsafe fn drop_entries(header: &Header, pos: u64, pfn: u64) -> bool {
     let (start, end) = (pos as c::loff_t, (pos + PMD_SIZE - 1) as c::loff_t);
 
     // SAFETY: By the safety requirements. With the lock no fault is under way, so nothing is mapped
@@ -145,8 +145,9 @@ unsafe fn drop_entries(header: &Header, pos: u64) -> bool {
         let already =
             DaxEntry::first(mapping, pos / PAGE, pos / PAGE).is_some_and(DaxEntry::is_huge);
         let dropped = !already
+            && are_at(header, pos, pfn)
             && c::dax_layout_busy_page_range(mapping, start, end).is_null()
-            && flush_range(header, start, end, &Flushing::new(header.mount())).is_ok();
+            && flush_range(header, start, end).is_ok();
         if dropped {
             MovingIn::new(header.mount()).move_out(header, start, end);
             header.mount().stats.inc(Counter::Upgrades);

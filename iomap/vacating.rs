@@ -39,7 +39,6 @@ use super::{
     tenancy::{
         folio_index,
         DaxEntry,
-        Flushing,
         MovingIn, //
     },
     writeback::{
@@ -58,7 +57,7 @@ use super::{
 ///
 /// The file is mapped, and either its inode is evicted, or its `invalidate_lock` is held
 /// exclusively.
-unsafe fn try_vacate(header: &Header, only: Option<&Device>, flushing: &Flushing<'_>) -> bool {
+unsafe fn try_vacate(header: &Header, only: Option<&Device>) -> bool {
     let mapping = header.dax_mapping();
     let (mut start, mut vacated) = (0, true);
     // What an earlier call has found in use, for it gave up all else.
@@ -70,7 +69,7 @@ unsafe fn try_vacate(header: &Header, only: Option<&Device>, flushing: &Flushing
         let busy = unsafe { c::dax_layout_busy_page_range(mapping, start, c::loff_t::MAX) };
         if busy.is_null() {
             // SAFETY: Nothing of the file is mapped or in use from `start` on, as `busy` is null.
-            unsafe { give_up(header, start, c::loff_t::MAX, was_busy, flushing) };
+            unsafe { give_up(header, start, c::loff_t::MAX, was_busy) };
             return vacated;
         }
         let folio = busy.cast::<c::folio>();
@@ -85,12 +84,12 @@ unsafe fn try_vacate(header: &Header, only: Option<&Device>, flushing: &Flushing
         vacated &= only.is_some_and(|device| !device.has_frame(pfn as u64));
         let (first, end) = (index * PAGE, ((index + pages) * PAGE) as c::loff_t);
         // SAFETY: Nothing of the file is mapped or in use before the page that is busy.
-        unsafe { give_up(header, start, first as c::loff_t - 1, was_busy, flushing) };
+        unsafe { give_up(header, start, first as c::loff_t - 1, was_busy) };
         header.note_busy();
         // What was stored until now is not to wait until the page is idle.
         // SAFETY: The inode of `header` is evicted or no fault is under way, by the safety
         // requirements.
-        let _ = unsafe { flush_range(header, first as c::loff_t, end - 1, flushing) };
+        let _ = unsafe { flush_range(header, first as c::loff_t, end - 1) };
         start = end;
     }
 }
@@ -98,13 +97,7 @@ unsafe fn try_vacate(header: &Header, only: Option<&Device>, flushing: &Flushing
 /// # Safety
 ///
 /// As [`try_vacate`]; from byte `start` to `end` nothing is mapped or in use.
-unsafe fn give_up(
-    header: &Header,
-    start: c::loff_t,
-    end: c::loff_t,
-    was_busy: bool,
-    flushing: &Flushing<'_>,
-) {
+unsafe fn give_up(header: &Header, start: c::loff_t, end: c::loff_t, was_busy: bool) {
     if start >= end {
         return;
     }
@@ -118,7 +111,7 @@ unsafe fn give_up(
             // Who had a page of it may have stored there until now.
             DaxEntry::mark_dirty(header.dax_mapping(), first, last);
         }
-        let _ = flush_range(header, start, end, flushing);
+        let _ = flush_range(header, start, end);
         MovingIn::new(header.mount()).move_out(header, start, end);
     }
 }
@@ -129,9 +122,9 @@ unsafe fn give_up(
 /// # Safety
 ///
 /// The file is mapped, and no file of its inode is open.
-pub(super) unsafe fn give_up_idle(header: &Header, flushing: &Flushing<'_>) -> bool {
+pub(super) unsafe fn give_up_idle(header: &Header) -> bool {
     // SAFETY: No file of the inode of `header` is open, by the safety requirements.
-    unsafe { try_vacate(header, None, flushing) }
+    unsafe { try_vacate(header, None) }
 }
 
 /// Marks all that a file has as dirty: who had a page of it in use may have stored there, however,
@@ -198,7 +191,7 @@ fn vacate_once(mount: &Mount, index: u32, device: &Device, first: bool) -> bool 
     unsafe {
         mount.mapped_files.for_each(true, wanted, |header, _| {
             let _no_faults = header.invalidate_lock().write();
-            busy |= !try_vacate(header, Some(device), &Flushing::new(mount));
+            busy |= !try_vacate(header, Some(device));
         });
     }
     mount.mapped_files.give_up_kept_of(device) || busy
@@ -228,7 +221,7 @@ pub(crate) fn end_bad_maps(mount: &Mount) -> bool {
         unsafe {
             mount.mapped_files.for_each(false, is_bad, |header, _| {
                 let _no_faults = header.invalidate_lock().write();
-                busy |= !try_vacate(header, None, &Flushing::new(mount));
+                busy |= !try_vacate(header, None);
             });
         }
         busy

@@ -124,15 +124,17 @@ pub(super) unsafe extern "C" fn writepages(
 ) -> ffi::c_int {
     // Else DAX does nothing.
     // SAFETY: The request is the caller's.
-    if unsafe { (*wbc).sync_mode } != c::writeback_sync_modes_WB_SYNC_ALL {
+    let (sync_mode, start, end) =
+        unsafe { ((*wbc).sync_mode, (*wbc).range_start, (*wbc).range_end) };
+    if sync_mode != c::writeback_sync_modes_WB_SYNC_ALL {
         return 0;
     }
     // SAFETY: By the safety requirements; the host has the header. Writeback holds no lock that a
     // fault would take.
-    let ret = unsafe { write_back(header((*mapping).host), wbc) };
+    let result = unsafe { write_back(header((*mapping).host), start, end) };
 
     drain();
-    ret
+    result.map_or_else(Error::to_errno, |()| 0)
 }
 
 /// Flushes dirty DAX entries while soft faults leave them alone.
@@ -143,27 +145,63 @@ pub(super) unsafe extern "C" fn writepages(
 ///
 /// The file is mapped, its inode in use, and the caller does not have the `invalidate_lock` of the
 /// DAX page cache.
-unsafe fn write_back(header: &Header, wbc: *mut c::writeback_control) -> ffi::c_int {
+unsafe fn write_back(header: &Header, start: c::loff_t, end: c::loff_t) -> Result {
     lockless::write_back::<AsWritten, _>(
         &header.writers_back,
         // SAFETY: `header` is of a mapped file in use, and the caller does not have its
         // `invalidate_lock`.
         || drop(unsafe { header.invalidate_lock().write() }),
         || {
-            let flushing = Flushing::new(header.mount());
-            if !header.may_have_poison() {
-                // SAFETY: `wbc` is the caller's; soft faults are held off, and `flushing` is held.
-                return unsafe { flush_entries(header, wbc, false) };
-            }
-            drop(flushing);
-            // SAFETY: As above, and no fault is under way.
-            unsafe {
-                let _no_faults = header.invalidate_lock().write();
-                let _flushing = Flushing::new(header.mount());
-                flush_entries(header, wbc, true)
-            }
+            let result = for_each_chunk(header, (start, end), |start, end| {
+                let flushing = Flushing::new(header.mount());
+                if !header.may_have_poison() {
+                    // SAFETY: Soft faults are held off, and `flushing` is held.
+                    return unsafe { flush_entries(header, start, end, false) };
+                }
+                drop(flushing);
+                // SAFETY: As above, and no fault is under way.
+                unsafe {
+                    let _no_faults = header.invalidate_lock().write();
+                    let _flushing = Flushing::new(header.mount());
+                    flush_entries(header, start, end, true)
+                }
+            });
+            // What was dirty may not be so any more.
+            lockless::renew(&header.stamp, new_stamp());
+            result
         },
     )
+}
+
+/// Calls `flush` with pieces of bytes `start` to `end` of a file that have dirty entries, as long as
+/// there are any: who waits for one that flushes waits for no more than a piece.
+///
+/// # Errors
+///
+/// The first one that `flush` returns; it is called for the rest all the same.
+fn for_each_chunk(
+    header: &Header,
+    (start, end): (c::loff_t, c::loff_t),
+    mut flush: impl FnMut(c::loff_t, c::loff_t) -> Result,
+) -> Result {
+    /// How much memory is flushed at once, at most, in pages.
+    const CHUNK: u64 = (16 << 20) / PAGE;
+    let (mut next, last) = (start as u64 / PAGE, end as u64 / PAGE);
+    let mut result = Ok(());
+
+    // SAFETY: A file with dirty entries has a DAX page cache, which stays as long as the header.
+    while let Some(dirty) = unsafe { DaxEntry::first_dirty(header.dax_mapping(), next, last) } {
+        // An entry of 2 MiB is found at any of its pages, and flushed as a whole.
+        let chunk = (dirty - dirty % CHUNK).max(next);
+        next = (dirty - dirty % CHUNK) + CHUNK;
+        let from = (chunk * PAGE) as c::loff_t;
+        let to = (next * PAGE - 1) as c::loff_t;
+        result = result.and(flush(from.max(start), to.min(end)));
+        if next > last {
+            break;
+        }
+    }
+    result
 }
 
 /// Flushes dirty DAX entries.
@@ -176,34 +214,33 @@ unsafe fn write_back(header: &Header, wbc: *mut c::writeback_control) -> ffi::c_
 /// The file is mapped, or its memory kept, soft faults are held off, and the caller has
 /// [`Flushing`]. If some memory has failed as far as is known with that (`poison`), no fault is
 /// under way at all.
-unsafe fn flush_entries(
-    header: &Header,
-    wbc: *mut c::writeback_control,
-    poison: bool,
-) -> ffi::c_int {
+unsafe fn flush_entries(header: &Header, start: c::loff_t, end: c::loff_t, poison: bool) -> Result {
     let mapping = header.dax_mapping();
-    // SAFETY: The request is the caller's.
-    let (start, end) = unsafe { ((*wbc).range_start, (*wbc).range_end) };
+    let mut wbc = c::writeback_control {
+        sync_mode: c::writeback_sync_modes_WB_SYNC_ALL,
+        nr_to_write: ffi::c_long::MAX,
+        range_start: start,
+        range_end: end,
+        ..pin_init::zeroed()
+    };
 
     if poison {
         // SAFETY: `header` is of a file whose entries the caller may flush.
         unsafe { hide_poison(header, start, end) };
     }
-    let ret = header.any_device().map_or(0, |device| {
+    let result = header.any_device().map_or(Ok(()), |device| {
         // SAFETY: As above; the device is held as long as the mount is there.
-        unsafe { c::dax_writeback_mapping_range(mapping, device.as_raw(), wbc) }
+        to_result(unsafe { c::dax_writeback_mapping_range(mapping, device.as_raw(), &mut wbc) })
     });
     if poison {
         // SAFETY: `header` is of a file whose entries the caller may flush.
         unsafe { show_poison(header, start, end) };
     }
-    if ret < 0 {
+    if result.is_err() {
         // SAFETY: `header` is of a mapped file, or its memory is kept.
         unsafe { record_loss(header) };
     }
-    // What was dirty may not be so any more, or may not be there for much longer.
-    lockless::renew(&header.stamp, new_stamp());
-    ret
+    result
 }
 
 /// Whether an entry has memory that is known to have failed.
@@ -306,34 +343,21 @@ pub(super) unsafe fn flush_around_poison(header: &Header, start: c::loff_t, end:
     drain();
 }
 
-/// All of bytes `start` to `end`.
-fn everything_from(start: c::loff_t, end: c::loff_t) -> c::writeback_control {
-    c::writeback_control {
-        sync_mode: c::writeback_sync_modes_WB_SYNC_ALL,
-        nr_to_write: ffi::c_long::MAX,
-        range_start: start,
-        range_end: end,
-        ..pin_init::zeroed()
-    }
-}
-
 /// Flushes what is dirty of bytes `start` to `end` of a file in which nothing faults.
 ///
 /// # Safety
 ///
 /// The file is mapped, and its inode evicted, or no fault is under way.
-pub(super) unsafe fn flush_range(
-    header: &Header,
-    start: c::loff_t,
-    end: c::loff_t,
-    _flushing: &Flushing<'_>,
-) -> Result {
-    let mut wbc = everything_from(start, end);
-    // SAFETY: No fault is under way in the file of `header`, and `_flushing` is held.
-    let ret = unsafe { flush_entries(header, &mut wbc, header.may_have_poison()) };
-
+pub(super) unsafe fn flush_range(header: &Header, start: c::loff_t, end: c::loff_t) -> Result {
+    let result = for_each_chunk(header, (start, end), |start, end| {
+        let _flushing = Flushing::new(header.mount());
+        // SAFETY: No fault is under way in the file of `header`, and `_flushing` is held.
+        unsafe { flush_entries(header, start, end, header.may_have_poison()) }
+    });
+    // What is in the range may not be there for much longer.
+    lockless::renew(&header.stamp, new_stamp());
     drain();
-    to_result(ret)
+    result
 }
 
 /// Flushes what is dirty of bytes `start` to `end` of a file.
@@ -342,13 +366,11 @@ pub(super) unsafe fn flush_range(
 ///
 /// The file is mapped, and its inode in use.
 pub(super) unsafe fn write_back_range(header: &Header, start: c::loff_t, end: c::loff_t) -> Result {
-    let mut wbc = everything_from(start, end);
-
     if end < start || !header.may_be_dirty() {
         return Ok(());
     }
-    // SAFETY: `header` is of a mapped file in use; `wbc` is on the stack.
-    to_result(unsafe { write_back(header, &mut wbc) })
+    // SAFETY: `header` is of a mapped file in use.
+    unsafe { write_back(header, start, end) }
 }
 
 /// Flushes all mapped files of a mount.

@@ -577,6 +577,45 @@ TEST_F(poison, listed_by_cxl_device)
 	EXPECT_EQ(0, byte_at(self->fd, BAD));
 }
 
+/*
+ * A task writes a page anew all the time, and the page fails again and again. The kernel takes a
+ * page out of its own mapping only after the report, so one that were in use again by then is an
+ * oops to come: it stays bad for a moment, and for another one if it is reported once more.
+ */
+TEST_F_TIMEOUT(poison, rewritten_while_reported, 120)
+{
+	const int rounds = 12;
+	_Atomic int *end = mmap(NULL, PAGE, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS,
+				-1, 0);
+	int bad = 0;
+	pid_t pid;
+
+	ASSERT_NE(MAP_FAILED, end);
+	pid = fork();
+	ASSERT_LE(0, pid);
+	while (!pid && !*end)
+		if (pwrite(self->fd, self->page, PAGE, BAD) != PAGE && errno != EIO)
+			_exit(errno);
+	if (!pid)
+		_exit(0);
+	munmap(self->p, SIZE);
+	for (int round = 0; round < rounds; round++) {
+		for (int n = 0; n <= round % 2; n++)
+			EXPECT_EQ(0, write_number(HWPOISON_INJECT, frame(variant->addr + BAD)));
+		bad += byte_at(self->fd, BAD) == -EIO;
+		for (int n = 0; n < 1000 && byte_at(self->fd, BAD) == -EIO; n++)
+			usleep(10000);
+		EXPECT_NE(-EIO, byte_at(self->fd, BAD)) TH_LOG("round %d", round);
+	}
+	*end = 1;
+	EXPECT_EQ(0, ended(pid));
+	/* This task may be late, but not always. */
+	EXPECT_LE(rounds / 2, bad);
+	munmap(end, PAGE);
+	self->p = mmap(NULL, SIZE, PROT_READ | PROT_WRITE, MAP_SHARED, self->fd, 0);
+	ASSERT_NE(MAP_FAILED, self->p);
+}
+
 /* Tasks that fault, read and write without a pause, and a page after the other fails. */
 TEST_F_TIMEOUT(poison, while_busy, 60)
 {

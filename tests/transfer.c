@@ -377,6 +377,44 @@ TEST_F(transfer, strange_buffers)
 	expect_no_requests();
 }
 
+/* Several threads that write the same buffer to files, each of which may bring a page in first. */
+struct same_buffer {
+	const void *buf;
+	int fd;
+	ssize_t written;
+};
+
+static void *write_all(void *arg)
+{
+	struct same_buffer *same = arg;
+
+	same->written = pwrite(same->fd, same->buf, SIZE, 0);
+	return NULL;
+}
+
+TEST_F(transfer, buffer_brought_in_by_another_thread)
+{
+	const int rounds = 100;
+
+	for (int round = 0; round < rounds; round++) {
+		void *fresh = mmap(NULL, SIZE, PROT_READ | PROT_WRITE,
+				   MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+		struct same_buffer same[2] = {
+			{ fresh, self->fd }, { fresh, self->other },
+		};
+		pthread_t thread;
+
+		ASSERT_NE(MAP_FAILED, fresh);
+		ASSERT_EQ(0, madvise(fresh, SIZE, MADV_NOHUGEPAGE));
+		ASSERT_EQ(0, pthread_create(&thread, NULL, write_all, &same[0]));
+		write_all(&same[1]);
+		pthread_join(thread, NULL);
+		munmap(fresh, SIZE);
+		ASSERT_EQ(SIZE, same[0].written) TH_LOG("round %d", round);
+		ASSERT_EQ(SIZE, same[1].written) TH_LOG("round %d", round);
+	}
+}
+
 /* ---- AIO ---- */
 
 TEST_F(transfer, aio)
