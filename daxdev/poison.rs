@@ -10,8 +10,8 @@
 //! Only who has a device with the mark `POISONED` looks here, so nobody else pays for it.
 //!
 //! A failure is not over when its report returns: only then does the machine check handler take the
-//! page out of the kernel's own mapping (`set_mce_nospec()`), and nothing tells when it has done so.
-//! A page that were written anew before that would be in use, and flushing it an oops. So each
+//! page out of the kernel's own mapping (`set_mce_nospec()`), and nothing tells when it has done
+//! so. A page that were written anew before that would be in use, and flushing it an oops. So each
 //! report, also one of a page that is known, has to have *settled* before the page is written anew
 //! ([`settle`]).
 
@@ -166,8 +166,8 @@ impl Drop for Report {
 /// page out of the kernel's own mapping.
 const SETTLE_MS: u32 = 100;
 
-/// Waits until the reports that have ended by now have settled. Those that have not yet, are for the
-/// next call. May sleep, for a few hundred milliseconds or so.
+/// Waits until the reports that have ended by now have settled. Those that have not yet, are for
+/// the next call. May sleep, for a few hundred milliseconds or so.
 ///
 /// # Errors
 ///
@@ -288,8 +288,8 @@ impl Device {
     ///
     /// # Errors
     ///
-    /// [`EIO`] if the device is going away; [`EJUKEBOX`] if a report of the failure has not settled:
-    /// come again after [`settle`], without locks.
+    /// [`EIO`] if the device is going away; [`EJUKEBOX`] if a report of the failure has not
+    /// settled: come again after [`settle`], without locks.
     pub(crate) fn rewrite(&self, addr: u64, page: &mut [u8; PAGE_SIZE]) -> Result {
         let pgoff = (addr / PAGE_SIZE as u64) as ffi::c_ulong;
         let source = c::kvec {

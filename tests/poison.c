@@ -584,16 +584,15 @@ TEST_F(poison, listed_by_cxl_device)
  */
 TEST_F_TIMEOUT(poison, rewritten_while_reported, 120)
 {
-	const int rounds = 12;
-	_Atomic int *end = mmap(NULL, PAGE, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS,
-				-1, 0);
+	const int rounds = 12, flags = MAP_SHARED | MAP_ANONYMOUS;
+	int *end = mmap(NULL, PAGE, PROT_READ | PROT_WRITE, flags, -1, 0);
 	int bad = 0;
 	pid_t pid;
 
 	ASSERT_NE(MAP_FAILED, end);
 	pid = fork();
 	ASSERT_LE(0, pid);
-	while (!pid && !*end)
+	while (!pid && !__atomic_load_n(end, __ATOMIC_RELAXED))
 		if (pwrite(self->fd, self->page, PAGE, BAD) != PAGE && errno != EIO)
 			_exit(errno);
 	if (!pid)
@@ -607,7 +606,7 @@ TEST_F_TIMEOUT(poison, rewritten_while_reported, 120)
 			usleep(10000);
 		EXPECT_NE(-EIO, byte_at(self->fd, BAD)) TH_LOG("round %d", round);
 	}
-	*end = 1;
+	__atomic_store_n(end, 1, __ATOMIC_RELAXED);
 	EXPECT_EQ(0, ended(pid));
 	/* This task may be late, but not always. */
 	EXPECT_LE(rounds / 2, bad);
