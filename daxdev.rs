@@ -71,8 +71,7 @@ mod poison;
 pub(crate) use failure::drain;
 pub(crate) use poison::{
     is_poisoned,
-    mark_page,
-    settle, //
+    mark_page, //
 };
 
 use failure::{

@@ -170,7 +170,7 @@ pub(crate) fn drain() {
     // slept since.
     // SAFETY: May sleep.
     unsafe { c::synchronize_rcu_tasks() };
-    while NOTIFYING.load(Relaxed) != 0 {
+    while NOTIFYING.load(Relaxed) != 0 || poison::are_ending() {
         fsleep(Delta::from_millis(1));
     }
     poison::forget_all();

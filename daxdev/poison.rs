@@ -10,14 +10,17 @@
 //! Only who has a device with the mark `POISONED` looks here, so nobody else pays for it.
 //!
 //! A failure is not over when its report returns: only then does the machine check handler take the
-//! page out of the kernel's own mapping (`set_mce_nospec()`), and nothing tells when it has done
-//! so. A page that were written anew before that would be in use, and flushing it an oops. So each
-//! report, also one of a page that is known, has to have *settled* before the page is written anew
-//! ([`settle`]).
+//! page out of the kernel's own mapping (`set_mce_nospec()`). A page that were written anew before
+//! that would be in use, and flushing it an oops. So each report, also one of a page that is known,
+//! has to have *settled* before the page is written anew. The handler of memory that a task has
+//! consumed is work which that task does on its way to user space; what it adds to that work is
+//! done after it ([`Ended`]). Of a handler in a kernel thread nothing tells; it is given
+//! [`SETTLE_MS`].
 
 use core::{
     mem::{
         self,
+        offset_of,
         MaybeUninit, //
     },
     ptr, //
@@ -30,11 +33,14 @@ use kernel::{
     sync::{
         atomic::{
             Atomic,
-            Full, //
+            Relaxed, //
         },
         global_lock, //
     },
-    time::msecs_to_jiffies, //
+    time::{
+        Instant,
+        Monotonic, //
+    }, //
 };
 
 use crate::bindings::kernel as c;
@@ -55,19 +61,20 @@ global_lock! {
 #[derive(Clone, Copy)]
 struct Failed {
     pfn: u64,
-    /// Reports about it that are under way.
+    /// How often it was reported.
+    reports: u32,
+    /// Reports whose handler may not be done yet.
     under_way: u32,
-    /// When a report last began or ended, by [`EVENTS`].
-    last: u64,
-    /// Whether the last report has settled.
-    settled: bool,
+    /// The handlers of the others are done so many milliseconds after the last one has ended.
+    ended: Instant<Monotonic>,
+    settles_ms: i64,
 }
 
-/// Counts what happens to reports. It only ever grows, so a value names a moment.
-static EVENTS: Atomic<u64> = Atomic::new(0);
-
-fn now() -> u64 {
-    EVENTS.fetch_add(1, Full) + 1
+impl Failed {
+    /// How long some handler may take yet.
+    fn unsettled_ms(&self) -> i64 {
+        self.settles_ms - self.ended.elapsed().as_millis()
+    }
 }
 
 /// Room for so many page frames there is always, if there is any memory at all to be had meanwhile.
@@ -114,26 +121,48 @@ fn find(poisoned: &[Failed], pfn: u64) -> Result<usize, usize> {
     poisoned.binary_search_by_key(&pfn, |failed| failed.pfn)
 }
 
-/// A report about a page that is under way.
+/// A report about a page, until its handler is done.
 #[must_use = "the report ends when this is dropped"]
-pub(super) struct Report(u64);
+pub(super) struct Report {
+    pfn: u64,
+    ended: Option<KBox<Ended>>,
+}
+
+/// Work that a task does after the handler of the failure that it has reported.
+#[repr(C)]
+struct Ended {
+    work: c::callback_head,
+    pfn: u64,
+}
+
+const _: () = assert!(offset_of!(Ended, work) == 0);
+
+/// How long a handler in a kernel thread may take after its report.
+const SETTLE_MS: i64 = 10_000;
+
+/// Work of [`Ended`] that is not done yet, before the module may go.
+static ENDING: Atomic<i64> = Atomic::new(0);
 
 impl Report {
-    /// Remembers that a page frame has failed.
+    /// Remembers that a page frame has failed. May sleep.
     ///
     /// # Errors
     ///
     /// [`ENOMEM`].
     pub(super) fn begin(pfn: u64) -> Result<Self> {
+        let work = pin_init::zeroed();
+        // Without, this is as in a kernel thread.
+        let ended = KBox::new(Ended { work, pfn }, GFP_KERNEL).ok();
         let mut poisoned = POISONED.lock();
         let at = match find(&poisoned, pfn) {
             Ok(at) => at,
             Err(at) => {
                 let failed = Failed {
                     pfn,
+                    reports: 0,
                     under_way: 0,
-                    last: 0,
-                    settled: false,
+                    ended: Instant::now(),
+                    settles_ms: 0,
                 };
                 // There is room (`make_room()`), so this is short.
                 poisoned.push(failed, GFP_ATOMIC)?;
@@ -143,80 +172,93 @@ impl Report {
         };
         let failed = &mut poisoned[at];
         failed.under_way += 1;
-        failed.last = now();
-        failed.settled = false;
-        Ok(Self(pfn))
+        failed.reports = failed.reports.wrapping_add(1);
+        Ok(Self { pfn, ended })
+    }
+
+    /// The handler is done, or will be after so many milliseconds.
+    fn end(pfn: u64, ms: i64) {
+        let mut poisoned = POISONED.lock();
+
+        // While this is under way, the page is not forgotten.
+        if let Ok(at) = find(&poisoned, pfn) {
+            let failed = &mut poisoned[at];
+            failed.under_way -= 1;
+            failed.settles_ms = failed.unsettled_ms().max(ms);
+            failed.ended = Instant::now();
+        }
     }
 }
 
 impl Drop for Report {
     fn drop(&mut self) {
-        let mut poisoned = POISONED.lock();
+        const NO_SYSTEM_CALL: u32 = c::PF_KTHREAD | c::PF_EXITING | c::PF_USER_WORKER;
 
-        // While this is under way, the page is not forgotten.
-        if let Ok(at) = find(&poisoned, self.0) {
-            let failed = &mut poisoned[at];
-            failed.under_way -= 1;
-            failed.last = now();
+        // SAFETY: The current task is always valid.
+        let returns = unsafe { (*c::get_current()).flags & NO_SYSTEM_CALL == 0 };
+        let Some(mut ended) = self.ended.take().filter(|_| returns) else {
+            return Self::end(self.pfn, SETTLE_MS);
+        };
+        ended.work.func = Some(handler_is_done);
+        let work = KBox::into_raw(ended).cast::<c::callback_head>();
+        ENDING.add(1, Relaxed);
+        // SAFETY: `work` begins an `Ended`, and is the task's until it is called back.
+        let added = unsafe {
+            c::task_work_add(c::get_current(), work, c::task_work_notify_mode_TWA_RESUME)
+        };
+        if added != 0 {
+            ENDING.add(-1, Relaxed);
+            // SAFETY: `work` was not taken, and is ours still.
+            drop(unsafe { KBox::from_raw(work.cast::<Ended>()) });
+            Self::end(self.pfn, SETTLE_MS);
         }
     }
 }
 
-/// How long the task that reported a failure may sleep, after its report, until it has taken the
-/// page out of the kernel's own mapping.
-const SETTLE_MS: u32 = 100;
-
-/// Waits until the reports that have ended by now have settled. Those that have not yet, are for
-/// the next call. May sleep, for a few hundred milliseconds or so.
+/// # Safety
 ///
-/// # Errors
-///
-/// [`EINTR`] if the task is being killed.
-pub(crate) fn settle() -> Result {
-    let before = now();
+/// Called by the task for which [`Report::drop`] has added this, with the work of an [`Ended`].
+unsafe extern "C" fn handler_is_done(work: *mut c::callback_head) {
+    // SAFETY: `work` begins an `Ended`, which is the callee's, by the safety requirements.
+    let ended = unsafe { KBox::from_raw(work.cast::<Ended>()) };
 
-    // A task that was preempted since its report has run on, and slept, after this.
-    // SAFETY: The caller may sleep.
-    unsafe { c::synchronize_rcu_tasks() };
-    // SAFETY: The caller may sleep.
-    unsafe { c::schedule_timeout_killable(msecs_to_jiffies(SETTLE_MS) as ffi::c_long) };
-    // SAFETY: The current task is always valid.
-    if unsafe { c::fatal_signal_pending(c::get_current()) } != 0 {
-        return Err(EINTR);
-    }
-    for failed in POISONED.lock().iter_mut() {
-        failed.settled |= failed.under_way == 0 && failed.last < before;
-    }
-    Ok(())
+    Report::end(ended.pfn, 0);
+    drop(ended);
+    ENDING.add(-1, Relaxed);
 }
 
-/// The moment of the last report about a page frame that has failed, if it has settled.
+/// Whether tasks have yet to come back from the handler of a failure.
+pub(super) fn are_ending() -> bool {
+    ENDING.load(Relaxed) != 0
+}
+
+/// How often a page frame that has failed was reported, if all that has settled.
 ///
 /// # Errors
 ///
-/// [`EJUKEBOX`] if it has not: come again after [`settle`].
-fn settled(pfn: u64) -> Result<u64> {
+/// [`EJUKEBOX`] if it has not: come again.
+fn settled(pfn: u64) -> Result<u32> {
     let poisoned = POISONED.lock();
+    // If it is not there, another task was faster.
+    let failed = find(&poisoned, pfn).map(|at| poisoned[at]);
 
-    match find(&poisoned, pfn) {
-        Ok(at) if poisoned[at].settled => Ok(poisoned[at].last),
-        Ok(_) => Err(EJUKEBOX),
-        // Another task was faster.
-        Err(_) => Err(EJUKEBOX),
+    match failed {
+        Ok(failed) if failed.under_way == 0 && failed.unsettled_ms() <= 0 => Ok(failed.reports),
+        _ => Err(EJUKEBOX),
     }
 }
 
-/// Forgets a page frame that was written anew, unless it was reported again after that moment.
+/// Forgets a page frame that was written anew, unless it was reported again.
 ///
 /// # Errors
 ///
 /// [`EJUKEBOX`] if it was.
-fn forget(pfn: u64, moment: u64) -> Result {
+fn forget(pfn: u64, reports: u32) -> Result {
     let mut poisoned = POISONED.lock();
     let Ok(at) = find(&poisoned, pfn) else {
         return Ok(());
     };
-    if poisoned[at].last != moment {
+    if poisoned[at].reports != reports {
         return Err(EJUKEBOX);
     }
     poisoned[at..].rotate_left(1);
@@ -289,7 +331,7 @@ impl Device {
     /// # Errors
     ///
     /// [`EIO`] if the device is going away; [`EJUKEBOX`] if a report of the failure has not
-    /// settled: come again after [`settle`], without locks.
+    /// settled: come again, without locks.
     pub(crate) fn rewrite(&self, addr: u64, page: &mut [u8; PAGE_SIZE]) -> Result {
         let pgoff = (addr / PAGE_SIZE as u64) as ffi::c_ulong;
         let source = c::kvec {
@@ -315,7 +357,7 @@ impl Device {
         if pages < 1 {
             return Err(EIO);
         }
-        let moment = settled(pfn as u64)?;
+        let reports = settled(pfn as u64)?;
         // SAFETY: The page is the device's, and stays so as long as the lock is held. The machine
         // check handler may have taken it out of the kernel's own mapping.
         unsafe { c::clear_mce_nospec(pfn) };
@@ -328,7 +370,7 @@ impl Device {
         if written < PAGE_SIZE {
             return Err(EIO);
         }
-        forget(pfn as u64, moment)?;
+        forget(pfn as u64, reports)?;
         pr_info!(
             "{}: {:#x} was written anew and is in use again\n",
             &*self.name,

@@ -17,7 +17,6 @@ use kernel::{
 
 use crate::{
     bindings::kernel as c,
-    daxdev::settle,
     fuse::Inode,
     stats::Counter, //
 };
@@ -30,6 +29,7 @@ use super::{
         modified,
         write,
         IoLock, //
+        Wait,
     },
     judge::{
         refused,
@@ -157,6 +157,7 @@ unsafe fn zero(file: *mut c::file, offset: c::loff_t, len: c::loff_t) -> Result 
         ki_flags: unsafe { (*file).f_iocb_flags } as ffi::c_int,
         ..pin_init::zeroed()
     };
+    let mut waits = 0;
     loop {
         // SAFETY: The VFS keeps the file open meanwhile, so its inode stays in use.
         let locked = unsafe { IoLock::new(&iocb, true) }?;
@@ -171,7 +172,11 @@ unsafe fn zero(file: *mut c::file, offset: c::loff_t, len: c::loff_t) -> Result 
         drop(locked);
         match result {
             // What has failed can be written soon; it may fail once more meanwhile.
-            Err(EJUKEBOX) => settle()?,
+            Err(EJUKEBOX) if waits < Wait::MAX => {
+                waits += 1;
+                Wait::one()?;
+            }
+            Err(EJUKEBOX) => return Err(EIO),
             result => break result?,
         }
     }

@@ -13,7 +13,8 @@
 use kernel::{
     ffi,
     page::PAGE_SIZE,
-    prelude::*, //
+    prelude::*,
+    time::msecs_to_jiffies, //
 };
 
 use crate::{
@@ -23,10 +24,7 @@ use crate::{
         WriteGuard, //
     },
     bindings::kernel as c,
-    daxdev::{
-        settle,
-        Device, //
-    },
+    daxdev::Device,
     fuse::{
         is_bad,
         Inode, //
@@ -203,6 +201,28 @@ fn is_poison(result: isize) -> bool {
     result == EHWPOISON.to_errno() as isize
 }
 
+/// For failed memory that cannot be written anew yet, with no lock held.
+pub(super) struct Wait;
+
+impl Wait {
+    /// How often in one system call: half a minute is enough for any handler of a failure.
+    pub(super) const MAX: u32 = 30_000 / Self::MS;
+    const MS: u32 = 20;
+
+    /// # Errors
+    ///
+    /// [`EINTR`] if the task is being killed.
+    pub(super) fn one() -> Result {
+        // SAFETY: The caller may sleep.
+        unsafe { c::schedule_timeout_killable(msecs_to_jiffies(Self::MS) as ffi::c_long) };
+        // SAFETY: The current task is always valid.
+        match unsafe { c::fatal_signal_pending(c::get_current()) } {
+            0 => Ok(()),
+            _ => Err(EINTR),
+        }
+    }
+}
+
 /// Whether failed memory cannot be written anew yet. No program can say so.
 fn has_to_settle(result: isize) -> bool {
     result == EJUKEBOX.to_errno() as isize
@@ -215,7 +235,7 @@ fn has_to_settle(result: isize) -> bool {
 ///
 /// [`EFAULT`] if a page of the source is missing; nothing is written then. [`ENOMEM`]; [`EIO`] if
 /// the device is going away, or the page is in use through another file, which is closed;
-/// [`EJUKEBOX`] if the failure has not settled ([`settle`]).
+/// [`EJUKEBOX`] if the failure has not settled ([`Wait`]).
 ///
 /// # Safety
 ///
@@ -223,11 +243,22 @@ fn has_to_settle(result: isize) -> bool {
 #[cold]
 unsafe fn rewrite_page(iocb: *mut c::kiocb, from: *mut c::iov_iter) -> Result<usize> {
     // SAFETY: `iocb` is valid, and its file open and mapped, so that the inode has a header.
-    let (inode, header, i_size, pos) = unsafe {
+    let (inode, header, i_size, pos, nowait) = unsafe {
         let inode = (*(*iocb).ki_filp).f_inode;
-        (inode, header(inode), i_size(inode), (*iocb).ki_pos as u64)
+        let nowait = (*iocb).ki_flags & c::IOCB_NOWAIT != 0;
+        (
+            inode,
+            header(inode),
+            i_size(inode),
+            (*iocb).ki_pos as u64,
+            nowait,
+        )
     };
     let failed = || -> Result<Option<(&Device, u64)>> {
+        let still = match header.mount().mapped_files.has_leftovers() {
+            true => Some(header.mount().tenants.hold_still(nowait)?),
+            false => None,
+        };
         let Ok(mut mapping) = header.locate(pos, 1, i_size) else {
             return Ok(None);
         };
@@ -237,9 +268,9 @@ unsafe fn rewrite_page(iocb: *mut c::kiocb, from: *mut c::iov_iter) -> Result<us
         if device.sound_pages(mapping.addr, 1) != Some(0) {
             return Ok(None);
         }
-        if header.mount().mapped_files.has_leftovers() {
+        if let Some(still) = &still {
             mapping
-                .cut_at_leftovers(device, header)
+                .cut_at_leftovers(device, header, still)
                 // SAFETY: The inode of an open file is in use.
                 .map_err(|refusal| unsafe {
                     refused(inode, header, pos, PAGE, c::IOMAP_WRITE, refusal)
@@ -286,7 +317,11 @@ unsafe fn rewrite_page(iocb: *mut c::kiocb, from: *mut c::iov_iter) -> Result<us
 /// `iocb` and `iter` are valid and for a mapped file.
 #[inline]
 unsafe fn is_cut(iocb: *const c::kiocb, iter: *const c::iov_iter, result: isize) -> bool {
-    if result < 0 && result != EFAULT.to_errno() as isize && !has_to_settle(result) {
+    // No more than the next piece can say.
+    if has_to_settle(result) {
+        return true;
+    }
+    if result < 0 && result != EFAULT.to_errno() as isize {
         return false;
     }
     // SAFETY: `iocb` and `iter` are valid, and the file is a mapped one, by the safety
@@ -333,11 +368,10 @@ unsafe fn go_on(
 ) -> isize {
     /// How much of a buffer is faulted in at once.
     const STEP: u64 = 1 << 20;
-    /// How often in a row a page of the buffer may be gone again, or a page of the file have failed
-    /// again. Memory of the file that the CPU cannot read looks like the former, too, until its
-    /// failure is reported.
+    /// How often in a row a page of the buffer may be gone again. Memory of the file that the CPU
+    /// cannot read looks like that, too, until its failure is reported.
     const TRIES: u32 = 16;
-    let (mut done, mut tries) = (0, 0);
+    let (mut done, mut tries, mut waits) = (0, 0, 0);
     // SAFETY: The file of `iocb` is open and mapped, by the safety requirements.
     let (header, flags) = unsafe { (header((*(*iocb).ki_filp).f_inode), (*iocb).ki_flags) };
 
@@ -355,14 +389,17 @@ unsafe fn go_on(
             break;
         }
         if has_to_settle(result) {
-            let settled = match flags & c::IOCB_NOWAIT {
-                0 => settle(),
+            waits += 1;
+            let waited = match flags & c::IOCB_NOWAIT {
+                0 if waits > Wait::MAX => Err(EIO),
+                0 => Wait::one(),
                 _ => Err(EAGAIN),
             };
-            if let Err(errno) = settled {
+            if let Err(errno) = waited {
                 result = errno.to_errno() as isize;
                 break;
             }
+            tries = 0;
         }
         // SAFETY: `iocb` and `iter` are valid and for a mapped file, by the caller.
         let wanted = unsafe {
@@ -379,11 +416,10 @@ unsafe fn go_on(
         // SAFETY: `iocb` and `iter` are valid, which is all that `piece` asks for.
         result = unsafe { piece(iocb, iter) };
     }
-    match result {
-        _ if done > 0 => done,
-        // Again and again.
-        result if has_to_settle(result) => EIO.to_errno() as isize,
-        result => result,
+    if done > 0 {
+        done
+    } else {
+        result
     }
 }
 

@@ -29,6 +29,7 @@ use super::{
         may_be_hole,
         move_in,
         Folio,
+        HoldsStill,
         MovingIn, //
     },
     Header,
@@ -108,11 +109,15 @@ impl Mapping<'_> {
     /// Ends the mapping where memory is in use through another file, which is closed: what is
     /// written there, its user would read, or overwrite. Faults see to that themselves
     /// ([`move_in`]).
+    ///
+    /// Nothing may sleep between the judgement and the copy (`daxdev::failure`), so who calls this
+    /// holds the mount's memory still before it judges.
     #[cold]
     pub(super) fn cut_at_leftovers(
         &mut self,
         device: &Device,
         header: &Header,
+        _still: &HoldsStill<'_>,
     ) -> Result<(), Refusal> {
         let own = header.file().map(|_| header.dax_mapping());
         let pages = (self.length / PAGE).min(PMD_SIZE / PAGE);
@@ -120,7 +125,7 @@ impl Mapping<'_> {
             .with_frames(self.addr, pages, |frames| {
                 let _rcu = rcu::read_lock();
                 let first = frames.pfn?;
-                // SAFETY: We are inside, so the frames have a memory map.
+                // SAFETY: We are inside, so the frames have a memory map; `_still` is held.
                 (0..pages).find(|page| unsafe { Folio::of(first + page).is_leftover_but_for(own) })
             })
             .ok_or(Refusal::FailedDevice)?
@@ -289,6 +294,10 @@ unsafe extern "C" fn iomap_begin(
     let (header, i_size) = unsafe { (header(inode), i_size(inode)) };
     let (pos, length) = (pos as u64, length as u64);
 
+    let still = match still_for_write(header, flags) {
+        Ok(still) => still,
+        Err(errno) => return errno.to_errno(),
+    };
     let resolved = header.resolve(pos, length, i_size).and_then(|mut mapping| {
         let moving_in = match mapping.device {
             Some(device) if flags & c::IOMAP_FAULT != 0 => {
@@ -297,8 +306,8 @@ unsafe extern "C" fn iomap_begin(
                 move_in(header, device, addr, pos, pages)?
             }
             Some(device) => {
-                if flags & c::IOMAP_WRITE != 0 && header.mount().mapped_files.has_leftovers() {
-                    mapping.cut_at_leftovers(device, header)?;
+                if let Some(still) = &still {
+                    mapping.cut_at_leftovers(device, header, still)?;
                 }
                 None
             }
@@ -321,6 +330,27 @@ unsafe extern "C" fn iomap_begin(
         // SAFETY: By the safety requirements.
         Err(refusal) => unsafe { refused(inode, header, pos, length, flags, refusal) }.to_errno(),
     }
+}
+
+/// Holds the mount's memory still for a write that may meet memory which is in use though its file
+/// is closed. That was counted before the server was told that the file is closed, and so before
+/// it gave the memory to another file.
+///
+/// # Errors
+///
+/// [`EAGAIN`] if the write would have to wait and must not.
+#[inline]
+fn still_for_write(header: &Header, flags: ffi::c_uint) -> Result<Option<HoldsStill<'_>>> {
+    let mount = header.mount();
+
+    if flags & c::IOMAP_WRITE == 0
+        || flags & c::IOMAP_FAULT != 0
+        || !mount.mapped_files.has_leftovers()
+    {
+        return Ok(None);
+    }
+    let nowait = flags & c::IOMAP_NOWAIT != 0;
+    mount.tenants.hold_still(nowait).map(Some)
 }
 
 /// `iomap_end()`: a first touch is over.

@@ -31,6 +31,7 @@ use crate::{
         mm::nofs::NofsScope,
         sync::{
             rw_semaphore::{
+                ReadGuard,
                 RwSemaphore,
                 WriteGuard, //
             },
@@ -174,6 +175,21 @@ impl Tenants {
         self.users.as_ref().map(|users| &**users)
     }
 
+    /// Nobody moves in or out as long as the result is there, so what folios say stays true. Waits,
+    /// but not for a server.
+    ///
+    /// # Errors
+    ///
+    /// [`EAGAIN`] if it would have to wait and must not.
+    pub(super) fn hold_still(&self, nowait: bool) -> Result<HoldsStill<'_>> {
+        let lock = if nowait {
+            self.lock.try_read().ok_or(EAGAIN)?
+        } else {
+            self.lock.read()
+        };
+        Ok(HoldsStill { _lock: lock })
+    }
+
     /// What reads and writes of a mapped file are readers of.
     #[inline]
     pub(super) fn users_of_mapped(&self) -> Option<&SrcuFast> {
@@ -183,6 +199,12 @@ impl Tenants {
         // stored before the file's map was published.
         unsafe { users.as_ref() }
     }
+}
+
+/// Nobody moves in or out of a mount's memory.
+#[must_use = "somebody may move in as soon as this is dropped"]
+pub(super) struct HoldsStill<'a> {
+    _lock: ReadGuard<'a>,
 }
 
 /// The right to flush: what has failed by now is known as that, and a memory failure that comes
@@ -339,7 +361,9 @@ impl Folio {
     ///
     /// # Safety
     ///
-    /// The folio is of a device that a mount of ours holds, and this is called under RCU.
+    /// The folio is of a device that a mount of ours holds, and was found after nobody could move
+    /// in or out any more ([`HoldsStill`]): else it may be a part of another folio by now, and what
+    /// it says of its page cache no pointer to one. This is called under RCU.
     pub(super) unsafe fn is_leftover_but_for(self, own: Option<*mut c::address_space>) -> bool {
         // SAFETY: The folio `self.0` has a memory map, by the safety requirements.
         unsafe {

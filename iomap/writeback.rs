@@ -56,7 +56,8 @@ use super::{
         Flushing, //
     },
     Header,
-    PAGE, //
+    PAGE,
+    PMD_SIZE, //
 };
 
 impl Header {
@@ -94,10 +95,13 @@ impl Header {
             .or_else(|| self.device_indexes().find_map(|index| devices.held(index)))
     }
 
-    /// Whether it has dirty entries, maybe.
+    /// Whether it has dirty entries, maybe. Another task that flushes around poison has taken their
+    /// marks off for a moment.
     fn may_be_dirty(&self) -> bool {
         // SAFETY: A file that has been mapped by mmap(2) has a DAX page cache.
-        self.file().is_some() && unsafe { DaxEntry::any_dirty(self.dax_mapping()) }
+        let any_dirty = || unsafe { DaxEntry::any_dirty(self.dax_mapping()) };
+
+        self.file().is_some() && (any_dirty() || self.may_have_poison())
     }
 
     /// Whether some memory of its devices has failed, maybe of this file.
@@ -184,14 +188,15 @@ fn for_each_chunk(
     (start, end): (c::loff_t, c::loff_t),
     mut flush: impl FnMut(c::loff_t, c::loff_t) -> Result,
 ) -> Result {
-    /// How much memory is flushed at once, at most, in pages.
-    const CHUNK: u64 = (16 << 20) / PAGE;
+    /// How much memory is flushed at once, at most, in pages: one entry of 2 MiB, or some of a
+    /// page.
+    const CHUNK: u64 = PMD_SIZE / PAGE;
     let (mut next, last) = (start as u64 / PAGE, end as u64 / PAGE);
     let mut result = Ok(());
 
     // SAFETY: A file with dirty entries has a DAX page cache, which stays as long as the header.
     while let Some(dirty) = unsafe { DaxEntry::first_dirty(header.dax_mapping(), next, last) } {
-        // An entry of 2 MiB is found at any of its pages, and flushed as a whole.
+        // An entry of 2 MiB may be found at any of its pages, and is flushed as a whole.
         let chunk = (dirty - dirty % CHUNK).max(next);
         next = (dirty - dirty % CHUNK) + CHUNK;
         let from = (chunk * PAGE) as c::loff_t;
@@ -224,17 +229,21 @@ unsafe fn flush_entries(header: &Header, start: c::loff_t, end: c::loff_t, poiso
         ..pin_init::zeroed()
     };
 
-    if poison {
+    let hidden = if poison {
         // SAFETY: `header` is of a file whose entries the caller may flush.
-        unsafe { hide_poison(header, start, end) };
-    }
+        unsafe { hide_poison(header, start, end) }
+    } else {
+        None
+    };
     let result = header.any_device().map_or(Ok(()), |device| {
         // SAFETY: As above; the device is held as long as the mount is there.
         to_result(unsafe { c::dax_writeback_mapping_range(mapping, device.as_raw(), &mut wbc) })
     });
-    if poison {
-        // SAFETY: `header` is of a file whose entries the caller may flush.
-        unsafe { show_poison(header, start, end) };
+    // The rest of 2 MiB may still be mapped for writing. Whether the page that has failed is well
+    // by now does not matter.
+    if let Some(index) = hidden {
+        // SAFETY: No fault is under way in the file of `header`, so the entry is there still.
+        unsafe { DaxEntry::set_dirty(mapping, index, true) };
     }
     if result.is_err() {
         // SAFETY: `header` is of a mapped file, or its memory is kept.
@@ -288,40 +297,27 @@ unsafe fn for_each_poisoned(
 }
 
 /// Takes the dirty mark off entries with failed memory, so that DAX does not flush them as a whole.
-/// A single page is lost, and that is recorded.
+/// A single page is lost, and that is recorded. Returns a page of the entry of 2 MiB from which the
+/// mark was taken: a chunk has one at most.
 ///
 /// # Safety
 ///
 /// As [`flush_entries`].
-unsafe fn hide_poison(header: &Header, start: c::loff_t, end: c::loff_t) {
+unsafe fn hide_poison(header: &Header, start: c::loff_t, end: c::loff_t) -> Option<u64> {
+    let mut hidden = None;
+
     // SAFETY: No fault is under way in the file of `header`, by the safety requirements.
     unsafe {
         for_each_poisoned(header, (start, end), |index, entry| {
             DaxEntry::set_dirty(header.dax_mapping(), index, false);
-            if !entry.is_huge() {
+            if entry.is_huge() {
+                hidden = Some(index);
+            } else {
                 record_loss(header);
             }
         });
     }
-}
-
-/// Puts the mark back where the rest of 2 MiB may still be mapped for writing.
-///
-/// # Safety
-///
-/// As [`flush_entries`].
-unsafe fn show_poison(header: &Header, start: c::loff_t, end: c::loff_t) {
-    let (first, last) = (start as u64 / PAGE, end as u64 / PAGE);
-
-    // SAFETY: No fault is under way in the file of `header`, by the safety requirements.
-    unsafe {
-        let mapping = header.dax_mapping();
-        DaxEntry::for_each(mapping, first, last, c::XA_PRESENT, |index, entry| {
-            if entry.is_huge() && has_poison(entry) {
-                DaxEntry::set_dirty(mapping, index, true);
-            }
-        });
-    }
+    hidden
 }
 
 /// Memory has failed from byte `start` to `end`, and that range has been unmapped: what has not

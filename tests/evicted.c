@@ -298,6 +298,65 @@ TEST_F_TIMEOUT(evicted, written_by_another, 60)
 	EXPECT_EQ(0, fsync(self->fd));
 }
 
+/* ---- and other memory, meanwhile ---- */
+
+FIXTURE(beside) {
+	struct fuse_server *s;
+	struct scripted map[4];
+	struct keeper keeper;
+	long refs;
+};
+
+FIXTURE_SETUP(beside)
+{
+	FMAP_REQUIRE();
+	self->refs = module_refs();
+	self->s = keeper_mount(self->map, 0, 0);
+	ASSERT_NE(NULL, self->s);
+	self->keeper = (struct keeper){ .s = self->s, .name = "file", .how = BY_PIPE };
+	ASSERT_TRUE(keep_begin(&self->keeper));
+}
+
+FIXTURE_TEARDOWN(beside)
+{
+	EXPECT_EQ(0, keep_end(&self->keeper));
+	EXPECT_EQ(0, fs_stop(self->s));
+	EXPECT_TRUE(module_refs_wait(self->refs));
+}
+
+/*
+ * As long as the page is in use, each write looks whose memory it is that it writes to. That is put
+ * together to 2 MiB and taken apart again, as a file with the same memory is mapped and evicted.
+ */
+TEST_F_TIMEOUT(beside, memory_put_together, 60)
+{
+	const int rounds = 200;
+	pid_t pid = fork();
+
+	ASSERT_LE(0, pid);
+	if (!pid) {
+		int fd = fs_open(self->s, "twin", O_RDWR);
+
+		prctl(PR_SET_PDEATHSIG, SIGKILL);
+		while (pwrite(fd, "t", 1, 0) == 1)
+			;
+		_exit(errno);
+	}
+	for (int round = 0; round < rounds; round++) {
+		int fd = fs_open(self->s, "next", O_RDWR);
+		unsigned char *p = mmap(NULL, SIZE, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+
+		ASSERT_NE(MAP_FAILED, p);
+		ASSERT_EQ(0, touch(p, 1));
+		munmap(p, SIZE);
+		close(fd);
+		ASSERT_TRUE(fs_forget(self->s));
+	}
+	EXPECT_EQ(0, waitpid(pid, NULL, WNOHANG));
+	kill(pid, SIGKILL);
+	ended(pid);
+}
+
 /* ---- what it costs ---- */
 
 #define PIPES		8

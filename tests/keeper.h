@@ -178,8 +178,8 @@ static inline void keeper_getattr(struct fuse_server *s, const struct fuse_in_he
 }
 
 /*
- * "file" and "thief" have the same memory, "next" has the one behind it, and "far" is on the
- * other device. Besides its own, "file" may declare more devices, in @dev_bitmap.
+ * "file" and "thief" have the same memory, "next" and "twin" have the one behind it, and "far"
+ * is on the other device. Besides its own, "file" may declare more devices, in @dev_bitmap.
  */
 static inline struct fuse_server *keeper_mount(struct scripted map[4], uint64_t addr,
 					       uint64_t dev_bitmap)
@@ -198,6 +198,7 @@ static inline struct fuse_server *keeper_mount(struct scripted map[4], uint64_t 
 	fs_add(s, "next", SIZE, &map[1], sizeof(map[1]));
 	fs_add(s, "far", SIZE, &map[2], sizeof(map[2]));
 	fs_add(s, "plain", SIZE, NULL, 0);
+	fs_add(s, "twin", SIZE, &map[1], sizeof(map[1]));
 	for (unsigned int i = 0; i < s->nr_files; i++)
 		s->file[i].mode = S_IFREG | 0666;
 	s->hook[FUSE_GETATTR] = keeper_getattr;

@@ -392,9 +392,9 @@ static void *write_all(void *arg)
 	return NULL;
 }
 
-TEST_F(transfer, buffer_brought_in_by_another_thread)
+TEST_F_TIMEOUT(transfer, buffer_brought_in_by_another_thread, 120)
 {
-	const int rounds = 100;
+	const int rounds = 30;
 
 	for (int round = 0; round < rounds; round++) {
 		void *fresh = mmap(NULL, SIZE, PROT_READ | PROT_WRITE,
