@@ -36,7 +36,7 @@ help:
 	@echo '                          first time builds it (10 to 30 minutes); same options'
 	@echo 'make exercise [TIMES=N]   fio, fsx and stress-ng on mapped files, N (20) times'
 	@echo '     [DEVICE=cxl]         as much as in "make check"'
-	@echo 'make torture MINUTES=N    everything at once, drawn from a seed (tests/torture.c), for N (10)'
+	@echo 'make torture MINUTES=N    everything at once, drawn from a seed (tests/torture), for N (10)'
 	@echo '     [SEED=S]             minutes; from this seed on (1)'
 	@echo '     [DEVICE=cxl] [KERNEL=debug]'
 	@echo '     [ACTORS=A,B,-C]      with A and B only, or without C'
@@ -95,7 +95,7 @@ $(BUILD)/exercisers/bin/fsx: | $(BUILD)
 	cargo install fsx --version 0.3.2 --locked --root $(BUILD)/exercisers \
 		--target-dir $(BUILD)/cargo-fsx
 
-$(BUILD)/exercisers/fixed.so: tests/exercisers/fixed.c | $(BUILD)
+$(BUILD)/exercisers/fixed.so: tests/tools/exercisers/fixed.c | $(BUILD)
 	@mkdir -p $(@D)
 	gcc-14 -O2 -Wall -Wextra -Werror -shared -fPIC -o $@ $<
 

@@ -11,7 +11,7 @@ dir=${FMAP_BPF_DIR:-/lib/fuse-dax-fmap/bpf} here=$(cd "$(dirname "$0")" && pwd)
 striped=$dir/striped.bpf.o famfs=$dir/famfs.bpf.o refused=$here/refused.bpf.o
 pins=/sys/fs/bpf/fuse_dax_fmap
 default=/sys/module/fuse_dax_fmap/parameters/default_ops
-# shellcheck source=ktap.bash
+# shellcheck source=../lib/ktap.bash
 . "$(dirname "$0")/ktap.bash"
 need fmapctl
 [ ! -e "$pins" ] || skip "there are ops already"

@@ -8,7 +8,7 @@
 # shellcheck disable=SC2317 # functions are called by check, and by the trap
 
 bpf=${FMAP_BPF_DIR:-/lib/fuse-dax-fmap/bpf} examples=/lib/fuse-dax-fmap/examples
-# shellcheck source=ktap.bash
+# shellcheck source=../lib/ktap.bash
 . "$(dirname "$0")/ktap.bash"
 need fmapctl python3
 [ -r "$bpf/striped.bpf.o" ] || skip "there is no $bpf/striped.bpf.o"

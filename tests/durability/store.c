@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * store write|verify DIR: the program of tests/vm/powerloss, in the guest.
+ * store write|verify DIR: the program of powerloss, in the guest.
  *
  * "write" fills one file of DIR for each way to make data durable, does that,
  * says so, and waits for the end. "verify" prints a result for each file.

@@ -15,7 +15,7 @@
 # shellcheck disable=SC2016 # check has it expanded
 
 bpf=${FMAP_BPF_DIR:-/lib/fuse-dax-fmap/bpf}/striped.bpf.o
-# shellcheck source=ktap.bash
+# shellcheck source=../lib/ktap.bash
 . "$(dirname "$0")/ktap.bash"
 need fmapctl fmapfs
 [ -r "$bpf" ] || skip "there is no $bpf"
