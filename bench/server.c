@@ -47,6 +47,7 @@
 #include <linux/fuse_dax_fmap.h>
 
 #include "famfs.h"
+#include "fuse_wire.h"
 #include "striped.h"
 
 #define HUGE		(2UL << 20)
@@ -223,18 +224,8 @@ static void make_famfs_map(void)
 
 static void reply(const struct fuse_in_header *in, int error, const void *data, size_t len)
 {
-	struct fuse_out_header out = {
-		.len = sizeof(out) + len,
-		.error = error,
-		.unique = in->unique,
-	};
-	struct iovec iov[2] = {
-		{ &out, sizeof(out) }, { (void *)data, len },
-	};
-
 	/* It fails if whoever asked is gone. */
-	if (writev(fuse_fd, iov, len ? 2 : 1) < 0)
-		return;
+	fuse_wire_reply(fuse_fd, in, error, data, len);
 }
 
 static void fill_attr(struct fuse_attr *a, uint64_t nodeid)

@@ -33,45 +33,12 @@
 #include "bpf/flush.h"
 
 #define SIZE	(4 * MIB)
-#define DRIVER	"/sys/bus/dax/drivers/fsdev_dax"
-
-#ifndef MAP_SYNC
-#define MAP_SYNC		0x80000
-#endif
-#ifndef MAP_SHARED_VALIDATE
-#define MAP_SHARED_VALIDATE	0x03
-#endif
 
 /* Mapped in pieces of 2 MiB, and of 4 KiB. */
 static const char * const names[] = { "huge", "small" };
 static const size_t piece[] = { HUGE, PAGE };
 
 static struct flush_seen *flush;
-
-static void watch_flushes(void)
-{
-	struct bpf_object *obj;
-	struct bpf_program *prog;
-	struct bpf_map *bss;
-	size_t size;
-
-	if (fmap_missing())
-		return;
-	obj = fmap_load("flush.bpf.o");
-	if (!obj) {
-		printf("TAP version 13\nBail out! flush.bpf.o: %s\n%s",
-		       strerror(errno), fmap_bpf_log());
-		exit(1);
-	}
-	bpf_object__for_each_program(prog, obj)
-		if (!bpf_program__attach(prog)) {
-			printf("TAP version 13\nBail out! attaching %s: %s\n",
-			       bpf_program__name(prog), strerror(errno));
-			exit(1);
-		}
-	bss = bpf_object__find_map_by_name(obj, ".bss");
-	flush = bpf_map__initial_value(bss, &size);
-}
 
 FIXTURE(durable) {
 	struct fuse_server *s;
@@ -118,9 +85,9 @@ FIXTURE_TEARDOWN_PARENT(durable)
 
 	if (fmap_missing())
 		return;
-	snprintf(path, sizeof(path), DRIVER "/%s", daxdev[0].name);
+	snprintf(path, sizeof(path), FSDEV "/%s", daxdev[0].name);
 	if (access(path, F_OK))
-		EXPECT_EQ(0, write_file(DRIVER "/bind", daxdev[0].name));
+		EXPECT_EQ(0, write_file(FSDEV "/bind", daxdev[0].name));
 }
 
 #define let_go() do {							\
@@ -496,7 +463,7 @@ TEST_F(durable, unbind)
 	make_dirty(0);
 	make_dirty(1);
 	mark();
-	ASSERT_EQ(0, write_file(DRIVER "/unbind", daxdev[0].name));
+	ASSERT_EQ(0, write_file(FSDEV "/unbind", daxdev[0].name));
 	expect_flushed(4, 2 * HUGE + 2 * PAGE);
 	for (int i = 0; i < 2; i++) {
 		EXPECT_EQ(-1, fsync(self->fd[i]));
@@ -728,7 +695,7 @@ TEST_F(durable, map_sync)
 
 int main(int argc, char **argv)
 {
-	watch_flushes();
+	flush = flush_watch();
 	fmap_register("scripted.bpf.o");
 	return test_harness_run(argc, argv);
 }

@@ -25,7 +25,6 @@
 
 #define SIZE	(4 * MIB)
 #define DRIVERS	"/sys/bus/dax/drivers/"
-#define FSDEV	DRIVERS "fsdev_dax"
 
 /*
  * The second one: ports of CXL take regions in the order of their addresses

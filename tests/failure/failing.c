@@ -32,29 +32,6 @@
 
 static struct flush_seen *flush;
 
-static void watch_flushes(void)
-{
-	struct bpf_program *prog;
-	struct bpf_object *obj;
-	size_t size;
-
-	if (fmap_missing())
-		return;
-	obj = fmap_load("flush.bpf.o");
-	if (!obj) {
-		printf("TAP version 13\nBail out! flush.bpf.o: %s\n%s", strerror(errno),
-		       fmap_bpf_log());
-		exit(1);
-	}
-	bpf_object__for_each_program(prog, obj)
-		if (!bpf_program__attach(prog)) {
-			printf("TAP version 13\nBail out! attaching %s: %s\n",
-			       bpf_program__name(prog), strerror(errno));
-			exit(1);
-		}
-	flush = bpf_map__initial_value(bpf_object__find_map_by_name(obj, ".bss"), &size);
-}
-
 FIXTURE(failing) {
 	struct fuse_server *s;
 	struct scripted map[3];
@@ -192,6 +169,6 @@ int main(int argc, char **argv)
 {
 	hwpoison_load();
 	fmap_register("scripted.bpf.o");
-	watch_flushes();
+	flush = flush_watch();
 	return test_harness_run(argc, argv);
 }

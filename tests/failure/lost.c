@@ -33,29 +33,6 @@
 
 static struct flush_seen *flush;
 
-static void watch_flushes(void)
-{
-	struct bpf_object *obj;
-	struct bpf_program *prog;
-	size_t size;
-
-	if (fmap_missing())
-		return;
-	obj = fmap_load("flush.bpf.o");
-	if (!obj) {
-		printf("TAP version 13\nBail out! flush.bpf.o: %s\n%s", strerror(errno),
-		       fmap_bpf_log());
-		exit(1);
-	}
-	bpf_object__for_each_program(prog, obj)
-		if (!bpf_program__attach(prog)) {
-			printf("TAP version 13\nBail out! attaching %s: %s\n",
-			       bpf_program__name(prog), strerror(errno));
-			exit(1);
-		}
-	flush = bpf_map__initial_value(bpf_object__find_map_by_name(obj, ".bss"), &size);
-}
-
 FIXTURE(lost) {
 	struct fuse_server *s;
 	struct scripted map;
@@ -119,16 +96,6 @@ FIXTURE_TEARDOWN(lost)
 	EXPECT_TRUE(module_refs_wait(self->refs));
 }
 
-/* By a task that does not map it: whoever handles a failure counts as the consumer. */
-static int inject(uint64_t phys)
-{
-	char line[128];
-
-	snprintf(line, sizeof(line), "echo %#llx >" HWPOISON_INJECT,
-		 (unsigned long long)phys / PAGE);
-	return system(line);
-}
-
 /* Use the page at @BAD if the variant wants that; break it; nobody flushes it from here on. */
 #define fail_page() do {						\
 	struct iovec _iov = { self->p + BAD, PAGE };			\
@@ -137,7 +104,7 @@ static int inject(uint64_t phys)
 		ASSERT_EQ(PAGE, vmsplice(self->pipe[1], &_iov, 1, 0));	\
 	flush->watched = daxdev[0].phys + variant->addr + BAD;		\
 	flush->through = 0;						\
-	ASSERT_EQ(0, inject(flush->watched));				\
+	ASSERT_EQ(0, hwpoison_inject(flush->watched));				\
 	EXPECT_EQ(0, flush->through);					\
 } while (0)
 
@@ -328,7 +295,7 @@ TEST_F(lost, after_it_was_unmounted)
 	leave_lazily(true);
 	flush->watched = daxdev[0].phys + variant->addr + BAD;
 	flush->through = 0;
-	ASSERT_EQ(0, inject(flush->watched));
+	ASSERT_EQ(0, hwpoison_inject(flush->watched));
 	usleep(500 * 1000);
 	expect_given_up();
 }
@@ -336,7 +303,7 @@ TEST_F(lost, after_it_was_unmounted)
 int main(int argc, char **argv)
 {
 	hwpoison_load();
-	watch_flushes();
+	flush = flush_watch();
 	fmap_register("scripted.bpf.o");
 	return test_harness_run(argc, argv);
 }

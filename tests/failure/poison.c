@@ -100,16 +100,9 @@ static int write_number(const char *path, uint64_t n)
 	return write_file(path, text);
 }
 
-/*
- * From a task that does not map it: whoever handles a failure counts as the
- * consumer.
- */
 static int inject(uint64_t at)
 {
-	char line[128];
-
-	snprintf(line, sizeof(line), "echo %#llx >" HWPOISON_INJECT, (unsigned long long)frame(at));
-	return system(line);
+	return hwpoison_inject(frame(at) * PAGE);
 }
 
 /* The first byte of each page says which one it is. */

@@ -30,7 +30,6 @@
 #include "fmap_test.h"
 
 #define SIZE	(4 * MIB)
-#define DRIVER	"/sys/bus/dax/drivers/fsdev_dax"
 #define MOUNTS	"/sys/kernel/debug/" MODULE_NAME "/mounts"
 
 /* A WRITE that went well; what was written is nobody's concern. */

@@ -404,12 +404,8 @@ FIXTURE(parse) {
 FIXTURE_SETUP(parse)
 {
 	FMAP_REQUIRE();
-	self->map = fmap_linear(0, 0, SIZE);
 	self->klog = klog_open();
-	self->s = fmap_server(SCRIPTED_OPS_NAME);
-	ASSERT_NE(NULL, self->s);
-	fs_add(self->s, "file", SIZE, &self->map, sizeof(self->map));
-	ASSERT_EQ(0, fs_mount(self->s));
+	FMAP_MOUNT_ONE_FILE(0, SIZE);
 }
 
 FIXTURE_TEARDOWN(parse)

@@ -71,11 +71,7 @@ FIXTURE_SETUP(fickle)
 	memset(&fmap_seen()->begin_fit, 0, sizeof(fmap_seen()->begin_fit));
 	self->refs = module_refs();
 	self->klog = klog_open();
-	self->map = fmap_linear(0, 0, SIZE);
-	self->s = fmap_server(SCRIPTED_OPS_NAME);
-	ASSERT_NE(NULL, self->s);
-	fs_add(self->s, "file", SIZE, &self->map, sizeof(self->map));
-	ASSERT_EQ(0, fs_mount(self->s));
+	FMAP_MOUNT_ONE_FILE(0, SIZE);
 	ASSERT_EQ(0, fs_fill(self->s, "file", 'd', SIZE));
 	self->fd = fs_open(self->s, "file", O_RDWR);
 	ASSERT_LE(0, self->fd);

@@ -89,11 +89,7 @@ static ssize_t damaged_file(int fd)
 FIXTURE_SETUP(mappings)
 {
 	FMAP_REQUIRE();
-	self->map = fmap_linear(0, variant->addr, SIZE);
-	self->s = fmap_server(SCRIPTED_OPS_NAME);
-	ASSERT_NE(NULL, self->s);
-	fs_add(self->s, "file", SIZE, &self->map, sizeof(self->map));
-	ASSERT_EQ(0, fs_mount(self->s));
+	FMAP_MOUNT_ONE_FILE(variant->addr, SIZE);
 	self->fd = fs_open(self->s, "file", O_RDWR);
 	ASSERT_LE(0, self->fd);
 	self->p = map_aligned(self->fd, SIZE, PROT_READ | PROT_WRITE, MAP_SHARED);

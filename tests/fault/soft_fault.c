@@ -30,6 +30,7 @@
 
 #include "kselftest_harness.h"
 #include "fmap_test.h"
+#include "flushes.h"
 
 #define SIZE	(8 * MIB)
 
@@ -38,22 +39,13 @@
 #define STORERS	4
 
 /* Flushes of the entry that begins at page @first, by anybody, on any CPU. */
-static bool flushes_open(int fd[CPUS], unsigned long first)
+static bool all_flushes_open(int fd[CPUS], unsigned long first)
 {
-	struct perf_event_attr attr = {
-		.type = PERF_TYPE_TRACEPOINT,
-		.size = sizeof(attr),
-	};
-	char filter[64];
-
-	attr.config = read_long("/sys/kernel/tracing/events/fs_dax/dax_writeback_one/id");
-	snprintf(filter, sizeof(filter), "pgoff == %lu", first);
 	for (int cpu = 0; cpu < sysconf(_SC_NPROCESSORS_ONLN); cpu++) {
 		if (cpu == CPUS)
 			return false;
-		fd[cpu] = syscall(SYS_perf_event_open, &attr, -1, cpu, -1,
-				  PERF_FLAG_FD_CLOEXEC);
-		if (fd[cpu] < 0 || ioctl(fd[cpu], PERF_EVENT_IOC_SET_FILTER, filter))
+		fd[cpu] = flushes_open(first, -1, cpu);
+		if (fd[cpu] < 0)
 			return false;
 	}
 	return true;
@@ -88,15 +80,10 @@ FIXTURE_SETUP(soft_fault)
 {
 	FMAP_REQUIRE();
 	/* Behind a page more, no 2 MiB can be mapped as one. */
-	self->map = fmap_linear(0, variant->huge ? 0 : PAGE, SIZE);
-	self->s = fmap_server(SCRIPTED_OPS_NAME);
-	ASSERT_NE(NULL, self->s);
-	fs_add(self->s, "file", SIZE, &self->map, sizeof(self->map));
-	ASSERT_EQ(0, fs_mount(self->s));
+	FMAP_MOUNT_ONE_FILE(variant->huge ? 0 : PAGE, SIZE);
 	self->fd = fs_open(self->s, "file", O_RDWR);
 	ASSERT_LE(0, self->fd);
-	ASSERT_LE(0, trace_count_open("fs_dax/dax_writeback_one", NULL));
-	ASSERT_TRUE(flushes_open(self->flushes, HUGE / PAGE));
+	ASSERT_TRUE(all_flushes_open(self->flushes, HUGE / PAGE));
 	self->p = address_range(0, SIZE);
 	self->at = HUGE;
 }
@@ -115,14 +102,7 @@ FIXTURE_TEARDOWN(soft_fault)
 #define RW	(PROT_READ | PROT_WRITE)
 
 /* fsync(2) flushes what is touched, or does not, because it is clean. */
-#define expect_fsync(n) do {						\
-	uint64_t _now;							\
-									\
-	ASSERT_EQ(0, fsync(self->fd));					\
-	_now = flushes(self->flushes);					\
-	EXPECT_EQ((uint64_t)(n), _now - self->seen);			\
-	self->seen = _now;						\
-} while (0)
+#define expect_fsync(n) EXPECT_FSYNC(n, flushes(self->flushes))
 
 TEST_F(soft_fault, what_is_stored_is_flushed)
 {

@@ -34,6 +34,7 @@
 
 #include "kselftest_harness.h"
 #include "fmap_test.h"
+#include "flushes.h"
 
 #define SIZE	(8 * MIB)
 
@@ -79,11 +80,7 @@ FIXTURE_SETUP(userfaultfd)
 		SKIP(return, "no UFFD_FEATURE_WP_ASYNC: %s", strerror(-self->uffd));
 	self->log = klog_open();
 	/* Behind a page more, no 2 MiB can be mapped as one. */
-	self->map = fmap_linear(0, variant->huge ? 0 : PAGE, SIZE);
-	self->s = fmap_server(SCRIPTED_OPS_NAME);
-	ASSERT_NE(NULL, self->s);
-	fs_add(self->s, "file", SIZE, &self->map, sizeof(self->map));
-	ASSERT_EQ(0, fs_mount(self->s));
+	FMAP_MOUNT_ONE_FILE(variant->huge ? 0 : PAGE, SIZE);
 	self->fd = fs_open(self->s, "file", O_RDWR);
 	ASSERT_LE(0, self->fd);
 	self->pagemap = open("/proc/self/pagemap", O_RDONLY);
@@ -285,28 +282,12 @@ TEST_F(userfaultfd, protected_by_a_scan)
 
 /* ---- durability ---- */
 
-/* Flushes of the entry that begins where @first is, by anybody. */
-static int flushes_open(unsigned long first)
-{
-	char filter[64];
-
-	snprintf(filter, sizeof(filter), "pgoff == %lu", first);
-	return trace_count_open("fs_dax/dax_writeback_one", filter);
-}
-
 /* fsync(2) flushes what is touched, or does not, because it is clean. */
-#define expect_fsync(n) do {							\
-	uint64_t _now;								\
-										\
-	ASSERT_EQ(0, fsync(self->fd));						\
-	_now = trace_count(self->flushed);					\
-	EXPECT_EQ((uint64_t)(n), _now - self->seen);				\
-	self->seen = _now;							\
-} while (0)
+#define expect_fsync(n) EXPECT_FSYNC(n, trace_count(self->flushed))
 
 TEST_F(userfaultfd, what_is_stored_is_flushed)
 {
-	self->flushed = flushes_open(HUGE / PAGE);
+	self->flushed = flushes_open(HUGE / PAGE, 0, -1);
 	ASSERT_LE(0, self->flushed);
 	ASSERT_EQ(0, start(self->uffd, self->p, SIZE));
 	for (int i = 0; i < 3; i++) {
@@ -392,7 +373,7 @@ TEST_F(userfaultfd, flushed_at_once)
 	pthread_t thread;
 	time_t end = time(NULL) + SECONDS;
 
-	self->flushed = flushes_open(HUGE / PAGE);
+	self->flushed = flushes_open(HUGE / PAGE, 0, -1);
 	ASSERT_LE(0, self->flushed);
 	/* The entry is of 2 MiB, or of a page. */
 	ASSERT_EQ(0, touch(page_at(0), 0));

@@ -21,7 +21,6 @@
 #include <limits.h>
 #include <setjmp.h>
 #include <signal.h>
-#include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -31,7 +30,7 @@
 
 #include "kselftest_harness.h"
 #include "fmap_test.h"
-#include "fuzz.h"
+#include "rounds.h"
 #include "bpf/fuzz.h"
 
 #define COUNT		20000		/* mappings, in make check */
@@ -49,7 +48,6 @@
 #define CALLS_MAX	6
 
 static struct fuzz_calls *calls;
-static struct fuzz_run run;
 static struct rng rng, *r = &rng;
 static int zero;
 
@@ -85,21 +83,6 @@ static struct {
 
 /* What is in a hole. */
 static unsigned char zeros[PAGE];
-
-static bool broken;
-
-static void __attribute__((format(printf, 1, 2))) wrong(const char *fmt, ...)
-{
-	va_list ap;
-
-	broken = true;
-	printf("# FUZZ_SEED=%llu FUZZ_ROUND=%llu: ", (unsigned long long)run.seed,
-	       (unsigned long long)run.round);
-	va_start(ap, fmt);
-	vprintf(fmt, ap);
-	va_end(ap);
-	printf("\n");
-}
 
 static int dev_of(spot s)
 {
@@ -914,16 +897,9 @@ static void compare_all(void)
 				compare_with_device(spot_at(dev, page * PAGE));
 }
 
-static uint64_t count(void)
-{
-	const char *kind = getenv("DAX_KIND");
-
-	return kind && !strcmp(kind, "cxl") ? COUNT / 5 : COUNT;
-}
-
 static int patience(void)
 {
-	return 120 + fuzz_run(count()).count / 100;
+	return 120 + fuzz_run(fuzz_count(COUNT)).count / 100;
 }
 
 FIXTURE(program) {
@@ -942,29 +918,29 @@ FIXTURE_TEARDOWN(program)
 {
 }
 
+static uint64_t first;			/* calls that were there before the run */
+
+static uint64_t done(void)
+{
+	return calls->asked - first;
+}
+
 TEST_F_TIMEOUT(program, all_fields, patience())
 {
+	static const struct fuzzer fuzzer = { one_round, done, "mappings" };
 	struct sigaction sa = { .sa_handler = on_signal, .sa_flags = SA_NODEFER };
 	double start = fuzz_seconds();
-	uint64_t first = calls->asked;
 
+	first = calls->asked;
 	sigaction(SIGBUS, &sa, NULL);
 	zero = open("/dev/zero", O_RDONLY | O_CLOEXEC);
-	for (run = fuzz_run(count()); run.round < run.last && !broken; run.round++) {
-		if (calls->asked - first >= run.count)
-			break;
-		one_round();
-		if (run.round % 100 == 99)
-			printf("# round %lu: %llu mappings, %.0f s\n", run.round,
-			       calls->asked - first, fuzz_seconds() - start);
-		if (!fuzz_log_good(&self->log))
-			wrong("the kernel log: %s", self->log.first);
-	}
+	run = fuzz_run(fuzz_count(COUNT));
+	fuzz_rounds(&fuzzer, &self->log);
 	compare_all();
 	EXPECT_FALSE(broken);
 
-	TH_LOG("seed %lu, %lu rounds, %llu mappings in %.0f s", run.seed, run.round,
-	       calls->asked - first, fuzz_seconds() - start);
+	TH_LOG("seed %lu, %lu rounds, %lu mappings in %.0f s", run.seed, run.round, done(),
+	       fuzz_seconds() - start);
 	TH_LOG("%lu answers good (%lu of them 2 MiB faults, %lu upgrades, %lu holes), %lu refused",
 	       seen.good, seen.huge, seen.upgrades, seen.holes, seen.refused);
 	TH_LOG("%lu soft faults", seen.soft);

@@ -30,7 +30,6 @@
 #include <semaphore.h>
 #include <setjmp.h>
 #include <signal.h>
-#include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -47,7 +46,7 @@
 
 #include "kselftest_harness.h"
 #include "fmap_test.h"
-#include "fuzz.h"
+#include "rounds.h"
 #include "fuzz_replies.h"
 
 #define COUNT		20000		/* replies, in make check */
@@ -56,28 +55,11 @@
 #define PATIENCE	60000		/* ms until something hangs */
 #define HEALTH		25		/* rounds between two good servers */
 
-static struct fuzz_run run;
 static struct fuzz_mount *m;
 
 static struct {
 	uint64_t bound, failed, rescued, ends[NR_ENDS];
 } seen;
-
-static bool broken;
-
-static void __attribute__((format(printf, 1, 2))) wrong(const char *fmt, ...)
-{
-	va_list ap;
-
-	broken = true;
-	printf("# FUZZ_SEED=%llu FUZZ_ROUND=%llu: ", (unsigned long long)run.seed,
-	       (unsigned long long)run.round);
-	va_start(ap, fmt);
-	vprintf(fmt, ap);
-	va_end(ap);
-	printf("\n");
-	fflush(stdout);
-}
 
 /* ---- openers ---- */
 
@@ -495,16 +477,9 @@ static void be_good(bool first)
 		wrong("a good server cannot be unmounted");
 }
 
-static uint64_t count(void)
-{
-	const char *kind = getenv("DAX_KIND");
-
-	return kind && !strcmp(kind, "cxl") ? COUNT / 5 : COUNT;
-}
-
 static int patience(void)
 {
-	return 180 + fuzz_run(count()).count / 50;
+	return 180 + fuzz_run(fuzz_count(COUNT)).count / 50;
 }
 
 FIXTURE(server) {
@@ -525,28 +500,32 @@ FIXTURE_TEARDOWN(server)
 {
 }
 
+static uint64_t done(void)
+{
+	return fuzz_sent(m);
+}
+
+static void round_and_health(void)
+{
+	one_round();
+	if (run.round % HEALTH == 0)
+		be_good(false);
+	check_canaries();
+}
+
 TEST_F_TIMEOUT(server, any_reply, patience())
 {
+	static const struct fuzzer fuzzer = { round_and_health, done, "replies" };
 	static const char *const ends[NR_ENDS] = {
 		"unmounted", "detached", "forced", "aborted", "server died", "openers killed",
 	};
 	double start = fuzz_seconds();
 
-	run = fuzz_run(count());
+	run = fuzz_run(fuzz_count(COUNT));
 	be_good(true);
 	/* In the mount namespace of our own. */
 	mount("fusectl", "/sys/fs/fuse/connections", "fusectl", 0, NULL);
-	for (; run.round < run.last && fuzz_sent(m) < run.count && !broken; run.round++) {
-		one_round();
-		if (run.round % HEALTH == 0)
-			be_good(false);
-		check_canaries();
-		if (run.round % 100 == 99)
-			printf("# round %lu: %lu replies, %.0f s\n", run.round, fuzz_sent(m),
-			       fuzz_seconds() - start);
-		if (!fuzz_log_good(&self->log))
-			wrong("the kernel log: %s", self->log.first);
-	}
+	fuzz_rounds(&fuzzer, &self->log);
 	be_good(false);
 	EXPECT_FALSE(broken);
 

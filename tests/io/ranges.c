@@ -30,14 +30,6 @@
 #define RANGE	(64 * MIB)		/* each */
 #define RANGES	3			/* at most */
 #define MIDDLE	(SIZE / 2)		/* where a boundary is in a file, or a page before it */
-#define DRIVER	"/sys/bus/dax/drivers/fsdev_dax"
-
-#ifndef MAP_SYNC
-#define MAP_SYNC		0x80000
-#endif
-#ifndef MAP_SHARED_VALIDATE
-#define MAP_SHARED_VALIDATE	0x03
-#endif
 
 static struct daxdev *const dev = &daxdev[1];
 
@@ -53,18 +45,18 @@ static bool is_bound(void)
 {
 	char path[128];
 
-	snprintf(path, sizeof(path), DRIVER "/%s", dev->name);
+	snprintf(path, sizeof(path), FSDEV "/%s", dev->name);
 	return !access(path, F_OK) && !access(dev->path, F_OK);
 }
 
 static int unbind(void)
 {
-	return write_file(DRIVER "/unbind", dev->name);
+	return write_file(FSDEV "/unbind", dev->name);
 }
 
 static int bind(void)
 {
-	int err = write_file(DRIVER "/bind", dev->name);
+	int err = write_file(FSDEV "/bind", dev->name);
 
 	for (int ms = 0; ms < FS_PATIENCE && !err && !is_bound(); ms++)
 		usleep(1000);
@@ -395,7 +387,6 @@ TEST_F(ranges, end_of_the_device)
 TEST_F(ranges, failure)
 {
 	static const char zero[PAGE];
-	char line[128];
 
 	if (access(HWPOISON_INJECT, W_OK))
 		SKIP(finish(); return, "there is no hwpoison-inject");
@@ -404,10 +395,7 @@ TEST_F(ranges, failure)
 
 		ASSERT_EQ(0, touch(self->p + bad, 'b'));
 		ASSERT_EQ(0, touch(self->p + well, 'w'));
-		/* By a task that does not map it. */
-		snprintf(line, sizeof(line), "echo %#llx >" HWPOISON_INJECT,
-			 (unsigned long long)phys_of(0, bad) / PAGE);
-		ASSERT_EQ(0, system(line));
+		ASSERT_EQ(0, hwpoison_inject(phys_of(0, bad)));
 		EXPECT_EQ(SIGBUS, touch(self->p + bad, -1));
 		EXPECT_EQ(-EIO, byte_at(self->fd, bad));
 		EXPECT_EQ(0, touch(self->p + well, -1));

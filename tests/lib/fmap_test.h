@@ -27,6 +27,7 @@
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <sys/mman.h>
 #include <sys/types.h>
 #include <bpf/libbpf.h>
 
@@ -41,6 +42,17 @@
 #define MODULE_NAME	"fuse_dax_fmap"
 #define LOG_PREFIX	MODULE_NAME ": "
 
+/* Of newer headers. */
+#ifndef MAP_SYNC
+#define MAP_SYNC		0x80000
+#endif
+#ifndef MAP_SHARED_VALIDATE
+#define MAP_SHARED_VALIDATE	0x03
+#endif
+
+/* The driver of devices that files may be in. */
+#define FSDEV		"/sys/bus/dax/drivers/fsdev_dax"
+
 /* Devices. */
 struct daxdev {
 	char		path[32];
@@ -50,6 +62,9 @@ struct daxdev {
 };
 
 extern struct daxdev daxdev[2];
+
+/* Find them: NULL, or why tests cannot run. */
+const char *daxdev_find(void);
 
 /* Take the driver off, in a child that can be given up if it does not come back. */
 pid_t daxdev_unbind_begin(const struct daxdev *d);
@@ -66,6 +81,9 @@ const char *fmap_missing(void);
 	if (fmap_missing())						\
 		SKIP(return, "%s", fmap_missing());			\
 } while (0)
+
+/* End the program: @what was tried with @name, and errno says why it failed. */
+void __attribute__((noreturn)) fmap_bail_out(const char *name, const char *what);
 
 /* Open @object (beside the test, else in FMAP_BPF_DIR); NULL and errno. */
 struct bpf_object *fmap_open(const char *object);
@@ -100,9 +118,24 @@ struct scripted fmap_linear(uint32_t dev, uint64_t addr, uint64_t length);
 /* A server with both devices whose INIT names @ops. */
 struct fuse_server *fmap_server(const char *ops);
 
+/*
+ * For a FIXTURE_SETUP: mounts a server, self->s, with one mapped file, "file", whose @size
+ * bytes are at @address of the first device; self->map is its map.
+ */
+#define FMAP_MOUNT_ONE_FILE(address, size) do {				\
+	self->map = fmap_linear(0, address, size);			\
+	self->s = fmap_server(SCRIPTED_OPS_NAME);			\
+	ASSERT_NE(NULL, self->s);					\
+	fs_add(self->s, "file", size, &self->map, sizeof(self->map));	\
+	ASSERT_EQ(0, fs_mount(self->s));				\
+} while (0)
+
 /* Bytes of a device, read behind everybody's back. 0 or -errno. */
 void dax_peek_init(void);
 int dax_peek(const struct daxdev *d, uint64_t offset, void *buf, size_t len);
+
+/* What is flushed to the persistence domain from here on (bpf/flush.h), for main(). */
+struct flush_seen *flush_watch(void);
 
 /* The kernel log from here on; -errno where there is none. */
 int klog_open(void);
@@ -134,6 +167,8 @@ int mapped_as_huge(const volatile void *p);
  * descriptor, or -errno.
  */
 int trace_count_open(const char *event, const char *filter);
+/* The same of another task or of all (-1), on one CPU or on all (-1). */
+int trace_count_open_at(const char *event, const char *filter, pid_t pid, int cpu);
 uint64_t trace_count(int fd);
 
 /* How child @pid ended: its status, or -1 if it does not. */
@@ -193,6 +228,12 @@ bool fs_is_mapped(struct fuse_server *s, const char *name, char on_device);
 /* Where page frames are had fail; the module for it, until this process ends. */
 #define HWPOISON_INJECT	"/sys/kernel/debug/hwpoison/corrupt-pfn"
 void hwpoison_load(void);
+
+/*
+ * Have the page at @phys fail, by a task that does not map it: whoever handles a failure
+ * counts as the consumer. 0 or the status of that task.
+ */
+int hwpoison_inject(uint64_t phys);
 
 /* Open, map shared, close. MAP_FAILED and errno. */
 void *fs_map(struct fuse_server *s, const char *name, size_t len, int prot);

@@ -19,6 +19,7 @@
 
 #include "fmap_test.h"
 #include "fuse_server.h"
+#include "fuse_wire.h"
 
 int fs_slowness(void)
 {
@@ -36,40 +37,18 @@ int fs_slowness(void)
 int fs_reply(struct fuse_server *s, const struct fuse_in_header *in, int error,
 	     const void *data, size_t len)
 {
-	struct fuse_out_header out = {
-		.len = sizeof(out) + len,
-		.error = error,
-		.unique = in->unique,
-	};
-	struct iovec iov[2] = {
-		{ &out, sizeof(out) }, { (void *)data, len },
-	};
+	int err = s->send ? s->send(s, in, error, data, len) :
+			    fuse_wire_reply(s->fd, in, error, data, len);
 
-	if (s->send) {
-		int err = s->send(s, in, error, data, len);
-
-		if (err)
-			s->refused++;
-		return err;
-	}
-	if (writev(s->fd, iov, len ? 2 : 1) >= 0)
-		return 0;
-	s->refused++;
-	return errno;
+	if (err)
+		s->refused++;
+	return err;
 }
 
 int fs_notify(struct fuse_server *s, int code, const void *head, size_t head_len,
 	      const void *data, size_t len)
 {
-	struct fuse_out_header out = {
-		.len = sizeof(out) + head_len + len,
-		.error = code,
-	};
-	struct iovec iov[3] = {
-		{ &out, sizeof(out) }, { (void *)head, head_len }, { (void *)data, len },
-	};
-
-	return writev(s->fd, iov, 3) < 0 ? errno : 0;
+	return fuse_wire_notify(s->fd, code, head, head_len, data, len);
 }
 
 static struct fs_file *file_of(struct fuse_server *s, uint64_t nodeid)

@@ -20,8 +20,6 @@
 #include "kselftest_harness.h"
 #include "keeper.h"
 
-#define DRIVER		"/sys/bus/dax/drivers/fsdev_dax"
-
 FIXTURE(leaving) {
 	struct fuse_server *s, *next;
 	struct scripted map[4], next_map;
@@ -322,9 +320,9 @@ FIXTURE_TEARDOWN_PARENT(unbound)
 	char path[64];
 
 	for (int i = 0; i < 2 && !fmap_missing(); i++) {
-		snprintf(path, sizeof(path), DRIVER "/%s", daxdev[i].name);
+		snprintf(path, sizeof(path), FSDEV "/%s", daxdev[i].name);
 		if (access(path, F_OK))
-			EXPECT_EQ(0, write_file(DRIVER "/bind", daxdev[i].name));
+			EXPECT_EQ(0, write_file(FSDEV "/bind", daxdev[i].name));
 	}
 }
 
@@ -342,7 +340,7 @@ TEST_F_TIMEOUT(unbound, waits, 60)
 
 	ASSERT_LE(0, pid);
 	if (!pid)
-		_exit(-write_file(DRIVER "/unbind", daxdev[0].name));
+		_exit(-write_file(FSDEV "/unbind", daxdev[0].name));
 	EXPECT_TRUE(asleep(pid));
 	usleep(200 * 1000);
 	EXPECT_EQ(0, waitpid(pid, NULL, WNOHANG));
@@ -357,7 +355,7 @@ TEST_F_TIMEOUT(unbound, waits, 60)
 /* Unbinding a device that the page is not on does not, though the file has declared it. */
 TEST_F_TIMEOUT(unbound, other_device, 60)
 {
-	EXPECT_EQ(0, in_child(-write_file(DRIVER "/unbind", daxdev[1].name)));
+	EXPECT_EQ(0, in_child(-write_file(FSDEV "/unbind", daxdev[1].name)));
 	if (!variant->unmounted) {
 		EXPECT_EQ(0, in_child(fs_fill(self->s, "next", 'x', SIZE) ? 1 : 0));
 		EXPECT_EQ(EIO, in_child(-fs_try(self->s, "far")));
@@ -389,7 +387,7 @@ TEST_F_TIMEOUT(unbound, unmounted_meanwhile, 60)
 	pid = fork();
 	ASSERT_LE(0, pid);
 	if (!pid)
-		_exit(-write_file(DRIVER "/unbind", daxdev[0].name));
+		_exit(-write_file(FSDEV "/unbind", daxdev[0].name));
 	EXPECT_TRUE(asleep(pid));
 	usleep(200 * 1000);
 	umounter = fork();

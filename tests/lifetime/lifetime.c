@@ -358,13 +358,8 @@ TEST_F(waiting, opener_interrupted)
 /* A server that was started anew has what it was asked sent to it once more. */
 TEST_F(waiting, resent)
 {
-	struct fuse_out_header notify = {
-		.len = sizeof(notify),
-		.error = FUSE_NOTIFY_RESEND,
-	};
-
 	open_and_wait();
-	ASSERT_EQ(sizeof(notify), write(self->s->fd, &notify, sizeof(notify)));
+	ASSERT_EQ(0, fs_notify(self->s, FUSE_NOTIFY_RESEND, NULL, 0, NULL, 0));
 	ASSERT_TRUE(fs_wait(self->s, variant->opcode, 2));
 	fs_release(self->s, variant->opcode);
 	EXPECT_EQ(0, ended(self->pid));

@@ -478,7 +478,6 @@ TEST_F(reused, failed_and_written_anew)
 {
 	static unsigned char got[PAGE], anew[PAGE];
 	struct iovec iov = { self->p + HUGE, PAGE };
-	char inject[64];
 	int p[2], fd = -1;
 	ssize_t ret = -1;
 
@@ -489,10 +488,7 @@ TEST_F(reused, failed_and_written_anew)
 	memset(anew, 't', PAGE);
 	ASSERT_EQ(0, pipe(p));
 	ASSERT_EQ(PAGE, vmsplice(p[1], &iov, 1, 0));
-	/* Whoever handles a failure counts as the consumer; so that is somebody else. */
-	snprintf(inject, sizeof(inject), "echo %#llx >" HWPOISON_INJECT,
-		 (unsigned long long)((daxdev[0].phys + variant->addr + HUGE) / PAGE));
-	ASSERT_EQ(0, system(inject));
+	ASSERT_EQ(0, hwpoison_inject(daxdev[0].phys + variant->addr + HUGE));
 	if (variant->end != by_readdirplus)
 		fd = fs_open(self->s, "thief", O_RDWR);
 	ASSERT_EQ(0, variant->end(self->s));

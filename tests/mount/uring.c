@@ -30,6 +30,7 @@
 
 #include "kselftest_harness.h"
 #include "fmap_test.h"
+#include "fuse_wire.h"
 
 #define SIZE		(64 * KIB)
 #define PARAMETER	"/sys/module/fuse/parameters/enable_uring"
@@ -170,20 +171,15 @@ static __thread struct slot *current;
 static int send_by_ring(struct fuse_server *s, const struct fuse_in_header *in,
 			int error, const void *data, size_t len)
 {
-	struct fuse_out_header out = {
-		.len = sizeof(out) + len,
+	if (!current)
+		return fuse_wire_reply(s->fd, in, error, data, len);
+	if (len > PAYLOAD)
+		return E2BIG;
+	current->header.out = (struct fuse_out_header){
+		.len = sizeof(struct fuse_out_header) + len,
 		.error = error,
 		.unique = in->unique,
 	};
-	struct iovec iov[2] = {
-		{ &out, sizeof(out) }, { (void *)data, len },
-	};
-
-	if (!current)
-		return writev(s->fd, iov, len ? 2 : 1) < 0 ? errno : 0;
-	if (len > PAYLOAD)
-		return E2BIG;
-	current->header.out = out;
 	current->header.payload_size = len;
 	if (len)
 		memcpy(current->payload, data, len);

@@ -11,6 +11,7 @@
 #include <sys/uio.h>
 #include <unistd.h>
 
+#include "fuse_wire.h"
 #include "torture_server.h"
 
 /* ---- names and numbers ---- */
@@ -95,15 +96,8 @@ int entry_of(uint64_t nodeid)
 
 static void reply(const struct fuse_in_header *in, int error, const void *data, size_t len)
 {
-	struct fuse_out_header out = {
-		.len = sizeof(out) + len,
-		.error = error,
-		.unique = in->unique,
-	};
-	struct iovec iov[2] = { { &out, sizeof(out) }, { (void *)data, len } };
-
 	/* Who waited may be gone. */
-	if (writev(s.fd, iov, len ? 2 : 1) < 0 && errno == EINVAL && !s.over)
+	if (fuse_wire_reply(s.fd, in, error, data, len) == EINVAL && !s.over)
 		broken("an answer to request %u is refused", in->opcode);
 }
 

@@ -25,7 +25,6 @@
 
 #include "torture.h"
 
-#define DRIVER	"/sys/bus/dax/drivers/fsdev_dax"
 #define UPROBE	"/sys/bus/event_source/devices/uprobe/type"
 
 static void do_caches(struct rng *r)
@@ -98,13 +97,13 @@ static bool is_bound(const struct daxdev *d)
 {
 	char path[PATH_MAX];
 
-	snprintf(path, sizeof(path), DRIVER "/%s", d->name);
+	snprintf(path, sizeof(path), FSDEV "/%s", d->name);
 	return !access(path, F_OK) && !access(d->path, F_OK);
 }
 
 int torture_rebind(const struct daxdev *d)
 {
-	int err = is_bound(d) ? 0 : write_file(DRIVER "/bind", d->name);
+	int err = is_bound(d) ? 0 : write_file(FSDEV "/bind", d->name);
 
 	for (int ms = 0; ms < FS_PATIENCE && !err && !is_bound(d); ms++)
 		usleep(1000);
@@ -125,7 +124,7 @@ static void do_unbind(struct rng *r)
 	pid = fork();
 	if (!pid) {
 		prctl(PR_SET_NAME, WAITS_FOR_PAGES);
-		_exit(-write_file(DRIVER "/unbind", d->name));
+		_exit(-write_file(FSDEV "/unbind", d->name));
 	}
 	if (pid > 0)
 		waitpid(pid, NULL, 0);

@@ -21,6 +21,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "fuse_wire.h"
 #include "torture_server.h"
 
 #define THREADS		6
@@ -52,19 +53,12 @@ static void sleep_ms(unsigned int ms)
 
 static int notify(int code, const void *head, size_t head_len, const void *data, size_t len)
 {
-	struct fuse_out_header out = {
-		.len = sizeof(out) + head_len + len,
-		.error = code,
-	};
-	struct iovec iov[3] = {
-		{ &out, sizeof(out) }, { (void *)head, head_len }, { (void *)data, len },
-	};
-	ssize_t n = writev(s.fd, iov, len ? 3 : head_len ? 2 : 1);
+	int err = fuse_wire_notify(s.fd, code, head, head_len, data, len);
 
 	w->notices++;
-	if (n < 0)
+	if (err)
 		w->refused_notices++;
-	return n < 0 ? errno : 0;
+	return err;
 }
 
 /* Some nodeid, mostly one that is in use. */
