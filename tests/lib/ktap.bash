@@ -27,8 +27,8 @@ check() { # TEXT COMMAND...
 	if "$@" >"$tmp/out" 2>&1; then
 		echo "ok $count $text"
 	else
-		echo "not ok $count $text"
 		tail -n 40 "$tmp/out" | sed 's/^/# /'
+		echo "not ok $count $text"
 		failed=1
 	fi
 }
