@@ -26,7 +26,6 @@
 #include <unistd.h>
 #include <linux/aio_abi.h>
 #include <linux/perf_event.h>
-#include <bpf/libbpf.h>
 
 #include "kselftest_harness.h"
 #include "fmap_test.h"

@@ -19,7 +19,6 @@
 #include <sys/mman.h>
 #include <time.h>
 #include <unistd.h>
-#include <bpf/libbpf.h>
 
 #include "kselftest_harness.h"
 #include "fmap_test.h"

@@ -22,7 +22,6 @@
 #include <sys/mount.h>
 #include <sys/uio.h>
 #include <unistd.h>
-#include <bpf/libbpf.h>
 
 #include "kselftest_harness.h"
 #include "fmap_test.h"

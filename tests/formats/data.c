@@ -15,6 +15,8 @@
  * Emulated CXL memory is a hundred times slower than an emulated NVDIMM. There
  * (DAX_KIND=cxl), not all bytes are looked at but those around the places where
  * something changes, and a sample of the others.
+ *
+ * Long, as all layouts are variants of one fixture, and most tests are for each of them.
  */
 #define _GNU_SOURCE
 #include <errno.h>

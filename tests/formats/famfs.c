@@ -17,6 +17,8 @@
  * header alone where there is no room for all of it, and a striped file as the list of
  * its chunks. It offers its devices to the kernel by an ioctl, which no kernel has here,
  * holds them open, and answers INIT with a flag that means something else by now.
+ *
+ * Long, as it is a server of its own, of both generations, with the answers captured.
  */
 #define _GNU_SOURCE
 #include <errno.h>

@@ -14,6 +14,8 @@
  * knows for each access: data, from where; the program's errno; EIO; or SIGBUS.
  *
  * 1,000,000 mappings by hand: FUZZ_COUNT=1000000 ./fuzz_program; see fuzz.h.
+ *
+ * Long, as every access changes the model, which is of no use without one.
  */
 #define _GNU_SOURCE
 #include <errno.h>

@@ -1,5 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0
-/* The server of fuzz_server.c: what it says, and what it should have said. */
+/*
+ * The server of fuzz_server.c: what it says, and what it should have said.
+ *
+ * Long, as what is wrong is made from what would be right, for each opcode.
+ */
 #define _GNU_SOURCE
 #include <errno.h>
 #include <fcntl.h>

@@ -2,6 +2,8 @@
 /*
  * bpf/famfs.bpf.c, compiled for the host: maps as a real server sent them, where the
  * program finds each page, which maps it refuses, and with which errno.
+ *
+ * Long, as the maps of that server are here byte by byte.
  */
 #include <errno.h>
 #include <stdlib.h>

@@ -9,6 +9,8 @@
  *
  * A byte says where it comes from: what READ returns and what is on the device
  * differ, unless a test wants them equal.
+ *
+ * Long, as all of it is one story with the same server, in each order that the two can come in.
  */
 #define _GNU_SOURCE
 #include <errno.h>
