@@ -111,7 +111,7 @@ static inline void fuse_dax_fmap_srcu_read_unlock(struct srcu_struct *srcu, uint
 	srcu_read_unlock_fast(srcu, (struct srcu_ctr __percpu *)counter);
 }
 
-/* How many bytes are copied as one reader: who waits for a slow one waits for no more. */
+/* How many bytes are copied as one reader: a memory failure waits for a slow one. */
 #define FUSE_DAX_FMAP_RW_STEP (1ul << 20)
 
 /* dax_iomap_rw() of at most @step bytes, that ends where a page of the buffer is missing. */

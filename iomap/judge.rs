@@ -110,8 +110,8 @@ impl Mapping<'_> {
     /// written there, its user would read, or overwrite. Faults see to that themselves
     /// ([`move_in`]).
     ///
-    /// Nothing may sleep between the judgement and the copy (`daxdev::failure`), so who calls this
-    /// holds the mount's memory still before it judges.
+    /// Nothing may sleep between the judgement and the copy (`daxdev::failure`), so the caller
+    /// takes the lock on ownership before it judges.
     #[cold]
     pub(super) fn cut_at_leftovers(
         &mut self,

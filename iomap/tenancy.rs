@@ -175,8 +175,8 @@ impl Tenants {
         self.users.as_ref().map(|users| &**users)
     }
 
-    /// Nobody moves in or out as long as the result is there, so what folios say stays true. Waits,
-    /// but not for a server.
+    /// Takes the lock on ownership shared: no folio changes its owner, is put together or taken
+    /// apart until the result is dropped. May wait for another task, but not for a server.
     ///
     /// # Errors
     ///
@@ -201,8 +201,8 @@ impl Tenants {
     }
 }
 
-/// Nobody moves in or out of a mount's memory.
-#[must_use = "somebody may move in as soon as this is dropped"]
+/// The lock on ownership, taken shared ([`Tenants::hold_still`]).
+#[must_use = "folios may change as soon as this is dropped"]
 pub(super) struct HoldsStill<'a> {
     _lock: ReadGuard<'a>,
 }
@@ -361,9 +361,9 @@ impl Folio {
     ///
     /// # Safety
     ///
-    /// The folio is of a device that a mount of ours holds, and was found after nobody could move
-    /// in or out any more ([`HoldsStill`]): else it may be a part of another folio by now, and what
-    /// it says of its page cache no pointer to one. This is called under RCU.
+    /// The folio is of a device that a mount of ours holds, and was looked up with [`HoldsStill`]:
+    /// without it, the page may be a tail page by now, whose `mapping` is no pointer. This is
+    /// called under RCU.
     pub(super) unsafe fn is_leftover_but_for(self, own: Option<*mut c::address_space>) -> bool {
         // SAFETY: The folio `self.0` has a memory map, by the safety requirements.
         unsafe {

@@ -124,8 +124,8 @@ unsafe fn are_at(header: &Header, pos: u64, pfn: u64) -> bool {
     })
 }
 
-/// Drops the entries of 2 MiB of a file, which are from frame `pfn` on, unless somebody uses the
-/// pages for direct I/O. A page that another fault has mapped elsewhere, since the program was
+/// Drops the entries of 2 MiB of a file, which are from frame `pfn` on, unless the
+/// pages are pinned. A page that another fault has mapped elsewhere, since the program was
 /// asked, stays.
 ///
 /// What was stored through them is flushed first: the entries know that it has to be.

@@ -178,7 +178,7 @@ unsafe fn write_back(header: &Header, start: c::loff_t, end: c::loff_t) -> Resul
 }
 
 /// Calls `flush` with pieces of bytes `start` to `end` of a file that have dirty entries, as long
-/// as there are any: who waits for one that flushes waits for no more than a piece.
+/// as there are any: a memory failure waits for one piece at most.
 ///
 /// # Errors
 ///
