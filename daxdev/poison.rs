@@ -61,8 +61,8 @@ global_lock! {
 #[derive(Clone, Copy)]
 struct Failed {
     pfn: u64,
-    /// How often it was reported.
-    reports: u32,
+    /// The last report of it: a number that no other report has, of this page or another.
+    report: u64,
     /// Reports whose handler may not be done yet.
     under_way: u32,
     /// The handlers of the others are done so many milliseconds after the last one has ended.
@@ -140,6 +140,9 @@ const _: () = assert!(offset_of!(Ended, work) == 0);
 /// How long a handler in a kernel thread may take after its report.
 const SETTLE_MS: i64 = 10_000;
 
+/// The last number of a report.
+static REPORTS: Atomic<u64> = Atomic::new(0);
+
 /// Work of [`Ended`] that is not done yet, before the module may go.
 static ENDING: Atomic<i64> = Atomic::new(0);
 
@@ -159,7 +162,7 @@ impl Report {
             Err(at) => {
                 let failed = Failed {
                     pfn,
-                    reports: 0,
+                    report: 0,
                     under_way: 0,
                     ended: Instant::now(),
                     settles_ms: 0,
@@ -172,7 +175,7 @@ impl Report {
         };
         let failed = &mut poisoned[at];
         failed.under_way += 1;
-        failed.reports = failed.reports.wrapping_add(1);
+        failed.report = REPORTS.fetch_add(1, Relaxed) + 1;
         Ok(Self { pfn, ended })
     }
 
@@ -232,33 +235,34 @@ pub(super) fn are_ending() -> bool {
     ENDING.load(Relaxed) != 0
 }
 
-/// How often a page frame that has failed was reported, if all that has settled.
+/// The last report of a page frame that has failed, if all of them have settled.
 ///
 /// # Errors
 ///
 /// [`EJUKEBOX`] if it has not: come again.
-fn settled(pfn: u64) -> Result<u32> {
+fn settled(pfn: u64) -> Result<u64> {
     let poisoned = POISONED.lock();
     // If it is not there, another task was faster.
     let failed = find(&poisoned, pfn).map(|at| poisoned[at]);
 
     match failed {
-        Ok(failed) if failed.under_way == 0 && failed.unsettled_ms() <= 0 => Ok(failed.reports),
+        Ok(failed) if failed.under_way == 0 && failed.unsettled_ms() <= 0 => Ok(failed.report),
         _ => Err(EJUKEBOX),
     }
 }
 
-/// Forgets a page frame that was written anew, unless it was reported again.
+/// Forgets a page frame that was written anew, unless it was reported after `report`. Another task
+/// may have written it, too, by another file, and it may have failed since.
 ///
 /// # Errors
 ///
 /// [`EJUKEBOX`] if it was.
-fn forget(pfn: u64, reports: u32) -> Result {
+fn forget(pfn: u64, report: u64) -> Result {
     let mut poisoned = POISONED.lock();
     let Ok(at) = find(&poisoned, pfn) else {
         return Ok(());
     };
-    if poisoned[at].reports != reports {
+    if poisoned[at].report != report {
         return Err(EJUKEBOX);
     }
     poisoned[at..].rotate_left(1);
@@ -357,7 +361,7 @@ impl Device {
         if pages < 1 {
             return Err(EIO);
         }
-        let reports = settled(pfn as u64)?;
+        let report = settled(pfn as u64)?;
         // SAFETY: The page is the device's, and stays so as long as the lock is held. The machine
         // check handler may have taken it out of the kernel's own mapping.
         unsafe { c::clear_mce_nospec(pfn) };
@@ -370,7 +374,7 @@ impl Device {
         if written < PAGE_SIZE {
             return Err(EIO);
         }
-        forget(pfn as u64, reports)?;
+        forget(pfn as u64, report)?;
         pr_info!(
             "{}: {:#x} was written anew and is in use again\n",
             &*self.name,
