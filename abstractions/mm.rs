@@ -2,4 +2,4 @@
 
 //! Memory management.
 
-pub(crate) mod nofs;
+pub(crate) mod noio;

@@ -28,7 +28,7 @@ use kernel::{
 
 use crate::{
     abstractions::{
-        mm::nofs::NofsScope,
+        mm::noio::NoioScope,
         sync::{
             rw_semaphore::{
                 ReadGuard,
@@ -224,22 +224,23 @@ impl<'a> Flushing<'a> {
 
 /// The right to change who has memory of a mount.
 ///
-/// Whoever has it must not wait for it once more by freeing memory: reclaim evicts inodes, of this
-/// mount too, and that takes the same lock. So it comes with a promise not to get there.
+/// A task that holds it must not wait for it once more by allocating memory: reclaim evicts inodes
+/// of this mount, and writes to swap, which may be a loop device over a file of this mount; both
+/// take the same lock. So it begins a memalloc_noio scope.
 pub(super) struct MovingIn<'a> {
     // Dropped in this order.
     lock: WriteGuard<'a>,
-    nofs: NofsScope,
+    noio: NoioScope,
 }
 
 impl<'a> MovingIn<'a> {
     /// Waits until no other task has it.
     pub(super) fn new(mount: &'a Mount) -> Self {
-        let nofs = NofsScope::new();
+        let noio = NoioScope::new();
 
         Self {
             lock: mount.tenants.lock.write(),
-            nofs,
+            noio,
         }
     }
 
@@ -248,8 +249,8 @@ impl<'a> MovingIn<'a> {
 
     /// For `iomap->private`: null for nothing.
     pub(super) fn into_raw(moving_in: Option<Self>) -> *mut ffi::c_void {
-        moving_in.map_or(ptr::null_mut(), |Self { lock, nofs }| {
-            let nested = usize::from(nofs.into_raw());
+        moving_in.map_or(ptr::null_mut(), |Self { lock, noio }| {
+            let nested = usize::from(noio.into_raw());
             lock.into_raw().map_addr(|lock| lock | nested).cast()
         })
     }
@@ -267,7 +268,7 @@ impl<'a> MovingIn<'a> {
             // SAFETY: `raw` has the lock, which is locked, and the mount's.
             lock: unsafe { WriteGuard::from_raw(lock) },
             // SAFETY: `raw` has what the scope was, which this task has begun.
-            nofs: unsafe { NofsScope::from_raw(raw.addr() & Self::NESTED != 0) },
+            noio: unsafe { NoioScope::from_raw(raw.addr() & Self::NESTED != 0) },
         })
     }
 }

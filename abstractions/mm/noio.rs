@@ -1,17 +1,18 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Allocations that must not enter a file system.
+//! Allocations that must not begin I/O, nor enter a file system.
 //!
-//! Direct reclaim evicts inodes. A task that holds a lock which eviction takes, too, allocates in
-//! such a scope, or it may wait for itself.
+//! Direct reclaim evicts inodes, and writes to swap, which may be a loop device over any file. A
+//! task that holds a lock which eviction or write(2) takes, too, allocates in such a scope, or it
+//! may wait for itself.
 //!
 //! C header: [`include/linux/sched/mm.h`](srctree/include/linux/sched/mm.h)
 //!
 //! # Examples
 //!
 //! ```ignore
-//! let _nofs = NofsScope::new();
-//! // This reclaims no inode.
+//! let _noio = NoioScope::new();
+//! // This reclaims no inode, and swaps nothing out.
 //! let page = KBox::new([0; PAGE_SIZE], GFP_KERNEL)?;
 //! ```
 
@@ -22,20 +23,20 @@ use kernel::{
 
 use crate::bindings::kernel as c;
 
-/// From `memalloc_nofs_save()` to `memalloc_nofs_restore()`. Scopes nest.
+/// From `memalloc_noio_save()` to `memalloc_noio_restore()`. Scopes nest.
 #[must_use = "the scope ends when it is dropped"]
-pub(crate) struct NofsScope {
+pub(crate) struct NoioScope {
     /// The flag as it was before.
     old: ffi::c_uint,
     _same_task: NotThreadSafe,
 }
 
-impl NofsScope {
+impl NoioScope {
     /// Begins a scope of the current task.
     #[inline]
     pub(crate) fn new() -> Self {
         // SAFETY: This changes a flag of the current task alone.
-        let old = unsafe { c::memalloc_nofs_save() };
+        let old = unsafe { c::memalloc_noio_save() };
 
         Self {
             old,
@@ -56,16 +57,16 @@ impl NofsScope {
     #[inline]
     pub(crate) unsafe fn from_raw(nested: bool) -> Self {
         Self {
-            old: if nested { c::PF_MEMALLOC_NOFS } else { 0 },
+            old: if nested { c::PF_MEMALLOC_NOIO } else { 0 },
             _same_task: NotThreadSafe,
         }
     }
 }
 
-impl Drop for NofsScope {
+impl Drop for NoioScope {
     #[inline]
     fn drop(&mut self) {
         // SAFETY: `old` is what `new()` was given, in this task.
-        unsafe { c::memalloc_nofs_restore(self.old) }
+        unsafe { c::memalloc_noio_restore(self.old) }
     }
 }
