@@ -1,105 +1,56 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Opening a file of a bound mount, and the registry of named ops.
+//! Ops: what a file format is made of, two BPF programs under a name. Who has registered which,
+//! and how they are called.
 //!
-//! A file is in one of three states ([`iomap::State`]), and changes it once, at its first open:
+//! A user registers a map of type `fuse_dax_fmap_ops` with a BPF link (`bpf_struct_ops`). The
+//! kernel then holds one `kdata`, a `struct fuse_dax_fmap_ops` whose two function pointers lead
+//! through a trampoline into the programs. `dax_fmap_parse()` is called that way. `iomap_begin()`
+//! is called in each fault, and directly ([`Resolver`]): half of what a trampoline does is for
+//! programs that ask about it.
 //!
-//! ```text
-//!             GET_FMAP, dax_fmap_parse(), GET_DAXDEV for new devices
-//!   Unknown ----------------------------------------------------------> Mapped
-//!      |
-//!      +----- "no map": ENODATA, ENOENT, ENOSYS -----------------------> Plain
-//! ```
+//! - [`Ops`] is `kdata` between `reg()` and `unreg()`: enough to look it up, not to call it.
+//! - [`PinnedOps`] holds a reference and may be called. A link that is detached, or updated to
+//!   another `kdata`, stops new pins and leaves the existing ones alone.
 //!
-//! until it is evicted. A failure leaves it `Unknown` and fails the open.
-//!
-//! A first open takes one round trip, as without maps: the server brings the map along with the
-//! answer to OPEN, if it can do that; else it is asked for the map and, while it looks for that,
-//! gets the OPEN. What FUSE does at the end of an open (to the page cache, above all) must not meet
-//! a mapped file, so all that is done with the map is done after it.
-//!
-//! One task fetches the map of one file, or acquires one device; others that want the same wait for
-//! it ([`InFlight`]), and so for its OPEN. No lock is held across a request.
+//! A program sees a context (`include/uapi/linux/fuse_dax_fmap.h`). It is the first member of a
+//! larger structure here, and the kfuncs go from the one to the other. This is sound because the
+//! verifier lets no other pointer through: a context argument is trusted, of exactly this BTF type,
+//! and only [`PinnedOps::parse`] and [`Resolver::resolve`] ever make one. To read the metadata in
+//! `iomap_begin()` takes no kfunc: its first line is a type of its own, so the verifier knows how
+//! far a program may read, and all of it is a range whose end the program compares with, as with a
+//! packet.
 
-use core::ptr::NonNull;
+use core::{
+    alloc::Layout,
+    marker::PhantomData,
+    mem::offset_of,
+    ptr::{
+        self,
+        NonNull, //
+    }, //
+};
 
 use kernel::{
+    error::to_result,
     fmt,
-    impl_has_delayed_work,
-    impl_has_work,
-    new_condvar,
-    new_delayed_work,
-    new_mutex,
-    new_spinlock,
-    new_work,
     prelude::*,
-    rbtree::RBTree,
-    sync::{
-        aref::{
-            ARef,
-            AlwaysRefCounted, //
-        },
-        atomic::{
-            Atomic,
-            Full,
-            Relaxed, //
-        },
-        CondVar,
-        Mutex,
-        Refcount,
-        SetOnce,
-        SpinLock, //
-    },
-    time::{
-        msecs_to_jiffies,
-        Instant,
-        Monotonic, //
-    },
-    workqueue::{
-        self,
-        DelayedWork,
-        Work,
-        WorkItem, //
-    }, //
+    sync::global_lock, //
 };
 
 use crate::{
-    bindings::kernel as c,
-    bpf_struct_ops::{
-        Ops,
-        Parsed,
-        PinnedOps,
-        Verdict,
-        REGISTERED, //
-    },
-    daxdev::Devices,
-    fuse::{
-        Connection,
-        Inode,
-        MapInOpen,
-        ModuleRef,
-        Mounted,
-        Released,
-        Superblock,
-        BLOB_MAX,
-        BLOB_MIN,
-        BLOB_WITH_OPEN, //
-    },
-    iomap::{
-        self,
-        MappedFiles,
-        State,
-        Tenants, //
-    },
-    ratelimit::{
-        pr_warn_limited,
-        RateLimit, //
-    },
-    stats::{
-        Counter,
-        Stats, //
-    }, //
+    abstractions::bpf::struct_ops::Pinned,
+    bindings::kernel as c, //
 };
+
+mod meta_buf;
+
+pub(crate) use meta_buf::MetaBuf;
+
+// A build for the benchmark only: what a program costs.
+#[cfg(fmap_native)]
+#[path = "bench/native.rs"]
+mod native;
 
 /// The name of ops: 1 to 15 characters of `[A-Za-z0-9_.-]` and a NUL.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -144,7 +95,58 @@ impl fmt::Display for OpsName {
     }
 }
 
+/// Registered ops. May go away at any time; see [`Ops::pin`].
+///
+/// # Invariants
+///
+/// The pointer is the `kdata` of a struct_ops map of our type. It is valid from `reg()`, or an
+/// `update()` to it, until `unreg()`, or an `update()` to another one, returns; an `Ops` is in the
+/// registry no longer than that.
+#[derive(PartialEq, Eq)]
+pub(crate) struct Ops(NonNull<c::fuse_dax_fmap_ops>);
+
+// SAFETY: `kdata` belongs to no task and is never written after `reg()`.
+unsafe impl Send for Ops {}
+
+global_lock! {
+    /// What is registered.
+    // SAFETY: `init()` runs before the type is registered.
+    unsafe(uninit) static REGISTERED: SpinLock<KVec<Ops>> = KVec::new();
+}
+
+impl Ops {
+    /// # Safety
+    ///
+    /// `kdata` is valid, of a struct_ops map of our type that has passed `validate()`, until the
+    /// registry has forgotten the result.
+    pub(crate) unsafe fn new(kdata: NonNull<c::fuse_dax_fmap_ops>) -> Self {
+        // INVARIANT: By the safety requirements.
+        Self(kdata)
+    }
+
+    pub(crate) fn name(&self) -> OpsName {
+        // SAFETY: By the type invariants `kdata` is valid; nobody writes the name after `reg()`.
+        OpsName::from_validated(unsafe { (*self.0.as_ptr()).name })
+    }
+
+    /// Keeps the programs callable, unless their map is about to be freed.
+    pub(crate) fn pin(&self) -> Option<PinnedOps> {
+        // SAFETY: By the type invariants this is `kdata`, and still valid: the registry, which
+        // calls this under its lock, forgets it in `unreg()`.
+        unsafe { Pinned::get(self.0) }.map(PinnedOps)
+    }
+}
+
+/// Ops that may be called.
+pub(crate) struct PinnedOps(Pinned<c::fuse_dax_fmap_ops>);
+
 // --- The registry -------------------------------------------------------------------------------
+
+/// Called once, while the module is loaded, before the type is registered.
+pub(crate) fn init() {
+    // SAFETY: Called once, before the first use of the lock.
+    unsafe { REGISTERED.init() }
+}
 
 /// Makes ops known.
 ///
@@ -209,557 +211,253 @@ pub(crate) fn lookup(name: OpsName) -> Result<PinnedOps> {
         .ok_or(ENOENT)
 }
 
-// --- A bound mount ------------------------------------------------------------------------------
+// --- Calling the programs -----------------------------------------------------------------------
 
-/// What a bound mount has besides its FUSE connection. Every mapped file points here.
+/// What `dax_fmap_parse()` made of a server's answer.
+pub(crate) struct Parsed {
+    /// The metadata, ready to be published.
+    pub(crate) meta: MetaBuf,
+    /// Mapped size of the file in bytes, at most `i64::MAX`.
+    pub(crate) file_size: u64,
+    /// Bit N: the file uses device N.
+    pub(crate) dev_bitmap: u64,
+}
+
+/// What `dax_fmap_parse()` says about a server's answer.
+pub(crate) enum Verdict {
+    /// It is a map.
+    Map(Parsed),
+    /// It is not all of the map, for want of room. The map takes so many bytes; 0 if the program
+    /// does not know.
+    NeedsRoom(u32),
+}
+
+/// The context of `dax_fmap_parse()`, with what the program reaches through kfuncs alone.
+#[repr(C)]
+pub(crate) struct ParseCtx {
+    pub(crate) ctx: c::fuse_dax_fmap_parse_ctx,
+    pub(crate) blob: *const u8,
+    pub(crate) meta: Option<MetaBuf>,
+    /// What is wanted in front of the metadata.
+    pub(crate) headroom: Layout,
+}
+
+/// The context of `iomap_begin()`, with all of its arguments, as u64s.
+#[repr(C)]
+pub(crate) struct ResolveCtx {
+    pub(crate) ctx: c::fuse_dax_fmap_resolve_ctx,
+    pub(crate) args: [u64; ARG_DATA_END + 1],
+}
+
+/// Where the metadata begins and ends, among the arguments.
+pub(crate) const ARG_DATA: usize = 3;
+pub(crate) const ARG_DATA_END: usize = 4;
+
+/// The number of the member `iomap_begin`, which is what a program for it is loaded with as its
+/// `expected_attach_type`.
+pub(crate) const IOMAP_BEGIN_MEMBER: u32 = 2;
+
+// The kfuncs turn a pointer to `ctx` into one to the whole.
+const _: () = assert!(offset_of!(ParseCtx, ctx) == 0);
+const _: () = assert!(offset_of!(ResolveCtx, ctx) == 0);
+
+/// A program's return code: 0, or an errno that user space may see.
 ///
-/// It outlives the superblock if memory of its files is still in use then: the devices stay held
-/// until that is given up. The order of the last fields is the order in which they go away.
-#[pin_data]
-pub(crate) struct Mount {
-    references: Refcount,
-    /// The superblock, as long as it is there.
-    #[pin]
-    pub(crate) superblock: Superblock,
-    /// How many files are mapped.
-    pub(crate) files: Atomic<i64>,
-    #[pin]
-    pub(crate) mapped_files: MappedFiles,
-    /// Who has which memory of the devices.
-    #[pin]
-    pub(crate) tenants: Tenants,
-    pub(crate) stats: Stats,
-    /// Limits what is logged about opens.
-    #[pin]
-    pub(crate) opens: RateLimit,
-    /// Limits what is logged about mappings.
-    #[pin]
-    pub(crate) mappings: RateLimit,
-    /// Files whose map is being fetched.
-    #[pin]
-    opening: InFlight,
-    /// Inodes, by their address, whose bytes are being changed through FUSE by a file that will be
-    /// a mapped one once the inode is, and how many system calls do so.
-    #[pin]
-    pub(crate) changing: SpinLock<RBTree<usize, u32>>,
-    /// The server has no maps at all (ENOSYS).
-    no_maps: Atomic<bool>,
-    /// Gives up kept memory.
-    #[pin]
-    giving_up: DelayedWork<Self, GIVING_UP>,
-    /// Looks for files whose inodes FUSE has marked bad.
-    #[pin]
-    looking: DelayedWork<Self, LOOKING>,
-    /// Ends the mount, for a task that has the last reference to its superblock and must not wait.
-    #[pin]
-    ending: Work<Self, ENDING>,
-    /// How long a look took last time, in microseconds.
-    look_us: Atomic<u64>,
-    /// Whether it is about to.
-    will_look: Atomic<bool>,
-    /// The devices its files have used so far.
-    #[pin]
-    pub(crate) devices: Devices,
-    /// The ops that parse and resolve its files' maps. Who holds a device is known by their name.
-    pub(crate) ops: PinnedOps,
-    /// Says that the devices are not held any more.
-    pub(crate) released: Released,
-    /// From the end of the superblock on; before, its connection keeps the module.
-    module: SetOnce<ModuleRef>,
-}
+/// Anything else, `ERESTARTSYS` and its kin among them, is a mistake of the program.
+fn program_result(ret: i32) -> Result {
+    const USER_VISIBLE_ERRNO: core::ops::Range<i32> = -511..0;
 
-// It is made where memory can only be had in small pieces. (Lockdep's locks are large.)
-#[cfg(not(CONFIG_LOCKDEP))]
-const _: () = assert!(size_of::<Mount>() <= 2048);
-
-const GIVING_UP: u64 = 0;
-const LOOKING: u64 = 1;
-const ENDING: u64 = 2;
-
-impl_has_delayed_work! {
-    impl HasDelayedWork<Self, GIVING_UP> for Mount { self.giving_up }
-}
-
-impl_has_delayed_work! {
-    impl HasDelayedWork<Self, LOOKING> for Mount { self.looking }
-}
-
-impl_has_work! {
-    impl HasWork<Self, ENDING> for Mount { self.ending }
-}
-
-impl WorkItem<ENDING> for Mount {
-    type Pointer = ARef<Self>;
-
-    fn run(mount: ARef<Self>) {
-        // SAFETY: Who queued it has left it an active reference.
-        unsafe { Mounted::end(&mount) };
+    match ret {
+        0 => Ok(()),
+        ret if USER_VISIBLE_ERRNO.contains(&ret) => to_result(ret),
+        _ => Err(EIO),
     }
 }
 
-impl WorkItem<GIVING_UP> for Mount {
-    type Pointer = ARef<Self>;
-
-    fn run(mount: ARef<Self>) {
-        if mount.mapped_files.give_up_kept() {
-            mount.give_up_later();
-        }
+impl PinnedOps {
+    pub(crate) fn name(&self) -> OpsName {
+        OpsName::from_validated(self.0.kdata().name)
     }
-}
 
-impl WorkItem<LOOKING> for Mount {
-    type Pointer = ARef<Self>;
-
-    fn run(mount: ARef<Self>) {
-        let start = Instant::<Monotonic>::now();
-        // What is bad before this is seen.
-        mount.will_look.xchg(false, Full);
-        let busy = iomap::end_bad_maps(&mount);
-        let us = start.elapsed().as_micros_ceil().max(0);
-
-        mount.look_us.store(us as u64, Relaxed);
-        if busy {
-            mount.look_for_bad();
-        }
+    /// The id of the struct_ops map: it tells ops from those that have the name after them.
+    pub(crate) fn map_id(&self) -> u32 {
+        self.0.id()
     }
-}
 
-impl Mount {
-    /// The least and the most time between a reason to look for bad inodes and the look, in
-    /// milliseconds.
-    const LOOK_MS_MIN: u64 = 10;
-    const LOOK_MS_MAX: u64 = 10_000;
-    /// Looking takes no more than one part in this many of a CPU, as long as the most time allows
-    /// that.
-    const LOOK_SHARE: u64 = 300;
-
-    /// Does not sleep.
+    /// Calls `dax_fmap_parse()` with a server's answer, for which there was `room`. What it makes
+    /// of that has `headroom` in front. May sleep.
     ///
     /// # Errors
     ///
+    /// The program's errno, but for [`ERANGE`]; [`EINVAL`] if what it reports makes no sense;
     /// [`ENOMEM`].
-    pub(crate) fn new(
-        superblock: impl PinInit<Superblock>,
-        ops: PinnedOps,
-        released: Released,
-    ) -> Result<ARef<Self>> {
-        let init = pin_init!(Self {
-            references: Refcount::new(1),
-            superblock <- superblock,
-            ops,
-            files: Atomic::new(0),
-            mapped_files <- MappedFiles::new(),
-            tenants <- Tenants::new(),
-            stats: Stats::new(),
-            opens <- RateLimit::new(),
-            mappings <- RateLimit::new(),
-            opening <- InFlight::new(),
-            changing <- new_spinlock!(RBTree::new(), "fuse_dax_fmap::Mount::changing"),
-            no_maps: Atomic::new(false),
-            giving_up <- new_delayed_work!("fuse_dax_fmap::Mount::giving_up"),
-            looking <- new_delayed_work!("fuse_dax_fmap::Mount::looking"),
-            ending <- new_work!("fuse_dax_fmap::Mount::ending"),
-            look_us: Atomic::new(0),
-            will_look: Atomic::new(false),
-            devices <- Devices::new(),
-            released,
-            module: SetOnce::new(),
-        });
-        let mount = KBox::pin_init(init, GFP_ATOMIC | __GFP_NOWARN)?;
-        // SAFETY: It stays where it is until `dec_ref()` makes a box of it again, and has one
-        // reference.
-        Ok(unsafe {
-            let mount = KBox::into_raw(Pin::into_inner_unchecked(mount));
-            ARef::from_raw(NonNull::new_unchecked(mount))
-        })
+    pub(crate) fn parse(&self, blob: &[u8], room: u32, headroom: Layout) -> Result<Verdict> {
+        let mut parse = ParseCtx {
+            ctx: c::fuse_dax_fmap_parse_ctx {
+                blob_size: blob.len().try_into()?,
+                meta_buf_size: 0,
+                file_size: 0,
+                dev_bitmap: 0,
+                blob_room: room,
+                blob_wanted: 0,
+            },
+            blob: blob.as_ptr(),
+            meta: None,
+            headroom,
+        };
+
+        // `validate()` saw both members set.
+        let program = self.0.kdata().dax_fmap_parse.ok_or(EINVAL)?;
+        // SAFETY: The program is alive, as it is pinned. It reaches `parse` through the
+        // kfuncs alone and keeps no pointer: the verifier sees to that. `blob` outlives the call.
+        let result = program_result(unsafe { program(ptr::addr_of_mut!(parse).cast()) });
+        if result == Err(ERANGE) {
+            return Ok(Verdict::NeedsRoom(parse.ctx.blob_wanted));
+        }
+        result?;
+
+        let (file_size, dev_bitmap) = (parse.ctx.file_size, parse.ctx.dev_bitmap);
+        if i64::try_from(file_size).is_err() || (dev_bitmap == 0 && file_size != 0) {
+            return Err(EINVAL);
+        }
+        let meta = match parse.meta {
+            Some(meta) => meta,
+            None => MetaBuf::new(headroom, 0)?,
+        };
+        Ok(Verdict::Map(Parsed {
+            meta,
+            file_size,
+            dev_bitmap,
+        }))
     }
 
-    /// Begins to count, and makes what files and devices need. May sleep. One task at a time.
-    ///
-    /// # Errors
-    ///
-    /// [`ENOMEM`].
-    pub(crate) fn start(&self) -> Result {
-        self.stats.start()?;
-        self.tenants.start()?;
-        self.devices.start()
-    }
-
-    /// Takes a reference to a mount, unless the last one has been given up.
+    /// The way to `iomap_begin()` for a file's header.
     ///
     /// # Safety
     ///
-    /// The mount has not been freed.
-    pub(crate) unsafe fn hold(mount: NonNull<Self>) -> Option<ARef<Self>> {
-        // SAFETY: `mount` has not been freed, by the safety requirements.
-        let count = unsafe { mount.as_ref() }.references.as_atomic();
-        let mut seen = count.load(Relaxed);
-
-        while seen != 0 {
-            match count.cmpxchg(seen, seen + 1, Relaxed) {
-                // SAFETY: The reference was taken just now.
-                Ok(_) => return Some(unsafe { ARef::from_raw(mount) }),
-                Err(now) => seen = now,
-            }
-        }
-        None
-    }
-
-    /// Keeps the module as long as the mount is there.
-    pub(crate) fn keep_module(&self) {
-        if let Some(module) = ModuleRef::new() {
-            self.module.populate(module);
-        }
-    }
-
-    /// Whether the server has said that it has no maps at all.
-    pub(crate) fn has_no_maps(&self) -> bool {
-        self.no_maps.load(Relaxed)
-    }
-
-    /// Has kept memory looked at again after a while.
-    pub(crate) fn give_up_later(&self) {
-        let delay = msecs_to_jiffies(self.mapped_files.patience());
-        let queued =
-            workqueue::system_long().enqueue_delayed::<_, GIVING_UP>(ARef::from(self), delay);
-
-        // If it is queued already, that will do.
-        drop(queued);
-    }
-
-    /// Has files looked at, soon, whether FUSE has marked their inodes bad.
-    pub(crate) fn look_for_bad(&self) {
-        if self.files.load(Relaxed) == 0 {
-            return;
-        }
-        self.mapped_files.suspect();
-        // Either the look that begins at this moment sees what is bad, or this sees that it has
-        // begun.
-        if self.will_look.xchg(true, Full) {
-            return;
-        }
-        let ms = self.look_us.load(Relaxed).saturating_mul(Self::LOOK_SHARE) / 1000;
-        let ms = ms.clamp(Self::LOOK_MS_MIN, Self::LOOK_MS_MAX);
-        let delay = msecs_to_jiffies(ms as u32);
-
-        drop(workqueue::system_long().enqueue_delayed::<_, LOOKING>(ARef::from(self), delay));
-    }
-
-    /// Has the mount ended by a work item, which gets the caller's active reference: the last one.
-    pub(crate) fn end_later(&self) {
-        // It is not queued: then it would have a reference of its own.
-        drop(workqueue::system_long().enqueue::<_, ENDING>(ARef::from(self)));
-    }
-
-    /// Does not look any more: the superblock is being shut down, and has no inodes.
-    pub(crate) fn stop_looking(&self) {
-        // SAFETY: The work item is part of `self`, and was initialized with it.
-        let pending = unsafe {
-            let work = DelayedWork::raw_as_work(&raw const self.looking);
-            // A work item that may be delayed is the first member of its `struct delayed_work`.
-            c::cancel_delayed_work(Work::raw_get(work).cast())
-        };
-        if pending {
-            // SAFETY: What was queued owned a reference, which is ours now.
-            drop(unsafe { ARef::from_raw(NonNull::from(self)) });
-        }
+    /// The caller keeps `self`, or another pin of the same ops, as long as the [`Resolver`] is
+    /// used.
+    pub(crate) unsafe fn resolver(&self) -> Result<Resolver> {
+        // INVARIANT: It is the program that the ops have for this member, and they hold it. The
+        // caller keeps them pinned.
+        self.0
+            .program(IOMAP_BEGIN_MEMBER)
+            .map(Resolver)
+            .ok_or(EINVAL)
     }
 }
 
-// SAFETY: The count keeps a mount, and the last reference frees it.
-unsafe impl AlwaysRefCounted for Mount {
-    fn inc_ref(&self) {
-        self.references.inc();
-    }
+/// `iomap_begin()` of pinned ops: one pointer, to be called from the fault path.
+///
+/// It runs under RCU and on one CPU, as through a trampoline, and is counted in the statistics of
+/// BPF. Both come from disabled preemption, as for programs at tracepoints, which may call what
+/// this may. What it has not got is a context of its own for the run (`current->bpf_ctx`): no
+/// helper and no kfunc that the verifier lets it call looks there.
+///
+/// # Invariants
+///
+/// The program is of the ops' member `iomap_begin`, and stays loaded as long as this is used
+/// ([`PinnedOps::resolver`]).
+#[derive(Clone, Copy)]
+pub(crate) struct Resolver(NonNull<c::bpf_prog>);
 
-    unsafe fn dec_ref(mount: NonNull<Self>) {
-        // SAFETY: By the safety requirements it is there, and a reference the caller's to give up.
-        if unsafe { mount.as_ref() }.references.dec_and_test() {
-            // SAFETY: `new()` made it as a box, and nothing points to it any more.
-            drop(unsafe { Pin::new_unchecked(KBox::from_raw(mount.as_ptr())) });
-        }
-    }
+/// What `dax_fmap_parse()` left of a file's map.
+///
+/// # Invariants
+///
+/// `len` bytes from `first` on, and the whole of `first` in any case, are initialized, and nobody
+/// writes them for `'a`.
+#[derive(Clone, Copy)]
+pub(crate) struct Metadata<'a> {
+    first: *const c::fuse_dax_fmap_meta,
+    len: u32,
+    _bytes: PhantomData<&'a [u8]>,
 }
 
-/// For the log: `major:minor`, as in /proc/self/mountinfo.
-impl fmt::Display for Mount {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_fmt(fmt!("{}", self.superblock))
-    }
-}
-
-/// Why an open fails: the errno for the opener and the cause for the log.
-pub(crate) struct Failure {
-    pub(crate) errno: Error,
-    pub(crate) cause: &'static str,
-}
-
-impl Failure {
-    /// For `map_err()`: the errno stays, the cause says where it came from.
-    pub(crate) fn because(cause: &'static str) -> impl FnOnce(Error) -> Self {
-        move |errno| Self { errno, cause }
-    }
-}
-
-/// Things that one task at a time does while others wait for the outcome.
-#[pin_data]
-pub(crate) struct InFlight {
-    /// The key of each task.
-    #[pin]
-    busy: Mutex<RBTree<usize, ()>>,
-    #[pin]
-    left: CondVar,
-}
-
-/// The right to do the thing named by `key`, given up on drop.
-pub(crate) struct Turn<'a> {
-    in_flight: &'a InFlight,
-    key: usize,
-}
-
-impl InFlight {
-    pub(crate) fn new() -> impl PinInit<Self> {
-        pin_init!(Self {
-            busy <- new_mutex!(RBTree::new(), "fuse_dax_fmap::in_flight"),
-            left <- new_condvar!("fuse_dax_fmap::in_flight_left"),
-        })
-    }
-
-    /// Waits until nobody else is at `key`, or the thing is done: `None`.
+impl Metadata<'_> {
+    /// # Safety
     ///
-    /// Those who wait for the same all go on when it is done, and not one after the other.
+    /// As the type invariants have it.
+    #[inline]
+    pub(crate) unsafe fn new(first: *const c::fuse_dax_fmap_meta, len: u32) -> Self {
+        // INVARIANT: By the safety requirements.
+        Self {
+            first,
+            len,
+            _bytes: PhantomData,
+        }
+    }
+
+    #[cfg(fmap_native)]
+    #[inline]
+    fn bytes(&self) -> &[u8] {
+        // SAFETY: By the type invariants `len` bytes from `first` on are initialized, and not
+        // written.
+        unsafe { core::slice::from_raw_parts(self.first.cast(), self.len as usize) }
+    }
+}
+
+/// What a program claims. Nothing of it is checked yet.
+pub(crate) struct Claim {
+    pub(crate) addr: u64,
+    pub(crate) length: u64,
+    pub(crate) dev_index: u32,
+    pub(crate) type_: u16,
+}
+
+impl Resolver {
+    /// Calls `iomap_begin()`. Does not sleep.
     ///
     /// # Errors
     ///
-    /// [`ERESTARTSYS`] if a signal came first; [`ENOMEM`].
-    pub(crate) fn turn(&self, key: usize, done: impl Fn() -> bool) -> Result<Option<Turn<'_>>> {
-        let mut busy = self.busy.lock();
-        let mut interrupted = false;
-
-        while !interrupted && !done() && busy.get(&key).is_some() {
-            interrupted = self.left.wait_interruptible(&mut busy);
-        }
-        if done() {
-            return Ok(None);
-        }
-        if interrupted {
-            return Err(ERESTARTSYS);
-        }
-        busy.try_create_and_insert(key, (), GFP_KERNEL)?;
-        Ok(Some(Turn {
-            in_flight: self,
-            key,
-        }))
-    }
-}
-
-impl Drop for Turn<'_> {
-    fn drop(&mut self) {
-        self.in_flight.busy.lock().remove(&self.key);
-        self.in_flight.left.notify_all();
-    }
-}
-
-// --- Opening a file -----------------------------------------------------------------------------
-
-/// Sizes of the room offered for a map, in bytes.
-const ROOMS: [u32; 5] = [
-    BLOB_MIN,
-    BLOB_MIN * 4,
-    BLOB_MIN * 16,
-    BLOB_MIN * 64,
-    BLOB_MAX,
-];
-
-/// What came of FUSE's open of a file that is being settled.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Opened {
-    /// FUSE has opened it.
-    Yes,
-    /// It has to wait until it is known whether the file is mapped.
-    NotYet,
-    /// It has failed, whether the file is mapped or not.
-    Refused,
-}
-
-/// Settles whether a file is mapped, fetching its map if this is its first open. May sleep.
-///
-/// If the server is asked, `open` is called before its answer is waited for: it has FUSE open the
-/// file, unless that has to wait, and returns what came of it. Nobody else publishes a map of the
-/// file while that runs. An opener whom the server refuses brings no map.
-///
-/// # Errors
-///
-/// Whatever the open fails with; the cause has been logged.
-pub(crate) fn settle(
-    conn: &Connection,
-    inode: &Inode,
-    open: impl FnOnce() -> Opened,
-) -> Result<State> {
-    let mount = conn.mount();
-
-    let settled = || match iomap::state(inode) {
-        State::Unknown => None,
-        state => Some(state),
-    };
-    if let Some(state) = settled() {
-        return Ok(state);
-    }
-    let done = || mount.no_maps.load(Relaxed) || settled().is_some();
-    let turn = if done() {
-        None
-    } else {
-        mount.opening.turn(inode.key(), done)?
-    };
-    let Some(turn) = turn else {
-        return Ok(match iomap::state(inode) {
-            State::Unknown => State::Plain,
-            state => state,
-        });
-    };
-    let fetched = fetch(conn, inode, open);
-    drop(turn);
-    fetched.map_err(|Failure { errno, cause }| {
-        // An opener that was killed is nobody's mistake.
-        if errno != EINTR && errno != ERESTARTSYS {
-            mount.stats.inc(Counter::FailedOpens);
-            pr_warn_limited!(
-                mount.opens,
-                "{}: open of inode {} fails with {}: {}\n",
-                conn,
-                inode.number(),
-                errno.to_errno(),
-                cause
-            );
-        }
-        errno
-    })
-}
-
-/// Fetches and publishes the map of a file that nobody else is at.
-fn fetch(
-    conn: &Connection,
-    inode: &Inode,
-    open: impl FnOnce() -> Opened,
-) -> Result<State, Failure> {
-    let mount = conn.mount();
-
-    let Some(parsed) = get_map(conn, inode, open)? else {
-        return Ok(State::Plain);
-    };
-
-    let mut devices = parsed.dev_bitmap;
-    while devices != 0 {
-        mount
-            .devices
-            .acquire(devices.trailing_zeros(), conn, inode)?;
-        devices &= devices - 1;
-    }
-    iomap::publish(inode, parsed, conn).map_err(Failure::because("publishing the map"))
-}
-
-/// Gets the map of a file from the server, and has it parsed; `None` if it has none, or the opener
-/// is refused.
-///
-/// That a map needs more room is said by the server (ERANGE), or by the program, about an answer in
-/// which the server says so in its own way. Then the server is asked again, with the next room that
-/// is not less than what the program wants. So no room is offered twice, whatever they say.
-fn get_map(
-    conn: &Connection,
-    inode: &Inode,
-    open: impl FnOnce() -> Opened,
-) -> Result<Option<Parsed>, Failure> {
-    let mount = conn.mount();
-    let mut open = Some(open);
-    let mut wanted = 0;
-    let mut too_short = too_large();
-
-    if conn.brings_maps {
-        if let Some(open) = open.take() {
-            let mut brought = MapInOpen::new();
-            let mut opened = Opened::NotYet;
-            let answer = brought.during(inode, || {
-                opened = open();
-                opened == Opened::Yes
-            });
-
-            match answer {
-                _ if opened == Opened::Refused => return Ok(None),
-                Err(ERANGE) => (),
-                Ok(blob) => {
-                    mount.stats.inc(Counter::MapsInOpen);
-                    match parse(mount, blob, BLOB_WITH_OPEN)? {
-                        Verdict::Map(parsed) => return Ok(Some(parsed)),
-                        Verdict::NeedsRoom(size) => wanted = size,
-                    }
-                }
-                Err(errno) => return no_map(conn, inode, errno, "the map that came with OPEN"),
-            }
-        }
-    }
-    for room in ROOMS {
-        if room < wanted {
-            continue;
-        }
-        let asked = conn
-            .get_fmap(inode, room)
-            .map_err(Failure::because("GET_FMAP"))?;
-
-        if open.take().map(|open| open()) == Some(Opened::Refused) {
-            return Ok(None);
-        }
-        too_short = match asked.answer() {
-            Ok(blob) => match parse(mount, &blob, room)? {
-                Verdict::Map(parsed) => return Ok(Some(parsed)),
-                Verdict::NeedsRoom(size) => {
-                    wanted = size;
-                    refused(ERANGE)
-                }
+    /// The program's errno, [`EIO`] for a return code that is none.
+    #[inline]
+    pub(crate) fn resolve(
+        &self,
+        meta: Metadata<'_>,
+        offset: u64,
+        length: u64,
+        size: u64,
+    ) -> Result<Claim> {
+        let mut resolve = ResolveCtx {
+            ctx: c::fuse_dax_fmap_resolve_ctx {
+                meta_buf_size: meta.len,
+                reserved: 0,
+                file_offset: offset,
+                length,
+                file_size: size,
             },
-            Err(ERANGE) => too_large(),
-            Err(errno) => return no_map(conn, inode, errno, "GET_FMAP"),
+            args: [0; ARG_DATA_END + 1],
         };
-    }
-    if too_short.errno == ERANGE {
-        mount.stats.inc(Counter::RefusedMaps);
-    }
-    Err(too_short)
-}
+        // A program that fills nothing in returns a mapping of length 0, which is refused.
+        let mut io = c::fuse_iomap_io {
+            offset,
+            length: 0,
+            addr: 0,
+            type_: 0,
+            flags: 0,
+            dev_index: 0,
+        };
 
-/// Calls `dax_fmap_parse()` with an answer for which there was `room`.
-fn parse(mount: &Mount, blob: &[u8], room: u32) -> Result<Verdict, Failure> {
-    let verdict = match mount.ops.parse(blob, room) {
-        Ok(Verdict::NeedsRoom(wanted)) if wanted > BLOB_MAX => Err(too_large()),
-        verdict => verdict.map_err(refused),
-    };
-    verdict.inspect_err(|_| mount.stats.inc(Counter::RefusedMaps))
-}
-
-fn too_large() -> Failure {
-    Failure {
-        errno: E2BIG,
-        cause: "the map does not fit in 1 MiB",
+        #[cfg(fmap_native)]
+        return native::resolve(meta.bytes(), offset);
+        resolve.args = [
+            ptr::addr_of_mut!(resolve) as u64,
+            ptr::addr_of_mut!(io) as u64,
+            meta.first as u64,
+            meta.first as u64,
+            (meta.first as u64).wrapping_add(meta.len.into()),
+        ];
+        // SAFETY: The program is loaded by the type invariants, and takes these five. It reads
+        // `resolve` and the metadata, up to its end, writes `io`, and keeps no pointer: the
+        // verifier sees to that.
+        let ret = unsafe { c::fuse_dax_fmap_run(resolve.args.as_ptr(), self.0.as_ptr()) };
+        program_result(ret)?;
+        Ok(Claim {
+            addr: io.addr,
+            length: io.length,
+            dev_index: io.dev_index,
+            type_: io.type_,
+        })
     }
-}
-
-fn refused(errno: Error) -> Failure {
-    Failure {
-        errno,
-        cause: "dax_fmap_parse() refuses the map",
-    }
-}
-
-/// What an error means that the server answered instead of a map: that there is none, or a failure.
-fn no_map<T>(
-    conn: &Connection,
-    inode: &Inode,
-    errno: Error,
-    cause: &'static str,
-) -> Result<Option<T>, Failure> {
-    match errno {
-        ENOSYS => conn.mount().no_maps.store(true, Relaxed),
-        ENODATA | ENOENT => iomap::remember_plain(inode),
-        errno => return Err(Failure { errno, cause }),
-    }
-    Ok(None)
 }

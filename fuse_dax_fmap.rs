@@ -6,15 +6,21 @@
 //! that into mappings, and from `open()` on every read, write and page fault goes straight to
 //! memory.
 //!
-//! | room             | knows                                                                    |
-//! |------------------|--------------------------------------------------------------------------|
-//! | `fuse`           | FUSE's private structures: INIT, binding a superblock, sending a request |
-//! | `fmap_ops`       | opening a file: GET_FMAP, parse, publish; the registry of named ops      |
-//! | `daxdev`         | GET_DAXDEV, the devices of a mount and their failure                     |
-//! | `iomap`          | `iomap_begin` and the operations of a mapped file                        |
-//! | `bpf_struct_ops` | the struct_ops type, the verifier's policy, the kfuncs                   |
+//! The layers, from the top down. A file names none of a higher layer, and there are no circles
+//! (`scripts/check-layers`).
 //!
-//! Only the rooms that wrap raw bindings contain `unsafe`. What they do without locks is in
+//! | room             | knows                                                                     |
+//! |------------------|---------------------------------------------------------------------------|
+//! | `attach`         | how a superblock becomes an fmap mount: INIT, hooks, opening a file       |
+//! | `iomap`          | a mapped inode: `iomap_begin`, faults, reads, writes, writeback           |
+//! | `sb_info`        | the state of an fmap mount, to which every mapped inode points            |
+//! | `bpf_struct_ops` | how the BPF core hands ops over: the type, the verifier's policy, kfuncs  |
+//! | `daxdev`         | the devices of a mount and their failure                                  |
+//! | `fmap_ops`       | what ops are: names, the registry, how their programs are called          |
+//! | `fuse`           | FUSE as it is: requests to a server, the task that mounted                |
+//! | `abstractions`   | objects of the kernel as safe types                                       |
+//!
+//! The other files are used by several rooms, and use none. What is done without locks is in
 //! `lockless`, which runs on the host, too (`tools/model`).
 
 // A constant that is not there, such as an errno that the prelude lacks, is no error in a pattern:
@@ -31,6 +37,7 @@ use kernel::{
 };
 
 mod abstractions;
+mod attach;
 mod bindings;
 mod bpf_struct_ops;
 mod daxdev;
@@ -38,7 +45,10 @@ mod fmap_ops;
 mod fuse;
 mod iomap;
 mod lockless;
+mod open_error;
 mod ratelimit;
+mod sb_info;
+mod single_flight;
 mod stats;
 
 module! {
@@ -56,11 +66,11 @@ module! {
 struct FuseDaxFmap {
     /// The list of bound mounts, for users.
     #[pin]
-    mounts: debugfs::File<fuse::Mounts>,
+    mounts: debugfs::File<attach::Mounts>,
     /// Keeps the directory of that file.
     _dir: debugfs::Dir,
     /// What finds new mounts and opens.
-    _hooks: fuse::Hooks,
+    _hooks: attach::Hooks,
 }
 
 impl kernel::InPlaceModule for FuseDaxFmap {
@@ -68,12 +78,12 @@ impl kernel::InPlaceModule for FuseDaxFmap {
         pin_init::pin_init_scope(|| {
             daxdev::init()?;
             bpf_struct_ops::register()?;
-            let hooks = fuse::Hooks::new()?;
+            let hooks = attach::Hooks::new()?;
             let dir = debugfs::Dir::new(c_str!("fuse_dax_fmap"));
-            fuse::loaded();
+            attach::loaded();
 
             Ok(try_pin_init!(Self {
-                mounts <- dir.read_callback_file(c_str!("mounts"), fuse::Mounts, &fuse::Mounts::show),
+                mounts <- dir.read_callback_file(c_str!("mounts"), attach::Mounts, &attach::Mounts::show),
                 _dir: dir.clone(),
                 _hooks: hooks,
             }? Error))

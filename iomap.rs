@@ -3,12 +3,8 @@
 //! A mapped file: what an inode has to be one, from its first open until it is evicted. What is
 //! done with it has files of its own; `judge` is where the program is asked.
 //!
-//! `inode->i_private`, which FUSE leaves alone, says what a file of a bound mount is ([`State`]).
-//! For a mapped file it points to a [`Header`]: one load from the inode, and the first cache line
-//! has all that the fault path needs before it calls the program; the program's metadata lies right
-//! behind, and what the fault path does not need in front ([`MappedFile`]). A header is published
-//! once, with the inode lock held, and freed when the inode is evicted; nobody can be inside an
-//! operation of an inode that is being evicted.
+//! What is known of a mapped inode is in [`mapped_inode`]. No file of this room names this one,
+//! which makes an inode a mapped one and a plain one again.
 //!
 //! # Page caches
 //!
@@ -19,33 +15,28 @@
 //! # The end of a map
 //!
 //! Eviction gives the memory up. Pages that are in use by direct I/O or a pipe then, are kept by
-//! the mount and given up later ([`mapped_files`]); nothing in eviction waits for them. An inode
-//! that FUSE has marked bad, because its server uses the node id again, loses its memory while it
-//! is still open (`vacating`).
+//! the mount and given up later ([`kept`]); nothing in eviction waits for them. An inode that FUSE
+//! has marked bad, because its server uses the node id again, loses its memory while it is still
+//! open (`bad_inodes`).
 //!
 //! # Locks
 //!
 //! In this order: `inode->i_rwsem` (writes exclusively, reads shared), `mmap_lock`,
 //! `invalidate_lock` of the DAX page cache (faults, nearly always shared), a DAX entry, the mount's
 //! lock on who has which memory (`tenancy`; the first touch of a piece of memory). The fault path
-//! takes no lock of ours. Dropping entries takes `invalidate_lock` exclusively (`upgrade`,
-//! `vacating`), and who writes back passes through it (`writeback`). Who flushes is in a read side
-//! of SRCU, which memory that fails waits for with nothing held. Innermost are the lock of a page
-//! table and, inside it, that of a page cache's tree (`tracked_fault`), and the list of mapped
-//! files, a spin lock with an inode's `i_lock` inside.
+//! takes no lock of ours; a write, if memory of a closed file is in use, has the same lock shared
+//! while it looks whose memory it is. Dropping entries takes `invalidate_lock` exclusively
+//! (`upgrade`, `vacating`), and who writes back passes through it (`writeback`). Who flushes is in
+//! a read side of SRCU, which memory that fails waits for with nothing held. Innermost are the lock
+//! of a page table and, inside it, that of a page cache's tree (`tracked_fault`), and the list of
+//! mapped files, a spin lock with an inode's `i_lock` inside.
 
 use core::{
-    alloc::Layout,
-    mem::{
-        offset_of,
-        size_of, //
-    },
     ptr::{
         self,
         NonNull, //
     },
     sync::atomic::{
-        AtomicBool,
         AtomicPtr,
         AtomicU32,
         AtomicU64,
@@ -54,50 +45,46 @@ use core::{
 };
 
 use kernel::{
-    alloc::{
-        allocator::KVmalloc,
-        Allocator,
-        NumaNode, //
-    },
-    container_of,
-    ffi,
-    page::PAGE_SIZE,
     prelude::*,
-    sync::atomic::{
-        Atomic,
-        Relaxed, //
-    },
+    sync::atomic::Relaxed,
     types::Opaque, //
 };
 
 use crate::{
-    abstractions::sync::rw_semaphore::RwSemaphore,
+    abstractions::fs,
     bindings::kernel as c,
-    bpf_struct_ops::{
-        Metadata,
-        Parsed,
-        Resolver, //
+    fmap_ops::{
+        MetaBuf,
+        Parsed, //
     },
-    fmap_ops::Mount,
-    fuse::{
-        Connection,
-        Inode, //
-    },
+    fuse::Inode,
     lockless::{
         self,
         AsWritten, //
     },
-    stats, //
+    sb_info::Mount, //
 };
 
+mod bad_inodes;
+mod device_failure;
 mod fallocate;
+mod fault;
 mod file;
+mod hard_fault;
+mod huge;
+mod inode;
 mod io;
 mod judge;
+mod kept;
 mod mapped_files;
+mod mapped_inode;
+mod mmap;
+mod no_faults;
 mod page_cache;
+mod refusal;
 mod report;
 mod soft_fault;
+mod stamp;
 mod tenancy;
 mod tracked_fault;
 mod upgrade;
@@ -106,436 +93,52 @@ mod vm_file;
 mod writeback;
 
 pub(crate) use file::file_operations;
-pub(crate) use mapped_files::MappedFiles;
-pub(crate) use page_cache::show_page_cache;
-pub(crate) use tenancy::Tenants;
-pub(crate) use vacating::{
-    end_bad_maps,
-    kill_tenants,
-    vacate_all, //
+pub(crate) use mapped_inode::{
+    remember_plain,
+    state,
+    State,
+    HEADROOM, //
 };
-pub(crate) use writeback::sync_all;
+pub(crate) use page_cache::show_page_cache;
+pub(crate) use writeback::{
+    sync_all,
+    sync_range, //
+};
 
-use file::inode_operations;
-use mapped_files::Link;
+use inode::inode_operations;
+use kept::Evicted;
+use mapped_inode::{
+    header,
+    take_back,
+    Header,
+    MappedInode,
+    Published,
+    PLAIN, //
+};
 use page_cache::{
     aops,
-    init_host,
     init_shown, //
 };
-use soft_fault::new_stamp;
-use tenancy::DaxEntry;
-use vacating::give_up_idle;
+use stamp::new_stamp;
 
-const PAGE: u64 = PAGE_SIZE as u64;
-const PMD_SIZE: u64 = 2 << 20;
+/// Makes the rest of a mapped file, in front of its metadata, before it is published. Does not
+/// sleep.
+fn complete(meta: MetaBuf, inode: &Inode, header: Header) -> NonNull<Header> {
+    let whole = Published {
+        shown: Opaque::uninit(),
+        open_files: AtomicU32::new(0),
+        refusals: AtomicU32::new(0),
+        header,
+    };
+    let published = meta.into_raw().cast::<Published>();
 
-/// What is known of a file.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub(crate) enum State {
-    /// Nothing: nobody has opened it yet, or the opens failed.
-    Unknown,
-    /// It has no map and is served by FUSE alone.
-    Plain,
-    /// It is mapped.
-    Mapped,
-}
-
-/// `i_private` of a file without a map. No header has this address.
-const PLAIN: *mut ffi::c_void = ptr::without_provenance_mut(1);
-
-/// What faults, reads and writes need of a mapped file besides its metadata, which follow.
-///
-/// # Invariants
-///
-/// - `meta_len` bytes of metadata follow, and zeros up to the end of its first line.
-/// - `mount` outlives the header: it is freed after the last inode, and after the last kept memory.
-/// - `file` is null until the file is mapped by mmap(2) for the first time, and is freed after the
-///   header.
-#[repr(C, align(64))]
-struct Header {
-    resolver: Resolver,
-    mount: NonNull<Mount>,
-    dev_bitmap: u64,
-    mapped_size: u64,
-    meta_len: u32,
-    /// How many write back at the moment.
-    writers_back: AtomicU32,
-    /// Where the mount counts.
-    counts: stats::Shortcut,
-    /// What folios are noted with; see `soft_fault`.
-    stamp: AtomicU64,
-    file: AtomicPtr<MappedFile>,
-}
-
-const _: () = assert!(size_of::<Header>() == 64);
-
-/// A [`Header`] and what is in front of it.
-#[repr(C)]
-struct Published {
-    /// What descriptors show.
-    shown: Opaque<c::address_space>,
-    /// How many files are open that were opened as mapped ones.
-    open_files: AtomicU32,
-    /// How many mappings have been refused, and not to be tried again in another way.
-    refusals: AtomicU32,
-    header: Header,
-}
-
-const _: () =
-    assert!(offset_of!(Published, header) + size_of::<Header>() == size_of::<Published>());
-
-/// What a file has besides once it is mapped by mmap(2): the DAX page cache, and a place in the
-/// list of its mount.
-///
-/// It is freed when RCU allows it: the kernel looks at a page cache that it has found in a folio
-/// without taking a reference (`dax_lock_folio()`, `gup_fast_folio_allowed()`).
-#[repr(C)]
-struct MappedFile {
-    /// Hosts the DAX page cache, its `i_data`.
-    host: Opaque<c::inode>,
-    header: NonNull<Header>,
-    /// FUSE's. In use, or being evicted, as long as the file is in the list of its mount; null if
-    /// its memory is kept.
-    inode: *mut c::inode,
-    /// Its place in a list of the mount.
-    link: Link,
-    /// Whether it has been mapped by mmap(2) since it was last seen idle.
-    may_be_busy: AtomicBool,
-    /// Whether pages were in use, or may have been, when somebody looked last. Who had them may
-    /// have stored there since, and writeback does not know.
-    was_busy: Atomic<bool>,
-    /// Whether the mount has a reference to the inode. Under the lock of the list.
-    is_held: bool,
-    rcu: c::callback_head,
-}
-
-/// A mapped file that is not published yet: only the metadata is there.
-///
-/// # Invariants
-///
-/// The pointer owns an allocation of [`Fmap::layout`], zeroed or written.
-pub(crate) struct Fmap {
-    published: NonNull<Published>,
-    meta_len: u32,
-}
-
-impl Fmap {
-    fn layout(meta_len: u32) -> Result<Layout> {
-        let room = size_of::<c::fuse_dax_fmap_meta>().max(meta_len as usize);
-        let size = size_of::<Published>() + room;
-        Layout::from_size_align(size, align_of::<Published>()).map_err(|_| EINVAL)
-    }
-
-    /// Room for [`Published`] and `meta_len` zeroed bytes of metadata, accounted to the opener. May
-    /// sleep.
-    pub(crate) fn new(meta_len: u32) -> Result<Self> {
-        let flags = GFP_KERNEL_ACCOUNT | __GFP_ZERO;
-        let memory = KVmalloc::alloc(Self::layout(meta_len)?, flags, NumaNode::NO_NODE)?;
-
-        // INVARIANT: Allocated just now.
-        Ok(Self {
-            published: memory.cast(),
-            meta_len,
-        })
-    }
-
-    pub(crate) fn meta_mut(&mut self) -> &mut [u8] {
-        // SAFETY: By the type invariants this many bytes follow, they are initialized, and `self`
-        // owns them.
-        unsafe {
-            core::slice::from_raw_parts_mut(
-                self.published.add(1).cast().as_ptr(),
-                self.meta_len as usize,
-            )
-        }
-    }
-
-    /// Makes the rest of it, for a file that is to be published. Does not sleep.
-    fn complete(self, inode: &Inode, header: Header) -> *mut Header {
-        let published = self.published.as_ptr();
-
-        core::mem::forget(self);
-        // SAFETY: By the type invariants the allocation has room for both, and was ours; it stays
-        // until `Fmap::of()` takes it back.
-        unsafe {
-            init_shown((&raw mut (*published).shown).cast(), inode.as_raw());
-            (&raw mut (*published).open_files).write(AtomicU32::new(0));
-            (&raw mut (*published).refusals).write(AtomicU32::new(0));
-            (&raw mut (*published).header).write(header);
-            &raw mut (*published).header
-        }
-    }
-
-    /// Takes back what is not published any more.
-    ///
-    /// # Safety
-    ///
-    /// Nothing points to the header any more.
-    unsafe fn of(header: NonNull<Header>) -> Self {
-        // SAFETY: By the safety requirements; `complete()` wrote it, behind the rest.
-        // INVARIANT: The length is that of the allocation.
-        unsafe {
-            let published = container_of!(header.as_ptr(), Published, header);
-            Self {
-                published: NonNull::new_unchecked(published),
-                meta_len: header.as_ref().meta_len,
-            }
-        }
-    }
-}
-
-impl Drop for Fmap {
-    fn drop(&mut self) {
-        if let Ok(layout) = Self::layout(self.meta_len) {
-            // SAFETY: By the type invariants; allocated with this layout.
-            unsafe { KVmalloc::free(self.published.cast(), layout) };
-        }
-    }
-}
-
-impl MappedFile {
-    /// The one of an inode that is about to be mapped by mmap(2), which is made if there is none
-    /// yet. May sleep.
-    ///
-    /// # Errors
-    ///
-    /// [`ENOMEM`].
-    ///
-    /// # Safety
-    ///
-    /// The inode is mapped and in use.
-    unsafe fn get_or_make(inode: *mut c::inode) -> Result<NonNull<Self>> {
-        // SAFETY: `inode` is mapped and in use, by the safety requirements.
-        let header = unsafe { header(inode) };
-        if let Some(file) = header.file() {
-            // SAFETY: It stays as long as the inode is in use.
-            unsafe { (*file.as_ptr()).will_be_mapped() };
-            return Ok(file);
-        }
-        let mapped_files = &header.mount().mapped_files;
-        let _making = mapped_files.making.lock();
-        if let Some(file) = header.file() {
-            // SAFETY: `file` stays as long as the inode is in use.
-            unsafe { (*file.as_ptr()).will_be_mapped() };
-            return Ok(file);
-        }
-        let memory = KBox::<Self>::new_uninit(GFP_KERNEL_ACCOUNT)?;
-        let file = NonNull::from(KBox::leak(memory)).cast::<Self>();
-        let raw = file.as_ptr();
-        // SAFETY: The memory is ours, and stays until `free()`.
-        unsafe {
-            (&raw mut (*raw).header).write(NonNull::from(header));
-            (&raw mut (*raw).inode).write(inode);
-            (&raw mut (*raw).link).write(Link::new(raw));
-            (&raw mut (*raw).may_be_busy).write(AtomicBool::new(true));
-            (&raw mut (*raw).was_busy).write(Atomic::new(false));
-            (&raw mut (*raw).is_held).write(false);
-            init_host((&raw mut (*raw).host).cast(), inode, header);
-        }
-        // In this order: what can be faulted in is found in the list.
-        mapped_files.insert(file);
-        header.file.store(raw, Ordering::Release);
-        Ok(file)
-    }
-
-    /// A file of it, which is counted as open, is about to be mapped by mmap(2): its last close
-    /// looks whether pages are in use.
-    fn will_be_mapped(&self) {
-        lockless::used::<AsWritten>(&self.may_be_busy);
-    }
-
-    /// # Safety
-    ///
-    /// `mapping` is a DAX page cache.
-    unsafe fn of_mapping(mapping: *mut c::address_space) -> *mut Self {
-        // SAFETY: By the safety requirements its host is that of a mapped file, the first member.
-        unsafe { (*mapping).host.cast() }
-    }
-
-    /// # Safety
-    ///
-    /// The file is in the list of its mount, or its memory kept.
-    unsafe fn header<'a>(this: *const Self) -> &'a Header {
-        // SAFETY: `this` has a header as long as it is in a list, by the safety requirements.
-        unsafe { (*this).header.as_ref() }
-    }
-
-    /// Frees a mapped file: the header and the metadata at once, as they may be large, and reclaim
-    /// may want them.
-    ///
-    /// # Safety
-    ///
-    /// It has no memory, is in no list, and its inode does not point to it.
-    unsafe fn free(this: NonNull<Self>) {
-        /// # Safety
-        ///
-        /// Called by RCU, for a file that nothing uses any more.
-        unsafe extern "C" fn free(head: *mut c::callback_head) {
-            // SAFETY: By the safety requirements; `get_or_make()` made a box of it.
-            unsafe { c::kfree(container_of!(head, MappedFile, rcu).cast()) };
-        }
-
-        // SAFETY: By the safety requirements. The module waits for callbacks before it goes.
-        unsafe {
-            drop(Fmap::of((*this.as_ptr()).header));
-            c::call_rcu(&raw mut (*this.as_ptr()).rcu, Some(free));
-        }
-    }
-}
-
-const _: () = assert!(offset_of!(MappedFile, host) == 0);
-
-impl Header {
-    #[inline]
-    fn meta(&self) -> Metadata<'_> {
-        // SAFETY: By the type invariants this is what follows, and nobody writes it any more.
-        unsafe { Metadata::new(ptr::from_ref(self).add(1).cast(), self.meta_len) }
-    }
-
-    #[inline]
-    fn mount(&self) -> &Mount {
-        // SAFETY: By the type invariants.
-        unsafe { self.mount.as_ref() }
-    }
-
-    /// What the file has if it has been mapped by mmap(2).
-    #[inline]
-    fn file(&self) -> Option<NonNull<MappedFile>> {
-        NonNull::new(self.file.load(Ordering::Acquire))
-    }
-
-    /// The DAX page cache. Only for a file that has been mapped by mmap(2); else this is no valid
-    /// pointer.
-    #[inline]
-    fn dax_mapping(&self) -> *mut c::address_space {
-        let host = self.file.load(Ordering::Relaxed).cast::<c::inode>();
-
-        // The host is the first member.
-        host.wrapping_byte_add(offset_of!(c::inode, i_data)).cast()
-    }
-
-    /// `invalidate_lock` of the DAX page cache: held shared by faults.
-    ///
-    /// # Safety
-    ///
-    /// The file has been mapped by mmap(2).
-    #[inline]
-    unsafe fn invalidate_lock(&self) -> &RwSemaphore {
-        // SAFETY: The page cache is there, by the safety requirements, as long as the header.
-        unsafe { RwSemaphore::from_raw(&raw mut (*self.dax_mapping()).invalidate_lock) }
-    }
-
-    /// Whether pages were in use when somebody looked last ([`MappedFile::was_busy`]).
-    fn was_busy(&self) -> bool {
-        self.file()
-            // SAFETY: The file is freed after the header, by the type invariants.
-            .is_some_and(|file| unsafe { (*file.as_ptr()).was_busy.load(Relaxed) })
-    }
-
-    /// Pages are in use, or may be: see [`MappedFile::was_busy`].
-    fn note_busy(&self) {
-        if let Some(file) = self.file() {
-            // SAFETY: The file is freed after the header, by the type invariants.
-            unsafe { (*file.as_ptr()).was_busy.store(true, Relaxed) };
-        }
-    }
-
-    fn published(&self) -> &Published {
-        // SAFETY: A header that is not on the stack is part of one.
-        unsafe { &*container_of!(ptr::from_ref(self).cast_mut(), Published, header) }
-    }
-
-    /// How many mappings have been refused so far. If it is the same after I/O that came to a short
-    /// end, none of that was.
-    #[inline]
-    fn refusals(&self) -> u32 {
-        self.published().refusals.load(Ordering::Relaxed)
-    }
-
-    fn note_refusal(&self) {
-        self.published().refusals.fetch_add(1, Ordering::Relaxed);
-    }
-
-    /// What descriptors show.
-    fn shown(&self) -> *mut c::address_space {
-        self.published().shown.get()
-    }
-}
-
-/// A table of C operations.
-#[repr(transparent)]
-pub(crate) struct Table<T: COperations>(pub(crate) T);
-
-/// Tables of function pointers and plain pointers to other such tables.
-///
-/// # Safety
-///
-/// The type has nothing that belongs to a task, and nothing that is written once the table is made.
-pub(crate) unsafe trait COperations {}
-
-// SAFETY: Function pointers, and pointers to static tables.
-unsafe impl COperations for c::address_space_operations {}
-// SAFETY: As above, and a pointer to the module.
-unsafe impl COperations for c::file_operations {}
-// SAFETY: As above.
-unsafe impl COperations for c::inode_operations {}
-// SAFETY: As above.
-unsafe impl COperations for c::vm_operations_struct {}
-
-// SAFETY: By the safety requirements of the trait.
-unsafe impl<T: COperations> Send for Table<T> {}
-// SAFETY: As above.
-unsafe impl<T: COperations> Sync for Table<T> {}
-
-// --- State of an inode --------------------------------------------------------------------------
-
-/// The header of a mapped inode.
-///
-/// # Safety
-///
-/// The inode is mapped, and not being evicted.
-#[inline]
-unsafe fn header<'a>(inode: *const c::inode) -> &'a Header {
-    // SAFETY: The inode is valid by the safety requirements, its header was published before
-    // anybody got here, and it stays until eviction.
-    unsafe {
-        &*ptr::addr_of!((*inode).i_private)
-            .read_volatile()
-            .cast::<Header>()
-    }
-}
-
-/// `i_size_read()` on a 64-bit machine; negative sizes do not occur.
-///
-/// # Safety
-///
-/// The inode is valid.
-#[inline]
-pub(crate) unsafe fn i_size(inode: *const c::inode) -> u64 {
-    // SAFETY: `inode` is valid, by the safety requirements.
-    unsafe { ptr::addr_of!((*inode).i_size).read_volatile() }.max(0) as u64
-}
-
-/// The pointer that says what is known of a file, as an atomic.
-fn i_private(inode: &Inode) -> &AtomicPtr<ffi::c_void> {
-    // SAFETY: The inode is valid as long as `inode`, and the field is accessed atomically by all
-    // who may race: here, and by single loads in the fault path.
-    unsafe { AtomicPtr::from_ptr(ptr::addr_of_mut!((*inode.as_raw()).i_private)) }
-}
-
-pub(crate) fn state(inode: &Inode) -> State {
-    match lockless::published::<AsWritten, _>(i_private(inode)) {
-        private if private.is_null() => State::Unknown,
-        PLAIN => State::Plain,
-        _ => State::Mapped,
-    }
-}
-
-/// Remembers that a file has no map, until it is evicted.
-pub(crate) fn remember_plain(inode: &Inode) {
-    // The caller alone settles this file, so it is unknown still.
-    lockless::publish::<AsWritten, _>(i_private(inode), PLAIN);
+    // SAFETY: `published` is the headroom, which has the layout of the type.
+    unsafe { published.write(whole) };
+    // SAFETY: It was written just now, and stays until `take_back()`.
+    let published = unsafe { published.as_ref() };
+    // SAFETY: `shown` stays as long as the inode, by which alone it is found.
+    unsafe { init_shown(published.shown.get(), inode) };
+    NonNull::from(&published.header)
 }
 
 /// Makes a file a mapped one, and returns what it is now: `Plain` means for this open, not for
@@ -549,17 +152,14 @@ pub(crate) fn remember_plain(inode: &Inode) {
 /// # Errors
 ///
 /// [`ENOMEM`].
-pub(crate) fn publish(inode: &Inode, parsed: Parsed, conn: &Connection) -> Result<State> {
-    let raw = inode.as_raw();
+pub(crate) fn publish(inode: &Inode, parsed: Parsed, mount: &Mount) -> Result<State> {
     let file_i_op = inode_operations(inode)?;
-    // SAFETY: The inode is FUSE's, regular, in use, and not mapped.
-    let file_aops = unsafe { aops((*raw).i_data.a_ops) }?;
-    let mount = conn.mount();
+    let file_aops = aops(inode)?;
     // SAFETY: The mount, which owns the pin, outlives the header.
     let resolver = unsafe { mount.ops.resolver() }?;
-    // SAFETY: As above.
+    // SAFETY: The mount, which owns the counters, outlives the header.
     let counts = unsafe { mount.stats.shortcut() }.ok_or(EIO)?;
-    let meta_len = parsed.fmap.meta_len;
+    let meta_len = parsed.meta.len();
     // INVARIANT: `meta_len` is that of the allocation; the mount is the inode's.
     let header = Header {
         resolver,
@@ -572,26 +172,23 @@ pub(crate) fn publish(inode: &Inode, parsed: Parsed, conn: &Connection) -> Resul
         stamp: AtomicU64::new(new_stamp()),
         file: AtomicPtr::new(ptr::null_mut()),
     };
-    let header = parsed.fmap.complete(inode, header);
+    let header = complete(parsed.meta, inode, header);
 
-    // SAFETY: The inode is in use. These are single words that others load once. An operation of
-    // ours that is called before the header is there, by path or for a file that was open already,
-    // looks for that (`state`).
-    unsafe {
-        AtomicPtr::from_ptr((&raw mut (*raw).i_data.a_ops).cast())
-            .store(file_aops.cast_mut(), Ordering::Release);
-        AtomicPtr::from_ptr((&raw mut (*raw).i_op).cast())
-            .store(file_i_op.cast_mut(), Ordering::Release);
-    }
+    // An operation of ours that is called before the header is there, by path or for a file that
+    // was open already, looks for that (`state`).
+    // SAFETY: The tables are copies of FUSE's for such an inode.
+    unsafe { inode.data().set_operations(file_aops) };
+    // SAFETY: The tables are copies of FUSE's for such an inode.
+    unsafe { inode.set_operations(file_i_op) };
     // Who changes the file through FUSE has asked before, with this lock, whether it is mapped.
     let changing = mount.changing.lock();
     if changing.get(&inode.key()).is_some() || inode.uses_page_cache() {
         drop(changing);
-        // SAFETY: It was made just now, and is not published.
-        drop(unsafe { Fmap::of(NonNull::new_unchecked(header)) });
+        // SAFETY: `header` was made just now, and is not published.
+        drop(unsafe { take_back(header) });
         return Ok(State::Plain);
     }
-    lockless::publish::<AsWritten, _>(i_private(inode), header.cast());
+    lockless::publish::<AsWritten, _>(inode.private(), header.as_ptr().cast());
     drop(changing);
     mount.files.add(1, Relaxed);
     Ok(State::Mapped)
@@ -603,7 +200,9 @@ pub(crate) fn publish(inode: &Inode, parsed: Parsed, conn: &Connection) -> Resul
 ///
 /// The inode is mapped, and in use.
 pub(crate) unsafe fn opened(inode: *const c::inode) {
-    // SAFETY: `inode` is mapped and in use, by the safety requirements.
+    // SAFETY: `inode` is in use, by the safety requirements.
+    let inode = unsafe { fs::inode::Inode::from_raw(inode) };
+    // SAFETY: `inode` is mapped, by the safety requirements.
     let published = unsafe { header(inode) }.published();
 
     published.open_files.fetch_add(1, Ordering::Relaxed);
@@ -617,18 +216,17 @@ pub(crate) unsafe fn opened(inode: *const c::inode) {
 ///
 /// The inode is FUSE's, mapped, and in use.
 pub(crate) unsafe fn closed(inode: *mut c::inode) {
-    // SAFETY: `inode` is mapped and in use, by the safety requirements.
-    let header = unsafe { header(inode) };
-    let open_files = &header.published().open_files;
+    // SAFETY: `inode` is in use, by the safety requirements.
+    let inode = unsafe { fs::inode::Inode::from_raw(inode) };
+    // SAFETY: `inode` is FUSE's and mapped, by the safety requirements.
+    let mapped = unsafe { MappedInode::new(inode) };
+    let open_files = &mapped.header.published().open_files;
 
     if !lockless::closed::<AsWritten>(open_files) {
         return;
     }
-    if let Some(file) = header.file() {
-        header
-            .mount()
-            .mapped_files
-            .hold_if_busy(header.mount(), file);
+    if let Some(file) = mapped.header.file() {
+        mapped.mount().mapped_files.hold_if_busy(mapped.inode, file);
     }
 }
 
@@ -639,26 +237,27 @@ pub(crate) unsafe fn closed(inode: *mut c::inode) {
 ///
 /// Called by `->evict_inode()` of a bound mount, before FUSE's.
 pub(crate) unsafe fn evict(inode: *mut c::inode) {
-    // SAFETY: The inode is valid and nobody else has it any more, by the safety requirements.
-    let private = unsafe { (*inode).i_private };
-
-    if private.is_null() || private == PLAIN {
-        // SAFETY: As above.
-        unsafe { (*inode).i_private = ptr::null_mut() };
+    // SAFETY: `inode` is valid, and nothing else has it any more, by the safety requirements.
+    let inode = unsafe { fs::inode::Inode::from_raw(inode) };
+    let private = inode.private().load(Ordering::Relaxed);
+    inode.private().store(ptr::null_mut(), Ordering::Relaxed);
+    let Some(header) = NonNull::new(private).filter(|_| private != PLAIN) else {
         return;
-    }
-    // SAFETY: `publish()` put a header there, and by its type invariants the mount is still there.
-    // No file of the inode is open, so nothing is mapped any more.
-    unsafe {
-        let header = header(inode);
-        let mount = header.mount.as_ref();
-        (*inode).i_private = ptr::null_mut();
-        mount.files.add(-1, Relaxed);
-        let Some(file) = header.file() else {
-            drop(Fmap::of(NonNull::from(header)));
-            return;
-        };
-        let given_up = DaxEntry::is_empty(header.dax_mapping()) || give_up_idle(header);
-        mount.mapped_files.remove(mount, file, given_up);
-    }
+    };
+    let header = header.cast::<Header>();
+    // SAFETY: `publish()` put the header there.
+    let mapped = unsafe { header.as_ref() };
+    // SAFETY: By the type invariants the mount is still there, and stays after the header.
+    let mount = unsafe { mapped.mount.as_ref() };
+
+    mount.files.add(-1, Relaxed);
+    let Some(file) = mapped.file().map(NonNull::from) else {
+        // SAFETY: The inode, which had it, does not point to the header any more.
+        drop(unsafe { take_back(header) });
+        return;
+    };
+    // SAFETY: No file of the inode is open, so nothing is mapped any more, and `file` is in the
+    // list of its mount.
+    let evicted = unsafe { Evicted::new(file) };
+    mount.mapped_files.evict(mount, evicted);
 }

@@ -112,7 +112,7 @@ pub(crate) trait Place {
 /// A fault looks whether a page of a file may be mapped without DAX. Returns `None` if the place
 /// does not have the frame, or it cannot be seen so; and whether nothing else has to be done, which
 /// is so for a store if it is known that the entry is dirty and stays so.
-#[inline]
+#[inline(always)]
 pub(crate) fn look_up<O: Orders, P: Place>(
     writers: &AtomicU32,
     stamp: &AtomicU64,

@@ -9,16 +9,16 @@
 //! Memory per CPU cannot be had reliably where a mount is bound, under a spin lock. So it is
 //! allocated before the first file can be opened, where that may sleep.
 
-use core::ptr::NonNull;
-
 use kernel::{
-    ffi,
     fmt,
     prelude::*,
     sync::SetOnce, //
 };
 
-use crate::bindings::kernel as c;
+use crate::abstractions::percpu::{
+    Address,
+    Counters, //
+};
 
 /// What is counted, in the order in which it is shown.
 #[derive(Clone, Copy)]
@@ -67,52 +67,8 @@ const NAMES: [&str; 12] = [
 
 const _: () = assert!(Counter::RefusedMappings as usize + 1 == NAMES.len());
 
-/// One value for each [`Counter`].
-type Values = [u64; NAMES.len()];
-
-/// [`Values`] for each CPU.
-///
-/// # Invariants
-///
-/// The pointer is a per-CPU one, and owned by `self`.
-struct PerCpu(NonNull<Values>);
-
-// SAFETY: Memory per CPU belongs to no task.
-unsafe impl Send for PerCpu {}
-// SAFETY: Each CPU writes its own, and readers load single words.
-unsafe impl Sync for PerCpu {}
-
-impl PerCpu {
-    fn new() -> Result<Self> {
-        // SAFETY: Size and alignment are those of a type. May sleep, as here.
-        let memory = unsafe {
-            c::pcpu_alloc_noprof(
-                size_of::<Values>(),
-                align_of::<Values>(),
-                false,
-                c::GFP_KERNEL,
-            )
-        };
-        // INVARIANT: Allocated just now, and zeroed.
-        NonNull::new(memory.cast()).map(Self).ok_or(ENOMEM)
-    }
-
-    /// The per-CPU address of one value.
-    #[inline]
-    fn value(&self, counter: usize) -> usize {
-        self.0.as_ptr().addr() + counter * size_of::<u64>()
-    }
-}
-
-impl Drop for PerCpu {
-    fn drop(&mut self) {
-        // SAFETY: By the type invariants.
-        unsafe { c::free_percpu(self.0.as_ptr().cast()) }
-    }
-}
-
 /// The counters of a mount.
-pub(crate) struct Stats(SetOnce<PerCpu>);
+pub(crate) struct Stats(SetOnce<Counters<{ NAMES.len() }>>);
 
 impl Stats {
     pub(crate) fn new() -> Self {
@@ -126,15 +82,14 @@ impl Stats {
     /// [`ENOMEM`].
     pub(crate) fn start(&self) -> Result {
         if self.0.as_ref().is_none() {
-            self.0.populate(PerCpu::new()?);
+            self.0.populate(Counters::new()?);
         }
         Ok(())
     }
 
     pub(crate) fn inc(&self, counter: Counter) {
-        if let Some(per_cpu) = self.0.as_ref() {
-            // SAFETY: By the type invariants of `PerCpu` this is the per-CPU address of a value.
-            unsafe { c::fuse_dax_fmap_count(per_cpu.value(counter as usize), 1) }
+        if let Some(counters) = self.0.as_ref() {
+            counters.add(counter as usize, 1);
         }
     }
 
@@ -145,7 +100,7 @@ impl Stats {
     /// The caller does not use it longer than `self`.
     pub(crate) unsafe fn shortcut(&self) -> Option<Shortcut> {
         // INVARIANT: The caller sees to it.
-        self.0.as_ref().map(|per_cpu| Shortcut(per_cpu.value(0)))
+        self.0.as_ref().map(|counters| Shortcut(counters.address()))
     }
 }
 
@@ -154,14 +109,13 @@ impl Stats {
 /// # Invariants
 ///
 /// The mount's [`Stats`] are there as long as this is used ([`Stats::shortcut`]).
-pub(crate) struct Shortcut(usize);
+pub(crate) struct Shortcut(Address<{ NAMES.len() }>);
 
 impl Shortcut {
     #[inline]
     pub(crate) fn add(&self, counter: Counter, number: u64) {
-        let value = self.0 + counter as usize * size_of::<u64>();
-        // SAFETY: By the type invariants this is the per-CPU address of a value.
-        unsafe { c::fuse_dax_fmap_count(value, number) }
+        // SAFETY: By the type invariants the counters are there.
+        unsafe { self.0.add(counter as usize, number) }
     }
 }
 
@@ -169,10 +123,7 @@ impl Shortcut {
 impl fmt::Display for Stats {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for (counter, name) in NAMES.iter().enumerate() {
-            let sum: ffi::c_ulonglong = self.0.as_ref().map_or(0, |per_cpu| {
-                // SAFETY: As in `add()`.
-                unsafe { c::fuse_dax_fmap_sum(per_cpu.value(counter)) }
-            });
+            let sum = self.0.as_ref().map_or(0, |counters| counters.sum(counter));
             write!(f, " {name}={sum}")?;
         }
         Ok(())

@@ -2,4 +2,9 @@
 
 //! Memory management.
 
+pub(crate) mod fault;
+pub(crate) mod folio;
+pub(crate) mod hwpoison;
 pub(crate) mod noio;
+pub(crate) mod pgtable;
+pub(crate) mod vma;

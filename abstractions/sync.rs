@@ -2,5 +2,7 @@
 
 //! Synchronisation primitives.
 
+pub(crate) mod completion;
+pub(crate) mod rcu;
 pub(crate) mod rw_semaphore;
 pub(crate) mod srcu_fast;

@@ -22,33 +22,46 @@ use core::mem::{
 use kernel::{
     ffi,
     prelude::*,
-    sync::atomic::{
-        Atomic,
-        Relaxed, //
+    sync::{
+        atomic::{
+            Atomic,
+            Relaxed, //
+        },
+        SetOnce, //
     }, //
 };
 
-use crate::bindings::{
-    fuse as f,
-    kernel as c, //
-};
-
-use super::{
-    ARG_DATA,
-    ARG_DATA_END, //
+use crate::{
+    abstractions::bpf::{
+        btf::{
+            Btf,
+            Member, //
+        },
+        prog::{
+            self,
+            Map,
+            Prog, //
+        }, //
+    },
+    bindings::kernel as c,
+    fmap_ops::{
+        ARG_DATA,
+        ARG_DATA_END,
+        IOMAP_BEGIN_MEMBER, //
+    }, //
 };
 
 /// The module's BTF, and in it the types whose OUT fields a program may write.
 ///
 /// Written while the type is registered and at each load of a program, with the same values.
 struct Types {
-    btf: Atomic<usize>,
+    btf: SetOnce<&'static Btf>,
     parse_ctx: Atomic<u32>,
     iomap_io: Atomic<u32>,
 }
 
 static TYPES: Types = Types {
-    btf: Atomic::new(0),
+    btf: SetOnce::new(),
     parse_ctx: Atomic::new(0),
     iomap_io: Atomic::new(0),
 };
@@ -80,10 +93,6 @@ pub(super) const NAME: usize = offset_of!(c::fuse_dax_fmap_ops, name);
 const DAX_FMAP_PARSE: usize = offset_of!(c::fuse_dax_fmap_ops, dax_fmap_parse);
 const IOMAP_BEGIN: usize = offset_of!(c::fuse_dax_fmap_ops, iomap_begin);
 
-/// The number of the member, which is what a program for it is loaded with as its
-/// `expected_attach_type`.
-pub(super) const IOMAP_BEGIN_MEMBER: u32 = 2;
-
 /// Arguments of `iomap_begin()`, by their offset in bytes.
 const IOMAP_BEGIN_DATA: ffi::c_int = (ARG_DATA * size_of::<u64>()) as ffi::c_int;
 const IOMAP_BEGIN_DATA_END: ffi::c_int = (ARG_DATA_END * size_of::<u64>()) as ffi::c_int;
@@ -96,101 +105,51 @@ const _: () = assert!(
         && IOMAP_BEGIN - DAX_FMAP_PARSE == size_of::<usize>()
 );
 
-/// Offset in bytes of a member that is no bitfield, as `__btf_member_bit_offset()` has it.
-///
-/// # Safety
-///
-/// `t` is a struct type and `member` one of its members.
-pub(super) unsafe fn member_offset(t: *const c::btf_type, member: *const c::btf_member) -> usize {
-    const KIND_FLAG: u32 = 1 << 31;
-
-    // SAFETY: Both are valid by the safety requirements.
-    let (info, offset) = unsafe { ((*t).info, (*member).offset) };
-    let bits = if info & KIND_FLAG != 0 {
-        offset & 0xff_ffff
-    } else {
-        offset
-    };
-    (bits / 8) as usize
-}
-
-/// The type that argument `arg` of a function member points to:
-/// member, pointer, prototype, parameter, pointer, struct.
-///
-/// # Safety
-///
-/// `member` is a member of the ops that is a pointer to a function with more than `arg` pointer
-/// arguments, and `btf` is the module's.
-unsafe fn argument_type(btf: *const c::btf, member: *const c::btf_member, arg: usize) -> u32 {
-    // SAFETY: Each id comes from the type before it in the same BTF, so `btf_type_by_id()` returns
-    // a valid type; the kind of each follows from the prototype in the header, by the safety
-    // requirements; parameters follow their prototype (include/uapi/linux/btf.h).
-    unsafe {
-        let pointer = c::btf_type_by_id(btf, (*member).type_);
-        let prototype = c::btf_type_by_id(btf, (*pointer).__bindgen_anon_1.type_);
-        let parameter = prototype.add(1).cast::<c::btf_param>().add(arg);
-        let pointer = c::btf_type_by_id(btf, (*parameter).type_);
-        (*pointer).__bindgen_anon_1.type_
-    }
-}
-
 /// Remembers the BTF. That it is called is the proof that the module has any.
-///
-/// # Safety
-///
-/// Called by the BPF core, with the BTF of this module.
-pub(super) unsafe extern "C" fn init(btf: *mut c::btf) -> ffi::c_int {
-    TYPES.btf.store(btf as usize, Relaxed);
-    0
+pub(super) fn init(btf: &'static Btf) {
+    TYPES.btf.populate(btf);
 }
 
 /// Whether [`init`] has been called.
 pub(super) fn knows_btf() -> bool {
-    TYPES.btf.load(Relaxed) != 0
+    TYPES.btf.as_ref().is_some()
+}
+
+/// What the module's BTF is recognized by.
+fn btf_address() -> Option<usize> {
+    TYPES
+        .btf
+        .as_ref()
+        .map(|btf| core::ptr::from_ref(*btf) as usize)
 }
 
 /// `dax_fmap_parse()` may sleep, `iomap_begin()` runs in page faults and may not.
 ///
-/// # Safety
+/// # Errors
 ///
-/// Called by the verifier, with our type, one of its members and a program for it.
-pub(super) unsafe extern "C" fn check_member(
-    t: *const c::btf_type,
-    member: *const c::btf_member,
-    prog: *const c::bpf_prog,
-) -> ffi::c_int {
-    let btf = TYPES.btf.load(Relaxed) as *const c::btf;
+/// [`EINVAL`] if the program is not one for the member.
+pub(super) fn check_member(member: Member<'_>, prog: &Prog) -> Result {
+    let btf = TYPES.btf.as_ref().ok_or(EINVAL)?;
+    // SAFETY: The BPF core passes members of our type, which is from this BTF. Both functions have
+    // two arguments and more that are pointers, as the header has it.
+    let argument_type = |arg| unsafe { btf.argument_type(member, arg) };
 
-    // SAFETY: The verifier passes our type, one of its members and the program for it; `init()` ran
-    // before with the BTF that they are from. The prototypes are those of the header.
-    unsafe {
-        match member_offset(t, member) {
-            DAX_FMAP_PARSE => TYPES
-                .parse_ctx
-                .store(argument_type(btf, member, 0), Relaxed),
-            IOMAP_BEGIN if (*prog).sleepable() != 0 || !is_bounded(prog) => {
-                return EINVAL.to_errno();
-            }
-            IOMAP_BEGIN => TYPES.iomap_io.store(argument_type(btf, member, 1), Relaxed),
-            _ => return EINVAL.to_errno(),
-        }
+    match member.offset() {
+        DAX_FMAP_PARSE => TYPES.parse_ctx.store(argument_type(0), Relaxed),
+        IOMAP_BEGIN if prog.is_sleepable() || !is_bounded(prog) => return Err(EINVAL),
+        IOMAP_BEGIN => TYPES.iomap_io.store(argument_type(1), Relaxed),
+        _ => return Err(EINVAL),
     }
-    0
+    Ok(())
 }
 
 /// Whether all that a program does is bounded by what the verifier looks at once. The log says what
 /// is not, if the loader wants to know: it is the kernel's log, as the verifier's is not at hand
 /// here.
-///
-/// # Safety
-///
-/// `prog` is being verified.
-unsafe fn is_bounded(prog: *const c::bpf_prog) -> bool {
+fn is_bounded(prog: &Prog) -> bool {
     const CALL: u8 = (c::BPF_JMP | c::BPF_CALL) as u8;
     const MAY_GOTO: u8 = (c::BPF_JMP | c::BPF_JCOND) as u8;
     const KFUNC: u8 = c::BPF_PSEUDO_KFUNC_CALL as u8;
-    const LOAD_64: u8 = (c::BPF_LD | c::BPF_IMM | c::BPF_DW) as u8;
-    const MAP: [u8; 2] = [c::BPF_PSEUDO_MAP_FD as u8, c::BPF_PSEUDO_MAP_IDX as u8];
     /// Others are tries, lists, or have maps of any type inside.
     const FAST: [c::bpf_map_type; 4] = [
         c::bpf_map_type_BPF_MAP_TYPE_ARRAY,
@@ -202,71 +161,38 @@ unsafe fn is_bounded(prog: *const c::bpf_prog) -> bool {
     /// A lookup hashes all of the key, which may be another map's value, of megabytes.
     const KEY_MAX: u32 = 64;
 
-    // SAFETY: By the safety requirements. The functions of a program are known before its members
-    // are checked.
-    let (insns, functions) = unsafe {
-        let aux = (*prog).aux;
-        let functions: &[c::bpf_func_info_aux] = if (*aux).func_info_aux.is_null() {
-            &[]
-        } else {
-            core::slice::from_raw_parts((*aux).func_info_aux.cast(), (*aux).func_info_cnt as usize)
-        };
-        (
-            core::slice::from_raw_parts(
-                (&raw const (*prog).__bindgen_anon_2).cast::<c::bpf_insn>(),
-                (*prog).len as usize,
-            ),
-            functions,
-        )
-    };
+    let insns = prog.instructions();
     let is_kernel_kfunc =
         |insn: &c::bpf_insn| insn.code == CALL && insn.src_reg() == KFUNC && insn.off == 0;
-    // SAFETY: By the safety requirements; the table of other modules' BTF is complete by now.
-    let modules = unsafe {
-        let table = (*(*prog).aux).kfunc_btf_tab.cast::<f::bpf_kfunc_btf_tab>();
-        if table.is_null() {
-            &[]
-        } else {
-            let descs = (&raw const (*table).descs).cast::<f::bpf_kfunc_btf>();
-            core::slice::from_raw_parts(descs, (*table).nr_descs as usize)
-        }
-    };
-    let is_foreign = |module: &f::bpf_kfunc_btf| module.btf as usize != TYPES.btf.load(Relaxed);
+    let ours = btf_address();
+    let is_foreign = |module| Some(module) != ours;
     // The first function is the program itself; the verifier follows static ones where they are
     // called, and global ones on their own.
-    let has_global = functions
+    let has_global = prog
+        .functions()
         .iter()
         .skip(1)
         .any(|function| u32::from(function.linkage) == c::btf_func_linkage_BTF_FUNC_GLOBAL);
 
-    // The verifier has put the address of a map into both halves of the instruction that loads it.
-    let maps = insns.windows(2).filter_map(|pair| {
-        let is_map = pair[0].code == LOAD_64 && MAP.contains(&pair[0].src_reg());
-        let addr = u64::from(pair[0].imm as u32) | u64::from(pair[1].imm as u32) << 32;
-        is_map.then(|| core::ptr::with_exposed_provenance::<c::bpf_map>(addr as usize))
-    });
-    // SAFETY: The program being verified keeps its maps.
-    let is_slow = |map: *const c::bpf_map| unsafe {
-        !FAST.contains(&(*map).map_type)
-            || (*map).map_flags & c::BPF_F_ZERO_SEED != 0
-            || (*map).key_size > KEY_MAX
+    let is_slow = |map: &Map| {
+        !FAST.contains(&map.map_type())
+            || map.flags() & c::BPF_F_ZERO_SEED != 0
+            || map.key_size() > KEY_MAX
     };
-    let has_slow_map = { maps }.any(is_slow);
-    // It is loaded by address, and not as a map. A page of it that is not there is an exception for
-    // each load, with a stack trace.
-    // SAFETY: The program being verified has its `aux`, where the verifier has put the arena by
-    // now.
-    let has_arena = unsafe { !(*(*prog).aux).arena.is_null() };
+    // SAFETY: Members are checked after the verifier has put maps into the instructions.
+    let has_slow_map = unsafe { prog.maps() }.any(is_slow);
 
     let cause = if insns.iter().any(is_kernel_kfunc) {
         "calls a kfunc of the kernel"
-    } else if modules.iter().any(is_foreign) {
+    } else if prog.kfunc_modules().any(is_foreign) {
         "calls a kfunc of another module"
     } else if insns.iter().any(|insn| insn.code == MAY_GOTO) {
         "has a loop with may_goto"
     } else if has_slow_map {
         "has a map in which looking something up may take long"
-    } else if has_arena {
+    } else if prog.has_arena() {
+        // It is loaded by address, and not as a map. A page of it that is not there is an exception
+        // for each load, with a stack trace.
         "has an arena"
     } else if has_global {
         "has a global function"
@@ -304,7 +230,7 @@ pub(super) unsafe extern "C" fn fuse_dax_fmap_may_call(
     ];
 
     // SAFETY: The verifier passes `prog`, which it is looking at.
-    let member = unsafe { (*prog).expected_attach_type };
+    let member = unsafe { Prog::from_raw(prog) }.expected_attach_type();
     member != IOMAP_BEGIN_MEMBER || SHORT.contains(&func)
 }
 
@@ -324,8 +250,10 @@ pub(super) unsafe extern "C" fn fuse_dax_fmap_type_argument(
     prog: *const c::bpf_prog,
     info: *mut c::bpf_insn_access_aux,
 ) {
-    // SAFETY: The verifier passes `prog`, and `info` to be filled in.
-    let (member, reg_type) = unsafe { ((*prog).expected_attach_type, &mut (*info).reg_type) };
+    // SAFETY: The verifier passes `prog`, which it is looking at.
+    let member = unsafe { Prog::from_raw(prog) }.expected_attach_type();
+    // SAFETY: The verifier passes `info` to be filled in.
+    let reg_type = unsafe { &mut (*info).reg_type };
 
     if member == IOMAP_BEGIN_MEMBER {
         match off {
@@ -348,12 +276,9 @@ pub(super) unsafe extern "C" fn fuse_dax_fmap_btf_struct_access(
     off: ffi::c_int,
     size: ffi::c_int,
 ) -> ffi::c_int {
-    // SAFETY: The verifier calls this for a register of type PTR_TO_BTF_ID, which has these two.
-    let (btf, id) = unsafe {
-        let pointee = &(*reg).__bindgen_anon_1.__bindgen_anon_1;
-        (pointee.btf as usize, pointee.btf_id)
-    };
-    let fields: &[(usize, usize)] = if btf != TYPES.btf.load(Relaxed) {
+    // SAFETY: The verifier calls this for a register of type PTR_TO_BTF_ID.
+    let (btf, id) = unsafe { prog::pointee(reg) };
+    let fields: &[(usize, usize)] = if Some(btf) != btf_address() {
         &[]
     } else if id == TYPES.parse_ctx.load(Relaxed) {
         &PARSE_CTX_OUT
@@ -371,14 +296,8 @@ pub(super) unsafe extern "C" fn fuse_dax_fmap_btf_struct_access(
             }
         }
     }
+    const REFUSED: &CStr = c"fuse_dax_fmap: only OUT fields may be written, not %d bytes at %d\n";
     // SAFETY: `log` is the verifier's; the format takes two integers.
-    unsafe {
-        c::bpf_log(
-            log,
-            c"fuse_dax_fmap: only OUT fields may be written, not %d bytes at %d\n".as_char_ptr(),
-            size,
-            off,
-        )
-    };
+    unsafe { prog::log_access(log, REFUSED, size, off) };
     EACCES.to_errno()
 }

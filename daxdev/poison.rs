@@ -17,18 +17,9 @@
 //! done after it ([`Ended`]). Of a handler in a kernel thread nothing tells; it is given
 //! [`SETTLE_MS`].
 
-use core::{
-    mem::{
-        self,
-        offset_of,
-        MaybeUninit, //
-    },
-    ptr, //
-};
+use core::mem;
 
 use kernel::{
-    ffi,
-    page::PAGE_SIZE,
     prelude::*,
     sync::{
         atomic::{
@@ -43,13 +34,14 @@ use kernel::{
     }, //
 };
 
-use crate::bindings::kernel as c;
-
-use super::{
-    DaxReadLock,
-    Device,
-    Frames, //
+use crate::{
+    abstractions::task,
+    bindings::kernel as c, //
 };
+
+use super::frames::Frames;
+
+pub(crate) use crate::abstractions::mm::hwpoison::mark_page;
 
 global_lock! {
     /// Page frames that have failed, in order.
@@ -123,19 +115,7 @@ fn find(poisoned: &[Failed], pfn: u64) -> Result<usize, usize> {
 
 /// A report about a page, until its handler is done.
 #[must_use = "the report ends when this is dropped"]
-pub(super) struct Report {
-    pfn: u64,
-    ended: Option<KBox<Ended>>,
-}
-
-/// Work that a task does after the handler of the failure that it has reported.
-#[repr(C)]
-struct Ended {
-    work: c::callback_head,
-    pfn: u64,
-}
-
-const _: () = assert!(offset_of!(Ended, work) == 0);
+pub(super) struct Report(u64);
 
 /// How long a handler in a kernel thread may take after its report.
 const SETTLE_MS: i64 = 10_000;
@@ -143,19 +123,13 @@ const SETTLE_MS: i64 = 10_000;
 /// The last number of a report.
 static REPORTS: Atomic<u64> = Atomic::new(0);
 
-/// Work of [`Ended`] that is not done yet, before the module may go.
-static ENDING: Atomic<i64> = Atomic::new(0);
-
 impl Report {
-    /// Remembers that a page frame has failed. May sleep.
+    /// Remembers that a page frame has failed.
     ///
     /// # Errors
     ///
     /// [`ENOMEM`].
     pub(super) fn begin(pfn: u64) -> Result<Self> {
-        let work = pin_init::zeroed();
-        // Without, this is as in a kernel thread.
-        let ended = KBox::new(Ended { work, pfn }, GFP_KERNEL).ok();
         let mut poisoned = POISONED.lock();
         let at = match find(&poisoned, pfn) {
             Ok(at) => at,
@@ -176,58 +150,64 @@ impl Report {
         let failed = &mut poisoned[at];
         failed.under_way += 1;
         failed.report = REPORTS.fetch_add(1, Relaxed) + 1;
-        Ok(Self { pfn, ended })
-    }
-
-    /// The handler is done, or will be after so many milliseconds.
-    fn end(pfn: u64, ms: i64) {
-        let mut poisoned = POISONED.lock();
-
-        // While this is under way, the page is not forgotten.
-        if let Ok(at) = find(&poisoned, pfn) {
-            let failed = &mut poisoned[at];
-            failed.under_way -= 1;
-            failed.settles_ms = failed.unsettled_ms().max(ms);
-            failed.ended = Instant::now();
-        }
+        Ok(Self(pfn))
     }
 }
 
 impl Drop for Report {
+    /// May sleep.
     fn drop(&mut self) {
         const NO_SYSTEM_CALL: u32 = c::PF_KTHREAD | c::PF_EXITING | c::PF_USER_WORKER;
 
-        // SAFETY: The current task is always valid.
-        let returns = unsafe { (*c::get_current()).flags & NO_SYSTEM_CALL == 0 };
-        let Some(mut ended) = self.ended.take().filter(|_| returns) else {
-            return Self::end(self.pfn, SETTLE_MS);
-        };
-        ended.work.func = Some(handler_is_done);
-        let work = KBox::into_raw(ended).cast::<c::callback_head>();
-        ENDING.add(1, Relaxed);
-        // SAFETY: `work` begins an `Ended`, and is the task's until it is called back.
-        let added = unsafe {
-            c::task_work_add(c::get_current(), work, c::task_work_notify_mode_TWA_RESUME)
-        };
-        if added != 0 {
-            ENDING.add(-1, Relaxed);
-            // SAFETY: `work` was not taken, and is ours still.
-            drop(unsafe { KBox::from_raw(work.cast::<Ended>()) });
-            Self::end(self.pfn, SETTLE_MS);
+        let ended = Ended::new(self.0);
+        if task::flags() & NO_SYSTEM_CALL == 0 {
+            // Without memory for it, this is as in a kernel thread.
+            let _ = task::run_on_return(ended);
         }
     }
 }
 
-/// # Safety
-///
-/// Called by the task for which [`Report::drop`] has added this, with the work of an [`Ended`].
-unsafe extern "C" fn handler_is_done(work: *mut c::callback_head) {
-    // SAFETY: `work` begins an `Ended`, which is the callee's, by the safety requirements.
-    let ended = unsafe { KBox::from_raw(work.cast::<Ended>()) };
+/// Work that a task does after the handler of the failure that it has reported.
+struct Ended {
+    pfn: u64,
+    /// How many milliseconds the handler may take yet.
+    settles_ms: i64,
+}
 
-    Report::end(ended.pfn, 0);
-    drop(ended);
-    ENDING.add(-1, Relaxed);
+/// How many [`Ended`] there are, before the module may go.
+static ENDING: Atomic<i64> = Atomic::new(0);
+
+impl Ended {
+    fn new(pfn: u64) -> Self {
+        ENDING.add(1, Relaxed);
+        // What is not done by the task is dropped, and then nothing tells.
+        Self {
+            pfn,
+            settles_ms: SETTLE_MS,
+        }
+    }
+}
+
+impl task::WorkOnReturn for Ended {
+    fn run(mut self) {
+        self.settles_ms = 0;
+    }
+}
+
+impl Drop for Ended {
+    fn drop(&mut self) {
+        let mut poisoned = POISONED.lock();
+
+        // While this is under way, the page is not forgotten.
+        if let Ok(at) = find(&poisoned, self.pfn) {
+            let failed = &mut poisoned[at];
+            failed.under_way -= 1;
+            failed.settles_ms = failed.unsettled_ms().max(self.settles_ms);
+            failed.ended = Instant::now();
+        }
+        drop(poisoned);
+        ENDING.add(-1, Relaxed);
+    }
 }
 
 /// Whether tasks have yet to come back from the handler of a failure.
@@ -240,7 +220,7 @@ pub(super) fn are_ending() -> bool {
 /// # Errors
 ///
 /// [`EJUKEBOX`] if it has not: come again.
-fn settled(pfn: u64) -> Result<u64> {
+pub(super) fn settled(pfn: u64) -> Result<u64> {
     let poisoned = POISONED.lock();
     // If it is not there, another task was faster.
     let failed = find(&poisoned, pfn).map(|at| poisoned[at]);
@@ -257,7 +237,7 @@ fn settled(pfn: u64) -> Result<u64> {
 /// # Errors
 ///
 /// [`EJUKEBOX`] if it was.
-fn forget(pfn: u64, report: u64) -> Result {
+pub(super) fn forget(pfn: u64, report: u64) -> Result {
     let mut poisoned = POISONED.lock();
     let Ok(at) = find(&poisoned, pfn) else {
         return Ok(());
@@ -299,7 +279,7 @@ pub(crate) fn is_poisoned(pfn: u64) -> bool {
 
 impl Frames {
     /// How many of these pages come before the first one that has failed.
-    fn sound(&self) -> u64 {
+    pub(super) fn sound(&self) -> u64 {
         let Some(pfn) = self.pfn else {
             return 0;
         };
@@ -309,97 +289,5 @@ impl Frames {
         poisoned
             .get(next)
             .map_or(self.pages, |next| (next.pfn - pfn).min(self.pages))
-    }
-}
-
-impl Device {
-    /// How many of `pages` pages from `addr` on come before the first one that has failed; `None`
-    /// if the device is going away.
-    #[cold]
-    pub(crate) fn sound_pages(&self, addr: u64, pages: u64) -> Option<u64> {
-        let sound = self.with_frames(addr, pages, |frames| {
-            frames.pfn.is_some().then(|| frames.sound())
-        })?;
-        match sound {
-            Some(sound) => Some(sound),
-            // Not in one piece: then at least the first page is.
-            None => self.with_frames(addr, 1, |frames| frames.sound()),
-        }
-    }
-
-    /// Writes a page that has failed anew, and takes it back into use.
-    ///
-    /// The driver stores past the caches. That replaces whole lines, and with them the poison, on
-    /// hardware that can; if it cannot, the next access reports it again.
-    ///
-    /// # Errors
-    ///
-    /// [`EIO`] if the device is going away; [`EJUKEBOX`] if a report of the failure has not
-    /// settled: come again, without locks.
-    pub(crate) fn rewrite(&self, addr: u64, page: &mut [u8; PAGE_SIZE]) -> Result {
-        let pgoff = (addr / PAGE_SIZE as u64) as ffi::c_ulong;
-        let source = c::kvec {
-            iov_base: page.as_mut_ptr().cast(),
-            iov_len: PAGE_SIZE,
-        };
-        let mut iter = MaybeUninit::uninit();
-        let mut kaddr = ptr::null_mut();
-        let mut pfn = 0;
-
-        let _srcu = DaxReadLock::new();
-        // SAFETY: The device is held.
-        let pages = unsafe {
-            c::dax_direct_access(
-                self.as_raw(),
-                pgoff,
-                1,
-                c::dax_access_mode_DAX_RECOVERY_WRITE,
-                &mut kaddr,
-                &mut pfn,
-            )
-        };
-        if pages < 1 {
-            return Err(EIO);
-        }
-        let report = settled(pfn as u64)?;
-        // SAFETY: The page is the device's, and stays so as long as the lock is held. The machine
-        // check handler may have taken it out of the kernel's own mapping.
-        unsafe { c::clear_mce_nospec(pfn) };
-        // SAFETY: `source` is valid as long as `iter`.
-        unsafe { c::iov_iter_kvec(iter.as_mut_ptr(), c::ITER_SOURCE, &source, 1, PAGE_SIZE) };
-        // SAFETY: `kaddr` is the page's.
-        let written = unsafe {
-            c::dax_recovery_write(self.as_raw(), pgoff, kaddr, PAGE_SIZE, iter.as_mut_ptr())
-        };
-        if written < PAGE_SIZE {
-            return Err(EIO);
-        }
-        forget(pfn as u64, report)?;
-        pr_info!(
-            "{}: {:#x} was written anew and is in use again\n",
-            &*self.name,
-            addr
-        );
-        Ok(())
-    }
-}
-
-/// Sets or clears PG_hwpoison, for all who look at it.
-///
-/// # Safety
-///
-/// The page frame has a memory map.
-pub(crate) unsafe fn mark_page(pfn: u64, poisoned: bool) {
-    // SAFETY: By the safety requirements.
-    unsafe {
-        let folio = c::pfn_folio(pfn as ffi::c_ulong);
-        let within = pfn as usize - c::folio_pfn(folio) as usize;
-        let page = folio.cast::<c::page>().add(within);
-
-        if poisoned {
-            c::SetPageHWPoison(page);
-        } else {
-            c::ClearPageHWPoison(page);
-        }
     }
 }

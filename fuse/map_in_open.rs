@@ -28,7 +28,11 @@ use core::{
         size_of,
         MaybeUninit, //
     },
-    ptr, //
+    ptr::{
+        self,
+        NonNull, //
+    },
+    slice, //
 };
 
 use kernel::{
@@ -39,79 +43,73 @@ use kernel::{
             Relaxed, //
         },
         global_lock, //
-    }, //
+    },
+    task::Task, //
 };
 
-use crate::bindings::{
-    fuse as f,
-    kernel as c, //
+use crate::{
+    abstractions::{
+        fs::fuse::{
+            ChannelId,
+            Inode,
+            Sending, //
+        },
+        stack_list::{
+            Entry,
+            StackList, //
+        }, //
+    },
+    bindings::kernel as c, //
 };
 
-use super::Inode;
+const MAP_MAX: usize = c::FUSE_DAX_FMAP_OPEN_MAP_MAX as usize;
 
-/// Room for a map, and whose OPEN is to bring it.
-pub(crate) struct MapInOpen {
-    answer: MaybeUninit<c::fuse_open_fmap_out>,
+/// Room for a map.
+pub(crate) struct MapInOpen(MaybeUninit<c::fuse_open_fmap_out>);
+
+/// Whose OPEN is to bring a map, and where to.
+///
+/// # Invariants
+///
+/// `answer` is valid until the task has the answer to that OPEN.
+#[derive(Clone, Copy)]
+pub(crate) struct Wanted {
     /// The server's.
-    chan: *const f::fuse_chan,
+    chan: ChannelId,
     task: *mut c::task_struct,
     nodeid: u64,
-    next: *mut MapInOpen,
-}
-
-/// A list of [`MapInOpen`] that are in [`MapInOpen::during`].
-pub(crate) struct Wanted(*mut MapInOpen);
-
-impl Wanted {
-    /// Takes the first one out that `matches`.
-    ///
-    /// # Safety
-    ///
-    /// All in the list are valid.
-    unsafe fn remove(&mut self, matches: impl Fn(*const MapInOpen) -> bool) -> *mut MapInOpen {
-        let mut link = &raw mut self.0;
-
-        // SAFETY: All that `self.0` leads to are valid, by the safety requirements.
-        unsafe {
-            while !(*link).is_null() && !matches(*link) {
-                link = &raw mut (**link).next;
-            }
-            let found = *link;
-            if !found.is_null() {
-                *link = (*found).next;
-                NR_WANTED.store(NR_WANTED.load(Relaxed) - 1, Relaxed);
-            }
-            found
-        }
-    }
+    answer: *mut c::fuse_open_fmap_out,
 }
 
 // SAFETY: What is in the list is used under its lock, or by the task that it belongs to.
 unsafe impl Send for Wanted {}
 
 global_lock! {
-    /// Maps that are wanted. A probe takes it, with `fiq->lock` held.
+    /// Maps that are wanted, by tasks in [`MapInOpen::during`]. A probe takes it, with `fiq->lock`
+    /// held.
     // SAFETY: `Hooks::new()` initializes it before the probes are registered.
-    pub(super) unsafe(uninit) static WANTED: SpinLock<Wanted> = Wanted(ptr::null_mut());
+    pub(crate) unsafe(uninit) static WANTED: SpinLock<StackList<Wanted>> = StackList::new();
 }
 
 /// How many are in [`WANTED`]: the probe looks there only if any.
 static NR_WANTED: Atomic<usize> = Atomic::new(0);
 
+/// Changes [`WANTED`].
+fn with_wanted<T>(change: impl FnOnce(&mut StackList<Wanted>) -> T) -> T {
+    let mut wanted = WANTED.lock();
+    let result = change(&mut wanted);
+
+    NR_WANTED.store(wanted.len(), Relaxed);
+    result
+}
+
 // bindgen asserts that FUSE's types have the layout of the kernel's BTF.
-const _: () =
-    assert!(size_of::<c::fuse_open_fmap_out>() == 8 + c::FUSE_DAX_FMAP_OPEN_MAP_MAX as usize);
+const _: () = assert!(size_of::<c::fuse_open_fmap_out>() == 8 + MAP_MAX);
 
 impl MapInOpen {
     /// No map, so far.
     pub(crate) fn new() -> Self {
-        Self {
-            answer: MaybeUninit::uninit(),
-            chan: ptr::null(),
-            task: ptr::null_mut(),
-            nodeid: 0,
-            next: ptr::null_mut(),
-        }
+        Self(MaybeUninit::uninit())
     }
 
     /// Calls `open`, which has FUSE open the file in the current task and returns whether it did,
@@ -122,97 +120,69 @@ impl MapInOpen {
     /// [`ERANGE`] if the map has to be asked for another way; the server's, as those of GET_FMAP;
     /// [`EIO`] if what came is no map.
     pub(crate) fn during(&mut self, inode: &Inode, open: impl FnOnce() -> bool) -> Result<&[u8]> {
-        let this = ptr::from_mut(self);
-        // SAFETY: This is `self`.
-        let answer = unsafe { (*this).answer.as_mut_ptr() };
+        let answer = self.0.as_mut_ptr();
+        // What an OPEN does not bring is to be asked for.
+        // SAFETY: `answer` is part of `self`.
+        unsafe { (*answer).size = ERANGE.to_errno() };
 
-        // SAFETY: It is ours until it is in the list, which the room never is.
-        unsafe {
-            (*this).chan = (*inode.fuse_conn()).chan;
-            (*this).task = c::get_current();
-            (*this).nodeid = inode.nodeid();
-            // What an OPEN does not bring is to be asked for.
-            (*answer).size = ERANGE.to_errno();
-            let mut wanted = WANTED.lock();
-            (*this).next = wanted.0;
-            wanted.0 = this;
-            NR_WANTED.store(NR_WANTED.load(Relaxed) + 1, Relaxed);
-        }
+        // INVARIANT: The task is in this function until it has the answer, see the top.
+        let mut entry = Entry::new(Wanted {
+            chan: inode.conn().channel(),
+            task: Task::current_raw(),
+            nodeid: inode.nodeid(),
+            answer,
+        });
+        let entry = NonNull::from(&mut entry);
+        // SAFETY: The entry stays where it is, and unused, until it is removed below.
+        with_wanted(|wanted| unsafe { wanted.push(entry) });
 
         let opened = open();
 
-        let mut wanted = WANTED.lock();
-        // SAFETY: All in the list are valid, as each is taken out before it goes, here at the
-        // latest.
-        unsafe { wanted.remove(|other| ptr::eq(other, this)) };
-        drop(wanted);
-
+        with_wanted(|wanted| wanted.remove(entry));
         // An answer that FUSE did not take may be there in part.
         if !opened {
             return Err(ERANGE);
         }
-        // SAFETY: `size` was set above. If it is another now, then FUSE has copied an answer, and
-        // all of it, or the open had failed. FUSE is done with it.
-        unsafe {
-            match (*answer).size {
-                size @ 0.. if size as usize <= (*answer).map.len() => Ok(
-                    core::slice::from_raw_parts((&raw const (*answer).map).cast(), size as usize),
-                ),
-                size @ -511..=-1 => Err(Error::from_errno(size)),
-                _ => Err(EIO),
+        // SAFETY: `size` was set above, and FUSE is done with it.
+        match unsafe { (*answer).size } {
+            size @ 0.. if size as usize <= MAP_MAX => {
+                // SAFETY: `answer` is part of `self`.
+                let map = unsafe { &raw const (*answer).map };
+                // SAFETY: As `size` is another one now, FUSE has copied an answer, and all of it,
+                // or the open had failed. It is not longer than `map`.
+                Ok(unsafe { slice::from_raw_parts(map.cast(), size as usize) })
             }
+            size @ -511..=-1 => Err(Error::from_errno(size)),
+            _ => Err(EIO),
         }
     }
 }
 
 /// Has an OPEN that is about to be sent ask for the map, if the task that sends it wants that.
-///
-/// # Safety
-///
-/// `req` is an OPEN that is being sent by the current task, and that the server does not see yet.
 #[inline]
-pub(super) unsafe fn ask_for_map(req: *const f::fuse_req) {
+pub(crate) fn ask_for_map(req: Sending<'_>) {
     if NR_WANTED.load(Relaxed) != 0 {
-        // SAFETY: By the safety requirements.
-        unsafe { ask_if_wanted(req) };
+        ask_if_wanted(req);
     }
 }
 
-/// # Safety
-///
-/// As [`ask_for_map`].
 #[cold]
 #[inline(never)]
-unsafe fn ask_if_wanted(req: *const f::fuse_req) {
-    let mut wanted = WANTED.lock();
-
-    // SAFETY: All in the list are valid while its lock is held. The arguments of a request that is
-    // being sent are valid. Those of OPEN are FUSE's local variables (`fuse_send_open()`), so they
-    // may be written; the answer has room for a second part in the kernel's type. What is wanted by
-    // this task outlives the request, see the top.
-    unsafe {
-        let (args, task) = ((*req).args, c::get_current());
-
-        // It is used once, and nobody else has to pass it while the server takes its time.
-        let this = wanted.remove(|this| {
-            ptr::eq((*this).chan, (*req).chan)
-                && ptr::eq((*this).task, task)
-                && (*this).nodeid == (*args).nodeid
-        });
-        if this.is_null()
-            || (*args).out_numargs != 1
-            || (*args).out_argvar()
-            || (*args).in_args[0].size as usize != size_of::<f::fuse_open_in>()
-        {
-            return;
-        }
-        let open_in = (*args).in_args[0]
-            .value
-            .cast::<f::fuse_open_in>()
-            .cast_mut();
-        (*open_in).open_flags |= c::FUSE_DAX_FMAP_OPEN_MAP;
-        (*args).out_numargs = 2;
-        (*args).out_args[1].size = size_of::<c::fuse_open_fmap_out>() as u32;
-        (*args).out_args[1].value = (*this).answer.as_mut_ptr().cast();
-    }
+fn ask_if_wanted(mut req: Sending<'_>) {
+    let (chan, task, nodeid) = (req.channel(), Task::current_raw(), req.nodeid());
+    // It is used once, and nobody else has to pass it while the server takes its time.
+    let this = with_wanted(|wanted| {
+        wanted.remove_first(|this| {
+            this.chan == chan && ptr::eq(this.task, task) && this.nodeid == nodeid
+        })
+    });
+    let Some(this) = this else {
+        return;
+    };
+    let Some(mut args) = req.open_args() else {
+        return;
+    };
+    args.set_open_flags(c::FUSE_DAX_FMAP_OPEN_MAP);
+    // SAFETY: By the type invariants of `Wanted`.
+    unsafe { args.add_answer(this.answer) };
 }

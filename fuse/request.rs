@@ -4,7 +4,7 @@
 
 use core::{
     cell::UnsafeCell,
-    mem::size_of, //
+    mem, //
 };
 
 use kernel::{
@@ -12,27 +12,34 @@ use kernel::{
     error::to_result,
     ffi,
     prelude::*,
+    str::CString,
     sync::{
+        aref::ARef,
         atomic::{
             Atomic,
             Relaxed, //
         },
         Arc, //
-    },
-    types::Opaque, //
+    }, //
 };
 
 use crate::{
+    abstractions::{
+        fs::{
+            fuse::{
+                Args,
+                Inode,
+                Question, //
+            },
+            inode, //
+        },
+        sync::completion::Completion, //
+    },
     bindings::{
         fuse as f,
         kernel as c, //
     },
-    stats::Counter, //
-};
-
-use super::{
-    Connection,
-    Inode, //
+    open_error::Failure, //
 };
 
 /// A request of ours. The opener and FUSE each own a reference: an opener that is killed leaves,
@@ -40,32 +47,23 @@ use super::{
 ///
 /// It keeps the inode, so that the server does not get a FORGET for a node id it is being asked
 /// about.
-#[pin_data(PinnedDrop)]
+#[pin_data]
 struct Request {
     #[pin]
-    args: Opaque<f::fuse_args>,
+    args: Args,
     #[pin]
-    done: Opaque<c::completion>,
+    done: Completion,
     error: Atomic<i32>,
     body: [u32; 2],
     reply: UnsafeCell<KVVec<u8>>,
-    /// In use, and kept so by `self`.
-    inode: *mut c::inode,
+    _inode: ARef<inode::Inode>,
 }
 
 // SAFETY: Nothing of a request belongs to a task. `reply` is written by FUSE before `done`, and
 // read by the opener after it.
 unsafe impl Send for Request {}
-// SAFETY: As above.
+// SAFETY: What changes is atomic, or belongs to FUSE and then to the opener, as said above.
 unsafe impl Sync for Request {}
-
-#[pinned_drop]
-impl PinnedDrop for Request {
-    fn drop(self: Pin<&mut Self>) {
-        // SAFETY: `Request::send()` took this reference.
-        unsafe { c::iput(self.inode) }
-    }
-}
 
 /// `end` of a request.
 ///
@@ -73,29 +71,13 @@ impl PinnedDrop for Request {
 ///
 /// Called by FUSE, once, with the `args` of a [`Request`] to which it owns a reference.
 unsafe extern "C" fn request_done(args: *mut f::fuse_args, error: ffi::c_int) {
-    // SAFETY: By the safety requirements.
-    let request = unsafe {
-        Arc::from_raw(container_of!(
-            args.cast::<Opaque<f::fuse_args>>(),
-            Request,
-            args
-        ))
-    };
+    // SAFETY: `args` are those of a `Request`, by the safety requirements.
+    let request = unsafe { container_of!(args.cast::<Args>(), Request, args) };
+    // SAFETY: FUSE owns a reference to `request`, and gives it up here.
+    let request = unsafe { Arc::from_raw(request) };
 
     request.error.store(error, Relaxed);
-    // SAFETY: The completion was initialized with the request.
-    unsafe { c::complete(request.done.get()) };
-}
-
-/// What is asked.
-struct Question {
-    opcode: u32,
-    nodeid: u64,
-    body: [u32; 2],
-    /// Room for the reply in bytes.
-    room: usize,
-    /// Whether a reply that is shorter is one.
-    short: bool,
+    request.done.complete();
 }
 
 /// A request that the server has, or will get. Who drops it does not want the answer any more.
@@ -108,52 +90,30 @@ impl Request {
     /// # Errors
     ///
     /// [`ENOMEM`]; ENOTCONN without a server.
-    fn send(inode: &Inode, question: &Question) -> Result<Asked> {
+    fn send(inode: &Inode, question: &Question, body: [u32; 2], room: usize) -> Result<Asked> {
         // Up to 1 MiB, and for as long as the server likes: it counts as the opener's.
-        let reply = KVVec::<u8>::zeroed(question.room, GFP_KERNEL_ACCOUNT)?;
+        let reply = KVVec::<u8>::zeroed(room, GFP_KERNEL_ACCOUNT)?;
         let request = Arc::pin_init(
             pin_init!(Self {
-                args <- Opaque::ffi_init(|slot: *mut f::fuse_args| {
-                    // SAFETY: `slot` is valid for writes; zeros are a request without arguments.
-                    unsafe { slot.write_bytes(0, 1) }
-                }),
-                done <- Opaque::ffi_init(|slot| {
-                    // SAFETY: `slot` is valid for writes and does not move: it is pinned.
-                    unsafe { c::init_completion(slot) }
-                }),
+                args <- Args::zeroed(),
+                done <- Completion::new(),
                 error: Atomic::new(0),
-                body: question.body,
+                body,
                 reply: UnsafeCell::new(reply),
-                inode: {
-                    // SAFETY: The inode is in use.
-                    unsafe { c::ihold(inode.as_raw()) };
-                    inode.as_raw()
-                },
+                _inode: ARef::from(&**inode),
             }),
             GFP_KERNEL,
         )?;
-        let args = request.args.get();
-
-        // SAFETY: FUSE does not have the request yet; the body and the room for the reply live as
-        // long as it.
-        unsafe {
-            (*args).opcode = question.opcode;
-            (*args).nodeid = question.nodeid;
-            (*args).in_numargs = 1;
-            (*args).in_args[0].size = size_of::<[u32; 2]>() as u32;
-            (*args).in_args[0].value = request.body.as_ptr().cast();
-            (*args).out_numargs = 1;
-            (*args).set_out_argvar(question.short);
-            (*args).out_args[0].size = question.room as u32;
-            (*args).out_args[0].value = (*request.reply.get()).as_mut_ptr().cast();
-            (*args).end = Some(request_done);
-        }
+        // SAFETY: FUSE does not have the request yet.
+        let reply = unsafe { (*request.reply.get()).as_mut_slice() };
+        let (body, reply) = (&raw const request.body, &raw mut *reply);
         let for_fuse = Arc::into_raw(request.clone());
-        // SAFETY: The inode is FUSE's, so this is its mount. `args` is complete.
-        let sent = to_result(unsafe {
-            let mount = (*(*inode.as_raw()).i_sb).s_fs_info.cast();
-            f::fuse_simple_background(mount, args, c::GFP_KERNEL)
-        });
+        // SAFETY: `request` is pinned and new. FUSE's reference keeps it, with body and reply,
+        // until `request_done()`; the opener takes the reply after that.
+        let sent = unsafe {
+            let args = &request.args;
+            args.send_background(inode, question, body, reply, request_done)
+        };
         if let Err(errno) = sent {
             // SAFETY: FUSE did not take the request, so its reference is still ours.
             drop(unsafe { Arc::from_raw(for_fuse) });
@@ -173,61 +133,70 @@ impl Asked {
     pub(crate) fn answer(self) -> Result<KVVec<u8>> {
         let request = self.0;
 
-        // SAFETY: The completion was initialized with the request.
-        if unsafe { c::wait_for_completion_killable(request.done.get()) } != 0 {
-            return Err(EINTR);
-        }
+        request.done.wait_killable()?;
         to_result(request.error.load(Relaxed))?;
 
-        // SAFETY: The request has ended, so FUSE is done with it; it set the size of the reply.
-        let (mut reply, len) = unsafe {
-            (
-                core::mem::take(&mut *request.reply.get()),
-                (*request.args.get()).out_args[0].size as usize,
-            )
-        };
+        // SAFETY: The request has ended, so FUSE is done with it, and this takes it once.
+        let mut reply = unsafe { mem::take(&mut *request.reply.get()) };
+        // SAFETY: The request has ended, and `done` has said so.
+        let len = unsafe { request.args.reply_len() };
         reply.truncate(len);
         Ok(reply)
     }
 }
 
-impl Connection {
-    /// GET_FMAP: the map of a file, at most `room` bytes. May sleep, but not for the server.
-    ///
-    /// # Errors
-    ///
-    /// As [`Request::send`].
-    pub(crate) fn get_fmap(&self, inode: &Inode, room: u32) -> Result<Asked> {
-        self.mount().stats.inc(Counter::GetFmap);
-        Request::send(
-            inode,
-            &Question {
-                opcode: c::FUSE_GET_FMAP,
-                nodeid: inode.nodeid(),
-                body: [room, 0],
-                room: room as usize,
-                short: true,
-            },
-        )
-    }
+/// GET_FMAP: the map of a file, at most `room` bytes. May sleep, but not for the server.
+///
+/// # Errors
+///
+/// As [`Request::send`].
+pub(crate) fn get_fmap(inode: &Inode, room: u32) -> Result<Asked> {
+    Request::send(
+        inode,
+        &Question {
+            opcode: c::FUSE_GET_FMAP,
+            nodeid: inode.nodeid(),
+            may_be_short: true,
+        },
+        [room, 0],
+        room as usize,
+    )
+}
 
-    /// GET_DAXDEV: the device of an index, asked while opening `inode`. May sleep.
-    ///
-    /// # Errors
-    ///
-    /// As [`Request::send`] and [`Asked::answer`].
-    pub(crate) fn get_daxdev(&self, inode: &Inode, index: u32) -> Result<KVVec<u8>> {
-        self.mount().stats.inc(Counter::GetDaxdev);
-        Request::send(
-            inode,
-            &Question {
-                opcode: c::FUSE_GET_DAXDEV,
-                nodeid: index.into(),
-                body: [index, 0],
-                room: size_of::<c::fuse_get_daxdev_out>(),
-                short: false,
-            },
-        )?
-        .answer()
+/// GET_DAXDEV: the path of the device of an index, asked while opening `inode`. May sleep.
+///
+/// # Errors
+///
+/// As [`Request::send`] and [`Asked::answer`]; [`EINVAL`] if the answer is no path.
+pub(crate) fn get_daxdev(inode: &Inode, index: u32) -> Result<CString, Failure> {
+    let question = Question {
+        opcode: c::FUSE_GET_DAXDEV,
+        nodeid: index.into(),
+        may_be_short: false,
+    };
+    let room = size_of::<c::fuse_get_daxdev_out>();
+    let reply = Request::send(inode, &question, [index, 0], room)
+        .and_then(Asked::answer)
+        .map_err(Failure::because("GET_DAXDEV"))?;
+
+    path_of(&reply)
+}
+
+/// The path in a GET_DAXDEV reply.
+fn path_of(reply: &[u8]) -> Result<CString, Failure> {
+    const NAME: usize = core::mem::offset_of!(c::fuse_get_daxdev_out, name);
+
+    let name = reply.get(NAME..).unwrap_or_default();
+    let name = CStr::from_bytes_until_nul(name)
+        .map_err(|_| EINVAL)
+        .map_err(Failure::because("GET_DAXDEV: the path has no end"))?;
+    if name.to_bytes().first() != Some(&b'/') {
+        return Err(Failure {
+            errno: EINVAL,
+            cause: "GET_DAXDEV: the path is not absolute",
+        });
     }
+    CString::try_from(name)
+        .map_err(|_| ENOMEM)
+        .map_err(Failure::because("GET_DAXDEV"))
 }

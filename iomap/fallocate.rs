@@ -6,37 +6,39 @@
 //! them: the server is not asked. What would change the size, or give memory back, fails with
 //! EOPNOTSUPP.
 
-use core::mem::MaybeUninit;
-
 use kernel::{
     error::to_result,
     ffi,
+    fs::LocalFile,
     page::PAGE_SIZE,
     prelude::*, //
 };
 
 use crate::{
+    abstractions::{
+        fs::kiocb::Kiocb,
+        iov::IovIter,
+        task::fatal_signal_pending, //
+    },
     bindings::kernel as c,
-    fuse::Inode,
     stats::Counter, //
 };
 
 use super::{
-    header,
-    i_size,
     io::{
         count_bytes,
         modified,
-        write,
-        IoLock, //
-        Wait,
+        write_locked,
+        IoLock,
+        Wait, //
     },
-    judge::{
-        refused,
-        Mapping, //
+    judge::Mapping,
+    mapped_inode::{
+        open_file,
+        MappedInode,
+        PAGE, //
     },
-    Header,
-    PAGE, //
+    refusal::refused, //
 };
 
 /// So many pages of zeros are written at once.
@@ -63,51 +65,33 @@ pub(super) unsafe extern "C" fn fallocate(
     offset: c::loff_t,
     len: c::loff_t,
 ) -> ffi::c_long {
+    // SAFETY: `file` is open, and its inode mapped, by the safety requirements.
+    let (file, inode) = unsafe { open_file(file) };
     let result = match mode as u32 & !c::FALLOC_FL_KEEP_SIZE {
-        // SAFETY: `file` is an open mapped one, by the safety requirements.
-        c::FALLOC_FL_ALLOCATE_RANGE => unsafe { allocate(file, offset, len) },
-        // SAFETY: `file` is an open mapped one, by the safety requirements.
-        c::FALLOC_FL_ZERO_RANGE => unsafe { zero(file, offset, len) },
+        c::FALLOC_FL_ALLOCATE_RANGE => allocate(inode, offset, len),
+        c::FALLOC_FL_ZERO_RANGE => zero(file, inode, offset, len),
         _ => Err(EOPNOTSUPP),
     };
     result.map_or_else(|errno| errno.to_errno() as ffi::c_long, |()| 0)
 }
 
-/// Whether `end` is not behind the end of I/O: the smaller of the file's size and its mapped size.
-///
-/// # Safety
-///
-/// `inode` is a mapped one, and in use.
-unsafe fn ends_inside(inode: *const c::inode, end: c::loff_t) -> Result {
-    // SAFETY: `inode` is mapped and in use, by the safety requirements.
-    let inside = unsafe { i_size(inode).min(header(inode).mapped_size) };
-
-    if end as u64 > inside {
+/// Whether `end` is not behind the end of I/O.
+fn ends_inside(inode: MappedInode<'_>, end: c::loff_t) -> Result {
+    if end as u64 > inode.end_of_io() {
         return Err(EOPNOTSUPP);
     }
     Ok(())
 }
 
 /// Says whether the range is all memory; no byte changes.
-///
-/// # Safety
-///
-/// As [`fallocate`].
-unsafe fn allocate(file: *mut c::file, offset: c::loff_t, len: c::loff_t) -> Result {
-    // SAFETY: The inode of an open file is in use.
-    let inode = unsafe { (*file).f_inode };
-
-    // SAFETY: As above; the file is a mapped one by the safety requirements.
-    unsafe { ends_inside(inode, offset + len) }?;
-    // SAFETY: `inode` is in use, as its file is open.
-    if unsafe { Inode::new(inode) }.is_bad() {
+fn allocate(inode: MappedInode<'_>, offset: c::loff_t, len: c::loff_t) -> Result {
+    ends_inside(inode, offset + len)?;
+    if inode.inode.is_bad() {
         return Err(EIO);
     }
-    // SAFETY: As above; the inode stays in use meanwhile.
-    let (header, mut pos, end) = unsafe { (header(inode), offset as u64, (offset + len) as u64) };
+    let (mut pos, end) = (offset as u64, (offset + len) as u64);
     while pos < end {
-        // SAFETY: `inode` is mapped and in use, and `header` its.
-        let mapping = unsafe { piece(inode, header, pos, end - pos) }?;
+        let mapping = piece(inode, pos, end - pos)?;
         if mapping.device.is_none() {
             return Err(ENOSPC);
         }
@@ -122,118 +106,72 @@ unsafe fn allocate(file: *mut c::file, offset: c::loff_t, len: c::loff_t) -> Res
 ///
 /// [`EINTR`] if the task is being killed: a program may call every page a mapping of its own. Those
 /// of a mapping that is refused.
-///
-/// # Safety
-///
-/// `inode` is a mapped one, and in use; `header` is its.
-unsafe fn piece<'a>(
-    inode: *const c::inode,
-    header: &'a Header,
-    pos: u64,
-    len: u64,
-) -> Result<Mapping<'a>> {
-    // SAFETY: The current task is always valid.
-    if unsafe { c::fatal_signal_pending(c::get_current()) } != 0 {
+fn piece(inode: MappedInode<'_>, pos: u64, len: u64) -> Result<Mapping<'_>> {
+    if fatal_signal_pending() {
         return Err(EINTR);
     }
-    // SAFETY: `inode` is in use, by the safety requirements.
-    let i_size = unsafe { i_size(inode) };
-    header
-        .locate(pos, len, i_size)
-        // SAFETY: `inode` is mapped and in use, by the safety requirements.
-        .map_err(|refusal| unsafe { refused(inode, header, pos, len, 0, refusal) })
+    inode
+        .header
+        .locate(pos, len, inode.inode.size())
+        .map_err(|refusal| refused(inode.inode, inode.header, pos, len, 0, refusal))
 }
 
 /// Writes zeros, and makes them durable if the file was opened so.
-///
-/// # Safety
-///
-/// As [`fallocate`].
-unsafe fn zero(file: *mut c::file, offset: c::loff_t, len: c::loff_t) -> Result {
-    let mut iocb = c::kiocb {
-        ki_filp: file,
-        ki_pos: offset,
-        // SAFETY: The VFS keeps the file open meanwhile.
-        ki_flags: unsafe { (*file).f_iocb_flags } as ffi::c_int,
-        ..pin_init::zeroed()
-    };
-    let mut waits = 0;
-    loop {
-        // SAFETY: The VFS keeps the file open meanwhile, so its inode stays in use.
-        let locked = unsafe { IoLock::new(&iocb, true) }?;
+fn zero(file: &LocalFile, inode: MappedInode<'_>, offset: c::loff_t, len: c::loff_t) -> Result {
+    Kiocb::with_sync(file, offset, |iocb| {
+        let mut waits = 0;
+        loop {
+            let locked = IoLock::new(iocb, inode, true)?;
 
-        // SAFETY: The inode of an open file is in use; the file is a mapped one by the safety
-        // requirements.
-        unsafe { ends_inside((*file).f_inode, offset + len) }?;
-        // SAFETY: `iocb` is valid, for this file, and the inode is locked exclusively.
-        to_result(unsafe { modified(&mut iocb) })?;
-        // SAFETY: `iocb` is valid, for this file, and the inode is locked exclusively.
-        let result = unsafe { write_zeros(&mut iocb, offset + len) };
-        drop(locked);
-        match result {
-            // What has failed can be written soon; it may fail once more meanwhile.
-            Err(EJUKEBOX) if waits < Wait::MAX => {
-                waits += 1;
-                Wait::one()?;
+            ends_inside(inode, offset + len)?;
+            to_result(modified(iocb, inode))?;
+            let result = write_zeros(iocb, inode, &locked, offset + len);
+            drop(locked);
+            match result {
+                // What has failed can be written soon; it may fail once more meanwhile.
+                Err(EJUKEBOX) if waits < Wait::MAX => {
+                    waits += 1;
+                    Wait::one()?;
+                }
+                Err(EJUKEBOX) => return Err(EIO),
+                result => break result?,
             }
-            Err(EJUKEBOX) => return Err(EIO),
-            result => break result?,
         }
-    }
-    // SAFETY: As above; without the inode lock, which fsync may take.
-    let synced = unsafe { c::generic_write_sync(&mut iocb, len as isize) };
-    if synced < 0 {
-        return to_result(synced as ffi::c_int);
-    }
-    Ok(())
+        // Without the inode lock, which fsync may take.
+        let synced = iocb.write_sync(len as isize);
+        if synced < 0 {
+            return to_result(synced as ffi::c_int);
+        }
+        Ok(())
+    })
 }
 
 /// Writes zeros from `iocb.ki_pos` to `end`, but for holes.
-///
-/// # Safety
-///
-/// `iocb` is valid and for a mapped file, whose inode is locked exclusively.
-unsafe fn write_zeros(iocb: &mut c::kiocb, end: c::loff_t) -> Result {
-    // SAFETY: The file of `iocb` is open and mapped, by the safety requirements.
-    let (inode, header) = unsafe {
-        let inode = (*iocb.ki_filp).f_inode;
-        (inode, header(inode))
-    };
-    while iocb.ki_pos < end {
-        let (pos, left) = (iocb.ki_pos as u64, (end - iocb.ki_pos) as u64);
-
-        // SAFETY: `inode` is mapped and in use, as its file is open, and `header` its.
-        let mapping = unsafe { piece(inode, header, pos, left) }?;
+fn write_zeros(
+    iocb: &mut Kiocb,
+    inode: MappedInode<'_>,
+    locked: &IoLock<'_>,
+    end: c::loff_t,
+) -> Result {
+    while iocb.pos() < end {
+        let (pos, left) = (iocb.pos() as u64, (end - iocb.pos()) as u64);
+        let mapping = piece(inode, pos, left)?;
         let piece = left.min(mapping.offset + mapping.length - pos);
 
         if mapping.device.is_none() {
-            iocb.ki_pos += piece as c::loff_t;
+            iocb.advance(piece as usize);
             continue;
         }
         // Up to the end of a page, because memory that has failed is written by whole ones.
         let piece = piece.min(BATCH as u64 * PAGE - pos % PAGE) as usize;
-        let source = [c::kvec {
-            iov_base: ZEROS.as_ptr().cast_mut().cast(),
-            iov_len: PAGE_SIZE,
-        }; BATCH];
-        let mut iter = MaybeUninit::<c::iov_iter>::uninit();
+        let zeros: [&[u8]; BATCH] = [&ZEROS; BATCH];
+        let written =
+            IovIter::with_source(zeros, piece, |iter| write_locked(iocb, iter, inode, locked));
 
-        // SAFETY: `source` and the zeros it names are valid as long as `iter`, and are only read.
-        unsafe {
-            c::iov_iter_kvec(
-                iter.as_mut_ptr(),
-                c::ITER_SOURCE,
-                source.as_ptr(),
-                BATCH,
-                piece,
-            );
-        }
-        // SAFETY: `iter` was made above; the rest by the safety requirements.
-        match unsafe { write(iocb, iter.as_mut_ptr()) } {
+        match written {
             None | Some(0) => return Err(EIO),
             Some(done) => {
-                // SAFETY: `iocb` is valid and for a mapped file, by the safety requirements.
-                unsafe { count_bytes(iocb, Counter::WrittenBytes, done) };
+                count_bytes(inode, Counter::WrittenBytes, done);
                 to_result(done.min(0) as ffi::c_int)?;
             }
         }

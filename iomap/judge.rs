@@ -15,67 +15,43 @@ use kernel::{
 };
 
 use crate::{
+    abstractions::{
+        fs::inode::Inode,
+        iomap::{
+            Iomap,
+            Operations, //
+        },
+        mm::folio::Folio, //
+    },
     bindings::kernel as c,
-    bpf_struct_ops::Claim,
     daxdev::Device,
-    ratelimit::pr_warn_limited,
-    stats::Counter, //
+    fmap_ops::Claim,
+    sb_info::HoldsStill, //
 };
 
 use super::{
-    header,
-    i_size,
+    mapped_inode::{
+        header,
+        Header,
+        PAGE,
+        PMD_SIZE, //
+    },
+    refusal::{
+        refused,
+        Refusal, //
+    },
     tenancy::{
+        is_leftover_but_for,
         may_be_hole,
         move_in,
-        Folio,
-        HoldsStill,
         MovingIn, //
-    },
-    Header,
-    PAGE,
-    PMD_SIZE, //
+    }, //
 };
 
 /// Where the page ends that the last of `bytes` is in. For sizes, which are at most i64::MAX.
 #[inline]
 pub(super) fn page_end(bytes: u64) -> u64 {
     (bytes + (PAGE - 1)) & !(PAGE - 1)
-}
-
-/// Why a mapping is refused.
-pub(super) enum Refusal {
-    Program(Error),
-    BeyondFile,
-    Empty,
-    Unaligned,
-    UndeclaredDevice,
-    FailedDevice,
-    BeyondDevice,
-    SharedMemory,
-    Moved,
-    Poisoned,
-    UnknownType,
-    WriteToHole,
-}
-
-impl Refusal {
-    fn cause(&self) -> &'static str {
-        match self {
-            Self::Program(_) => "iomap_begin() returns an error",
-            Self::BeyondFile => "beyond the end of the file",
-            Self::Empty => "length 0",
-            Self::Unaligned => "address or length are no multiples of the page size",
-            Self::UndeclaredDevice => "a device that the file has not declared",
-            Self::FailedDevice => "the device has failed",
-            Self::BeyondDevice => "beyond the end of the device",
-            Self::SharedMemory => "memory that is mapped at another place of a file",
-            Self::Moved => "another place than the one that is mapped",
-            Self::Poisoned => "memory that has failed",
-            Self::UnknownType => "a type of mapping that does not exist",
-            Self::WriteToHole => "a write to a hole",
-        }
-    }
 }
 
 /// A mapping that may be used.
@@ -119,14 +95,19 @@ impl Mapping<'_> {
         header: &Header,
         _still: &HoldsStill<'_>,
     ) -> Result<(), Refusal> {
-        let own = header.file().map(|_| header.dax_mapping());
+        let own = header.file();
         let pages = (self.length / PAGE).min(PMD_SIZE / PAGE);
         let free = device
             .with_frames(self.addr, pages, |frames| {
                 let _rcu = rcu::read_lock();
                 let first = frames.pfn?;
-                // SAFETY: We are inside, so the frames have a memory map; `_still` is held.
-                (0..pages).find(|page| unsafe { Folio::of(first + page).is_leftover_but_for(own) })
+                (0..pages).find(|page| {
+                    // SAFETY: The frame has a memory map inside `with_frames()`.
+                    let folio = unsafe { Folio::of(first + page) };
+                    // SAFETY: `folio` is of a device that is held, `_still` is held, and this is
+                    // under RCU.
+                    unsafe { is_leftover_but_for(folio, own) }
+                })
             })
             .ok_or(Refusal::FailedDevice)?
             .unwrap_or(pages);
@@ -138,21 +119,14 @@ impl Mapping<'_> {
         Ok(())
     }
 
-    /// # Safety
-    ///
-    /// `iomap` is to be filled in, and zeroed.
+    /// Says the same to iomap.
     #[inline]
-    pub(super) unsafe fn fill(&self, iomap: *mut c::iomap) {
-        // SAFETY: By the safety requirements.
-        unsafe {
-            (*iomap).addr = self.addr;
-            (*iomap).offset = self.offset as c::loff_t;
-            (*iomap).length = self.length;
-            // Zero is a hole without a device.
-            if let Some(device) = self.device {
-                (*iomap).type_ = c::IOMAP_MAPPED as u16;
-                (*iomap).dax_dev = device.as_raw();
-            }
+    pub(super) fn fill(&self, iomap: &mut Iomap) {
+        iomap.set_range(self.addr, self.offset, self.length);
+        // Zero is a hole without a device.
+        if let Some(device) = self.device {
+            // SAFETY: The mount holds the device until its last inode is gone.
+            unsafe { iomap.set_dax_dev(device.dax_dev()) };
         }
     }
 }
@@ -270,71 +244,68 @@ impl Header {
 
 const _: () = assert!(c::IOMAP_HOLE == 0);
 
-pub(super) static IOMAP_OPS: c::iomap_ops = c::iomap_ops {
-    iomap_begin: Some(iomap_begin),
-    iomap_end: Some(iomap_end),
-    ..pin_init::zeroed()
-};
+/// For DAX: what it is given for a mapped file. It calls with its inode for reads and writes, and
+/// with the host of its DAX page cache, of the mapped size, for faults.
+pub(super) static IOMAP_OPS: c::iomap_ops = ForDax::OPS;
 
-/// `iomap_begin()` of a mapped file.
-///
-/// # Safety
-///
-/// Called by the DAX core for a mapped file: with its inode, which is in use, for reads and writes,
-/// and with the host of its DAX page cache, of the mapped size, for faults.
-unsafe extern "C" fn iomap_begin(
-    inode: *mut c::inode,
-    pos: c::loff_t,
-    length: c::loff_t,
-    flags: ffi::c_uint,
-    iomap: *mut c::iomap,
-    _srcmap: *mut c::iomap,
-) -> ffi::c_int {
-    // SAFETY: By the safety requirements; either has the header.
-    let (header, i_size) = unsafe { (header(inode), i_size(inode)) };
-    let (pos, length) = (pos as u64, length as u64);
+struct ForDax;
 
-    let still = match still_for_write(header, flags) {
-        Ok(still) => still,
-        Err(errno) => return errno.to_errno(),
-    };
-    let resolved = header.resolve(pos, length, i_size).and_then(|mut mapping| {
-        let moving_in = match mapping.device {
-            Some(device) if flags & c::IOMAP_FAULT != 0 => {
-                let pages = length.min(mapping.length - (pos - mapping.offset)) / PAGE;
-                let addr = mapping.addr + (pos - mapping.offset);
-                move_in(header, device, addr, pos, pages)?
-            }
-            Some(device) => {
-                if let Some(still) = &still {
-                    mapping.cut_at_leftovers(device, header, still)?;
+impl Operations for ForDax {
+    const HAS_END: bool = true;
+
+    #[inline(always)]
+    unsafe fn begin(
+        inode: &Inode,
+        pos: u64,
+        length: u64,
+        flags: ffi::c_uint,
+        iomap: &mut Iomap,
+    ) -> Result {
+        // SAFETY: `inode` is mapped, or the host of a DAX page cache: either has the header.
+        let header = unsafe { header(inode) };
+        let still = still_for_write(header, flags)?;
+        let place = |mut mapping: Mapping<'_>| {
+            let moving_in = match mapping.device {
+                Some(device) if flags & c::IOMAP_FAULT != 0 => {
+                    let pages = length.min(mapping.length - (pos - mapping.offset)) / PAGE;
+                    let addr = mapping.addr + (pos - mapping.offset);
+                    // SAFETY: A file that faults has been mapped by mmap(2).
+                    let file = unsafe { header.file_unchecked() };
+                    move_in(file, device, addr, pos, pages)?
                 }
-                None
-            }
-            None => {
-                may_be_hole(header, pos, flags)?;
-                None
-            }
+                Some(device) => {
+                    if let Some(still) = &still {
+                        mapping.cut_at_leftovers(device, header, still)?;
+                    }
+                    None
+                }
+                None => {
+                    may_be_hole(header.file(), pos, flags)?;
+                    None
+                }
+            };
+            mapping.fill(iomap);
+            iomap.set_private(MovingIn::into_raw(moving_in));
+            Ok(())
         };
-        Ok((mapping, moving_in))
-    });
-    match resolved {
-        Ok((mapping, moving_in)) => {
-            // SAFETY: `iomap` is the caller's, zeroed, to be filled in.
-            unsafe {
-                mapping.fill(iomap);
-                (*iomap).private = MovingIn::into_raw(moving_in);
-            }
-            0
-        }
-        // SAFETY: By the safety requirements.
-        Err(refusal) => unsafe { refused(inode, header, pos, length, flags, refusal) }.to_errno(),
+
+        header
+            .resolve(pos, length, inode.size())
+            .and_then(place)
+            .map_err(|refusal| refused(inode, header, pos, length, flags, refusal))
+    }
+
+    /// A first touch is over.
+    #[inline(always)]
+    unsafe fn end(iomap: &Iomap) {
+        // SAFETY: `begin()` left this in `iomap`, in the same task, and this is called once.
+        drop(unsafe { MovingIn::from_raw(iomap.private()) });
     }
 }
 
 /// Holds the mount's memory still for a write that may meet memory which is in use though its file
-/// is closed. That was counted before the server was told that the file is closed, and so before
-/// it gave the memory to another file.
+/// is closed. That was counted before the server was told that the file is closed, and so before it
+/// gave the memory to another file.
 ///
 /// # Errors
 ///
@@ -351,68 +322,4 @@ fn still_for_write(header: &Header, flags: ffi::c_uint) -> Result<Option<HoldsSt
     }
     let nowait = flags & c::IOMAP_NOWAIT != 0;
     mount.tenants.hold_still(nowait).map(Some)
-}
-
-/// `iomap_end()`: a first touch is over.
-///
-/// # Safety
-///
-/// Called by the DAX core after [`iomap_begin`], by the same task.
-unsafe extern "C" fn iomap_end(
-    _inode: *mut c::inode,
-    _pos: c::loff_t,
-    _length: c::loff_t,
-    _written: isize,
-    _flags: ffi::c_uint,
-    iomap: *mut c::iomap,
-) -> ffi::c_int {
-    // SAFETY: `iomap_begin()` left this there, and it is called once.
-    drop(unsafe { MovingIn::from_raw((*iomap).private) });
-    0
-}
-
-/// Logs a refusal, and turns it into the errno of the operation.
-///
-/// # Safety
-///
-/// The inode is valid.
-#[cold]
-pub(super) unsafe fn refused(
-    inode: *const c::inode,
-    header: &Header,
-    pos: u64,
-    length: u64,
-    flags: ffi::c_uint,
-    refusal: Refusal,
-) -> Error {
-    let mount = header.mount();
-
-    mount.stats.inc(Counter::RefusedMappings);
-    // A 2 MiB fault that is refused is tried again as one of 4 KiB, and a write of failed memory as
-    // one of the whole page.
-    let tried_again = match refusal {
-        Refusal::Poisoned if flags & c::IOMAP_FAULT == 0 => flags & c::IOMAP_WRITE != 0,
-        _ => flags & c::IOMAP_FAULT != 0 && length > PAGE,
-    };
-    if !tried_again {
-        header.note_refusal();
-        pr_warn_limited!(
-            mount.mappings,
-            "ops {}: inode {} at {:#x}: {}\n",
-            mount.ops.name(),
-            // SAFETY: By the safety requirements.
-            unsafe { (*inode).i_ino },
-            pos,
-            refusal.cause()
-        );
-    }
-    match refusal {
-        // For a fault: SIGBUS that says so.
-        Refusal::Poisoned if flags & (c::IOMAP_FAULT | c::IOMAP_WRITE) != 0 => EHWPOISON,
-        // A fault knows no errno but these: ENOMEM would be retried for ever, EHWPOISON believed.
-        // And a write would go about making memory well again.
-        Refusal::Program(errno) if flags & c::IOMAP_FAULT == 0 && errno != EHWPOISON => errno,
-        Refusal::WriteToHole if flags & c::IOMAP_FAULT == 0 => ENOSPC,
-        _ => EIO,
-    }
 }

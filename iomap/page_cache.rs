@@ -24,27 +24,55 @@
 //! there; `docs/kernel-assumptions.md` lists them. One of them passes the file of a mapping along,
 //! uprobes do, and so `->read_folio()` is not FUSE's ([`aops`]).
 
-use core::ptr;
+use core::{
+    ptr::{
+        self,
+        NonNull, //
+    },
+    sync::atomic::Ordering, //
+};
 
 use kernel::{
     ffi,
-    page::PAGE_SHIFT,
+    fs::LocalFile,
     prelude::*,
-    sync::SetOnce, //
+    str::CStr,
+    sync::SetOnce,
+    types::ForeignOwnable, //
 };
 
 use crate::{
+    abstractions::{
+        fs::{
+            address_space::AddressSpace,
+            dax::Host,
+            file::FileExt,
+            inode, //
+        },
+        sync::rcu::RcuHead, //
+    },
     bindings::kernel as c,
-    fuse::MAKING_TABLES, //
+    fuse::{
+        COperations,
+        Inode,
+        Table,
+        MAKING_TABLES, //
+    },
+    sb_info::ListedFile, //
 };
 
 use super::{
-    header,
+    mapped_inode::{
+        header,
+        open_file,
+        MappedFile,
+        MappedInode, //
+    },
     vm_file::is_vm_file,
-    writeback::writepages,
-    COperations,
-    Header,
-    Table, //
+    writeback::{
+        writepages,
+        writepages_of, //
+    }, //
 };
 
 /// The operations of a DAX page cache.
@@ -60,71 +88,74 @@ static SHOWN_AOPS: Table<c::address_space_operations> = Table(c::address_space_o
     ..pin_init::zeroed()
 });
 
-/// Makes the inode that hosts the DAX page cache of a file.
-///
-/// # Safety
-///
-/// `slot` is valid for writes and stays where it is; `header` is published, and `inode` is FUSE's.
-pub(super) unsafe fn init_host(slot: *mut c::inode, inode: *const c::inode, header: &Header) {
-    // SAFETY: `slot` is valid for writes and stays where it is, by the safety requirements.
-    unsafe {
-        c::inode_init_once(slot);
-        c::__spin_lock_init(
-            &raw mut (*slot).i_lock,
-            c"fuse_dax_fmap::host_lock".as_char_ptr(),
-            kernel::static_lock_class!().as_ptr(),
-        );
-        // For tracepoints, and for the checks of "is this DAX, and of a regular file".
-        (*slot).i_sb = (*inode).i_sb;
-        (*slot).i_ino = (*inode).i_ino;
-        (*slot).i_mode = c::S_IFREG as c::umode_t;
-        (*slot).i_flags = c::S_DAX;
-        (*slot).i_blkbits = PAGE_SHIFT as u8;
-        (*slot).i_size = header.mapped_size as c::loff_t;
-        (*slot).i_count.counter = 1;
-        // Dirty for good, so that no flusher thread ever gets it: `__mark_inode_dirty()` is done at
-        // once.
-        (*slot).i_state.__state = c::inode_state_flags_enum_I_DIRTY_PAGES;
-        (*slot).i_mapping = &raw mut (*slot).i_data;
-        (*slot).i_private = ptr::from_ref(header).cast_mut().cast();
-        init(&raw mut (*slot).i_data, slot, &DAX_AOPS.0);
+/// The inode that hosts the DAX page cache of a file. It knows the header as FUSE's does.
+fn dax_host(inode: MappedInode<'_>) -> impl PinInit<Host> + '_ {
+    let (header, inode) = (inode.header, inode.inode);
+    let (size, private) = (header.mapped_size, ptr::from_ref(header).cast_mut().cast());
+    let lock = (LOCK, kernel::static_lock_class!());
+
+    // SAFETY: The superblock is there until the inode is evicted, and `MappedFiles::evict()` moves
+    // what outlives that. `writepages()` is for such a page cache.
+    unsafe { Host::new(inode, size, private, &DAX_AOPS.0, lock) }
+}
+
+impl MappedFile {
+    /// The one of an inode that is about to be mapped by mmap(2), which is made if there is none
+    /// yet. May sleep.
+    ///
+    /// # Errors
+    ///
+    /// [`ENOMEM`].
+    pub(super) fn get_or_make(inode: MappedInode<'_>) -> Result<&Self> {
+        let header = inode.header;
+        if let Some(file) = header.file() {
+            file.will_be_mapped();
+            return Ok(file);
+        }
+        let mapped_files = &header.mount().mapped_files;
+        let _making = mapped_files.making.lock();
+        if let Some(file) = header.file() {
+            file.will_be_mapped();
+            return Ok(file);
+        }
+        let file = KBox::pin_init(Self::new(inode), GFP_KERNEL_ACCOUNT)?;
+        let raw = file.into_foreign().cast::<Self>();
+        // SAFETY: `raw` was a box, which stays until `free()`: longer than the inode is in use.
+        let file = unsafe { &*raw };
+        // In this order: what can be faulted in is found in the list.
+        // SAFETY: `file` is in no list, has an inode, and stays until it is taken out.
+        unsafe { mapped_files.insert(file) };
+        header.file.store(raw, Ordering::Release);
+        Ok(file)
+    }
+
+    fn new(inode: MappedInode<'_>) -> impl PinInit<Self> + '_ {
+        let header = inode.header;
+
+        pin_init!(Self {
+            host <- dax_host(inode),
+            header: NonNull::from(header),
+            // SAFETY: This is that part of a mapped file.
+            listed: unsafe { ListedFile::new(inode.inode.as_raw()) },
+            rcu: RcuHead::new(),
+        })
     }
 }
+
+/// What lockdep calls the `invalidate_lock` of either page cache.
+const LOCK: &CStr = c"fuse_dax_fmap::invalidate_lock";
 
 /// Makes the page cache that descriptors of a mapped file show.
 ///
 /// # Safety
 ///
 /// `slot` is valid for writes and stays where it is until `inode` is evicted.
-pub(super) unsafe fn init_shown(slot: *mut c::address_space, inode: *mut c::inode) {
-    // SAFETY: By the safety requirements. An open file keeps its inode.
-    unsafe {
-        c::address_space_init_once(slot);
-        init(slot, inode, &SHOWN_AOPS.0);
-        // sync_file_range(2) looks no further if this says that nothing is dirty.
-        (*slot).i_pages.xa_flags |= c::XA_FLAGS_MARK_DIRTY;
-    }
-}
+pub(super) unsafe fn init_shown(slot: *mut c::address_space, inode: &Inode) {
+    let lock = (LOCK, kernel::static_lock_class!());
 
-/// # Safety
-///
-/// `slot` went through `address_space_init_once()`, and `host` is valid as long as it is used.
-unsafe fn init(
-    slot: *mut c::address_space,
-    host: *mut c::inode,
-    a_ops: *const c::address_space_operations,
-) {
-    // SAFETY: `slot` is an address space, and `host` outlives its use, by the safety requirements.
-    unsafe {
-        c::__init_rwsem(
-            &raw mut (*slot).invalidate_lock,
-            c"fuse_dax_fmap::invalidate_lock".as_char_ptr(),
-            kernel::static_lock_class!().as_ptr(),
-        );
-        (*slot).host = host;
-        (*slot).gfp_mask = c::GFP_KERNEL;
-        (*slot).a_ops = a_ops;
-    }
+    // sync_file_range(2) looks no further if nothing claims to be dirty.
+    // SAFETY: `slot` is valid until `inode` is evicted, by the safety requirements.
+    unsafe { AddressSpace::init_dirty(slot, inode.as_raw(), &SHOWN_AOPS.0, lock) };
 }
 
 /// `->writepages()` of a shown page cache, for sync_file_range(2) and its kin: the DAX entries are
@@ -137,14 +168,16 @@ unsafe extern "C" fn write_dax_back(
     shown: *mut c::address_space,
     wbc: *mut c::writeback_control,
 ) -> ffi::c_int {
-    // SAFETY: By the safety requirements, and the host is the file's inode, which is mapped.
-    unsafe {
-        let header = header((*shown).host);
-        if header.file().is_none() {
-            return 0;
-        }
-        writepages(header.dax_mapping(), wbc)
-    }
+    // SAFETY: The host of `shown` is the file's inode, which is in use.
+    let inode = unsafe { inode::Inode::from_raw((*shown).host) };
+    // SAFETY: The inode is mapped, by the safety requirements.
+    let Some(file) = unsafe { header(inode) }.file() else {
+        return 0;
+    };
+    // SAFETY: `wbc` is the caller's, which waits.
+    let wbc = unsafe { &mut *wbc };
+
+    writepages_of(file, wbc)
 }
 
 /// Makes a file of a mapped inode show its empty page cache.
@@ -153,33 +186,11 @@ unsafe extern "C" fn write_dax_back(
 ///
 /// `file` is being opened by the current task, and its inode is mapped.
 pub(crate) unsafe fn show_page_cache(file: *mut c::file) {
-    // SAFETY: `file` is being opened by this task, and its inode mapped, by the safety
-    // requirements.
-    unsafe {
-        let shown = header((*file).f_inode).shown();
+    // SAFETY: `file` is being opened, and its inode mapped, by the safety requirements.
+    let (file, inode) = unsafe { open_file(file) };
 
-        (*file).f_mapping = shown;
-        (*file).f_wb_err = c::filemap_sample_wb_err(shown);
-    }
-}
-
-/// Records that dirty data of a mapped file are lost: fsync(2) says so once, for each open file.
-///
-/// # Safety
-///
-/// The file is mapped, or its memory is kept.
-pub(super) unsafe fn record_loss(header: &Header) {
-    // SAFETY: By the safety requirements. Descriptors show one of the two.
-    unsafe {
-        let inode = header
-            .file()
-            .map_or(ptr::null_mut(), |file| (*file.as_ptr()).inode);
-        // Kept memory has no open file that could be told, and no inode.
-        if !inode.is_null() {
-            c::mapping_set_error(header.shown(), EIO.to_errno());
-            c::mapping_set_error(&raw mut (*inode).i_data, EIO.to_errno());
-        }
-    }
+    // SAFETY: `file` is this task's, and keeps its inode, which keeps what is shown.
+    unsafe { file.set_mapping(inode.header.shown()) };
 }
 
 /// FUSE's page cache operations, and a copy of them with `read_folio` ours.
@@ -187,32 +198,31 @@ static AOPS: SetOnce<Table<Aops>> = SetOnce::new();
 
 struct Aops {
     plain: *const c::address_space_operations,
+    plain_read_folio: Option<ReadFolio>,
     mapped: c::address_space_operations,
 }
+
+type ReadFolio = unsafe extern "C" fn(*mut c::file, *mut c::folio) -> ffi::c_int;
 
 // SAFETY: Function pointers, and a pointer to a static table of FUSE's.
 unsafe impl COperations for Aops {}
 
 /// The operations for FUSE's page cache of an inode that is about to be mapped: FUSE's, but for
 /// `->read_folio()` and `->bmap()`.
-///
-/// # Safety
-///
-/// `plain` is what FUSE gave to a regular file.
-pub(super) unsafe fn aops(
-    plain: *const c::address_space_operations,
-) -> Result<*const c::address_space_operations> {
+pub(super) fn aops(inode: &Inode) -> Result<*const c::address_space_operations> {
+    let plain = inode.data().operations();
+
     if AOPS.as_ref().is_none() {
         let _making = MAKING_TABLES.lock();
         AOPS.populate(Table(Aops {
             plain,
+            plain_read_folio: plain.read_folio,
             mapped: c::address_space_operations {
                 read_folio: Some(read_folio),
                 // FIBMAP is refused, as on any file system that could not say what the number
                 // means.
                 bmap: None,
-                // SAFETY: `plain` is a static table of FUSE's, by the safety requirements.
-                ..unsafe { *plain }
+                ..*plain
             },
         }));
     }
@@ -235,18 +245,15 @@ pub(super) unsafe fn aops(
 ///
 /// Called by the memory manager, with a locked folio of the page cache of a regular file.
 unsafe extern "C" fn read_folio(file: *mut c::file, folio: *mut c::folio) -> ffi::c_int {
-    // SAFETY: By the safety requirements; a file that is passed is open.
-    let memory = !file.is_null() && unsafe { is_vm_file(file) };
-    let plain = AOPS
-        .as_ref()
-        // SAFETY: FUSE's table is static.
-        .and_then(|table| unsafe { (*table.0.plain).read_folio });
+    // SAFETY: A `file` that is passed is open.
+    let memory = !file.is_null() && is_vm_file(unsafe { LocalFile::from_raw_file(file) });
+    let plain = AOPS.as_ref().and_then(|table| table.0.plain_read_folio);
 
     match plain {
-        // SAFETY: FUSE's own, with the caller's arguments.
+        // SAFETY: This is FUSE's own, with the caller's arguments.
         Some(plain) if !memory => unsafe { plain(file, folio) },
         _ => {
-            // SAFETY: By the safety requirements it is locked.
+            // SAFETY: `folio` is locked, by the safety requirements.
             unsafe { c::folio_unlock(folio) };
             EIO.to_errno()
         }

@@ -12,78 +12,72 @@
 //! Files on several devices are not told apart.
 
 use kernel::{
+    error::from_result,
     ffi,
     prelude::*, //
 };
 
 use crate::{
+    abstractions::{
+        fs::{
+            file::FileExt,
+            inode, //
+        },
+        iomap::{
+            self,
+            FiemapInfo,
+            Iomap,
+            Operations, //
+        },
+        task::fatal_signal_pending, //
+    },
     bindings::kernel as c,
     fuse::Inode, //
 };
 
 use super::{
-    file::is_mapped,
-    header,
-    i_size,
-    judge::{
-        page_end,
-        refused, //
+    judge::page_end,
+    mapped_inode::{
+        open_file,
+        MappedInode, //
     },
-    state,
-    writeback::write_back_range,
-    State, //
+    refusal::refused,
+    writeback::write_back_inode, //
 };
+
+static REPORT_OPS: c::iomap_ops = ForReport::OPS;
 
 /// For asking: no fault, no tenant, no lock.
-static REPORT_OPS: c::iomap_ops = c::iomap_ops {
-    iomap_begin: Some(iomap_begin),
-    ..pin_init::zeroed()
-};
+struct ForReport;
 
-/// `iomap_begin()` for who only wants to know.
-///
-/// # Safety
-///
-/// Called by iomap for a mapped inode that is in use.
-unsafe extern "C" fn iomap_begin(
-    inode: *mut c::inode,
-    pos: c::loff_t,
-    length: c::loff_t,
-    flags: ffi::c_uint,
-    iomap: *mut c::iomap,
-    _srcmap: *mut c::iomap,
-) -> ffi::c_int {
-    // SAFETY: By the safety requirements.
-    let (header, i_size) = unsafe { (header(inode), i_size(inode)) };
-    let (at, wanted) = (pos as u64, length as u64);
+impl Operations for ForReport {
+    unsafe fn begin(
+        inode: &inode::Inode,
+        pos: u64,
+        length: u64,
+        flags: ffi::c_uint,
+        iomap: &mut Iomap,
+    ) -> Result {
+        // SAFETY: `inode` is FUSE's and mapped, as iomap is called for such an inode.
+        let mapped = unsafe { MappedInode::new(inode) };
+        let (header, i_size) = (mapped.header, mapped.inode.size());
 
-    // SAFETY: The current task is always valid.
-    if unsafe { c::fatal_signal_pending(c::get_current()) } != 0 {
-        return EINTR.to_errno();
-    }
-    let end = i_size.min(header.mapped_size);
-    if at >= end {
-        // SAFETY: `iomap` is the caller's, zeroed, to be filled in.
-        unsafe {
-            (*iomap).type_ = c::IOMAP_HOLE as u16;
-            (*iomap).addr = c::IOMAP_NULL_ADDR as u64;
-            (*iomap).offset = pos;
-            (*iomap).length = wanted;
+        if fatal_signal_pending() {
+            return Err(EINTR);
         }
-        return 0;
-    }
-    // Memory that has failed is data all the same.
-    match header.locate(at, wanted, i_size) {
-        Ok(mapping) => {
-            // SAFETY: As above. In whole pages, for the last one is mapped whole.
-            unsafe {
-                mapping.fill(iomap);
-                (*iomap).length = mapping.length.min(page_end(end) - mapping.offset);
-            }
-            0
+        let end = i_size.min(header.mapped_size);
+        if pos >= end {
+            iomap.set_hole(pos, length);
+            return Ok(());
         }
-        // SAFETY: By the safety requirements.
-        Err(refusal) => unsafe { refused(inode, header, at, wanted, flags, refusal) }.to_errno(),
+        // Memory that has failed is data all the same.
+        let mapping = header
+            .locate(pos, length, i_size)
+            .map_err(|refusal| refused(inode, header, pos, length, flags, refusal))?;
+        mapping.fill(iomap);
+        // In whole pages, for the last one is mapped whole.
+        iomap.set_length(mapping.length.min(page_end(end) - mapping.offset));
+        Ok(())
     }
 }
 
@@ -98,30 +92,25 @@ pub(super) unsafe extern "C" fn llseek(
     offset: c::loff_t,
     whence: ffi::c_int,
 ) -> c::loff_t {
+    // SAFETY: `file` is open, and its inode mapped, by the safety requirements.
+    let (file, inode) = unsafe { open_file(file) };
     let seek = match whence as u32 {
-        c::SEEK_DATA => c::iomap_seek_data,
-        c::SEEK_HOLE => c::iomap_seek_hole,
-        // SAFETY: The VFS's arguments, passed on.
-        _ => return unsafe { c::generic_file_llseek(file, offset, whence) },
-    };
-    // SAFETY: An open file has an inode, which is in use and mapped.
-    let (inode, end) = unsafe {
-        let inode = (*file).f_inode;
-        (inode, i_size(inode).min(header(inode).mapped_size))
+        c::SEEK_DATA => iomap::seek_data,
+        c::SEEK_HOLE => iomap::seek_hole,
+        _ => return file.llseek(offset, whence),
     };
     // The sizes are at most i64::MAX.
-    let end = end as c::loff_t;
+    let end = inode.end_of_io() as c::loff_t;
 
     if offset < 0 || offset >= end {
         return ENXIO.to_errno().into();
     }
-    // SAFETY: As above.
-    let found = unsafe { seek(inode, offset, &REPORT_OPS) };
+    // SAFETY: `inode` is FUSE's and mapped.
+    let found = unsafe { seek(inode.inode, offset, &REPORT_OPS) };
     if found < 0 {
         return found;
     }
-    // SAFETY: The VFS's file, with an offset inside it.
-    unsafe { c::vfs_setpos(file, found.min(end), (*(*inode).i_sb).s_maxbytes) }
+    file.set_position(found.min(end), inode.inode.super_block().max_bytes())
 }
 
 /// FS_IOC_FIEMAP.
@@ -135,25 +124,20 @@ pub(super) unsafe extern "C" fn fiemap(
     start: u64,
     len: u64,
 ) -> ffi::c_int {
-    // SAFETY: The VFS passes an inode in use.
-    if !is_mapped(unsafe { Inode::new(inode) }) {
-        return EOPNOTSUPP.to_errno();
-    }
-    // The kernel crate does not know its fields.
-    let info = info.cast::<c::fiemap_extent_info>();
+    // SAFETY: `inode` is FUSE's, and in use.
+    let inode = unsafe { Inode::new(inode) };
+    // SAFETY: `info` is the VFS's.
+    let info = unsafe { FiemapInfo::from_raw(info) };
 
-    // SAFETY: The VFS passes an inode in use and what the user asked for.
-    unsafe {
+    from_result(|| {
         // As FUSE's, which have no such operation.
-        if state(Inode::new(inode)) != State::Mapped {
-            return EOPNOTSUPP.to_errno();
-        }
+        let mapped = MappedInode::of(inode).ok_or(EOPNOTSUPP)?;
         // iomap would look at `i_mapping` for this.
-        if (*info).fi_flags & c::FIEMAP_FLAG_SYNC != 0 {
-            if let Err(errno) = write_back_range(header(inode), 0, c::loff_t::MAX) {
-                return errno.to_errno();
-            }
+        if info.wants_sync() {
+            write_back_inode(mapped, 0, c::loff_t::MAX)?;
         }
-        c::iomap_fiemap(inode, info, start, len, &REPORT_OPS)
-    }
+        // SAFETY: `inode` is FUSE's and mapped.
+        unsafe { iomap::fiemap(inode, info, start, len, &REPORT_OPS) }?;
+        Ok(0)
+    })
 }

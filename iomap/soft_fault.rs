@@ -36,16 +36,19 @@
 //! What does not fit goes to DAX, which finds out why. A mapping whose stores are tracked never
 //! gets here ([`super::tracked_fault`]).
 
-use core::sync::atomic::{
-    AtomicU64,
-    Ordering, //
-};
+use core::sync::atomic::Ordering;
 
 use kernel::ffi;
 
 use crate::{
+    abstractions::{
+        mm::{
+            fault::VmFault,
+            folio::Folio,
+            vma::is_nohugepage, //
+        }, //
+    },
     bindings::kernel as c,
-    fuse::is_bad,
     lockless::{
         self,
         AsWritten,
@@ -54,19 +57,17 @@ use crate::{
 };
 
 use super::{
-    i_size,
-    tenancy::{
-        DaxEntry,
-        Folio,
-        Tenancy, //
-    },
-    upgrade::{
+    huge::{
         has_room_for_huge,
         PMD_ORDER,
         WITHIN, //
     },
-    Header,
-    PAGE, //
+    mapped_inode::{
+        MappedFile,
+        MappedInode,
+        PAGE, //
+    },
+    tenancy::Tenancy, //
 };
 
 /// What became of a fault.
@@ -83,236 +84,171 @@ pub(super) enum Fault {
 ///
 /// # Safety
 ///
-/// Called in a fault, of a page or of 2 MiB, of the mapped `inode` that `header` is of, with the
-/// `invalidate_lock` of its page cache held shared.
+/// The fault is of a page or of 2 MiB, of `inode`, and the `invalidate_lock` of its DAX page cache
+/// is held shared.
 #[inline]
 pub(super) unsafe fn soft_fault(
-    vmf: *mut c::vm_fault,
+    vmf: &VmFault,
     order: ffi::c_uint,
-    inode: *const c::inode,
-    header: &Header,
+    inode: MappedInode<'_>,
 ) -> Fault {
-    // SAFETY: By the safety requirements.
-    unsafe {
-        if order == PMD_ORDER {
-            soft_huge_fault(vmf, inode, header)
-        } else {
-            soft_page_fault(vmf, inode, header)
-        }
+    // INVARIANT: By the safety requirements.
+    let faulting = Faulting(inode);
+
+    if order == PMD_ORDER {
+        faulting.huge(vmf)
+    } else {
+        faulting.page(vmf)
     }
 }
 
-/// # Safety
+/// An inode in which a fault is under way that may be soft.
 ///
-/// As [`soft_fault`].
-#[inline]
-unsafe fn soft_huge_fault(vmf: *mut c::vm_fault, inode: *const c::inode, header: &Header) -> Fault {
-    // SAFETY: The fault's mapping is valid, and its table of 2 MiB entries is there.
-    unsafe {
-        let first = (*vmf).__bindgen_anon_1.pgoff as u64 & !WITHIN;
-        let pmd = (*vmf).pmd.read_volatile();
+/// # Invariants
+///
+/// It has been mapped by mmap(2), and the `invalidate_lock` of its DAX page cache is held shared.
+#[derive(Clone, Copy)]
+struct Faulting<'a>(MappedInode<'a>);
+
+impl<'a> Faulting<'a> {
+    #[inline]
+    fn huge(self, vmf: &VmFault) -> Fault {
+        let first = vmf.pgoff() & !WITHIN;
+        let pmd = vmf.pmd();
 
         if !has_room_for_huge(vmf)
-            || (first | WITHIN) >= i_size(inode).div_ceil(PAGE)
-            || pmd.pmd != 0 && c::pmd_none(pmd) == 0 && c::pmd_trans_huge(pmd) == 0
+            || (first | WITHIN) >= self.0.inode.size().div_ceil(PAGE)
+            || !pmd.is_none() && !pmd.is_huge()
         {
             return Fault::Hard;
         }
-        let write = is_write(vmf);
-        let Some(noted) = noted(inode, header, first, WITHIN + 1, write) else {
+        let write = vmf.is_write();
+        let Some(noted) = self.noted(first, WITHIN + 1, write) else {
             return Fault::Hard;
         };
         if !noted.may_map || !noted.tenancy.is_huge() || noted.tenancy.first() != first {
             return Fault::Hard;
         }
-        Fault::Done(while_in_use(noted.tenancy, |folio| {
-            c::vmf_insert_folio_pmd(vmf, folio, write)
-        }))
+        // SAFETY: The folio is in the page cache of the file, and stays there under the lock.
+        let folio = unsafe { noted.tenancy.folio().get() };
+        // SAFETY: `folio` is 2 MiB, and those that the file has there.
+        Fault::Done(unsafe { vmf.insert_folio_pmd(&folio, write) })
     }
-}
 
-/// # Safety
-///
-/// As [`soft_fault`].
-#[inline]
-unsafe fn soft_page_fault(vmf: *mut c::vm_fault, inode: *const c::inode, header: &Header) -> Fault {
-    const NOHUGEPAGE: ffi::c_ulong = c::VM_NOHUGEPAGE as ffi::c_ulong;
+    #[inline]
+    fn page(self, vmf: &VmFault) -> Fault {
+        let nohugepage = is_nohugepage(vmf.vma());
 
-    // SAFETY: The fault's mapping is valid, and its table of 2 MiB entries is there.
-    unsafe {
-        let index = (*vmf).__bindgen_anon_1.pgoff as u64;
-        let flags = (*(*vmf).__bindgen_anon_1.vma).__bindgen_anon_2.vm_flags;
-
-        if !(*vmf).cow_page.is_null() {
+        if vmf.is_cow() {
             return Fault::Hard;
         }
-        let write = is_write(vmf);
-        let noted = noted(inode, header, index, 1, write);
+        let write = vmf.is_write();
+        let noted = self.noted(vmf.pgoff(), 1, write);
         let small = noted.as_ref().is_some_and(|noted| !noted.tenancy.is_huge());
-        if !small && flags & NOHUGEPAGE == 0 && has_room_for_huge(vmf) {
+        if !small && !nohugepage && has_room_for_huge(vmf) {
             return Fault::Alone;
         }
         let Some(noted) = noted else {
             return Fault::Hard;
         };
-        if !noted.may_map || c::pmd_trans_huge((*vmf).pmd.read_volatile()) != 0 {
+        if !noted.may_map || vmf.pmd().is_huge() {
             return Fault::Hard;
         }
-        Fault::Done(while_in_use(noted.tenancy, |_| {
-            let page = c::fuse_dax_fmap_page(noted.pfn as ffi::c_ulong);
-            c::vmf_insert_page_mkwrite(vmf, page, write)
-        }))
+        // SAFETY: The folio is in the page cache of the file, and stays there under the lock.
+        let folio = unsafe { noted.tenancy.folio().get() };
+        // SAFETY: The page that `folio` was found by is what the file has there.
+        Fault::Done(unsafe { vmf.insert_page(&folio, write) })
     }
-}
 
-/// # Safety
-///
-/// Called in a fault.
-#[inline]
-unsafe fn is_write(vmf: *const c::vm_fault) -> bool {
-    // SAFETY: By the safety requirements.
-    unsafe { (*vmf).flags & c::fault_flag_FAULT_FLAG_WRITE != 0 }
-}
-
-/// The frame where `pages` pages from `index` on begin, if they are in one piece and this file has
-/// that frame for this page already, and may store to it if that is what the fault does.
-///
-/// # Safety
-///
-/// As [`soft_fault`].
-#[inline]
-unsafe fn noted(
-    inode: *const c::inode,
-    header: &Header,
-    index: u64,
-    pages: u64,
-    write: bool,
-) -> Option<Noted> {
-    // SAFETY: The inode is FUSE's and in use.
-    let i_size = unsafe {
-        if is_bad(inode) {
+    /// The frame where `pages` pages from `index` on begin, if they are in one piece and this file
+    /// has that frame for this page already, and may store to it if that is what the fault does.
+    #[inline]
+    fn noted(self, index: u64, pages: u64, write: bool) -> Option<Noted<'a>> {
+        let MappedInode { inode, header } = self.0;
+        if inode.is_bad() {
             return None;
         }
-        i_size(inode)
-    };
-    // mremap(2) lets a mapping begin at any page, also behind what a file can have.
-    let pos = index.checked_mul(PAGE)?;
-    let mapping = header.locate(pos, pages * PAGE, i_size).ok()?;
-    if !mapping.sound || mapping.length < pages * PAGE {
-        return None;
-    }
-    let pfn = mapping.device?.frame(mapping.addr)?;
+        // mremap(2) lets a mapping begin at any page, also behind what a file can have.
+        let pos = index.checked_mul(PAGE)?;
+        let mapping = header.locate(pos, pages * PAGE, inode.size()).ok()?;
+        if !mapping.sound || mapping.length < pages * PAGE {
+            return None;
+        }
+        let pfn = mapping.device?.frame(mapping.addr)?;
 
-    let place = PlaceOfFile { header, index, pfn };
-    let (tenancy, may_map) =
-        lockless::look_up::<AsWritten, _>(&header.writers_back, &header.stamp, &place, write)?;
-    Some(Noted {
-        pfn,
-        tenancy,
-        may_map,
-    })
+        // INVARIANT: The fault is under way, with the lock, and the frame's device was sound.
+        let place = PlaceOfFile {
+            // SAFETY: By the type invariants the file has been mapped by mmap(2).
+            file: unsafe { header.file_unchecked() },
+            index,
+            pfn,
+        };
+        let (tenancy, may_map) =
+            lockless::look_up::<AsWritten, _>(&header.writers_back, &header.stamp, &place, write)?;
+        Some(Noted { tenancy, may_map })
+    }
 }
 
 /// Where a fault is, and the frame that the program says is there.
 ///
 /// # Invariants
 ///
-/// A fault of the file is under way, with the `invalidate_lock` of its page cache held shared. The
-/// frame's device has not failed, or at least nobody has got the lock since it has: its memory map
-/// is there.
+/// A fault of the file is under way for `'a`, with the `invalidate_lock` of its page cache held
+/// shared. The frame's device has not failed, or at least nobody has got the lock since it has: its
+/// memory map is there.
 struct PlaceOfFile<'a> {
-    header: &'a Header,
+    file: &'a MappedFile,
     index: u64,
     pfn: u64,
 }
 
-impl Place for PlaceOfFile<'_> {
-    type Folio = Folio;
-    type Tenancy = Tenancy;
+impl<'a> Place for PlaceOfFile<'a> {
+    type Folio = Folio<'a>;
+    type Tenancy = Tenancy<'a>;
 
-    #[inline]
-    fn folio(&self) -> Folio {
-        // SAFETY: By the type invariants.
+    #[inline(always)]
+    fn folio(&self) -> Folio<'a> {
+        // SAFETY: By the type invariants the frame has a memory map for `'a`.
         unsafe { Folio::of(self.pfn) }
     }
 
-    #[inline]
-    fn note(&self, folio: Folio, order: Ordering) -> u64 {
+    #[inline(always)]
+    fn note(&self, folio: Folio<'a>, order: Ordering) -> u64 {
         folio.note(order)
     }
 
-    #[inline]
-    fn set_note(&self, folio: Folio, note: u64, order: Ordering) {
+    #[inline(always)]
+    fn set_note(&self, folio: Folio<'a>, note: u64, order: Ordering) {
         folio.set_note(note, order);
     }
 
-    #[inline]
+    #[inline(always)]
     fn has_entry(&self) -> bool {
-        // SAFETY: By the type invariants the inode is in use.
-        let entry = unsafe { DaxEntry::at(self.header.dax_mapping(), self.index) };
+        let entry = self.file.mapping().entry(self.index);
 
         entry.is_some_and(|entry| !entry.is_locked() && entry.pfn_of(self.index) == Some(self.pfn))
     }
 
-    #[inline]
-    fn tenancy(&self, folio: Folio) -> Option<Tenancy> {
-        folio.tenancy_at(self.header.dax_mapping(), self.pfn, self.index)
+    #[inline(always)]
+    fn tenancy(&self, folio: Folio<'a>) -> Option<Tenancy<'a>> {
+        Tenancy::of(folio, self.file.mapping(), self.index)
     }
 
-    #[inline]
-    fn is_marked(&self, tenancy: &Tenancy) -> bool {
-        // SAFETY: By the type invariants.
-        unsafe { is_marked(self.header, tenancy) }
+    #[inline(always)]
+    fn is_marked(&self, tenancy: &Tenancy<'a>) -> bool {
+        is_marked(self.file, tenancy)
     }
 }
 
 /// Memory that a file has.
-struct Noted {
-    pfn: u64,
-    tenancy: Tenancy,
+struct Noted<'a> {
+    tenancy: Tenancy<'a>,
     /// Nothing else has to be done for this fault.
     may_map: bool,
 }
 
-/// A number that is in no folio's note, and never was since the machine was started: stamps are
-/// even, and the clock is faster than anybody asks for them, also from one load of the module to
-/// the next.
-pub(super) fn new_stamp() -> u64 {
-    static LAST: AtomicU64 = AtomicU64::new(0);
-
-    // SAFETY: May be called anywhere.
-    lockless::next_stamp(&LAST, unsafe { c::ktime_get() } as u64)
-}
-
-/// Whether the entry of a folio is marked dirty in the page cache.
-///
-/// # Safety
-///
-/// As [`soft_fault`]; the file is the tenant.
+/// Whether the entry of a folio is marked dirty in the page cache of its tenant.
 #[cold]
-unsafe fn is_marked(header: &Header, tenancy: &Tenancy) -> bool {
-    // SAFETY: By the safety requirements.
-    unsafe {
-        c::xa_get_mark(
-            &raw mut (*header.dax_mapping()).i_pages,
-            tenancy.first() as ffi::c_ulong,
-            c::PAGECACHE_TAG_DIRTY,
-        )
-    }
-}
-
-/// A page that nobody maps has no references, and is not to be seen so by the memory manager.
-///
-/// # Safety
-///
-/// The folio is in the page cache of a file meanwhile.
-#[inline]
-unsafe fn while_in_use<T>(tenancy: Tenancy, map: impl FnOnce(*mut c::folio) -> T) -> T {
-    // SAFETY: By the safety requirements.
-    unsafe {
-        c::folio_ref_inc(tenancy.folio());
-        let mapped = map(tenancy.folio());
-        c::folio_put(tenancy.folio());
-        mapped
-    }
+fn is_marked(file: &MappedFile, tenancy: &Tenancy<'_>) -> bool {
+    file.mapping().is_dirty(tenancy.first())
 }

@@ -14,111 +14,72 @@
 use kernel::ffi;
 
 use crate::{
+    abstractions::mm::fault::VmFault,
     bindings::kernel as c,
     stats::Counter, //
 };
 
 use super::{
-    header,
-    i_size,
-    tenancy::{
-        DaxEntry,
-        MovingIn, //
+    huge::{
+        has_room_for_huge,
+        PMD_ORDER,
+        WITHIN, //
     },
-    writeback::flush_range,
-    Header,
-    PAGE,
-    PMD_SIZE, //
+    mapped_inode::{
+        MappedFile,
+        MappedInode,
+        PAGE,
+        PMD_SIZE, //
+    },
+    no_faults::NoFaults,
+    writeback::flush_range, //
 };
-
-pub(super) const PMD_ORDER: ffi::c_uint = (PMD_SIZE / PAGE).trailing_zeros();
-/// What is below an aligned 2 MiB in a page number.
-pub(super) const WITHIN: u64 = PMD_SIZE / PAGE - 1;
 
 /// After a fault that fell back to pages: whether it is worth trying again, because its range could
 /// be mapped as one and has been made ready for that.
 ///
-/// # Safety
-///
-/// Called in a fault of a mapped file, without the `invalidate_lock` of its page cache.
+/// The caller does not hold the `invalidate_lock` of the page cache.
 #[cold]
-pub(super) unsafe fn upgrade(vmf: *mut c::vm_fault, order: ffi::c_uint) -> bool {
-    // SAFETY: The fault's mapping and its open file are valid, and a mapped file's inode stays so.
-    unsafe {
-        let inode = (*(*(*vmf).__bindgen_anon_1.vma).vm_file).f_inode;
-        let header = header(inode);
-        let first = (*vmf).__bindgen_anon_1.pgoff as u64 & !WITHIN;
+pub(super) fn upgrade(
+    vmf: &VmFault,
+    order: ffi::c_uint,
+    inode: MappedInode<'_>,
+    file: &MappedFile,
+) -> bool {
+    let first = vmf.pgoff() & !WITHIN;
 
-        order == PMD_ORDER
-            && has_room_for_huge(vmf)
-            && (first | WITHIN) < i_size(inode).div_ceil(PAGE)
-            && match DaxEntry::first(header.dax_mapping(), first, first | WITHIN) {
-                Some(entry) if entry.is_huge() => entry.pfn_of(first).is_some(),
-                Some(_) => one_piece(header, first * PAGE, i_size(inode))
-                    .is_some_and(|pfn| drop_entries(header, first * PAGE, pfn)),
-                None => false,
-            }
-    }
-}
-
-/// Whether a mapping can have an aligned 2 MiB around a fault, as DAX sees it.
-///
-/// # Safety
-///
-/// Called in a fault.
-#[inline]
-pub(super) unsafe fn has_room_for_huge(vmf: *const c::vm_fault) -> bool {
-    // SAFETY: By the safety requirements the fault's mapping is valid.
-    let (pgoff, address, write, start, end, shared) = unsafe {
-        let vma = (*vmf).__bindgen_anon_1.vma;
-        (
-            (*vmf).__bindgen_anon_1.pgoff as u64,
-            (*vmf).__bindgen_anon_1.address as u64,
-            (*vmf).flags & c::fault_flag_FAULT_FLAG_WRITE != 0,
-            (*vma).__bindgen_anon_1.__bindgen_anon_1.vm_start as u64,
-            (*vma).__bindgen_anon_1.__bindgen_anon_1.vm_end as u64,
-            (*vma).__bindgen_anon_2.vm_flags & c::VM_SHARED as ffi::c_ulong != 0,
-        )
-    };
-    let huge = address & !(PMD_SIZE - 1);
-
-    pgoff & WITHIN == address / PAGE & WITHIN
-        && (shared || !write)
-        && huge >= start
-        && end - huge >= PMD_SIZE
+    order == PMD_ORDER
+        && has_room_for_huge(vmf)
+        && (first | WITHIN) < inode.inode.size().div_ceil(PAGE)
+        && match file.mapping().first_entry(first, first | WITHIN) {
+            Some(entry) if entry.is_huge() => entry.pfn_of(first).is_some(),
+            Some(_) => one_piece(file, first * PAGE, inode.inode.size())
+                .is_some_and(|pfn| drop_entries(file, first * PAGE, pfn)),
+            None => false,
+        }
 }
 
 /// The first page frame of 2 MiB of a file, if they are in one aligned piece, and none of it is
 /// another file's.
-///
-/// # Safety
-///
-/// The file is mapped, and its inode in use.
-unsafe fn one_piece(header: &Header, pos: u64, i_size: u64) -> Option<u64> {
-    let mapping_of_file = header.dax_mapping();
-    let mapping = header.resolve(pos, PMD_SIZE, i_size).ok()?;
+fn one_piece(file: &MappedFile, pos: u64, i_size: u64) -> Option<u64> {
+    let mapping = file.header().resolve(pos, PMD_SIZE, i_size).ok()?;
     let device = mapping.device?;
     let pages = PMD_SIZE / PAGE;
     let pfn = device.with_frames(mapping.addr, pages, |frames| {
-        // SAFETY: We are inside, and the page cache is that of a mapped file.
-        let ours = unsafe { frames.are_vacant_but_for(mapping_of_file) };
+        // SAFETY: `frames` are used inside `with_frames()`.
+        let ours = unsafe { frames.are_vacant_but_for(file.mapping().as_raw()) };
         frames.pfn.filter(|pfn| ours && pfn % pages == 0)
     })??;
-    // SAFETY: The file is mapped, and its inode in use, by the safety requirements.
-    (mapping.length >= PMD_SIZE && unsafe { are_at(header, pos, pfn) }).then_some(pfn)
+
+    (mapping.length >= PMD_SIZE && are_at(file, pos, pfn)).then_some(pfn)
 }
 
 /// Whether those pages of 2 MiB that are mapped already are where the program says that all of them
 /// are, from frame `pfn` on: giving them up must not let it change its mind.
-///
-/// # Safety
-///
-/// The file is mapped, and its inode in use.
-unsafe fn are_at(header: &Header, pos: u64, pfn: u64) -> bool {
+fn are_at(file: &MappedFile, pos: u64, pfn: u64) -> bool {
     (0..PMD_SIZE / PAGE).all(|page| {
         let index = pos / PAGE + page;
-        // SAFETY: The file is mapped, by the safety requirements.
-        let entry = unsafe { DaxEntry::at(header.dax_mapping(), index) };
+        let entry = file.mapping().entry(index);
         let there = entry.and_then(|entry| entry.pfn_of(index));
         there.is_none_or(|there| there == pfn + page)
     })
@@ -129,29 +90,26 @@ unsafe fn are_at(header: &Header, pos: u64, pfn: u64) -> bool {
 /// asked, stays.
 ///
 /// What was stored through them is flushed first: the entries know that it has to be.
-///
-/// # Safety
-///
-/// As [`one_piece`], and without the `invalidate_lock` of the page cache.
-unsafe fn drop_entries(header: &Header, pos: u64, pfn: u64) -> bool {
+fn drop_entries(file: &MappedFile, pos: u64, pfn: u64) -> bool {
     let (start, end) = (pos as c::loff_t, (pos + PMD_SIZE - 1) as c::loff_t);
+    // Nothing is mapped again once it has been unmapped.
+    let no_faults = NoFaults::lock(file);
 
-    // SAFETY: By the safety requirements. With the lock no fault is under way, so nothing is mapped
-    // again once it has been unmapped, which `dax_layout_busy_page_range()` begins with.
-    unsafe {
-        let mapping = header.dax_mapping();
-        let _no_faults = header.invalidate_lock().write();
-        // Another fault may have been here.
-        let already =
-            DaxEntry::first(mapping, pos / PAGE, pos / PAGE).is_some_and(DaxEntry::is_huge);
-        let dropped = !already
-            && are_at(header, pos, pfn)
-            && c::dax_layout_busy_page_range(mapping, start, end).is_null()
-            && flush_range(header, start, end).is_ok();
-        if dropped {
-            MovingIn::new(header.mount()).move_out(header, start, end);
-            header.mount().stats.inc(Counter::Upgrades);
-        }
-        already || dropped
+    // Another fault may have been here.
+    let first = file.mapping().first_entry(pos / PAGE, pos / PAGE);
+    if first.is_some_and(|entry| entry.is_huge()) {
+        return true;
     }
+    if !are_at(file, pos, pfn) {
+        return false;
+    }
+    let (idle, None) = no_faults.unmap(start, end) else {
+        return false;
+    };
+    if flush_range(&no_faults, start, end).is_err() {
+        return false;
+    }
+    idle.move_out();
+    file.mount().stats.inc(Counter::Upgrades);
+    true
 }

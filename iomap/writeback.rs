@@ -14,7 +14,7 @@
 //!
 //! | who asks                               | what leads here                 |
 //! |----------------------------------------|---------------------------------|
-//! | fsync, msync, O_SYNC                   | [`fsync`]                       |
+//! | fsync, msync, O_SYNC                   | [`sync_range`]                  |
 //! | sync_file_range                        | [`writepages`], by `page_cache` |
 //! | sync, syncfs, remounting, unmounting   | [`sync_all`]                    |
 //! | eviction, a device that goes away      | [`flush_range`], by `vacating`  |
@@ -34,30 +34,35 @@ use kernel::{
 };
 
 use crate::{
+    abstractions::fs::dax::{
+        Entry,
+        Mark, //
+    },
     bindings::kernel as c,
     daxdev::{
         is_poisoned,
         Device, //
     },
-    fmap_ops::Mount,
-    fuse,
     lockless::{
         self,
         AsWritten, //
     },
+    sb_info::Mount, //
 };
 
 use super::{
-    header,
-    page_cache::record_loss,
-    soft_fault::new_stamp,
-    tenancy::{
-        DaxEntry,
-        Flushing, //
+    mapped_files::StaysMounted,
+    mapped_inode::{
+        open_file,
+        Header,
+        MappedFile,
+        MappedInode,
+        PAGE,
+        PMD_SIZE, //
     },
-    Header,
-    PAGE,
-    PMD_SIZE, //
+    no_faults::NoFaults,
+    stamp::new_stamp,
+    tenancy::Flushing, //
 };
 
 impl Header {
@@ -70,10 +75,9 @@ impl Header {
     /// Whether what is flushed from the CPU's caches is durable, on all devices of the file.
     pub(super) fn is_synchronous(&self) -> bool {
         self.device_indexes().all(|index| {
-            self.mount().devices.held(index).is_some_and(|device| {
-                // SAFETY: The device is held.
-                unsafe { c::dax_synchronous(device.as_raw()) }
-            })
+            let device = self.mount().devices.held(index);
+
+            device.is_some_and(|device| device.dax_dev().is_synchronous())
         })
     }
 
@@ -95,15 +99,6 @@ impl Header {
             .or_else(|| self.device_indexes().find_map(|index| devices.held(index)))
     }
 
-    /// Whether it has dirty entries, maybe. Another task that flushes around poison has taken their
-    /// marks off for a moment.
-    fn may_be_dirty(&self) -> bool {
-        // SAFETY: A file that has been mapped by mmap(2) has a DAX page cache.
-        let any_dirty = || unsafe { DaxEntry::any_dirty(self.dax_mapping()) };
-
-        self.file().is_some() && (any_dirty() || self.may_have_poison())
-    }
-
     /// Whether some memory of its devices has failed, maybe of this file.
     fn may_have_poison(&self) -> bool {
         self.device_indexes()
@@ -111,13 +106,21 @@ impl Header {
     }
 }
 
+impl MappedFile {
+    /// Whether it has dirty entries, maybe. Another task that flushes around poison has taken their
+    /// marks off for a moment.
+    fn may_be_dirty(&self) -> bool {
+        self.mapping().any_dirty() || self.header().may_have_poison()
+    }
+}
+
 /// Waits until what was flushed, and what went around the caches, has left the CPU.
 fn drain() {
-    // SAFETY: A store fence.
+    // SAFETY: A store fence may be anywhere.
     unsafe { c::fuse_dax_fmap_pmem_wmb() }
 }
 
-/// Flushes dirty DAX entries.
+/// Flushes dirty DAX entries, of the DAX page cache of a mapped file.
 ///
 /// # Safety
 ///
@@ -126,55 +129,49 @@ pub(super) unsafe extern "C" fn writepages(
     mapping: *mut c::address_space,
     wbc: *mut c::writeback_control,
 ) -> ffi::c_int {
+    // SAFETY: `mapping` is a DAX page cache, by the safety requirements.
+    let file = unsafe { MappedFile::of_mapping(mapping) };
+    // SAFETY: `wbc` is the caller's, which waits.
+    let wbc = unsafe { &*wbc };
+
+    writepages_of(file, wbc)
+}
+
+/// Flushes dirty DAX entries. Writeback holds no lock that a fault would take.
+pub(super) fn writepages_of(file: &MappedFile, wbc: &c::writeback_control) -> ffi::c_int {
     // Else DAX does nothing.
-    // SAFETY: The request is the caller's.
-    let (sync_mode, start, end) =
-        unsafe { ((*wbc).sync_mode, (*wbc).range_start, (*wbc).range_end) };
-    if sync_mode != c::writeback_sync_modes_WB_SYNC_ALL {
+    if wbc.sync_mode != c::writeback_sync_modes_WB_SYNC_ALL {
         return 0;
     }
-    // SAFETY: By the safety requirements; the host has the header. Writeback holds no lock that a
-    // fault would take.
-    let result = unsafe { write_back(header((*mapping).host), start, end) };
+    let result = write_back(file, wbc.range_start, wbc.range_end);
 
     drain();
     result.map_or_else(Error::to_errno, |()| 0)
 }
 
-/// Flushes dirty DAX entries while soft faults leave them alone.
+/// Flushes dirty DAX entries while soft faults leave them alone. The caller does not have the
+/// `invalidate_lock` of the DAX page cache.
 ///
 /// Those that found an entry dirty before are over then, and DAX finds what they have mapped.
-///
-/// # Safety
-///
-/// The file is mapped, its inode in use, and the caller does not have the `invalidate_lock` of the
-/// DAX page cache.
-unsafe fn write_back(header: &Header, start: c::loff_t, end: c::loff_t) -> Result {
-    lockless::write_back::<AsWritten, _>(
-        &header.writers_back,
-        // SAFETY: `header` is of a mapped file in use, and the caller does not have its
-        // `invalidate_lock`.
-        || drop(unsafe { header.invalidate_lock().write() }),
-        || {
-            let result = for_each_chunk(header, (start, end), |start, end| {
-                let flushing = Flushing::new(header.mount());
-                if !header.may_have_poison() {
-                    // SAFETY: Soft faults are held off, and `flushing` is held.
-                    return unsafe { flush_entries(header, start, end, false) };
-                }
-                drop(flushing);
-                // SAFETY: As above, and no fault is under way.
-                unsafe {
-                    let _no_faults = header.invalidate_lock().write();
-                    let _flushing = Flushing::new(header.mount());
-                    flush_entries(header, start, end, true)
-                }
-            });
-            // What was dirty may not be so any more.
-            lockless::renew(&header.stamp, new_stamp());
-            result
-        },
-    )
+fn write_back(file: &MappedFile, start: c::loff_t, end: c::loff_t) -> Result {
+    let header = file.header();
+    let flush = || {
+        let result = for_each_chunk(file, (start, end), |start, end| {
+            let flushing = Flushing::new(file.mount());
+            if !header.may_have_poison() {
+                return flush_entries(file, start, end, &flushing, None);
+            }
+            drop(flushing);
+            let no_faults = NoFaults::lock(file);
+            let flushing = Flushing::new(file.mount());
+            flush_entries(file, start, end, &flushing, Some(&no_faults))
+        });
+        // What was dirty may not be so any more.
+        lockless::renew(&header.stamp, new_stamp());
+        result
+    };
+
+    lockless::write_back::<AsWritten, _>(&header.writers_back, || drop(NoFaults::lock(file)), flush)
 }
 
 /// Calls `flush` with pieces of bytes `start` to `end` of a file that have dirty entries, as long
@@ -184,7 +181,7 @@ unsafe fn write_back(header: &Header, start: c::loff_t, end: c::loff_t) -> Resul
 ///
 /// The first one that `flush` returns; it is called for the rest all the same.
 fn for_each_chunk(
-    header: &Header,
+    file: &MappedFile,
     (start, end): (c::loff_t, c::loff_t),
     mut flush: impl FnMut(c::loff_t, c::loff_t) -> Result,
 ) -> Result {
@@ -194,8 +191,7 @@ fn for_each_chunk(
     let (mut next, last) = (start as u64 / PAGE, end as u64 / PAGE);
     let mut result = Ok(());
 
-    // SAFETY: A file with dirty entries has a DAX page cache, which stays as long as the header.
-    while let Some(dirty) = unsafe { DaxEntry::first_dirty(header.dax_mapping(), next, last) } {
+    while let Some(dirty) = file.mapping().first_marked(next, last, Mark::Dirty) {
         // An entry of 2 MiB may be found at any of its pages, and is flushed as a whole.
         let chunk = (dirty - dirty % CHUNK).max(next);
         next = (dirty - dirty % CHUNK) + CHUNK;
@@ -209,18 +205,18 @@ fn for_each_chunk(
     result
 }
 
-/// Flushes dirty DAX entries.
+/// Flushes dirty DAX entries. Soft faults are held off. If some memory has failed as far as is
+/// known with `_flushing`, no fault is under way at all (`poison`).
 ///
 /// Entries do not know their device, and flushing does not depend on it: any device of the file
 /// will do, even one that is going away.
-///
-/// # Safety
-///
-/// The file is mapped, or its memory kept, soft faults are held off, and the caller has
-/// [`Flushing`]. If some memory has failed as far as is known with that (`poison`), no fault is
-/// under way at all.
-unsafe fn flush_entries(header: &Header, start: c::loff_t, end: c::loff_t, poison: bool) -> Result {
-    let mapping = header.dax_mapping();
+fn flush_entries(
+    file: &MappedFile,
+    start: c::loff_t,
+    end: c::loff_t,
+    _flushing: &Flushing<'_>,
+    poison: Option<&NoFaults<'_>>,
+) -> Result {
     let mut wbc = c::writeback_control {
         sync_mode: c::writeback_sync_modes_WB_SYNC_ALL,
         nr_to_write: ffi::c_long::MAX,
@@ -229,144 +225,116 @@ unsafe fn flush_entries(header: &Header, start: c::loff_t, end: c::loff_t, poiso
         ..pin_init::zeroed()
     };
 
-    let hidden = if poison {
-        // SAFETY: `header` is of a file whose entries the caller may flush.
-        unsafe { hide_poison(header, start, end) }
-    } else {
-        None
-    };
-    let result = header.any_device().map_or(Ok(()), |device| {
-        // SAFETY: As above; the device is held as long as the mount is there.
-        to_result(unsafe { c::dax_writeback_mapping_range(mapping, device.as_raw(), &mut wbc) })
+    let hidden = poison.and_then(|no_faults| hide_poison(no_faults, start, end));
+    let result = file.header().any_device().map_or(Ok(()), |device| {
+        // SAFETY: `device` is held as long as the mount is there.
+        to_result(unsafe { file.mapping().write_back(device.dax_dev(), &mut wbc) })
     });
     // The rest of 2 MiB may still be mapped for writing. Whether the page that has failed is well
-    // by now does not matter.
+    // by now does not matter. No fault is under way, so the entry is there still.
     if let Some(index) = hidden {
-        // SAFETY: No fault is under way in the file of `header`, so the entry is there still.
-        unsafe { DaxEntry::set_dirty(mapping, index, true) };
+        file.mapping().lock_entries().set_dirty(index);
     }
     if result.is_err() {
-        // SAFETY: `header` is of a mapped file, or its memory is kept.
-        unsafe { record_loss(header) };
+        file.record_loss();
     }
     result
 }
 
 /// Whether an entry has memory that is known to have failed.
-fn has_poison(entry: DaxEntry) -> bool {
+fn has_poison(entry: Entry) -> bool {
     entry
         .frames()
         .is_some_and(|(first, pages)| (first..first + pages).any(is_poisoned))
 }
 
-/// Calls `each` with each dirty entry from byte `start` to `end` that has failed memory, and one of
-/// its pages. What has not failed of it is flushed.
-///
-/// # Safety
-///
-/// As [`flush_entries`].
-unsafe fn for_each_poisoned(
-    header: &Header,
+/// Calls `each` with one page of each dirty entry from byte `start` to `end` that has failed
+/// memory, and whether it is 2 MiB. What has not failed of it is flushed.
+fn for_each_poisoned(
+    no_faults: &NoFaults<'_>,
     (start, end): (c::loff_t, c::loff_t),
-    mut each: impl FnMut(u64, DaxEntry),
+    mut each: impl FnMut(u64, bool),
 ) {
     let (first, last) = (start as u64 / PAGE, end as u64 / PAGE);
+    let file = no_faults.file();
 
-    // SAFETY: By the safety requirements. The frames of an entry have a memory map, and those that
-    // have not failed are in the kernel's own mapping.
-    unsafe {
-        let mapping = header.dax_mapping();
-        DaxEntry::for_each(
-            mapping,
-            first,
-            last,
-            c::PAGECACHE_TAG_DIRTY,
-            |index, entry| {
-                let Some((first, pages)) = entry.frames().filter(|_| has_poison(entry)) else {
-                    return;
-                };
-                if let Some(device) = header.any_device() {
-                    for pfn in (first..first + pages).filter(|pfn| !is_poisoned(*pfn)) {
-                        c::fuse_dax_fmap_flush(device.as_raw(), pfn as ffi::c_ulong);
-                    }
+    file.mapping()
+        .for_each(first, last, Mark::Dirty, |index, entry| {
+            let Some((first, pages)) = entry.frames().filter(|_| has_poison(entry)) else {
+                return;
+            };
+            if let Some(device) = file.header().any_device() {
+                for pfn in (first..first + pages).filter(|pfn| !is_poisoned(*pfn)) {
+                    // SAFETY: The frames of an entry have a memory map, and those that have not
+                    // failed are in the kernel's own mapping.
+                    unsafe { device.dax_dev().flush(pfn) };
                 }
-                each(index, entry);
-            },
-        );
-    }
+            }
+            each(index, entry.is_huge());
+        });
 }
 
 /// Takes the dirty mark off entries with failed memory, so that DAX does not flush them as a whole.
 /// A single page is lost, and that is recorded. Returns a page of the entry of 2 MiB from which the
 /// mark was taken: a chunk has one at most.
-///
-/// # Safety
-///
-/// As [`flush_entries`].
-unsafe fn hide_poison(header: &Header, start: c::loff_t, end: c::loff_t) -> Option<u64> {
+fn hide_poison(no_faults: &NoFaults<'_>, start: c::loff_t, end: c::loff_t) -> Option<u64> {
+    let file = no_faults.file();
     let mut hidden = None;
 
-    // SAFETY: No fault is under way in the file of `header`, by the safety requirements.
-    unsafe {
-        for_each_poisoned(header, (start, end), |index, entry| {
-            DaxEntry::set_dirty(header.dax_mapping(), index, false);
-            if entry.is_huge() {
-                hidden = Some(index);
-            } else {
-                record_loss(header);
-            }
-        });
-    }
+    for_each_poisoned(no_faults, (start, end), |index, is_huge| {
+        file.mapping().lock_entries().clear_dirty(index);
+        if is_huge {
+            hidden = Some(index);
+        } else {
+            file.record_loss();
+        }
+    });
     hidden
 }
 
 /// Memory has failed from byte `start` to `end`, and that range has been unmapped: what has not
 /// failed of it is flushed, and it is clean then. What was stored to the rest is lost, which is
 /// recorded.
-///
-/// # Safety
-///
-/// The file is mapped, its inode in use, and no fault is under way.
-pub(super) unsafe fn flush_around_poison(header: &Header, start: c::loff_t, end: c::loff_t) {
-    // SAFETY: No fault is under way in the file of `header`, by the safety requirements.
-    unsafe {
-        for_each_poisoned(header, (start, end), |index, _| {
-            DaxEntry::set_dirty(header.dax_mapping(), index, false);
-            record_loss(header);
-        });
-    }
-    lockless::renew(&header.stamp, new_stamp());
+pub(super) fn flush_around_poison(no_faults: &NoFaults<'_>, start: c::loff_t, end: c::loff_t) {
+    let file = no_faults.file();
+
+    for_each_poisoned(no_faults, (start, end), |index, _| {
+        file.mapping().lock_entries().clear_dirty(index);
+        file.record_loss();
+    });
+    lockless::renew(&file.header().stamp, new_stamp());
     drain();
 }
 
 /// Flushes what is dirty of bytes `start` to `end` of a file in which nothing faults.
-///
-/// # Safety
-///
-/// The file is mapped, and its inode evicted, or no fault is under way.
-pub(super) unsafe fn flush_range(header: &Header, start: c::loff_t, end: c::loff_t) -> Result {
-    let result = for_each_chunk(header, (start, end), |start, end| {
-        let _flushing = Flushing::new(header.mount());
-        // SAFETY: No fault is under way in the file of `header`, and `_flushing` is held.
-        unsafe { flush_entries(header, start, end, header.may_have_poison()) }
+pub(super) fn flush_range(no_faults: &NoFaults<'_>, start: c::loff_t, end: c::loff_t) -> Result {
+    let file = no_faults.file();
+    let result = for_each_chunk(file, (start, end), |start, end| {
+        let flushing = Flushing::new(file.mount());
+        let poison = file.header().may_have_poison().then_some(no_faults);
+        flush_entries(file, start, end, &flushing, poison)
     });
     // What is in the range may not be there for much longer.
-    lockless::renew(&header.stamp, new_stamp());
+    lockless::renew(&file.header().stamp, new_stamp());
     drain();
     result
 }
 
-/// Flushes what is dirty of bytes `start` to `end` of a file.
-///
-/// # Safety
-///
-/// The file is mapped, and its inode in use.
-pub(super) unsafe fn write_back_range(header: &Header, start: c::loff_t, end: c::loff_t) -> Result {
-    if end < start || !header.may_be_dirty() {
+/// Flushes what is dirty of bytes `start` to `end` of a file. The caller does not have the
+/// `invalidate_lock` of the DAX page cache.
+pub(super) fn write_back_range(file: &MappedFile, start: c::loff_t, end: c::loff_t) -> Result {
+    if end < start || !file.may_be_dirty() {
         return Ok(());
     }
-    // SAFETY: `header` is of a mapped file in use.
-    unsafe { write_back(header, start, end) }
+    write_back(file, start, end)
+}
+
+/// The same, of a file that may never have been mapped by mmap(2).
+pub(super) fn write_back_inode(inode: MappedInode<'_>, start: c::loff_t, end: c::loff_t) -> Result {
+    match inode.header.file() {
+        Some(file) => write_back_range(file, start, end),
+        None => Ok(()),
+    }
 }
 
 /// Flushes all mapped files of a mount.
@@ -381,47 +349,35 @@ pub(super) unsafe fn write_back_range(header: &Header, start: c::loff_t, end: c:
 pub(crate) unsafe fn sync_all(mount: &Mount) -> Result {
     let mut result = Ok(());
 
-    let dirty = |header: &Header, _: *mut c::inode| header.may_be_dirty();
-    // SAFETY: By the safety requirements the mount stays, and its inodes are held while they are
-    // written.
-    unsafe {
-        mount.mapped_files.for_each(true, dirty, |header, _| {
-            result = result.and(write_back_range(header, 0, c::loff_t::MAX));
-        });
-    }
+    let dirty = |file: &MappedFile| file.may_be_dirty();
+    // SAFETY: The caller keeps the superblock mounted.
+    let mounted = unsafe { StaysMounted::promised() };
+    mount.mapped_files.for_each(mounted, true, dirty, |file| {
+        result = result.and(write_back_range(file, 0, c::loff_t::MAX));
+    });
     drain();
     result
 }
 
-/// fsync(2) and its kin: flushes first, and then asks the server, if there is one to be asked.
+/// The memory's part of fsync(2) and its kin: flushes what was stored to a file.
 ///
-/// What is durable does not depend on the server: after ENOTCONN, too, the data are flushed.
+/// # Errors
+///
+/// [`EIO`] if that failed, or if a device of the file has gone away.
 ///
 /// # Safety
 ///
-/// Called by the VFS, for an open file of a mapped inode.
-pub(super) unsafe extern "C" fn fsync(
-    file: *mut c::file,
-    start: c::loff_t,
-    end: c::loff_t,
-    datasync: ffi::c_int,
-) -> ffi::c_int {
-    // SAFETY: The VFS passes an open file, and it is mapped.
-    let header = unsafe { header((*file).f_inode) };
-    // SAFETY: `header` is that of the file's inode, which is in use.
-    let flushed = unsafe { write_back_range(header, start, end) };
+/// The file is open, and its inode mapped.
+pub(crate) unsafe fn sync_range(file: *const c::file, start: c::loff_t, end: c::loff_t) -> Result {
+    // SAFETY: `file` is open, and its inode mapped, by the safety requirements.
+    let (_, inode) = unsafe { open_file(file) };
+    let flushed = write_back_inode(inode, start, end);
     drain();
-    let lost = if header.has_failed_device() {
+    let lost = if inode.header.has_failed_device() {
         Err(EIO)
     } else {
         Ok(())
     };
-    // It also reports what was recorded as lost, once for each open file.
-    // SAFETY: As above, with the VFS's arguments.
-    let asked = unsafe { fuse::plain_fsync(file, start, end, datasync) };
 
-    match flushed.and(lost).and(asked) {
-        Ok(()) => 0,
-        Err(errno) => errno.to_errno(),
-    }
+    flushed.and(lost)
 }

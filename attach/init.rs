@@ -7,22 +7,18 @@
 //! what the second one takes.
 
 use core::{
-    mem::{
-        offset_of,
-        size_of, //
-    },
-    ptr,
+    mem::offset_of,
+    ptr::NonNull,
     sync::atomic::{
         fence,
-        AtomicPtr,
         Ordering, //
     }, //
 };
 
 use kernel::{
-    container_of,
     ffi,
     fmt,
+    page::PAGE_SIZE,
     prelude::*,
     sync::{
         atomic::{
@@ -35,29 +31,44 @@ use kernel::{
 };
 
 use crate::{
+    abstractions::fs::{
+        fuse::{
+            self,
+            InitAnswer,
+            Mounting,
+            Request,
+            RequestId,
+            Sending, //
+        },
+        super_hooks::Hooked, //
+    },
     bindings::{
         fuse as f,
         kernel as c, //
     },
     fmap_ops::{
         self,
-        Mount,
         OpsName, //
+    },
+    fuse::{
+        ask_for_map,
+        Mounter, //
     },
     ratelimit::{
         pr_notice_limited,
         RateLimit, //
+    },
+    sb_info::{
+        DeviceNumber,
+        Mount,
+        Released,
+        Superblock, //
     }, //
 };
 
-use super::{
-    map_in_open::ask_for_map,
+use super::connection::{
     Connection,
     ConnectionPtr,
-    Device,
-    Mounter,
-    Released,
-    Superblock,
     MOUNTS, //
 };
 
@@ -79,20 +90,24 @@ static LOADED: Atomic<bool> = Atomic::new(false);
 // What the protocol relies on. bindgen asserts that the types have the layout of the kernel's BTF.
 const ANSWER_FLAGS: usize = c::FUSE_DAX_FMAP_INIT_OUT_FLAGS as usize;
 const ANSWER_NAME: usize = c::FUSE_DAX_FMAP_INIT_OUT_NAME as usize;
-const _: () = assert!(size_of::<f::fuse_init_out>() == 64);
+const _: () = assert!(InitAnswer::SIZE == 64);
 const _: () = assert!(offset_of!(f::fuse_init_out, unused) <= ANSWER_FLAGS);
 const _: () = assert!(ANSWER_FLAGS + size_of::<u32>() == ANSWER_NAME);
-const _: () = assert!(ANSWER_NAME + OpsName::LEN == size_of::<f::fuse_init_out>());
+const _: () = assert!(ANSWER_NAME + OpsName::LEN == InitAnswer::SIZE);
 const _: () = assert!(size_of::<f::fuse_init_in>() == 64);
 const _: () = assert!(OpsName::LEN == c::FUSE_DAX_FMAP_OPS_NAME_LEN as usize);
 
 /// An INIT that carries our offer and has not ended.
+///
+/// # Invariants
+///
+/// `mount` is valid until the request has been put, and `answer` was so when the request was sent.
 pub(super) struct Offer {
     /// The request, as what it is recognized by.
-    req: *const f::fuse_req,
-    mount: *mut f::fuse_mount,
+    req: RequestId,
+    mount: NonNull<fuse::Mount>,
     /// Where FUSE puts the server's answer, among the arguments of the request.
-    answer: *mut f::fuse_init_out,
+    answer: NonNull<InitAnswer>,
     mounter: Pin<KBox<Mounter>>,
     next: Option<KBox<Offer>>,
 }
@@ -108,57 +123,49 @@ unsafe impl Send for Offer {}
 ///
 /// Called by the tracepoint.
 pub(super) unsafe extern "C" fn request_send(_data: *mut ffi::c_void, req: *const f::fuse_req) {
-    // SAFETY: A request that is being sent is valid.
-    let opcode = unsafe { (*req).in_.h.opcode };
+    // SAFETY: `req` is valid, and this is called by that tracepoint.
+    let req = unsafe { Sending::from_raw(req) };
+    let opcode = req.opcode();
 
-    if opcode == f::fuse_opcode_FUSE_OPEN {
-        // SAFETY: As above, and it is OPEN, which is sent by the task that opens.
-        unsafe { ask_for_map(req) };
-    } else if opcode == f::fuse_opcode_FUSE_INIT {
-        // SAFETY: As above, and it is INIT.
-        let _ = unsafe { offer(req) };
+    if opcode == Request::OPEN {
+        ask_for_map(req);
+    } else if opcode == Request::INIT {
+        let _ = offer(req);
     }
 }
 
 /// Makes an offer, unless there is a reason not to.
-///
-/// # Safety
-///
-/// `req` is an INIT that is being sent by the current task.
 // The probe sees all requests of all FUSE mounts: what is rare is out of its way.
 #[cold]
 #[inline(never)]
-unsafe fn offer(req: *const f::fuse_req) -> Option<()> {
-    // SAFETY: The arguments of a request that is being sent are valid. FUSE keeps those of INIT in
-    // a `struct fuse_init_args`.
-    let init = unsafe { container_of!((*req).args, f::fuse_init_args, args) };
-    // SAFETY: As above, and the mount has its superblock and its owner by now.
-    let (mount, user_ns, owner) = unsafe {
-        let mount = (*init).fm;
-        (mount, (*(*mount).sb).s_user_ns, (*(*mount).fc).user_id)
-    };
-    if !ptr::eq(user_ns, &raw const c::init_user_ns) {
+fn offer(req: Sending<'_>) -> Option<()> {
+    let init = req.init_args()?;
+    let mount = init.mount();
+
+    if !mount.super_block().is_of_initial_user_namespace() {
         return None;
     }
     // What can fail comes first: a mounter must not be dropped here, for that may sleep.
     let offer = KBox::<Offer>::new_uninit(GFP_ATOMIC | __GFP_NOWARN).ok()?;
-    let mounter = Mounter::current(c::kuid_t { val: owner.val })?;
+    let mounter = Mounter::current(mount.conn().owner())?;
 
-    // SAFETY: As above. The server does not see the request yet, so it may still be written.
-    let answer = unsafe {
-        (*init).in_.unused[c::FUSE_DAX_FMAP_INIT_IN_MAGIC as usize] = c::FUSE_DAX_FMAP_MAGIC;
-        (*init).in_.unused[c::FUSE_DAX_FMAP_INIT_IN_VERSION as usize] =
-            c::FUSE_DAX_FMAP_ABI_VERSION;
-        ptr::addr_of_mut!((*init).out)
-    };
+    init.set_unused(
+        c::FUSE_DAX_FMAP_INIT_IN_MAGIC as usize,
+        c::FUSE_DAX_FMAP_MAGIC,
+    );
+    init.set_unused(
+        c::FUSE_DAX_FMAP_INIT_IN_VERSION as usize,
+        c::FUSE_DAX_FMAP_ABI_VERSION,
+    );
     let mut offers = OFFERS.lock();
     let next = offers.take();
+    // INVARIANT: A request keeps its mount, and both are valid at this moment.
     *offers = Some(KBox::write(
         offer,
         Offer {
-            req,
-            mount,
-            answer,
+            req: req.id(),
+            mount: NonNull::from(mount),
+            answer: init.answer(),
             mounter,
             next,
         },
@@ -167,14 +174,14 @@ unsafe fn offer(req: *const f::fuse_req) -> Option<()> {
 }
 
 /// Takes the offer that went out with a request, if one did.
-fn take_offer(req: *const f::fuse_req) -> Option<KBox<Offer>> {
+fn take_offer(req: RequestId) -> Option<KBox<Offer>> {
     let mut offers = OFFERS.lock();
     let mut taken = None;
     let mut rest = offers.take();
 
     while let Some(mut offer) = rest {
         rest = offer.next.take();
-        if ptr::eq(offer.req, req) {
+        if offer.req == req {
             taken = Some(offer);
         } else {
             offer.next = offers.take();
@@ -190,12 +197,12 @@ fn take_offer(req: *const f::fuse_req) -> Option<KBox<Offer>> {
 ///
 /// Called by the tracepoint.
 pub(super) unsafe extern "C" fn request_end(_data: *mut ffi::c_void, req: *const f::fuse_req) {
-    // SAFETY: A request that ends is valid until all have put it.
-    let (opcode, errno, flags) = unsafe { ((*req).in_.h.opcode, (*req).out.h.error, (*req).flags) };
-    if opcode != f::fuse_opcode_FUSE_INIT {
+    // SAFETY: `req` ends, and is valid until all have put it.
+    let req = unsafe { Request::from_raw(req) };
+    if req.opcode() != Request::INIT {
         return;
     }
-    let Some(offer) = take_offer(req) else {
+    let Some(offer) = take_offer(req.id()) else {
         return;
     };
     let Offer {
@@ -204,15 +211,19 @@ pub(super) unsafe extern "C" fn request_end(_data: *mut ffi::c_void, req: *const
         mounter,
         ..
     } = KBox::into_inner(offer);
+    // SAFETY: By the type invariants of `Offer` it is valid, as `req` has not been put, and the
+    // answer is not known yet.
+    let mount = unsafe { Mounting::new(mount) };
 
-    let outcome = if errno != 0 {
+    let outcome = if req.error() != 0 {
         Outcome::Plain(mounter)
-    } else if flags & (1 << f::fuse_req_flag_FR_ASYNC) != 0 {
-        // SAFETY: The arguments of an asynchronous INIT are freed by `end`, which runs after this;
-        // the mount stays until the request has been put.
-        unsafe { conclude(&*answer, mount, mounter) }
+    } else if req.is_asynchronous() {
+        // SAFETY: The arguments of an asynchronous INIT are freed by its `end`, which runs after
+        // this.
+        let answer = unsafe { answer.as_ref() };
+        conclude(answer, mount, mounter)
     } else {
-        // SAFETY: A synchronous INIT that was answered.
+        // SAFETY: `req` is a synchronous INIT that was answered at `answer`.
         unsafe { end_synchronous(req, answer, mount, mounter) }
     };
     match outcome {
@@ -221,8 +232,7 @@ pub(super) unsafe extern "C" fn request_end(_data: *mut ffi::c_void, req: *const
         Outcome::Refused(mounter) => {
             // Nothing but INIT can have been sent, so the server sees the end of its connection and
             // every operation ENOTCONN.
-            // SAFETY: A request that ends keeps its channel; no lock is held here.
-            unsafe { f::fuse_chan_abort((*req).chan, false) };
+            req.abort_channel();
             Mounter::put_later(mounter);
         }
     }
@@ -241,86 +251,67 @@ pub(super) unsafe extern "C" fn request_end(_data: *mut ffi::c_void, req: *const
 ///
 /// # Safety
 ///
-/// `req` is a synchronous INIT that was answered, at `answer`, and is ending; `mount` is what it is
-/// for.
+/// `req` is a synchronous INIT that was answered, at `answer`, and is ending.
 unsafe fn end_synchronous(
-    req: *const f::fuse_req,
-    answer: *mut f::fuse_init_out,
-    mount: *mut f::fuse_mount,
+    req: &Request,
+    answer: NonNull<InitAnswer>,
+    mount: Mounting<'_>,
     mounter: Pin<KBox<Mounter>>,
 ) -> Outcome {
-    let mut copy: f::fuse_init_out = pin_init::zeroed();
-
-    // SAFETY: The request is valid, and so is its wait queue. The mount stays until the request has
-    // been put. The arguments are only used as described.
-    unsafe {
-        let waitq = ptr::addr_of!((*req).waitq).cast_mut();
-        let lock = ptr::addr_of_mut!((*waitq).lock);
-
-        c::spin_lock(lock);
-        if !ptr::eq((*waitq).head.next, ptr::addr_of!((*waitq).head)) {
-            let outcome = match conclude(&*answer, mount, mounter) {
-                Outcome::Refused(mounter) => {
-                    // With another major number mount(2) fails.
-                    (*answer).major = 0;
-                    Outcome::Plain(mounter)
-                }
-                outcome => outcome,
-            };
-            c::spin_unlock(lock);
-            return outcome;
-        }
-        c::spin_unlock(lock);
-
-        let size = size_of::<f::fuse_init_out>();
-        let copied = c::copy_from_kernel_nofault((&raw mut copy).cast(), answer.cast(), size) == 0;
-        fence(Ordering::SeqCst);
-        let fc = (*mount).fc;
-        let unread = (*fc).conn_init() == 0 && (*fc).conn_error() == 0;
-
-        if copied && unread {
-            let outcome = conclude(&copy, mount, mounter);
-
-            // Files may be there already that no inode will be allocated for. It is possible to
-            // sleep here; and if this fails, the next inode tries again.
-            if let (Outcome::Bound, Some(conn)) = (&outcome, Connection::of((*mount).sb)) {
-                let _ = conn.mark();
+    if let Some(waiter) = req.lock_waiter() {
+        // SAFETY: The arguments are there as long as the task that waits cannot go on. Only that
+        // task uses them besides.
+        let answer = unsafe { &mut *answer.as_ptr() };
+        let outcome = match conclude(answer, mount, mounter) {
+            Outcome::Refused(mounter) => {
+                // With another major number mount(2) fails.
+                answer.refuse();
+                Outcome::Plain(mounter)
             }
-            return outcome;
+            outcome => outcome,
+        };
+        drop(waiter);
+        return outcome;
+    }
+
+    // SAFETY: `answer` was valid when the request was sent.
+    let copy = unsafe { InitAnswer::copy_nofault(answer) };
+    fence(Ordering::SeqCst);
+    if let (Some(copy), false) = (copy, mount.conn().has_read_init()) {
+        let outcome = conclude(&copy, mount, mounter);
+
+        // Files may be there already that no inode will be allocated for. It is possible to sleep
+        // here; and if this fails, the next inode tries again.
+        if matches!(outcome, Outcome::Bound) {
+            if let Some(conn) = Connection::of_inode(mount.root()) {
+                let _ = Connection::mark(conn);
+            }
         }
+        return outcome;
     }
     pr_err!("a FUSE server answered INIT before the mount waited for it; mount again\n");
     Outcome::Refused(mounter)
 }
 
 /// The name that the server answered.
-fn name_in(answer: &f::fuse_init_out) -> [u8; OpsName::LEN] {
-    let mut name = [0; OpsName::LEN];
+fn name_in(answer: &InitAnswer) -> [u8; OpsName::LEN] {
+    let (_, rest) = answer.as_bytes().split_at(ANSWER_NAME);
 
-    // SAFETY: The answer is 64 bytes of plain integers, of which the name is the last 16.
-    unsafe {
-        let start = ptr::from_ref(answer).cast::<u8>().add(ANSWER_NAME);
-        ptr::copy_nonoverlapping(start, name.as_mut_ptr(), name.len());
-    }
-    name
+    *rest.first_chunk().unwrap_or(&[0; OpsName::LEN])
 }
 
 /// The flags that the server answered.
-fn flags_in(answer: &f::fuse_init_out) -> u32 {
-    // SAFETY: The answer is 64 bytes of plain integers, and has these four.
-    unsafe {
-        ptr::from_ref(answer)
-            .cast::<u8>()
-            .add(ANSWER_FLAGS)
-            .cast::<u32>()
-            .read_unaligned()
-    }
+fn flags_in(answer: &InitAnswer) -> u32 {
+    let (_, rest) = answer.as_bytes().split_at(ANSWER_FLAGS);
+
+    rest.first_chunk()
+        .map_or(0, |bytes| u32::from_ne_bytes(*bytes))
 }
 
 /// The parameter: the ops of servers that name none, if it is not empty.
 fn default_ops() -> [u8; OpsName::LEN] {
-    // SAFETY: A parameter may change meanwhile; what is read then is some name, or none.
-    unsafe { ptr::addr_of!(c::fuse_dax_fmap_default_ops).read_volatile() }
+    // SAFETY: The parameter may change meanwhile; what is read then is some name, or none.
+    unsafe { (&raw const c::fuse_dax_fmap_default_ops).read_volatile() }
         // What was written with echo ends in a newline.
         .map(|byte| if byte == b'\n' { 0 } else { byte })
 }
@@ -377,16 +368,8 @@ enum Outcome {
 }
 
 /// Acts on the server's answer.
-///
-/// # Safety
-///
-/// `mount` is being mounted, and stays so until this returns.
-unsafe fn conclude(
-    answer: &f::fuse_init_out,
-    mount: *mut f::fuse_mount,
-    mounter: Pin<KBox<Mounter>>,
-) -> Outcome {
-    if answer.major != c::FUSE_KERNEL_VERSION {
+fn conclude(answer: &InitAnswer, mount: Mounting<'_>, mounter: Pin<KBox<Mounter>>) -> Outcome {
+    if answer.major() != c::FUSE_KERNEL_VERSION {
         return Outcome::Plain(mounter);
     }
     let mut name = name_in(answer);
@@ -394,11 +377,8 @@ unsafe fn conclude(
     if !named {
         name = default_ops();
         if name[0] == 0 {
-            // SAFETY: By the safety requirements; a mount has a connection.
-            let could_be_bound = unsafe { f::fuse_conn::auto_submounts_raw((*mount).fc) } == 0;
-            if could_be_bound && fmap_ops::any_registered() {
-                // SAFETY: As above; the superblock of a mount under way has a name.
-                let sb = unsafe { Device((*(*mount).sb).s_dev) };
+            if !mount.conn().has_automatic_submounts() && fmap_ops::any_registered() {
+                let sb = DeviceNumber(mount.super_block().dev());
                 pr_notice_limited!(
                     UNBOUND,
                     "{sb}: plain FUSE: the server names no ops, and default_ops is empty\n"
@@ -408,12 +388,10 @@ unsafe fn conclude(
         }
     }
 
-    // SAFETY: `mount` is being mounted by the safety requirements, as `bind()` wants.
-    match unsafe { bind(&name, flags_in(answer), mount, mounter) } {
+    match bind(&name, flags_in(answer), mount, mounter) {
         Ok(()) => Outcome::Bound,
         Err((mounter, cause)) => {
-            // SAFETY: By the safety requirements; the superblock of a mount under way has a name.
-            let sb = unsafe { Device((*(*mount).sb).s_dev) };
+            let sb = DeviceNumber(mount.super_block().dev());
             let name = Printable(&name);
             if named {
                 pr_err!("{sb}: mount refused: ops '{name}': {cause}\n");
@@ -427,42 +405,28 @@ unsafe fn conclude(
 }
 
 /// Binds a mount to ops.
-///
-/// # Safety
-///
-/// As [`conclude`].
-unsafe fn bind(
+fn bind(
     name: &[u8; OpsName::LEN],
     flags: u32,
-    mount: *mut f::fuse_mount,
+    mount: Mounting<'_>,
     mounter: Pin<KBox<Mounter>>,
 ) -> Result<(), (Pin<KBox<Mounter>>, &'static str)> {
-    // SAFETY: By the safety requirements these are valid, and nobody else changes them meanwhile.
-    let (sb, fc) = unsafe { ((*mount).sb, (*mount).fc) };
+    let (sb, fc) = (mount.super_block(), mount.conn());
 
     let Ok(name) = OpsName::new(name) else {
         return Err((mounter, "this is no name of ops"));
     };
-    // SAFETY: As above. FUSE sets the root before it sends INIT.
-    let is_directory = unsafe {
-        let root = (*(*sb).s_root).d_inode;
-        u32::from((*root).i_mode) & c::S_IFMT == c::S_IFDIR
-    };
-    if !is_directory {
+    if !mount.root().is_directory() {
         return Err((mounter, "the root of the mount is no directory"));
     }
-    // SAFETY: As above.
-    if unsafe { (*sb).s_blocksize } != kernel::page::PAGE_SIZE as ffi::c_ulong {
+    if sb.block_size() != PAGE_SIZE {
         return Err((mounter, "the block size of the mount is not the page size"));
     }
-    #[cfg(CONFIG_FUSE_DAX)]
-    // SAFETY: As above.
-    if !unsafe { (*fc).dax }.is_null() {
+    if fc.has_dax() {
         return Err((mounter, "the mount has DAX of its own"));
     }
     // Submounts share a connection: the end of one of their superblocks does not end its requests.
-    // SAFETY: `fc` is the connection of a mount under way.
-    if unsafe { f::fuse_conn::auto_submounts_raw(fc) } != 0 {
+    if fc.has_automatic_submounts() {
         return Err((mounter, "the mount has automatic submounts"));
     }
     let Ok(ops) = fmap_ops::lookup(name) else {
@@ -471,7 +435,8 @@ unsafe fn bind(
     let Ok(released) = Released::new() else {
         return Err((mounter, "no memory"));
     };
-    // SAFETY: As above; `put_super()` says that it is gone.
+    // SAFETY: `put_super()` says that `sb` is gone; it is called once `sb` is bound, and if it does
+    // not come to that, nothing is left of this.
     let superblock = unsafe { Superblock::new(sb) };
     let Ok(fmap) = Mount::new(superblock, ops, released) else {
         return Err((mounter, "no memory"));
@@ -483,27 +448,27 @@ unsafe fn bind(
     if mounts.reserve(1, GFP_ATOMIC | __GFP_NOWARN).is_err() {
         return Err((mounter, "no memory"));
     }
-    // SAFETY: As above.
-    let conn = unsafe { Connection::new(memory, sb, fmap, flags, mounter) };
+    let data = Connection::new(fmap, flags, mounter);
+    // SAFETY: The operations of `sb` are FUSE's, which stays as this module depends on it. `sb`
+    // owns the connection.
+    let conn = unsafe { Hooked::new(memory, sb, data) };
     // INVARIANT: The connection is in the list until `put_super()`. There is room.
     let _ = mounts.push_within_capacity(ConnectionPtr(conn));
     drop(mounts);
 
     // The default compares S_DAX with what the server says, finds a difference, and forgets the
     // inode at each close.
-    #[cfg(CONFIG_FUSE_DAX)]
-    // SAFETY: As above.
-    unsafe {
-        (*fc).dax_mode = f::fuse_dax_mode_FUSE_DAX_NEVER;
-    }
+    mount.never_use_dax();
 
-    // SAFETY: The superblock owns the connection from here on, until `put_super()`. Whoever loads
-    // `s_op` meanwhile gets one table or the other, and both do.
-    unsafe {
-        pr_info!("{}: bound to ops {}\n", &*conn, (*conn).mount.ops.name());
-        AtomicPtr::from_ptr(ptr::addr_of_mut!((*sb).s_op).cast::<*mut c::super_operations>())
-            .store(ptr::addr_of_mut!((*conn).s_op), Ordering::Release);
-    }
+    // SAFETY: The connection stays until `put_super()`, which cannot have come yet.
+    let bound = unsafe { conn.as_ref() };
+    pr_info!(
+        "{}: bound to ops {}\n",
+        *bound.mount,
+        bound.mount.ops.name()
+    );
+    // SAFETY: `conn` was made just now, and its superblock is being mounted.
+    unsafe { Hooked::attach(conn) };
     Ok(())
 }
 

@@ -9,8 +9,8 @@
 //! window is left: a private or read-only mapping that `->mmap()` has accepted, and that is not in
 //! `i_mmap` yet, is not seen. It shows FUSE's page cache as long as it lives.
 //!
-//! The first mmap(2) after the map was published makes such a file count as open ([`count`]), so
-//! that its release looks for pages in use.
+//! The first mmap(2) after the map was published makes such a file count as open
+//! ([`UnsettledFile::count`]), so that its release looks for pages in use.
 
 use core::{
     ptr,
@@ -23,47 +23,100 @@ use core::{
 use kernel::{
     ffi,
     prelude::*,
-    rbtree::RBTreeNode, //
+    rbtree::RBTreeNode,
+    types::Opaque, //
 };
 
 use crate::{
     bindings::kernel as c,
-    fmap_ops::Mount,
+    fuse::{
+        Inode,
+        Table, //
+    },
     iomap::{
         self,
         State, //
+    },
+    sb_info::Mount, //
+};
+
+use super::super::{
+    connection::Connection,
+    tables::{
+        is_idle,
+        GATE, //
     }, //
 };
 
-use super::{
-    super::{
-        Connection,
-        Inode, //
-    },
-    GATE, //
-};
-
-/// The operations that such a file has at the moment.
+/// Such a file.
 ///
-/// # Safety
+/// # Invariants
 ///
-/// The file is open, and has the table of unsettled or idle files.
-unsafe fn now(file: *const c::file) -> &'static c::file_operations {
-    static NONE: super::Table<c::file_operations> = super::Table(pin_init::zeroed());
+/// It is open, of a bound mount, and has the table of unsettled or idle files, or has been counted.
+#[repr(transparent)]
+struct UnsettledFile(Opaque<c::file>);
 
-    let Some(gate) = GATE.as_ref().map(|table| &table.0) else {
-        return &NONE.0;
-    };
-    // SAFETY: By the safety requirements the inode is in use.
-    match iomap::state(unsafe { Inode::new((*file).f_inode) }) {
-        State::Mapped => &gate.mapped,
-        // SAFETY: FUSE's table is static.
-        _ => unsafe { &*gate.plain },
+impl UnsettledFile {
+    /// # Safety
+    ///
+    /// `file` is such a file, for `'a`.
+    unsafe fn from_raw<'a>(file: *mut c::file) -> &'a Self {
+        // SAFETY: `file` is valid by the safety requirements, and the types have one layout.
+        unsafe { &*file.cast() }
+    }
+
+    fn inode(&self) -> &Inode {
+        // SAFETY: By the type invariants the file is open, so its inode is FUSE's and in use.
+        unsafe { Inode::new((*self.0.get()).f_inode) }
+    }
+
+    /// What of its mode does not change.
+    fn is_idle(&self) -> bool {
+        // SAFETY: By the type invariants the file is open.
+        is_idle(unsafe { (*self.0.get()).f_mode })
+    }
+
+    /// The operations that it has at the moment.
+    fn now(&self) -> &'static c::file_operations {
+        static NONE: Table<c::file_operations> = Table(pin_init::zeroed());
+
+        let Some(gate) = GATE.as_ref().map(|table| &table.0) else {
+            return &NONE.0;
+        };
+        match iomap::state(self.inode()) {
+            State::Mapped => &gate.mapped,
+            _ => gate.plain.0,
+        }
+    }
+
+    /// Counts it as open, once, as it is about to be mapped by mmap(2), if it is a mapped one. Does
+    /// nothing to an idle file.
+    fn count(&self) {
+        let inode = self.inode();
+        let Some(gate) = GATE.as_ref().map(|table| &table.0) else {
+            return;
+        };
+        if iomap::state(inode) != State::Mapped {
+            return;
+        }
+        let (unsettled, counted) = (
+            ptr::from_ref(&gate.unsettled).cast_mut(),
+            ptr::from_ref(&gate.counted).cast_mut(),
+        );
+        // SAFETY: By the type invariants the file is open. The field is a word that others load
+        // once; both tables have the same operations, but for the last one.
+        let f_op = unsafe { AtomicPtr::from_ptr((&raw mut (*self.0.get()).f_op).cast()) };
+        let taken = f_op.compare_exchange(unsettled, counted, Ordering::Relaxed, Ordering::Relaxed);
+        if taken.is_ok() {
+            // SAFETY: `inode` is mapped, and the file keeps it in use.
+            unsafe { iomap::opened(inode.as_raw()) };
+        }
     }
 }
 
 /// The right to change a file through FUSE: while a task has it, the file does not become a mapped
 /// one.
+#[must_use = "the right ends when this is dropped"]
 struct Changing<'a> {
     mount: &'a Mount,
     key: usize,
@@ -75,16 +128,9 @@ impl<'a> Changing<'a> {
     /// # Errors
     ///
     /// [`ENOMEM`].
-    ///
-    /// # Safety
-    ///
-    /// The file is open, of a bound mount, and stays so as long as the result.
-    unsafe fn new(file: *const c::file) -> Result<Option<Self>> {
-        // SAFETY: `file` is open by the safety requirements, and keeps its inode and superblock.
-        let (inode, conn) = unsafe {
-            let inode = (*file).f_inode;
-            (Inode::new(inode), Connection::of((*inode).i_sb).ok_or(EIO)?)
-        };
+    fn new(file: &'a UnsettledFile) -> Result<Option<Self>> {
+        let inode = file.inode();
+        let conn = Connection::of_inode(inode).ok_or(EIO)?;
         let (mount, key) = (conn.mount(), inode.key());
         if iomap::state(inode) == State::Mapped {
             return Ok(None);
@@ -117,49 +163,24 @@ impl Drop for Changing<'_> {
     }
 }
 
-/// Counts an unsettled file as open, once, as it is about to be mapped by mmap(2) as a mapped file.
-///
-/// # Safety
-///
-/// The file is open, has the table of unsettled files, or has been counted, and its inode is
-/// mapped.
-unsafe fn count(file: *mut c::file) {
-    let Some(gate) = GATE.as_ref().map(|table| &table.0) else {
-        return;
-    };
-    let (unsettled, counted) = (
-        ptr::from_ref(&gate.unsettled).cast_mut(),
-        ptr::from_ref(&gate.counted).cast_mut(),
-    );
-    // SAFETY: By the safety requirements. The field is a word that others load once; both tables
-    // have the same operations, but for the last one.
-    let f_op = unsafe { AtomicPtr::from_ptr((&raw mut (*file).f_op).cast()) };
-    let taken = f_op.compare_exchange(unsettled, counted, Ordering::Relaxed, Ordering::Relaxed);
-    if taken.is_ok() {
-        // SAFETY: `file` is open, and its inode mapped, by the safety requirements.
-        unsafe { iomap::opened((*file).f_inode) };
-    }
-}
-
 /// mmap(2).
 ///
 /// # Safety
 ///
 /// Called by the VFS, for an open file with the table of unsettled files, or one that is counted.
-unsafe extern "C" fn mmap(file: *mut c::file, vma: *mut c::vm_area_struct) -> ffi::c_int {
-    // SAFETY: The VFS keeps the file open meanwhile.
-    let right = match unsafe { Changing::new(file) } {
+unsafe extern "C" fn mmap(raw: *mut c::file, vma: *mut c::vm_area_struct) -> ffi::c_int {
+    // SAFETY: `raw` is such a file, and the VFS keeps it open meanwhile.
+    let file = unsafe { UnsettledFile::from_raw(raw) };
+    let right = match Changing::new(file) {
         Ok(right) => right,
         Err(errno) => return errno.to_errno(),
     };
     if right.is_none() {
-        // SAFETY: As above; it is mapped.
-        unsafe { count(file) };
+        file.count();
     }
-    // SAFETY: `file` is kept open by the VFS, with one of the tables that `now()` wants.
-    match unsafe { now(file).mmap } {
-        // SAFETY: The VFS's arguments, passed on.
-        Some(mmap) => unsafe { mmap(file, vma) },
+    match file.now().mmap {
+        // SAFETY: `raw` and `vma` are the VFS's arguments, passed on.
+        Some(mmap) => unsafe { mmap(raw, vma) },
         None => ENODEV.to_errno(),
     }
 }
@@ -171,29 +192,27 @@ unsafe extern "C" fn mmap(file: *mut c::file, vma: *mut c::vm_area_struct) -> ff
 ///
 /// Called by the VFS, for an open file with the table of unsettled files, or one that is counted.
 unsafe extern "C" fn write_iter(iocb: *mut c::kiocb, from: *mut c::iov_iter) -> isize {
-    // SAFETY: The VFS passes valid arguments, and keeps the file open meanwhile.
-    let file = unsafe { (*iocb).ki_filp };
-    // SAFETY: `file` is kept open by the VFS.
-    let right = match unsafe { Changing::new(file) } {
+    // SAFETY: `iocb` is valid, and has such a file, which the VFS keeps open meanwhile.
+    let file = unsafe { UnsettledFile::from_raw((*iocb).ki_filp) };
+    let right = match Changing::new(file) {
         Ok(right) => right,
         Err(errno) => return errno.to_errno() as isize,
     };
-    // SAFETY: `file` is kept open by the VFS, with one of the tables that `now()` wants.
-    let Some(write_iter) = (unsafe { now(file).write_iter }) else {
+    let Some(write_iter) = file.now().write_iter else {
         return EINVAL.to_errno() as isize;
     };
     if right.is_none() {
         // SAFETY: The VFS's arguments, passed on.
         return unsafe { write_iter(iocb, from) };
     }
-    // SAFETY: As above. The request is the callee's until it returns, and one without this is
+    // SAFETY: `iocb` is the VFS's, and the callee's until it returns. One without this is
     // synchronous.
-    unsafe {
-        let complete = (*iocb).ki_complete.take();
-        let done = write_iter(iocb, from);
-        (*iocb).ki_complete = complete;
-        done
-    }
+    let complete = unsafe { (*iocb).ki_complete.take() };
+    // SAFETY: `iocb` and `from` are the VFS's, passed on.
+    let done = unsafe { write_iter(iocb, from) };
+    // SAFETY: `iocb` was synchronous, so it is still there.
+    unsafe { (*iocb).ki_complete = complete };
+    done
 }
 
 /// Operations that are passed on to those of the moment. Those that `change` the file keep it what
@@ -203,8 +222,7 @@ macro_rules! pass_on {
         Ok::<_, Error>(())
     };
     (@right change, $file:expr) => {
-        // SAFETY: The VFS keeps the file open meanwhile.
-        unsafe { Changing::new($file) }
+        Changing::new($file)
     };
     ($($how:ident $name:ident($file:expr; $($arg:ident: $type:ty),*) -> $ret:ty, or $none:expr;)*) => {
         $(
@@ -214,13 +232,14 @@ macro_rules! pass_on {
             // Results are integers of several sizes.
             #[allow(clippy::cast_lossless)]
             unsafe extern "C" fn $name($($arg: $type),*) -> $ret {
-                let _right = match pass_on!(@right $how, $file) {
+                // SAFETY: The VFS keeps the file open meanwhile, which has one of these tables.
+                let unsettled = unsafe { UnsettledFile::from_raw($file) };
+                let _right = match pass_on!(@right $how, unsettled) {
                     Ok(right) => right,
                     Err(errno) => return errno.to_errno() as $ret,
                 };
-                // SAFETY: By the safety requirements the VFS's arguments are valid.
-                match unsafe { now($file).$name } {
-                    // SAFETY: As above, passed on.
+                match unsettled.now().$name {
+                    // SAFETY: The VFS's arguments, passed on.
                     Some($name) => unsafe { $name($($arg),*) },
                     None => $none,
                 }
@@ -259,14 +278,13 @@ unsafe extern "C" fn fadvise(
     len: c::loff_t,
     advice: ffi::c_int,
 ) -> ffi::c_int {
-    // SAFETY: By the safety requirements the file is open, and its inode in use.
-    let useless = unsafe {
-        super::is_idle(file) || iomap::state(Inode::new((*file).f_inode)) == State::Mapped
-    };
+    // SAFETY: `file` has one of these tables, and the VFS keeps it open meanwhile.
+    let unsettled = unsafe { UnsettledFile::from_raw(file) };
+    let useless = unsettled.is_idle() || iomap::state(unsettled.inode()) == State::Mapped;
     if useless && advice == c::POSIX_FADV_WILLNEED as ffi::c_int {
         return 0;
     }
-    // SAFETY: The VFS's arguments, passed on.
+    // SAFETY: `file` is open, and the other arguments are the VFS's.
     unsafe { c::generic_fadvise(file, offset, len, advice) }
 }
 

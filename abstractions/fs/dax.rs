@@ -1,0 +1,474 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! DAX: page caches whose entries are memory of a device.
+//!
+//! An entry is a value in the page cache. Its bits are private to fs/dax.c, which exports no way to
+//! look at them; upstream, [`Entry`] would need one.
+//!
+//! C header: [`include/linux/dax.h`](srctree/include/linux/dax.h)
+
+use core::ops::Deref;
+
+use kernel::{
+    error::to_result,
+    ffi,
+    page::{
+        PAGE_SHIFT,
+        PAGE_SIZE, //
+    },
+    prelude::*,
+    str::CStr,
+    sync::LockClassKey,
+    types::{
+        NotThreadSafe,
+        Opaque, //
+    }, //
+};
+
+use crate::{
+    abstractions::{
+        dax::DaxDevice,
+        fs::{
+            address_space::AddressSpace,
+            inode::Inode,
+            kiocb::Kiocb, //
+        },
+        iov::IovIter,
+        mm::{
+            fault::VmFault,
+            folio::Folio, //
+        },
+        sync::srcu_fast::SrcuFast, //
+    },
+    bindings::kernel as c, //
+};
+
+/// The pages of a huge entry.
+const PMD_PAGES: u64 = (2 << 20) / PAGE_SIZE as u64;
+
+// --- Entries ------------------------------------------------------------------------------------
+
+/// What DAX has noted for a page of a file: the page frames that back it.
+///
+/// From bit 4 on it is the page frame, and below that whether it is locked (0), 2 MiB (1), a hole
+/// (2) or not backed yet (3).
+#[derive(Clone, Copy)]
+pub(crate) struct Entry(usize);
+
+impl Entry {
+    const LOCKED: usize = 1 << 0;
+    const PMD: usize = 1 << 1;
+    const UNBACKED: usize = 1 << 2 | 1 << 3;
+    const PFN_SHIFT: u32 = 4;
+
+    #[inline]
+    fn new(entry: *mut ffi::c_void) -> Option<Self> {
+        // What is not a value is no entry of DAX.
+        let value = entry as usize;
+        (value & 1 != 0).then_some(Self(value >> 1))
+    }
+
+    #[inline]
+    pub(crate) fn is_huge(self) -> bool {
+        self.0 & Self::PMD != 0
+    }
+
+    #[inline]
+    pub(crate) fn is_locked(self) -> bool {
+        self.0 & Self::LOCKED != 0
+    }
+
+    /// The first page frame and the number of pages, if it is backed.
+    pub(crate) fn frames(self) -> Option<(u64, u64)> {
+        let pages = if self.is_huge() { PMD_PAGES } else { 1 };
+
+        Some((self.pfn_of(0)?, pages))
+    }
+
+    /// The page frame behind page `index` of the file, if it is backed.
+    #[inline]
+    pub(crate) fn pfn_of(self, index: u64) -> Option<u64> {
+        if self.0 & Self::UNBACKED != 0 {
+            return None;
+        }
+        let first = (self.0 >> Self::PFN_SHIFT) as u64;
+        let within = if self.is_huge() { index % PMD_PAGES } else { 0 };
+        Some(first + within)
+    }
+}
+
+// --- Page caches --------------------------------------------------------------------------------
+
+/// A mark of entries.
+#[derive(Clone, Copy)]
+pub(crate) enum Mark {
+    /// All that are there.
+    Present,
+    /// What was stored there has to be flushed, maybe.
+    Dirty,
+}
+
+impl Mark {
+    fn as_raw(self) -> c::xa_mark_t {
+        match self {
+            Self::Present => c::XA_PRESENT,
+            Self::Dirty => c::PAGECACHE_TAG_DIRTY,
+        }
+    }
+}
+
+/// A page cache of DAX entries.
+///
+/// # Invariants
+///
+/// It is initialized, and has no other entries.
+#[repr(transparent)]
+pub(crate) struct DaxMapping(AddressSpace);
+
+impl Deref for DaxMapping {
+    type Target = AddressSpace;
+
+    #[inline]
+    fn deref(&self) -> &AddressSpace {
+        &self.0
+    }
+}
+
+impl DaxMapping {
+    #[inline]
+    fn entries(&self) -> *mut c::xarray {
+        // SAFETY: By the type invariants the page cache is valid.
+        unsafe { &raw mut (*self.as_raw()).i_pages }
+    }
+
+    /// The entry for page `index`, if there is one.
+    #[inline]
+    pub(crate) fn entry(&self, index: u64) -> Option<Entry> {
+        // SAFETY: By the type invariants the tree is valid. It may change meanwhile, under RCU.
+        Entry::new(unsafe { c::xa_load(self.entries(), index as ffi::c_ulong) })
+    }
+
+    /// The first entry of pages `first` to `last`, if there is one.
+    pub(crate) fn first_entry(&self, first: u64, last: u64) -> Option<Entry> {
+        let mut index = first as ffi::c_ulong;
+
+        // SAFETY: By the type invariants the tree is valid. It may change meanwhile, under RCU.
+        let entry = unsafe {
+            c::xa_find(
+                self.entries(),
+                &mut index,
+                last as ffi::c_ulong,
+                c::XA_PRESENT,
+            )
+        };
+        Entry::new(entry)
+    }
+
+    /// A page of the first entry of pages `first` to `last` that has a mark, if there is one.
+    pub(crate) fn first_marked(&self, first: u64, last: u64, mark: Mark) -> Option<u64> {
+        let (mut index, last) = (first as ffi::c_ulong, last as ffi::c_ulong);
+
+        // SAFETY: By the type invariants the tree is valid. It may change meanwhile, under RCU.
+        let entry = unsafe { c::xa_find(self.entries(), &mut index, last, mark.as_raw()) };
+        (!entry.is_null()).then_some(index as u64)
+    }
+
+    /// Calls `each` with the entries of pages `first` to `last` that have a mark, and a page of
+    /// each.
+    pub(crate) fn for_each(
+        &self,
+        first: u64,
+        last: u64,
+        mark: Mark,
+        mut each: impl FnMut(u64, Entry),
+    ) {
+        let (mut index, last, mark) = (first as ffi::c_ulong, last as ffi::c_ulong, mark.as_raw());
+
+        // SAFETY: By the type invariants the tree is valid. It may change meanwhile, under RCU.
+        let mut entry = unsafe { c::xa_find(self.entries(), &mut index, last, mark) };
+        while !entry.is_null() {
+            if let Some(entry) = Entry::new(entry) {
+                each(index as u64, entry);
+            }
+            // SAFETY: By the type invariants the tree is valid, as above.
+            entry = unsafe { c::xa_find_after(self.entries(), &mut index, last, mark) };
+        }
+    }
+
+    /// Whether there is no entry at all.
+    pub(crate) fn is_empty(&self) -> bool {
+        // SAFETY: By the type invariants the tree is valid; its root is read once.
+        unsafe { (&raw const (*self.entries()).xa_head).read_volatile() }.is_null()
+    }
+
+    /// Whether an entry may be marked dirty.
+    pub(crate) fn any_dirty(&self) -> bool {
+        // SAFETY: By the type invariants the tree is valid; its flags are read once.
+        let flags = unsafe { (&raw const (*self.entries()).xa_flags).read_volatile() };
+
+        flags & c::XA_FLAGS_MARK_DIRTY != 0
+    }
+
+    /// Whether the entry of page `index` is marked dirty.
+    pub(crate) fn is_dirty(&self, index: u64) -> bool {
+        let index = index as ffi::c_ulong;
+
+        // SAFETY: By the type invariants the tree is valid.
+        unsafe { c::xa_get_mark(self.entries(), index, c::PAGECACHE_TAG_DIRTY) }
+    }
+
+    /// Locks the tree, with interrupts switched off, which are on now.
+    pub(crate) fn lock_entries(&self) -> LockedEntries<'_> {
+        // SAFETY: By the type invariants the tree is valid.
+        unsafe { c::fuse_dax_fmap_xa_lock_irq(self.entries()) };
+        // INVARIANT: Locked just now.
+        LockedEntries {
+            mapping: self,
+            _same_task: NotThreadSafe,
+        }
+    }
+
+    /// Unmaps bytes `start` to `end`, and says whether some pages are in use by others.
+    pub(crate) fn is_busy(&self, start: c::loff_t, end: c::loff_t) -> bool {
+        // SAFETY: By the type invariants the page cache is valid; the result is not followed.
+        unsafe { !c::dax_layout_busy_page_range(self.as_raw(), start, end).is_null() }
+    }
+
+    /// Unmaps bytes `start` to `end`, and returns the first folio of them that is in use by others.
+    ///
+    /// # Safety
+    ///
+    /// Entries stay for `'a`, and so does the memory map of what they have.
+    pub(crate) unsafe fn busy_folio<'a>(
+        &self,
+        start: c::loff_t,
+        end: c::loff_t,
+    ) -> Option<Folio<'a>> {
+        // SAFETY: By the type invariants the page cache is valid.
+        let busy = unsafe { c::dax_layout_busy_page_range(self.as_raw(), start, end) };
+        if busy.is_null() {
+            return None;
+        }
+        // DAX returns the first page of a folio, which has a memory map by the safety requirements.
+        // SAFETY: `busy` is such a page.
+        Some(unsafe { Folio::of_head(busy) })
+    }
+
+    /// Removes the entries of bytes `start` to `end`.
+    ///
+    /// # Safety
+    ///
+    /// Their pages are not mapped nor in use, and will not be before this is over.
+    pub(crate) unsafe fn delete_range(&self, start: c::loff_t, end: c::loff_t) {
+        // SAFETY: By the type invariants the page cache is valid; its pages are idle.
+        unsafe { c::dax_delete_mapping_range(self.as_raw(), start, end) }
+    }
+
+    /// Write-protects and flushes what is marked dirty. Returns an errno, or 0.
+    ///
+    /// # Safety
+    ///
+    /// `dax_dev` is held.
+    pub(crate) unsafe fn write_back(
+        &self,
+        dax_dev: &DaxDevice,
+        wbc: &mut c::writeback_control,
+    ) -> ffi::c_int {
+        // SAFETY: By the type invariants the page cache is valid; `dax_dev` is the caller's.
+        unsafe { c::dax_writeback_mapping_range(self.as_raw(), dax_dev.as_raw(), wbc) }
+    }
+
+    /// Unmaps a page that has failed, and signals to the tasks that the kernel's policy names.
+    ///
+    /// # Errors
+    ///
+    /// Those of `mf_dax_kill_procs()`.
+    pub(crate) fn kill_procs(&self, index: u64, flags: ffi::c_int) -> Result {
+        let index = index as ffi::c_ulong;
+
+        // SAFETY: By the type invariants the page cache is valid.
+        to_result(unsafe { c::mf_dax_kill_procs(self.as_raw(), index, 1, flags) })
+    }
+}
+
+/// Entries that do not change.
+///
+/// # Invariants
+///
+/// The current task has locked the tree.
+#[must_use = "the entries are unlocked when the guard is dropped"]
+pub(crate) struct LockedEntries<'a> {
+    mapping: &'a DaxMapping,
+    _same_task: NotThreadSafe,
+}
+
+impl LockedEntries<'_> {
+    /// The entry for page `index`, if there is one.
+    pub(crate) fn entry(&self, index: u64) -> Option<Entry> {
+        self.mapping.entry(index)
+    }
+
+    /// Marks the entry of page `index` as dirty.
+    pub(crate) fn set_dirty(&self, index: u64) {
+        let (entries, index) = (self.mapping.entries(), index as ffi::c_ulong);
+
+        // SAFETY: By the type invariants this task has locked the tree.
+        unsafe { c::__xa_set_mark(entries, index, c::PAGECACHE_TAG_DIRTY) }
+    }
+
+    /// Takes that off.
+    pub(crate) fn clear_dirty(&self, index: u64) {
+        let (entries, index) = (self.mapping.entries(), index as ffi::c_ulong);
+
+        // SAFETY: By the type invariants this task has locked the tree.
+        unsafe { c::__xa_clear_mark(entries, index, c::PAGECACHE_TAG_DIRTY) };
+        // SAFETY: By the type invariants this task has locked the tree.
+        unsafe { c::__xa_clear_mark(entries, index, c::PAGECACHE_TAG_TOWRITE) }
+    }
+}
+
+impl Drop for LockedEntries<'_> {
+    fn drop(&mut self) {
+        // SAFETY: By the type invariants this task has locked the tree.
+        unsafe { c::fuse_dax_fmap_xa_unlock_irq(self.mapping.entries()) }
+    }
+}
+
+/// An inode that does no more than to host a page cache of DAX entries. No superblock lists it, no
+/// path leads to it, and nothing takes a reference to it.
+///
+/// # Invariants
+///
+/// It is initialized.
+#[repr(transparent)]
+pub(crate) struct Host(Opaque<c::inode>);
+
+// SAFETY: It belongs to no task.
+unsafe impl Send for Host {}
+// SAFETY: Several tasks may use it at once.
+unsafe impl Sync for Host {}
+
+impl Host {
+    /// # Safety
+    ///
+    /// The superblock of `like` stays as long as this, or until [`Self::move_to`]. `a_ops` are for
+    /// this page cache, and understand `private`.
+    pub(crate) unsafe fn new<'a>(
+        like: &'a Inode,
+        size: u64,
+        private: *mut ffi::c_void,
+        a_ops: &'static c::address_space_operations,
+        lock: (&'static CStr, Pin<&'static LockClassKey>),
+    ) -> impl PinInit<Self> + 'a {
+        let init = move |slot: *mut Self| {
+            // SAFETY: `slot` is valid for writes, and pinned; the rest is the caller's promise.
+            unsafe { Self::init(slot.cast(), like, size, private, a_ops, lock) };
+            Ok(())
+        };
+
+        // SAFETY: `init` initializes it, and never fails.
+        unsafe { pin_init::pin_init_from_closure(init) }
+    }
+
+    /// # Safety
+    ///
+    /// `slot` is valid for writes, and stays where it is as long as it is used; the rest as for
+    /// [`Self::new`].
+    unsafe fn init(
+        slot: *mut c::inode,
+        like: &Inode,
+        size: u64,
+        private: *mut ffi::c_void,
+        a_ops: &'static c::address_space_operations,
+        lock: (&'static CStr, Pin<&'static LockClassKey>),
+    ) {
+        let (name, key) = (c"dax_host::i_lock", kernel::static_lock_class!());
+
+        // SAFETY: `slot` is valid for writes, by the safety requirements.
+        unsafe { c::inode_init_once(slot) };
+        // SAFETY: `slot` is initialized, and the caller's alone.
+        let inode = unsafe { &mut *slot };
+        // SAFETY: The lock is a part of `inode`; `name` and `key` are static.
+        unsafe { c::__spin_lock_init(&raw mut inode.i_lock, name.as_char_ptr(), key.as_ptr()) };
+        // For tracepoints, and for the checks of "is this DAX, and of a regular file".
+        // SAFETY: `like` is in use.
+        inode.i_sb = unsafe { (*like.as_raw()).i_sb };
+        inode.i_ino = like.number();
+        inode.i_mode = c::S_IFREG as c::umode_t;
+        inode.i_flags = c::S_DAX;
+        inode.i_blkbits = PAGE_SHIFT as u8;
+        inode.i_size = size as c::loff_t;
+        inode.i_count.counter = 1;
+        // Dirty for good, so that no flusher thread ever gets it: `__mark_inode_dirty()` is done at
+        // once.
+        inode.i_state.__state = c::inode_state_flags_enum_I_DIRTY_PAGES;
+        inode.i_mapping = &raw mut inode.i_data;
+        inode.i_private = private;
+        // SAFETY: The page cache went through `inode_init_once()`; the rest is the caller's
+        // promise.
+        unsafe { AddressSpace::set_up(&raw mut inode.i_data, slot, a_ops, lock) };
+    }
+
+    /// The page cache.
+    #[inline]
+    pub(crate) fn mapping(&self) -> &DaxMapping {
+        // SAFETY: By the type invariants it is initialized, and DAX alone puts entries there; the
+        // types have one layout.
+        unsafe { &*(&raw const (*self.0.get()).i_data).cast() }
+    }
+
+    /// Puts it onto the superblock of a device, which tracepoints ask for its number.
+    ///
+    /// # Safety
+    ///
+    /// `dax_dev` is held as long as `self` is used. Nothing but tracepoints asks for the superblock
+    /// from now on.
+    pub(crate) unsafe fn move_to(&self, dax_dev: &DaxDevice) {
+        // SAFETY: `dax_dev` is held, by the safety requirements, and so is its inode.
+        let sb = unsafe { (*c::dax_inode(dax_dev.as_raw())).i_sb };
+
+        // SAFETY: By the type invariants `self` is valid.
+        unsafe { (*self.0.get()).i_sb = sb };
+    }
+}
+
+// --- Faults and I/O -----------------------------------------------------------------------------
+
+/// A fault of 2^`order` pages.
+///
+/// # Safety
+///
+/// The mapping's file has a page cache of DAX entries as its `f_mapping`, whose `invalidate_lock`
+/// is held, and whose host `ops` understand.
+#[inline]
+pub(crate) unsafe fn iomap_fault(
+    vmf: &VmFault,
+    order: ffi::c_uint,
+    ops: &'static c::iomap_ops,
+) -> c::vm_fault_t {
+    let mut pfn = 0;
+
+    // SAFETY: `vmf` is valid; the rest is the caller's to promise.
+    unsafe { c::dax_iomap_fault(vmf.as_raw(), order, &mut pfn, core::ptr::null_mut(), ops) }
+}
+
+/// I/O of at most `max` bytes, which ends where a page of the buffer is missing; as a reader of
+/// `srcu`. Returns the number of bytes, or an errno.
+///
+/// # Safety
+///
+/// `ops` understand the inode, which is locked exclusively for a write, and at least shared for a
+/// read.
+#[inline]
+pub(crate) unsafe fn iomap_rw_nofault(
+    iocb: &mut Kiocb,
+    iter: &mut IovIter,
+    max: u64,
+    ops: &'static c::iomap_ops,
+    srcu: &SrcuFast,
+) -> isize {
+    let (iocb, iter, srcu) = (iocb.as_raw(), iter.as_raw(), srcu.as_raw());
+
+    // SAFETY: `iocb`, `iter` and `srcu` are valid; the rest is the caller's to promise.
+    unsafe { c::fuse_dax_fmap_rw_nofault(iocb, iter, max, ops, srcu) }
+}

@@ -1,0 +1,262 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The first open of a file: whether it is mapped.
+//!
+//! A file is in one of three states ([`State`]), and changes it once, at its first open:
+//!
+//! ```text
+//!             GET_FMAP, dax_fmap_parse(), GET_DAXDEV for new devices
+//!   Unknown ----------------------------------------------------------> Mapped
+//!      |
+//!      +----- "no map": ENODATA, ENOENT, ENOSYS -----------------------> Plain
+//! ```
+//!
+//! until it is evicted. A failure leaves it `Unknown` and fails the open.
+//!
+//! A first open takes one round trip, as without maps: the server brings the map along with the
+//! answer to OPEN, if it can do that; else it is asked for the map and, while it looks for that,
+//! gets the OPEN. What FUSE does at the end of an open (to the page cache, above all) must not meet
+//! a mapped file, so all that is done with the map is done after it.
+//!
+//! One task fetches the map of one file, or acquires one device; others that want the same wait for
+//! it (`InFlight`), and so for its OPEN. No lock is held across a request.
+
+use kernel::prelude::*;
+
+use crate::{
+    fmap_ops::{
+        Parsed,
+        Verdict, //
+    },
+    fuse::{
+        get_daxdev,
+        get_fmap,
+        Inode,
+        MapInOpen,
+        BLOB_MAX,
+        BLOB_MIN,
+        BLOB_WITH_OPEN, //
+    },
+    iomap::{
+        self,
+        State, //
+    },
+    open_error::Failure,
+    ratelimit::pr_warn_limited,
+    sb_info::Mount,
+    stats::Counter, //
+};
+
+use super::connection::Connection;
+
+/// Sizes of the room offered for a map, in bytes.
+const ROOMS: [u32; 5] = [
+    BLOB_MIN,
+    BLOB_MIN * 4,
+    BLOB_MIN * 16,
+    BLOB_MIN * 64,
+    BLOB_MAX,
+];
+
+/// What came of FUSE's open of a file that is being settled.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Opened {
+    /// FUSE has opened it.
+    Yes,
+    /// It has to wait until it is known whether the file is mapped.
+    NotYet,
+    /// It has failed, whether the file is mapped or not.
+    Refused,
+}
+
+/// Settles whether a file is mapped, fetching its map if this is its first open. May sleep.
+///
+/// If the server is asked, `open` is called before its answer is waited for: it has FUSE open the
+/// file, unless that has to wait, and returns what came of it. Nobody else publishes a map of the
+/// file while that runs. An opener whom the server refuses brings no map.
+///
+/// # Errors
+///
+/// Whatever the open fails with; the cause has been logged.
+pub(super) fn settle(
+    conn: &Connection,
+    inode: &Inode,
+    open: impl FnOnce() -> Opened,
+) -> Result<State> {
+    let mount = conn.mount();
+
+    let settled = || match iomap::state(inode) {
+        State::Unknown => None,
+        state => Some(state),
+    };
+    if let Some(state) = settled() {
+        return Ok(state);
+    }
+    let done = || mount.has_no_maps() || settled().is_some();
+    let turn = if done() {
+        None
+    } else {
+        mount.opening.turn(inode.key(), done)?
+    };
+    let Some(turn) = turn else {
+        return Ok(match iomap::state(inode) {
+            State::Unknown => State::Plain,
+            state => state,
+        });
+    };
+    let fetched = fetch(conn, inode, open);
+    drop(turn);
+    fetched.map_err(|Failure { errno, cause }| {
+        // An opener that was killed is nobody's mistake.
+        if errno != EINTR && errno != ERESTARTSYS {
+            mount.stats.inc(Counter::FailedOpens);
+            pr_warn_limited!(
+                mount.opens,
+                "{}: open of inode {} fails with {}: {}\n",
+                conn,
+                inode.number(),
+                errno.to_errno(),
+                cause
+            );
+        }
+        errno
+    })
+}
+
+/// Fetches and publishes the map of a file that nobody else is at.
+fn fetch(
+    conn: &Connection,
+    inode: &Inode,
+    open: impl FnOnce() -> Opened,
+) -> Result<State, Failure> {
+    let mount = conn.mount();
+
+    let Some(parsed) = get_map(conn, inode, open)? else {
+        return Ok(State::Plain);
+    };
+
+    let mut devices = parsed.dev_bitmap;
+    while devices != 0 {
+        acquire(conn, inode, devices.trailing_zeros())?;
+        devices &= devices - 1;
+    }
+    iomap::publish(inode, parsed, mount).map_err(Failure::because("publishing the map"))
+}
+
+/// Makes sure that a device is held, asking the server for its path if need be.
+fn acquire(conn: &Connection, inode: &Inode, index: u32) -> Result<(), Failure> {
+    let mount = conn.mount();
+
+    mount.devices.acquire(index, mount, &mount.opens, || {
+        mount.stats.inc(Counter::GetDaxdev);
+        let path = get_daxdev(inode, index)?;
+        conn.mounter()
+            .open(&path)
+            .map_err(Failure::because("the DAX device cannot be opened"))
+    })
+}
+
+/// Gets the map of a file from the server, and has it parsed; `None` if it has none, or the opener
+/// is refused.
+///
+/// That a map needs more room is said by the server (ERANGE), or by the program, about an answer in
+/// which the server says so in its own way. Then the server is asked again, with the next room that
+/// is not less than what the program wants. So no room is offered twice, whatever they say.
+fn get_map(
+    conn: &Connection,
+    inode: &Inode,
+    open: impl FnOnce() -> Opened,
+) -> Result<Option<Parsed>, Failure> {
+    let mount = conn.mount();
+    let mut open = Some(open);
+    let mut wanted = 0;
+    let mut too_short = too_large();
+
+    if conn.brings_maps {
+        if let Some(open) = open.take() {
+            let mut brought = MapInOpen::new();
+            let mut opened = Opened::NotYet;
+            let answer = brought.during(inode, || {
+                opened = open();
+                opened == Opened::Yes
+            });
+
+            match answer {
+                _ if opened == Opened::Refused => return Ok(None),
+                Err(ERANGE) => (),
+                Ok(blob) => {
+                    mount.stats.inc(Counter::MapsInOpen);
+                    match parse(mount, blob, BLOB_WITH_OPEN)? {
+                        Verdict::Map(parsed) => return Ok(Some(parsed)),
+                        Verdict::NeedsRoom(size) => wanted = size,
+                    }
+                }
+                Err(errno) => return no_map(conn, inode, errno, "the map that came with OPEN"),
+            }
+        }
+    }
+    for room in ROOMS {
+        if room < wanted {
+            continue;
+        }
+        mount.stats.inc(Counter::GetFmap);
+        let asked = get_fmap(inode, room).map_err(Failure::because("GET_FMAP"))?;
+
+        if open.take().map(|open| open()) == Some(Opened::Refused) {
+            return Ok(None);
+        }
+        too_short = match asked.answer() {
+            Ok(blob) => match parse(mount, &blob, room)? {
+                Verdict::Map(parsed) => return Ok(Some(parsed)),
+                Verdict::NeedsRoom(size) => {
+                    wanted = size;
+                    refused(ERANGE)
+                }
+            },
+            Err(ERANGE) => too_large(),
+            Err(errno) => return no_map(conn, inode, errno, "GET_FMAP"),
+        };
+    }
+    if too_short.errno == ERANGE {
+        mount.stats.inc(Counter::RefusedMaps);
+    }
+    Err(too_short)
+}
+
+/// Calls `dax_fmap_parse()` with an answer for which there was `room`.
+fn parse(mount: &Mount, blob: &[u8], room: u32) -> Result<Verdict, Failure> {
+    let verdict = match mount.ops.parse(blob, room, iomap::HEADROOM) {
+        Ok(Verdict::NeedsRoom(wanted)) if wanted > BLOB_MAX => Err(too_large()),
+        verdict => verdict.map_err(refused),
+    };
+    verdict.inspect_err(|_| mount.stats.inc(Counter::RefusedMaps))
+}
+
+fn too_large() -> Failure {
+    Failure {
+        errno: E2BIG,
+        cause: "the map does not fit in 1 MiB",
+    }
+}
+
+fn refused(errno: Error) -> Failure {
+    Failure {
+        errno,
+        cause: "dax_fmap_parse() refuses the map",
+    }
+}
+
+/// What an error means that the server answered instead of a map: that there is none, or a failure.
+fn no_map<T>(
+    conn: &Connection,
+    inode: &Inode,
+    errno: Error,
+    cause: &'static str,
+) -> Result<Option<T>, Failure> {
+    match errno {
+        ENOSYS => conn.mount().has_no_maps_at_all(),
+        ENODATA | ENOENT => iomap::remember_plain(inode),
+        errno => return Err(Failure { errno, cause }),
+    }
+    Ok(None)
+}

@@ -1,0 +1,154 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Faults of a mapped file.
+//!
+//! A fault of an inode that FUSE has marked bad is SIGBUS, as FUSE's own. Its memory is given up
+//! meanwhile (`bad_inodes`), and may be another file's.
+
+use kernel::ffi;
+
+use crate::{
+    abstractions::{
+        fs::file::FileExt,
+        mm::{
+            fault::VmFault,
+            vma::{
+                is_shared,
+                is_uffd_wp, //
+            }, //
+        }, //
+    },
+    bindings::kernel as c,
+    fuse::Table,
+    stats::Counter, //
+};
+
+use super::{
+    hard_fault::{
+        dax_fault,
+        ERROR, //
+    },
+    huge::PMD_ORDER,
+    mapped_inode::{
+        Header,
+        MappedInode, //
+    },
+    soft_fault::{
+        soft_fault,
+        Fault, //
+    },
+    tracked_fault::tracked_fault,
+    upgrade::upgrade,
+    vm_file::user_file, //
+};
+
+/// A page fault of any size. FUSE does not know freezing, so there is nothing to hold off.
+///
+/// # Safety
+///
+/// The mapping is of a mapped file.
+unsafe fn fault(vmf: &VmFault, order: ffi::c_uint) -> c::vm_fault_t {
+    // 1 GiB is asked for, too.
+    if order != 0 && order != PMD_ORDER {
+        return c::vm_fault_reason_VM_FAULT_FALLBACK;
+    }
+    let (vma, vm_file) = (vmf.vma(), vmf.file());
+    // SAFETY: The file of the mapping is of a mapped inode, by the safety requirements.
+    let inode = unsafe { MappedInode::new(vm_file.inode()) };
+    // SAFETY: `inode` is mapped by mmap(2), as this is a fault.
+    let file = unsafe { inode.header.file_unchecked() };
+
+    if vmf.is_write() && is_shared(vma) && inode.inode.flags() & c::S_NOCMTIME == 0 {
+        user_file(vm_file).update_time();
+    }
+    if is_uffd_wp(vma) {
+        // SAFETY: This is a fault of `inode`, in a mapping that is tracked.
+        let ret = unsafe { tracked_fault(vmf, order, inode, file) };
+        count(inode.header, order, ret);
+        return ret;
+    }
+    let invalidate_lock = file.mapping().invalidate_lock();
+    let locked = invalidate_lock.read();
+    // SAFETY: This is a fault of `inode`, with the lock.
+    let soft = unsafe { soft_fault(vmf, order, inode) };
+    let mut ret = match soft {
+        Fault::Done(ret) => ret,
+        // SAFETY: This is a fault of `inode`, with the lock.
+        Fault::Hard => unsafe { dax_fault(vmf, order, inode) },
+        Fault::Alone => 0,
+    };
+    drop(locked);
+
+    if let Fault::Alone = soft {
+        let _locked = invalidate_lock.write();
+        // SAFETY: This is a fault of `inode`, with the lock.
+        ret = unsafe { dax_fault(vmf, order, inode) };
+    }
+    if ret & c::vm_fault_reason_VM_FAULT_FALLBACK != 0 && upgrade(vmf, order, inode, file) {
+        let _locked = invalidate_lock.read();
+        // SAFETY: This is a fault of `inode`, with the lock.
+        ret = unsafe { dax_fault(vmf, order, inode) };
+    }
+    count(inode.header, order, ret);
+    ret
+}
+
+/// Counts a fault, unless it is tried again with a smaller size.
+#[inline]
+fn count(header: &Header, order: ffi::c_uint, ret: c::vm_fault_t) {
+    let counter = if ret & ERROR != 0 {
+        Counter::FailedFaults
+    } else if ret & c::vm_fault_reason_VM_FAULT_FALLBACK != 0 {
+        return;
+    } else if order == 0 {
+        Counter::PageFaults
+    } else {
+        Counter::HugeFaults
+    };
+    header.counts.add(counter, 1);
+}
+
+/// A fault of 2^`order` pages.
+///
+/// # Safety
+///
+/// Called by the memory manager, for a mapping of a mapped file.
+unsafe extern "C" fn huge_fault(vmf: *mut c::vm_fault, order: ffi::c_uint) -> c::vm_fault_t {
+    // SAFETY: `vmf` is the memory manager's, in a fault, for a mapping of a mapped file.
+    unsafe { fault(VmFault::from_raw(vmf), order) }
+}
+
+/// A fault of one page.
+///
+/// # Safety
+///
+/// Called by the memory manager, for a mapping of a mapped file.
+unsafe extern "C" fn page_fault(vmf: *mut c::vm_fault) -> c::vm_fault_t {
+    // SAFETY: `vmf` is the memory manager's, in a fault, for a mapping of a mapped file.
+    unsafe { fault(VmFault::from_raw(vmf), 0) }
+}
+
+/// Maps nothing around a fault. That there is such an operation tells the memory manager that
+/// faults of a page, as those of 2 MiB, need no more than the lock of their mapping; without it, it
+/// begins each twice, the second time with `mmap_lock`, which all threads share
+/// (`vmf_can_call_fault()`).
+///
+/// # Safety
+///
+/// Called by the memory manager, for a mapping of a mapped file.
+unsafe extern "C" fn map_pages(
+    _vmf: *mut c::vm_fault,
+    _start: ffi::c_ulong,
+    _end: ffi::c_ulong,
+) -> c::vm_fault_t {
+    0
+}
+
+pub(super) static VM_OPS: Table<c::vm_operations_struct> = Table(c::vm_operations_struct {
+    fault: Some(page_fault),
+    huge_fault: Some(huge_fault),
+    map_pages: Some(map_pages),
+    page_mkwrite: Some(page_fault),
+    pfn_mkwrite: Some(page_fault),
+    ..pin_init::zeroed()
+});

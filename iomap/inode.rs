@@ -1,0 +1,219 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The operations of a mapped inode: stat(2), and what changes a file.
+
+use kernel::{
+    ffi,
+    prelude::*,
+    sync::SetOnce, //
+};
+
+use crate::{
+    bindings::kernel as c,
+    fuse::{
+        COperations,
+        Inode,
+        Table,
+        MAKING_TABLES, //
+    }, //
+};
+
+use super::{
+    mapped_inode::MappedInode,
+    report::fiemap, //
+};
+
+/// FUSE's operations of a regular file's inode, and those of a mapped one.
+struct InodeOperations {
+    mapped: c::inode_operations,
+    plain_setattr: SetAttr,
+    plain_getattr: GetAttr,
+    plain_permission: Permission,
+}
+
+// SAFETY: Tables of function pointers.
+unsafe impl COperations for InodeOperations {}
+
+static INODE_OPERATIONS: SetOnce<Table<InodeOperations>> = SetOnce::new();
+
+type SetAttr = unsafe extern "C" fn(*mut c::mnt_idmap, *mut c::dentry, *mut c::iattr) -> ffi::c_int;
+type GetAttr = unsafe extern "C" fn(
+    *mut c::mnt_idmap,
+    *const c::path,
+    *mut c::kstat,
+    u32,
+    ffi::c_uint,
+) -> ffi::c_int;
+type Permission = unsafe extern "C" fn(*mut c::mnt_idmap, *mut c::inode, ffi::c_int) -> ffi::c_int;
+
+/// The operations of a mapped inode. An inode has them for a moment before its map is published, so
+/// each of ours asks first ([`MappedInode::of`]).
+pub(super) fn inode_operations(inode: &Inode) -> Result<*const c::inode_operations> {
+    let plain = inode.operations();
+    let plain_setattr = plain.setattr.ok_or(EIO)?;
+    let plain_getattr = plain.getattr.ok_or(EIO)?;
+    let plain_permission = plain.permission.ok_or(EIO)?;
+
+    if INODE_OPERATIONS.as_ref().is_none() {
+        let _making = MAKING_TABLES.lock();
+        INODE_OPERATIONS.populate(Table(InodeOperations {
+            mapped: c::inode_operations {
+                setattr: Some(setattr),
+                getattr: Some(getattr),
+                permission: Some(permission),
+                fiemap: Some(fiemap),
+                ..*plain
+            },
+            plain_setattr,
+            plain_getattr,
+            plain_permission,
+        }));
+    }
+    let table = INODE_OPERATIONS.as_ref().ok_or(EIO)?;
+    Ok(&table.0.mapped)
+}
+
+/// The server's attributes may have told FUSE that the inode is another file's.
+fn look_for_bad(inode: &Inode) {
+    if inode.is_bad() {
+        if let Some(mapped) = MappedInode::of(inode) {
+            mapped.mount().look_for_bad();
+        }
+    }
+}
+
+/// stat(2): FUSE's, and that this is DAX, which FUSE's inode does not say.
+///
+/// # Safety
+///
+/// Called by the VFS, for an inode with the operations of a mapped one.
+unsafe extern "C" fn getattr(
+    idmap: *mut c::mnt_idmap,
+    path: *const c::path,
+    stat: *mut c::kstat,
+    request_mask: u32,
+    flags: ffi::c_uint,
+) -> ffi::c_int {
+    let Some(table) = INODE_OPERATIONS.as_ref() else {
+        return EIO.to_errno();
+    };
+    // SAFETY: This is FUSE's own, with the VFS's arguments.
+    let ret = unsafe { (table.0.plain_getattr)(idmap, path, stat, request_mask, flags) };
+    // SAFETY: `path` is the VFS's, which keeps the inode, and that is FUSE's.
+    let inode = unsafe { Inode::new((*(*path).dentry).d_inode) };
+
+    if MappedInode::of(inode).is_some() {
+        // SAFETY: `stat` is the VFS's, to be filled in.
+        unsafe { (*stat).attributes |= u64::from(c::STATX_ATTR_DAX) };
+    }
+    if ret != 0 {
+        look_for_bad(inode);
+    }
+    ret
+}
+
+/// FUSE's, which may ask the server for attributes.
+///
+/// # Safety
+///
+/// Called by the VFS, for an inode with the operations of a mapped one.
+unsafe extern "C" fn permission(
+    idmap: *mut c::mnt_idmap,
+    inode: *mut c::inode,
+    mask: ffi::c_int,
+) -> ffi::c_int {
+    let Some(table) = INODE_OPERATIONS.as_ref() else {
+        return EIO.to_errno();
+    };
+    // SAFETY: This is FUSE's own, with the VFS's arguments.
+    let ret = unsafe { (table.0.plain_permission)(idmap, inode, mask) };
+    if ret != 0 && mask & c::MAY_NOT_BLOCK as ffi::c_int == 0 {
+        // SAFETY: `inode` is FUSE's, and in use.
+        look_for_bad(unsafe { Inode::new(inode) });
+    }
+    ret
+}
+
+/// What [`setattr`] goes on with, once it has looked at what is to be changed.
+enum SetAttrOf {
+    /// FUSE, with these attributes (`ATTR_MODE` and others).
+    Fuse(ffi::c_uint),
+    /// The times of the file that is in `ia_file`, and nothing else.
+    Times,
+    /// Nothing.
+    Nothing,
+}
+
+/// Looks at a change of attributes, of which `valid` says which.
+///
+/// # Errors
+///
+/// [`EOPNOTSUPP`] if it is of the size; [`EIO`] if FUSE has marked the inode bad.
+fn setattr_of(inode: &Inode, mut valid: ffi::c_uint, size: c::loff_t) -> Result<SetAttrOf> {
+    const KILL: ffi::c_uint = c::ATTR_KILL_SUID | c::ATTR_KILL_SGID;
+
+    if MappedInode::of(inode).is_none() {
+        return Ok(SetAttrOf::Fuse(valid));
+    }
+    if valid & c::ATTR_SIZE != 0 {
+        // The VFS has locked the inode.
+        if size as u64 != inode.size() {
+            return Err(EOPNOTSUPP);
+        }
+        if inode.is_bad() {
+            look_for_bad(inode);
+            return Err(EIO);
+        }
+        valid &= !(c::ATTR_SIZE | c::ATTR_OPEN);
+        if valid & (c::ATTR_MODE | c::ATTR_UID | c::ATTR_GID | KILL) == 0 {
+            if valid & c::ATTR_MTIME == 0 || valid & c::ATTR_FILE == 0 {
+                return Ok(SetAttrOf::Nothing);
+            }
+            return Ok(SetAttrOf::Times);
+        }
+    }
+    let by_write = valid & KILL != 0 && valid & (c::ATTR_UID | c::ATTR_GID) == 0;
+    if by_write && inode.server_takes_privileges_off() {
+        // With these flags the VFS has put the new mode there.
+        valid &= !KILL;
+    }
+    Ok(SetAttrOf::Fuse(valid))
+}
+
+/// Refuses to change the size of a mapped file, before FUSE sees it; the rest is FUSE's. To set the
+/// size that it has changes nothing but times, and set-user-id bits, so the server is asked for
+/// those alone.
+///
+/// Some servers promise to take set-user-id bits off by themselves, with each WRITE they get. A
+/// mapped file sends none, so they are told the mode that the VFS has worked out.
+///
+/// # Safety
+///
+/// Called by the VFS, for an inode with the operations of a mapped one.
+unsafe extern "C" fn setattr(
+    idmap: *mut c::mnt_idmap,
+    dentry: *mut c::dentry,
+    attr: *mut c::iattr,
+) -> ffi::c_int {
+    // SAFETY: `dentry` is the VFS's, which keeps the inode, and that is FUSE's.
+    let inode = unsafe { Inode::new((*dentry).d_inode) };
+    // SAFETY: `attr` is the VFS's, and this task's.
+    let change = unsafe { &mut *attr };
+
+    match setattr_of(inode, change.ia_valid, change.ia_size) {
+        Ok(SetAttrOf::Fuse(valid)) => change.ia_valid = valid,
+        // SAFETY: The VFS has put an open file there.
+        Ok(SetAttrOf::Times) => return unsafe { c::file_update_time(change.ia_file) },
+        Ok(SetAttrOf::Nothing) => return 0,
+        Err(errno) => return errno.to_errno(),
+    }
+    let Some(table) = INODE_OPERATIONS.as_ref() else {
+        return EIO.to_errno();
+    };
+    // SAFETY: This is FUSE's own, with the VFS's arguments.
+    let ret = unsafe { (table.0.plain_setattr)(idmap, dentry, attr) };
+    if ret != 0 {
+        look_for_bad(inode);
+    }
+    ret
+}
