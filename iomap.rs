@@ -188,7 +188,9 @@ pub(crate) fn publish(inode: &Inode, parsed: Parsed, mount: &Mount) -> Result<St
         drop(unsafe { take_back(header) });
         return Ok(State::Plain);
     }
-    lockless::publish::<AsWritten, _>(inode.private(), header.as_ptr().cast());
+    // SAFETY: FUSE leaves the field to this module, which takes the value for a header.
+    let private = unsafe { inode.private() };
+    lockless::publish::<AsWritten, _>(private, header.as_ptr().cast());
     drop(changing);
     mount.files.add(1, Relaxed);
     Ok(State::Mapped)
@@ -237,10 +239,13 @@ pub(crate) unsafe fn closed(inode: *mut c::inode) {
 ///
 /// Called by `->evict_inode()` of a bound mount, before FUSE's.
 pub(crate) unsafe fn evict(inode: *mut c::inode) {
-    // SAFETY: `inode` is valid, and nothing else has it any more, by the safety requirements.
+    // SAFETY: `inode` is being evicted, and not freed before FUSE's function has returned, by the
+    // safety requirements.
     let inode = unsafe { fs::inode::Inode::from_raw(inode) };
-    let private = inode.private().load(Ordering::Relaxed);
-    inode.private().store(ptr::null_mut(), Ordering::Relaxed);
+    // SAFETY: FUSE leaves the field to this module, and expects null from here on.
+    let field = unsafe { inode.private() };
+    let private = field.load(Ordering::Relaxed);
+    field.store(ptr::null_mut(), Ordering::Relaxed);
     let Some(header) = NonNull::new(private).filter(|_| private != PLAIN) else {
         return;
     };

@@ -4,24 +4,23 @@
 //! for the outcome. No lock is held meanwhile.
 
 use kernel::{
-    new_condvar,
     new_mutex,
     prelude::*,
     rbtree::RBTree,
     sync::{
-        CondVar,
+        Arc,
         Mutex, //
     }, //
 };
 
+use crate::abstractions::sync::completion::Completion;
+
 /// Things that one task at a time does while others wait for the outcome.
 #[pin_data]
 pub(crate) struct InFlight {
-    /// The key of each task.
+    /// The key of each task, and what others wait for, once there are any.
     #[pin]
-    busy: Mutex<RBTree<usize, ()>>,
-    #[pin]
-    left: CondVar,
+    busy: Mutex<RBTree<usize, Option<Arc<Completion>>>>,
 }
 
 /// The right to do the thing named by `key`, given up on drop.
@@ -35,7 +34,6 @@ impl InFlight {
     pub(crate) fn new() -> impl PinInit<Self> {
         pin_init!(Self {
             busy <- new_mutex!(RBTree::new(), "fuse_dax_fmap::in_flight"),
-            left <- new_condvar!("fuse_dax_fmap::in_flight_left"),
         })
     }
 
@@ -45,31 +43,38 @@ impl InFlight {
     ///
     /// # Errors
     ///
-    /// [`ERESTARTSYS`] if a signal came first; [`ENOMEM`].
+    /// [`EINTR`] if the task is being killed; [`ENOMEM`].
     pub(crate) fn turn(&self, key: usize, done: impl Fn() -> bool) -> Result<Option<Turn<'_>>> {
-        let mut busy = self.busy.lock();
-        let mut interrupted = false;
-
-        while !interrupted && !done() && busy.get(&key).is_some() {
-            interrupted = self.left.wait_interruptible(&mut busy);
+        loop {
+            let mut busy = self.busy.lock();
+            if done() {
+                return Ok(None);
+            }
+            let Some(left) = busy.get_mut(&key) else {
+                busy.try_create_and_insert(key, None, GFP_KERNEL)?;
+                return Ok(Some(Turn {
+                    in_flight: self,
+                    key,
+                }));
+            };
+            let left = match left {
+                Some(left) => left.clone(),
+                None => left
+                    .insert(Arc::pin_init(Completion::new(), GFP_KERNEL)?)
+                    .clone(),
+            };
+            drop(busy);
+            left.wait_killable()?;
         }
-        if done() {
-            return Ok(None);
-        }
-        if interrupted {
-            return Err(ERESTARTSYS);
-        }
-        busy.try_create_and_insert(key, (), GFP_KERNEL)?;
-        Ok(Some(Turn {
-            in_flight: self,
-            key,
-        }))
     }
 }
 
 impl Drop for Turn<'_> {
     fn drop(&mut self) {
-        self.in_flight.busy.lock().remove(&self.key);
-        self.in_flight.left.notify_all();
+        let left = self.in_flight.busy.lock().remove(&self.key);
+
+        if let Some(left) = left.flatten() {
+            left.complete_all();
+        }
     }
 }

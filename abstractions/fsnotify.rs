@@ -21,7 +21,8 @@
 //!     }
 //! }
 //!
-//! let group = Group::new::<Opens>(c::fsnotify_group_prio_FSNOTIFY_PRIO_NORMAL)?;
+//! // SAFETY: `put()` is called when the module goes away, after the last mark.
+//! let group = unsafe { Group::new::<Opens>(c::fsnotify_group_prio_FSNOTIFY_PRIO_NORMAL) }?;
 //! group.mark_opens(inode.super_block(), "example")?;
 //! ```
 
@@ -150,7 +151,14 @@ impl<D: Send + Sync + 'static> Group<D> {
     /// # Errors
     ///
     /// [`ENOMEM`].
-    pub(crate) fn new<T: Operations<Data = D>>(priority: c::fsnotify_group_prio) -> Result<Self> {
+    ///
+    /// # Safety
+    ///
+    /// Marks and their callbacks outlive the result: [`Self::put`] is called before the code of `T`
+    /// goes away, and no mark is added after that.
+    pub(crate) unsafe fn new<T: Operations<Data = D>>(
+        priority: c::fsnotify_group_prio,
+    ) -> Result<Self> {
         // SAFETY: The table is static.
         let group = from_err_ptr(unsafe { c::fsnotify_alloc_group(Vtable::<T>::TABLE, 0) })?;
         let group = NonNull::new(group).ok_or(ENOMEM)?;
@@ -168,7 +176,7 @@ impl<D: Send + Sync + 'static> Group<D> {
     ///
     /// # Errors
     ///
-    /// [`ENOMEM`].
+    /// [`ENOMEM`], and what `fsnotify_add_mark()` returns ([`EEXIST`]: the group has marked it).
     pub(crate) fn mark_opens(&self, sb: &SuperBlock, data: D) -> Result {
         const TYPE: u32 = c::fsnotify_obj_type_FSNOTIFY_OBJ_TYPE_SB as u32;
 

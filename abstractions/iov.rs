@@ -18,6 +18,9 @@ use crate::bindings::kernel as c;
 
 /// A `struct iov_iter`.
 ///
+/// It is only handed out as `&IovIter`: its buffer may be gone before another one's, so two must not
+/// be swapped.
+///
 /// # Invariants
 ///
 /// It is valid, and so is the buffer, for its direction; a page of a user's buffer may be missing.
@@ -30,16 +33,16 @@ impl IovIter {
     ///
     /// `iter` and its buffer are valid for `'a`, and nothing else uses `iter` meanwhile.
     #[inline]
-    pub(crate) unsafe fn from_raw<'a>(iter: *mut c::iov_iter) -> &'a mut Self {
+    pub(crate) unsafe fn from_raw<'a>(iter: *mut c::iov_iter) -> &'a Self {
         // SAFETY: `iter` is valid and the caller's, and `Self` is transparent.
-        unsafe { &mut *iter.cast() }
+        unsafe { &*iter.cast() }
     }
 
     /// Calls `with` with the first `count` bytes of some memory to be written from.
     pub(crate) fn with_source<T, const N: usize>(
         pieces: [&[u8]; N],
         count: usize,
-        with: impl FnOnce(&mut Self) -> T,
+        with: impl FnOnce(&Self) -> T,
     ) -> T {
         let source = pieces.map(|piece| c::kvec {
             iov_base: piece.as_ptr().cast_mut().cast(),
@@ -55,7 +58,7 @@ impl IovIter {
     }
 
     #[inline]
-    pub(crate) fn as_raw(&mut self) -> *mut c::iov_iter {
+    pub(crate) fn as_raw(&self) -> *mut c::iov_iter {
         self.0.get()
     }
 
@@ -70,7 +73,7 @@ impl IovIter {
 
     /// Copies from the buffer, up to a page of it that is missing. Returns how many bytes that
     /// were. Does not sleep.
-    pub(crate) fn copy_from_nofault(&mut self, to: &mut [u8]) -> usize {
+    pub(crate) fn copy_from_nofault(&self, to: &mut [u8]) -> usize {
         let (to, len): (*mut ffi::c_void, _) = (to.as_mut_ptr().cast(), to.len());
 
         // SAFETY: `to` has room for `len` bytes; by the type invariants `self` is valid.
@@ -82,19 +85,19 @@ impl IovIter {
     /// # Safety
     ///
     /// So many were taken from it.
-    pub(crate) unsafe fn revert(&mut self, bytes: usize) {
+    pub(crate) unsafe fn revert(&self, bytes: usize) {
         // SAFETY: `self` is valid, and so much was taken from it, by the safety requirements.
         unsafe { c::iov_iter_revert(self.as_raw(), bytes) }
     }
 
     /// Faults in up to `len` bytes of the buffer. Returns how many could be.
-    pub(crate) fn fault_in(&mut self, len: usize) -> usize {
+    pub(crate) fn fault_in(&self, len: usize) -> usize {
         // SAFETY: By the type invariants `self` is valid.
         unsafe { c::fuse_dax_fmap_fault_in(self.as_raw(), len) }
     }
 
     /// Whether a byte that a copy needs next may be missing in the buffer.
-    pub(crate) fn is_missing(&mut self) -> bool {
+    pub(crate) fn is_missing(&self) -> bool {
         // SAFETY: By the type invariants `self` is valid.
         unsafe { c::fuse_dax_fmap_is_missing(self.as_raw()) }
     }

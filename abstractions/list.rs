@@ -137,14 +137,20 @@ impl<T> List<T> {
         }
     }
 
-    /// Takes out the first thing of a list without markers.
+    /// Takes out the first thing. Markers before it stay.
     pub(crate) fn pop(&mut self) -> Option<NonNull<T>> {
-        // SAFETY: `first` is null, or in this list, by the type invariants.
-        let first = unsafe { Self::next_of(self.first) }?;
+        let mut next = self.first;
 
-        // SAFETY: `first` is in this list.
-        unsafe { self.remove(first) };
-        NonNull::new(first.owner.load(Relaxed))
+        // SAFETY: `next` is null, or in this list, by the type invariants.
+        while let Some(link) = unsafe { Self::next_of(next) } {
+            if let Some(owner) = NonNull::new(link.owner.load(Relaxed)) {
+                // SAFETY: `link` is in this list.
+                unsafe { self.remove(link) };
+                return Some(owner);
+            }
+            next = link.next.load(Relaxed);
+        }
+        None
     }
 
     /// What is in the list from now on, for a walk without its lock. What is put in meanwhile is
@@ -183,7 +189,11 @@ pub(crate) struct Marker<T> {
 impl<T> Marker<T> {
     /// Calls `walk` with a marker that is at the front of a list of `lists` at first, and is taken
     /// out afterwards.
-    pub(crate) fn with<L, R>(
+    ///
+    /// # Safety
+    ///
+    /// `list_of` always names the same list, which is neither moved nor replaced meanwhile.
+    pub(crate) unsafe fn with<L, R>(
         lists: &SpinLock<L>,
         list_of: fn(&mut L) -> &mut List<T>,
         walk: impl FnOnce(&Self) -> R,
@@ -204,7 +214,7 @@ impl<T> Marker<T> {
         unsafe { list.insert(&marker.link, None) };
         drop(locked);
         let done = walk(&marker);
-        // SAFETY: `marker` is in the list, by the type invariants.
+        // SAFETY: `marker` is in the list, which is the same, by the safety requirements.
         unsafe { list_of(&mut lists.lock()).remove(&marker.link) };
         done
     }

@@ -19,10 +19,6 @@ use kernel::{
         this_module,
         ModuleMetadata, //
     },
-    sync::aref::{
-        ARef,
-        AlwaysRefCounted, //
-    },
     types::Opaque, //
 };
 
@@ -55,27 +51,47 @@ impl Module {
         unsafe { module.cast::<Self>().as_ref() }
     }
 
-    /// A reference, `None` if the module is going away. Dropping it may be the last thing that code
-    /// of the module does.
-    pub(crate) fn try_get(&self) -> Option<ARef<Self>> {
+    /// A reference, `None` if the module is going away.
+    pub(crate) fn try_get(&self) -> Option<ModuleRef> {
         // SAFETY: `self` is a module that is loaded.
-        if !unsafe { c::try_module_get(self.0.get()) } {
-            return None;
-        }
-        // SAFETY: The reference was taken just now.
-        Some(unsafe { ARef::from_raw(NonNull::from(self)) })
+        let got = unsafe { c::try_module_get(self.0.get()) };
+
+        // INVARIANT: The reference was taken just now.
+        got.then(|| ModuleRef(NonNull::from(self)))
+    }
+
+    /// Another reference.
+    ///
+    /// # Safety
+    ///
+    /// The module has one already: it is not going away.
+    pub(crate) unsafe fn get(&self) -> ModuleRef {
+        // SAFETY: `self` has a reference, by the safety requirements.
+        unsafe { c::__module_get(self.0.get()) };
+        // INVARIANT: The reference was taken just now.
+        ModuleRef(NonNull::from(self))
     }
 }
 
-// SAFETY: `self` stays loaded as long as there are references.
-unsafe impl AlwaysRefCounted for Module {
-    fn inc_ref(&self) {
-        // SAFETY: `self` has a reference.
-        unsafe { c::__module_get(self.0.get()) }
-    }
+/// A reference to a module. Dropping it may be the last thing that code of the module does.
+///
+/// The kernel crate's `ARef` is no place for it: code of a module runs, and so names it, also when
+/// there are no references any more, and none may be taken.
+///
+/// # Invariants
+///
+/// `self` owns a reference to the module.
+#[must_use = "the reference is put when it is dropped"]
+pub(crate) struct ModuleRef(NonNull<Module>);
 
-    unsafe fn dec_ref(module: NonNull<Self>) {
-        // SAFETY: By the safety requirements `module` has a reference, which is given up.
-        unsafe { c::module_put(module.as_ptr().cast()) }
+// SAFETY: A module belongs to no task.
+unsafe impl Send for ModuleRef {}
+// SAFETY: Nothing is done with a shared one.
+unsafe impl Sync for ModuleRef {}
+
+impl Drop for ModuleRef {
+    fn drop(&mut self) {
+        // SAFETY: By the type invariants `self` owns this reference.
+        unsafe { c::module_put(self.0.as_ptr().cast()) }
     }
 }

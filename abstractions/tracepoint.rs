@@ -138,7 +138,7 @@ impl Tracepoint {
     ///
     /// # Errors
     ///
-    /// [`ENOMEM`].
+    /// [`ENOMEM`], and what looking into modules returns.
     ///
     /// # Safety
     ///

@@ -467,7 +467,8 @@ fn bind(
         *bound.mount,
         bound.mount.ops.name()
     );
-    // SAFETY: `conn` was made just now, and its superblock is being mounted.
+    // SAFETY: `conn` was made just now, and its superblock is being mounted. The `Mounter` in it
+    // keeps the module, and `Hooks::drop` waits for the rest of `put_super()`.
     unsafe { Hooked::attach(conn) };
     Ok(())
 }

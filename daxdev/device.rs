@@ -35,7 +35,7 @@ use crate::{
             ReadLock, //
         },
         device,
-        module::Module,
+        module::ModuleRef,
         task, //
     },
     bindings::kernel as c,
@@ -129,7 +129,7 @@ pub(crate) struct Device {
     /// Whether it said that it has a write cache before it was held.
     write_cache: bool,
     /// What drives it, if that is a module.
-    _driver: Option<ARef<Module>>,
+    _driver: Option<ModuleRef>,
     /// Its own name, as in /sys/bus/dax/devices.
     name: CString,
 }
@@ -575,7 +575,8 @@ fn held(found: &BusDevice<'_>, slot: &Slot, holder: Cookie, name: CString) -> De
         holder,
         slot: NonNull::from(slot),
         write_cache,
-        _driver: found.driver().map(ARef::from),
+        // SAFETY: The device is open, which keeps its driver's module.
+        _driver: found.driver().map(|driver| unsafe { driver.get() }),
         name,
     }
 }

@@ -27,14 +27,17 @@ use crate::{
             file::FileExt,
             path::Path, //
         },
-        module::Module, //
+        module::{
+            self,
+            Module, //
+        }, //
     },
     bindings::kernel as c, //
 };
 
 /// A reference to this module. Dropping it may be the last thing that code of ours does.
 pub(crate) struct ModuleRef {
-    _module: ARef<Module>,
+    _module: module::ModuleRef,
 }
 
 impl ModuleRef {

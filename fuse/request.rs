@@ -14,7 +14,6 @@ use kernel::{
     prelude::*,
     str::CString,
     sync::{
-        aref::ARef,
         atomic::{
             Atomic,
             Relaxed, //
@@ -31,7 +30,7 @@ use crate::{
                 Inode,
                 Question, //
             },
-            inode, //
+            inode::InodeRef, //
         },
         sync::completion::Completion, //
     },
@@ -56,7 +55,7 @@ struct Request {
     error: Atomic<i32>,
     body: [u32; 2],
     reply: UnsafeCell<KVVec<u8>>,
-    _inode: ARef<inode::Inode>,
+    _inode: InodeRef,
 }
 
 // SAFETY: Nothing of a request belongs to a task. `reply` is written by FUSE before `done`, and
@@ -100,7 +99,9 @@ impl Request {
                 error: Atomic::new(0),
                 body,
                 reply: UnsafeCell::new(reply),
-                _inode: ARef::from(&**inode),
+                // SAFETY: The opener keeps the inode in use. FUSE ends all requests before the
+                // superblock of a mount is shut down, and so drops this.
+                _inode: unsafe { inode.get() },
             }),
             GFP_KERNEL,
         )?;

@@ -148,7 +148,7 @@ fn zero(file: &LocalFile, inode: MappedInode<'_>, offset: c::loff_t, len: c::lof
 
 /// Writes zeros from `iocb.ki_pos` to `end`, but for holes.
 fn write_zeros(
-    iocb: &mut Kiocb,
+    iocb: &Kiocb,
     inode: MappedInode<'_>,
     locked: &IoLock<'_>,
     end: c::loff_t,

@@ -81,8 +81,8 @@ impl<'a> IoLock<'a> {
 ///
 /// Returns `None` if `ki_pos` is not before the end.
 fn dax_rw(
-    iocb: &mut Kiocb,
-    iter: &mut IovIter,
+    iocb: &Kiocb,
+    iter: &IovIter,
     inode: MappedInode<'_>,
     _locked: &IoLock<'_>,
 ) -> Option<isize> {
@@ -116,8 +116,8 @@ fn dax_rw(
 /// inode is locked exclusively.
 #[inline]
 pub(super) fn write_locked(
-    iocb: &mut Kiocb,
-    from: &mut IovIter,
+    iocb: &Kiocb,
+    from: &IovIter,
     inode: MappedInode<'_>,
     locked: &IoLock<'_>,
 ) -> Option<isize> {
@@ -132,8 +132,8 @@ pub(super) fn write_locked(
 /// The rest of a write that has come to `result`, but not to its end.
 #[cold]
 fn write_on(
-    iocb: &mut Kiocb,
-    from: &mut IovIter,
+    iocb: &Kiocb,
+    from: &IovIter,
     inode: MappedInode<'_>,
     locked: &IoLock<'_>,
     mut result: isize,
@@ -203,7 +203,7 @@ fn has_to_settle(result: isize) -> bool {
 /// the device is going away, or the page is in use through another file, which is closed;
 /// [`EJUKEBOX`] if the failure has not settled ([`Wait`]).
 #[cold]
-fn rewrite_page(iocb: &mut Kiocb, from: &mut IovIter, inode: MappedInode<'_>) -> Result<usize> {
+fn rewrite_page(iocb: &Kiocb, from: &IovIter, inode: MappedInode<'_>) -> Result<usize> {
     let header = inode.header;
     let (i_size, pos) = (inode.inode.size(), iocb.pos() as u64);
     let nowait = iocb.flags() & c::IOCB_NOWAIT != 0;
@@ -273,11 +273,11 @@ fn is_cut(iocb: &Kiocb, iter: &IovIter, inode: MappedInode<'_>, result: isize) -
 }
 
 /// One piece of I/O, without page faults in the buffer. By the time it returns it holds no lock.
-type Piece = fn(&mut Kiocb, &mut IovIter, MappedInode<'_>) -> isize;
+type Piece = fn(&Kiocb, &IovIter, MappedInode<'_>) -> isize;
 
 /// Does I/O, and goes on as long as only missing pages of the buffer keep it from its end.
 #[inline(always)]
-fn until_done(iocb: &mut Kiocb, iter: &mut IovIter, inode: MappedInode<'_>, piece: Piece) -> isize {
+fn until_done(iocb: &Kiocb, iter: &IovIter, inode: MappedInode<'_>, piece: Piece) -> isize {
     let refusals = inode.header.refusals();
     let result = piece(iocb, iter, inode);
 
@@ -290,8 +290,8 @@ fn until_done(iocb: &mut Kiocb, iter: &mut IovIter, inode: MappedInode<'_>, piec
 /// The part of [`until_done`] that is rarely needed.
 #[cold]
 fn go_on(
-    iocb: &mut Kiocb,
-    iter: &mut IovIter,
+    iocb: &Kiocb,
+    iter: &IovIter,
     inode: MappedInode<'_>,
     piece: Piece,
     mut refusals: u32,
@@ -347,7 +347,7 @@ fn go_on(
 
 /// One piece of a read.
 #[inline(always)]
-fn read_once(iocb: &mut Kiocb, to: &mut IovIter, inode: MappedInode<'_>) -> isize {
+fn read_once(iocb: &Kiocb, to: &IovIter, inode: MappedInode<'_>) -> isize {
     let locked = match IoLock::new(iocb, inode, false) {
         Ok(locked) => locked,
         Err(errno) => return errno.to_errno() as isize,
@@ -357,7 +357,7 @@ fn read_once(iocb: &mut Kiocb, to: &mut IovIter, inode: MappedInode<'_>) -> isiz
 
 /// One piece of a write.
 #[inline(always)]
-fn write_once(iocb: &mut Kiocb, from: &mut IovIter, inode: MappedInode<'_>) -> isize {
+fn write_once(iocb: &Kiocb, from: &IovIter, inode: MappedInode<'_>) -> isize {
     let locked = match IoLock::new(iocb, inode, true) {
         Ok(locked) => locked,
         Err(errno) => return errno.to_errno() as isize,
@@ -379,7 +379,7 @@ fn write_once(iocb: &mut Kiocb, from: &mut IovIter, inode: MappedInode<'_>) -> i
 
 /// Reads, by whatever file of `inode`.
 #[inline]
-pub(super) fn read(iocb: &mut Kiocb, to: &mut IovIter, inode: MappedInode<'_>) -> isize {
+pub(super) fn read(iocb: &Kiocb, to: &IovIter, inode: MappedInode<'_>) -> isize {
     let done = until_done(iocb, to, inode, read_once);
 
     count_bytes(inode, Counter::ReadBytes, done);
@@ -439,7 +439,7 @@ pub(super) fn count_bytes(inode: MappedInode<'_>, counter: Counter, done: isize)
 /// FUSE asks its server for file capabilities before every write, unless the inode is known to have
 /// none. Once asked, it is known, until somebody sets them through this mount or the server's
 /// attributes change: both clear S_NOSEC again.
-pub(super) fn modified(iocb: &mut Kiocb, inode: MappedInode<'_>) -> ffi::c_int {
+pub(super) fn modified(iocb: &Kiocb, inode: MappedInode<'_>) -> ffi::c_int {
     let ret = iocb.modified();
     let inode = inode.inode;
 

@@ -35,7 +35,10 @@ use crate::{
     abstractions::{
         fs::{
             dax::Mark,
-            inode::Inode, //
+            inode::{
+                Inode,
+                InodeRef, //
+            }, //
         },
         list::List, //
     },
@@ -171,8 +174,9 @@ impl MappedFiles {
         if !file.listed.is_held.load(Relaxed) && !lists.shuts_down {
             file.listed.is_held.store(true, Relaxed);
             self.leftovers.add(1, Relaxed);
-            // It is given up in `let_go()`.
-            mem::forget(ARef::from(inode));
+            // SAFETY: A file of the inode is being closed, which has a reference. The superblock
+            // stays mounted until `shut_down()`; `let_go()` puts the reference before that.
+            unsafe { inode.get() }.into_raw();
             drop(lists);
             self.soon();
             file.mount().give_up_later();
@@ -219,8 +223,9 @@ impl MappedFiles {
             self.leftovers.add(-1, Relaxed);
             drop(lists);
             self.soon();
-            // SAFETY: The mount's reference to `held.inode` is that of `hold_if_busy()`.
-            drop(unsafe { ARef::from_raw(NonNull::from(&*held.inode)) });
+            // SAFETY: The mount's reference to `held.inode` is that of `hold_if_busy()`, and the
+            // superblock is still mounted.
+            drop(unsafe { InodeRef::from_raw(NonNull::from(&*held.inode)) });
         };
         // SAFETY: The mount lets inodes go before its superblock looks for any that are left.
         let mounted = unsafe { StaysMounted::promised() };

@@ -9,7 +9,6 @@ use core::{
 };
 
 use kernel::{
-    sync::aref::ARef,
     time::{
         delay::fsleep,
         Delta, //
@@ -18,7 +17,10 @@ use kernel::{
 
 use crate::{
     abstractions::{
-        fs::inode::Inode,
+        fs::inode::{
+            Inode,
+            InodeRef, //
+        },
         list::Marker, //
     },
     sb_info::{
@@ -62,7 +64,7 @@ pub(super) enum Look {
 /// A mapped file, and a reference to its inode, which keeps it in the list.
 pub(super) struct Held {
     file: NonNull<MappedFile>,
-    pub(super) inode: ARef<Inode>,
+    pub(super) inode: InodeRef,
 }
 
 impl Held {
@@ -159,11 +161,14 @@ impl MappedFiles {
             more
         };
 
-        Marker::with(
-            &self.lists,
-            |lists| &mut lists.mapped,
-            |marker| while step(marker) {},
-        );
+        // SAFETY: The list is a part of `self`, which is pinned, and is never replaced.
+        unsafe {
+            Marker::with(
+                &self.lists,
+                |lists| &mut lists.mapped,
+                |marker| while step(marker) {},
+            )
+        };
     }
 
     /// Calls `each` with every file that is `wanted`, whose inode is held meanwhile. `wanted` is

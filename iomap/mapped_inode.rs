@@ -412,7 +412,8 @@ impl<'a> MappedInode<'a> {
 /// The inode is one of these, and in use.
 #[inline]
 pub(super) unsafe fn header(inode: &fs::inode::Inode) -> &Header {
-    let private = inode.private().load(Ordering::Relaxed);
+    // SAFETY: FUSE leaves the field to this module.
+    let private = unsafe { inode.private() }.load(Ordering::Relaxed);
 
     // SAFETY: `private` is a header, which was published before anything got here, by the safety
     // requirements, and stays until eviction.
@@ -435,8 +436,8 @@ pub(super) unsafe fn open_file<'a>(file: *const c::file) -> (&'a LocalFile, Mapp
 
 /// I/O of a C callback.
 pub(super) struct Io<'a> {
-    pub(super) iocb: &'a mut Kiocb,
-    pub(super) iter: &'a mut IovIter,
+    pub(super) iocb: &'a Kiocb,
+    pub(super) iter: &'a IovIter,
     pub(super) file: &'a LocalFile,
     pub(super) inode: MappedInode<'a>,
 }
@@ -463,7 +464,8 @@ impl Io<'_> {
 }
 
 pub(crate) fn state(inode: &Inode) -> State {
-    match lockless::published::<AsWritten, _>(inode.private()) {
+    // SAFETY: FUSE leaves the field to this module.
+    match lockless::published::<AsWritten, _>(unsafe { inode.private() }) {
         private if private.is_null() => State::Unknown,
         PLAIN => State::Plain,
         _ => State::Mapped,
@@ -473,5 +475,6 @@ pub(crate) fn state(inode: &Inode) -> State {
 /// Remembers that a file has no map, until it is evicted.
 pub(crate) fn remember_plain(inode: &Inode) {
     // The caller alone settles this file, so it is unknown still.
-    lockless::publish::<AsWritten, _>(inode.private(), PLAIN);
+    // SAFETY: FUSE leaves the field to this module, where this value stands for a plain file.
+    lockless::publish::<AsWritten, _>(unsafe { inode.private() }, PLAIN);
 }

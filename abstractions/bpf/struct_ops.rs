@@ -58,7 +58,7 @@ use super::{
 /// A type of struct_ops.
 pub(crate) trait StructOps: 'static {
     /// The struct. The layout is that of C.
-    type Kdata: 'static;
+    type Kdata: Sync + 'static;
 
     /// What it is called in C.
     const NAME: &'static CStr;
@@ -278,9 +278,9 @@ impl<T: StructOps> Vtable<T> {
 pub(crate) struct Pinned<K>(NonNull<K>);
 
 // SAFETY: Programs may be called from any task, and the reference belongs to none.
-unsafe impl<K> Send for Pinned<K> {}
+unsafe impl<K: Sync> Send for Pinned<K> {}
 // SAFETY: A registered `kdata` is only read.
-unsafe impl<K> Sync for Pinned<K> {}
+unsafe impl<K: Sync> Sync for Pinned<K> {}
 
 impl<K> Pinned<K> {
     /// Takes a reference, unless the map is about to be freed.

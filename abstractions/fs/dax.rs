@@ -461,8 +461,8 @@ pub(crate) unsafe fn iomap_fault(
 /// read.
 #[inline]
 pub(crate) unsafe fn iomap_rw_nofault(
-    iocb: &mut Kiocb,
-    iter: &mut IovIter,
+    iocb: &Kiocb,
+    iter: &IovIter,
     max: u64,
     ops: &'static c::iomap_ops,
     srcu: &SrcuFast,

@@ -14,6 +14,7 @@
 //! ```
 
 use core::{
+    ops::Deref,
     ptr::{
         self,
         NonNull, //
@@ -26,10 +27,6 @@ use core::{
 
 use kernel::{
     ffi,
-    sync::aref::{
-        ARef,
-        AlwaysRefCounted, //
-    },
     types::Opaque, //
 };
 
@@ -44,12 +41,12 @@ use crate::{
     bindings::kernel as c, //
 };
 
-/// A `struct inode` that is in use.
+/// A `struct inode` that is in use, or being evicted.
 ///
 /// # Invariants
 ///
-/// The inode is initialized, and a reference to it is kept as long as this is borrowed, by its
-/// borrower or for it. Its superblock stays as long.
+/// The inode is initialized, and neither it nor its superblock is freed as long as this is borrowed.
+/// That says nothing of references: see [`InodeRef`].
 #[repr(transparent)]
 pub(crate) struct Inode(Opaque<c::inode>);
 
@@ -58,25 +55,59 @@ unsafe impl Send for Inode {}
 // SAFETY: Several tasks may use an inode at once; what changes is read once, or with its lock.
 unsafe impl Sync for Inode {}
 
-// SAFETY: `ihold()` and `iput()` count references to the inode.
-unsafe impl AlwaysRefCounted for Inode {
-    #[inline]
-    fn inc_ref(&self) {
-        // SAFETY: By the type invariants there is a reference already.
-        unsafe { c::ihold(self.as_raw()) }
+/// A reference to an inode.
+///
+/// The kernel crate's `ARef` is no place for it: a reference to an inode does not keep its
+/// superblock, and an inode that is being evicted must not get one.
+///
+/// # Invariants
+///
+/// `self` owns a reference to the inode, whose superblock stays mounted until that is dropped.
+#[must_use = "the reference is put when it is dropped"]
+pub(crate) struct InodeRef(NonNull<Inode>);
+
+// SAFETY: An inode belongs to no task.
+unsafe impl Send for InodeRef {}
+// SAFETY: This gives nothing but `&Inode`.
+unsafe impl Sync for InodeRef {}
+
+impl InodeRef {
+    /// Goes on without the value: the reference is to be put by [`Self::from_raw`].
+    pub(crate) fn into_raw(self) -> NonNull<Inode> {
+        core::mem::ManuallyDrop::new(self).0
     }
 
+    /// # Safety
+    ///
+    /// `inode` is from [`Self::into_raw`], and is used once. Its superblock is still mounted, and
+    /// stays so until the result is dropped.
+    pub(crate) unsafe fn from_raw(inode: NonNull<Inode>) -> Self {
+        // INVARIANT: The reference is that of the value that `into_raw()` took.
+        Self(inode)
+    }
+}
+
+impl Deref for InodeRef {
+    type Target = Inode;
+
     #[inline]
-    unsafe fn dec_ref(obj: NonNull<Self>) {
-        // SAFETY: The caller gives up a reference to `obj`.
-        unsafe { c::iput(obj.cast().as_ptr()) }
+    fn deref(&self) -> &Inode {
+        // SAFETY: The inode stays, by the reference of the type invariants.
+        unsafe { self.0.as_ref() }
+    }
+}
+
+impl Drop for InodeRef {
+    fn drop(&mut self) {
+        // SAFETY: By the type invariants `self` owns this reference, and the superblock is mounted.
+        unsafe { c::iput(self.0.as_ptr().cast()) }
     }
 }
 
 impl Inode {
     /// # Safety
     ///
-    /// `inode` is valid, and stays in use for `'a`.
+    /// `inode` is initialized, and neither it nor its superblock is freed for `'a`.
     #[inline]
     pub(crate) unsafe fn from_raw<'a>(inode: *const c::inode) -> &'a Self {
         // SAFETY: `inode` is valid by the safety requirements, and `Self` is transparent.
@@ -102,12 +133,26 @@ impl Inode {
     ///
     /// `inode` is valid: it is not freed meanwhile, though it may be being evicted. Its superblock
     /// stays mounted as long as the result.
-    pub(crate) unsafe fn grab(inode: *mut c::inode) -> Option<ARef<Self>> {
+    pub(crate) unsafe fn grab(inode: *mut c::inode) -> Option<InodeRef> {
         // SAFETY: `inode` is not freed meanwhile, by the safety requirements.
         let inode = NonNull::new(unsafe { c::igrab(inode) })?;
 
-        // SAFETY: `igrab()` has taken the reference.
-        Some(unsafe { ARef::from_raw(inode.cast()) })
+        // INVARIANT: `igrab()` has taken the reference; the superblock stays mounted, by the safety
+        // requirements.
+        Some(InodeRef(inode.cast()))
+    }
+
+    /// Takes another reference.
+    ///
+    /// # Safety
+    ///
+    /// There is a reference already: the inode is not being evicted. Its superblock stays mounted
+    /// as long as the result.
+    pub(crate) unsafe fn get(&self) -> InodeRef {
+        // SAFETY: `self` has a reference, by the safety requirements.
+        unsafe { c::ihold(self.as_raw()) };
+        // INVARIANT: Taken just now; the superblock stays mounted, by the safety requirements.
+        InodeRef(NonNull::from(self))
     }
 
     #[inline]
@@ -115,9 +160,14 @@ impl Inode {
         self.0.get()
     }
 
-    /// What the file system notes in it. File systems that do so here access it atomically.
+    /// `i_private`, which a file system may use as it likes.
+    ///
+    /// # Safety
+    ///
+    /// The inode is of a file system that leaves the field to the caller. What is stored there is
+    /// what the caller's module takes it for, and each access is atomic.
     #[inline]
-    pub(crate) fn private(&self) -> &AtomicPtr<ffi::c_void> {
+    pub(crate) unsafe fn private(&self) -> &AtomicPtr<ffi::c_void> {
         // SAFETY: By the type invariants the inode is valid; the field is the file system's.
         unsafe { AtomicPtr::from_ptr(&raw mut (*self.as_raw()).i_private) }
     }

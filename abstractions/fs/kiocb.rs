@@ -22,6 +22,8 @@ use crate::{
 
 /// A `struct kiocb`.
 ///
+/// It is only handed out as `&Kiocb`: what it names goes with its place, so two must not be swapped.
+///
 /// # Invariants
 ///
 /// It is valid, its file stays open as long as it is used, and only one task uses it.
@@ -35,19 +37,19 @@ impl Kiocb {
     ///
     /// `iocb` is valid for `'a`, and nothing else uses it meanwhile. Its file stays open as long.
     #[inline]
-    pub(crate) unsafe fn from_raw<'a>(iocb: *mut c::kiocb) -> (&'a mut Self, &'a LocalFile) {
+    pub(crate) unsafe fn from_raw<'a>(iocb: *mut c::kiocb) -> (&'a Self, &'a LocalFile) {
         // SAFETY: The file of `iocb` stays open for `'a`, by the safety requirements.
         let file = unsafe { LocalFile::from_raw_file((*iocb).ki_filp) };
 
         // SAFETY: `iocb` is valid and the caller's, and `Self` is transparent.
-        (unsafe { &mut *iocb.cast() }, file)
+        (unsafe { &*iocb.cast() }, file)
     }
 
     /// Calls `with` with synchronous I/O of a file, as its flags want it.
     pub(crate) fn with_sync<T>(
         file: &LocalFile,
         pos: c::loff_t,
-        with: impl FnOnce(&mut Self) -> T,
+        with: impl FnOnce(&Self) -> T,
     ) -> T {
         let mut iocb = c::kiocb {
             ki_filp: file.as_ptr(),
@@ -61,7 +63,7 @@ impl Kiocb {
     }
 
     #[inline]
-    pub(crate) fn as_raw(&mut self) -> *mut c::kiocb {
+    pub(crate) fn as_raw(&self) -> *mut c::kiocb {
         self.0.get()
     }
 
@@ -79,7 +81,7 @@ impl Kiocb {
     }
 
     #[inline]
-    pub(crate) fn advance(&mut self, bytes: usize) {
+    pub(crate) fn advance(&self, bytes: usize) {
         // SAFETY: By the type invariants `self` is valid.
         unsafe { (*self.0.get()).ki_pos += bytes as c::loff_t }
     }
@@ -87,9 +89,9 @@ impl Kiocb {
     /// Calls `with` while the I/O is of another file.
     #[inline]
     pub(crate) fn with_file<T>(
-        &mut self,
+        &self,
         file: &LocalFile,
-        with: impl FnOnce(&mut Self) -> T,
+        with: impl FnOnce(&Self) -> T,
     ) -> T {
         let iocb = self.as_raw();
         // SAFETY: By the type invariants `iocb` is valid and this task's; `file` is open, and stays
@@ -105,7 +107,7 @@ impl Kiocb {
     /// `generic_write_checks()`: the number of bytes that may be written, or an errno. The inode is
     /// locked.
     #[inline]
-    pub(crate) fn write_checks(&mut self, from: &mut IovIter) -> isize {
+    pub(crate) fn write_checks(&self, from: &IovIter) -> isize {
         // SAFETY: By the type invariants both are valid and this task's.
         unsafe { c::generic_write_checks(self.as_raw(), from.as_raw()) }
     }
@@ -113,7 +115,7 @@ impl Kiocb {
     /// `kiocb_modified()`: takes privileges off and updates times before a write. The inode is
     /// locked exclusively.
     #[inline]
-    pub(crate) fn modified(&mut self) -> ffi::c_int {
+    pub(crate) fn modified(&self) -> ffi::c_int {
         // SAFETY: By the type invariants `self` is valid.
         unsafe { c::kiocb_modified(self.as_raw()) }
     }
@@ -121,7 +123,7 @@ impl Kiocb {
     /// `generic_write_sync()`: makes `done` bytes that were written durable if the I/O asks for
     /// that. The inode is not locked.
     #[inline]
-    pub(crate) fn write_sync(&mut self, done: isize) -> isize {
+    pub(crate) fn write_sync(&self, done: isize) -> isize {
         // SAFETY: By the type invariants `self` is valid.
         unsafe { c::generic_write_sync(self.as_raw(), done) }
     }

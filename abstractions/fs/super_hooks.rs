@@ -134,7 +134,8 @@ impl<T: SuperHooks> Hooked<T> {
     /// # Safety
     ///
     /// `this` is from [`Self::new`], and this is called once, while the superblock is being
-    /// mounted.
+    /// mounted. The module stays loaded until `put_super()` has returned: `T` keeps a reference to
+    /// it, and what unloads it waits for the last instructions (`synchronize_rcu_tasks()`).
     pub(crate) unsafe fn attach(this: NonNull<Self>) {
         // SAFETY: `this` is valid, by the safety requirements.
         let sb = unsafe { this.as_ref() }.sb();
@@ -202,7 +203,7 @@ impl<T: SuperHooks> Hooked<T> {
     /// Called by the VFS, for an inode of a superblock that has these hooks, which is being
     /// evicted.
     unsafe extern "C" fn evict_inode(inode: *mut c::inode) {
-        // SAFETY: `inode` is valid until the file system's own function has returned.
+        // SAFETY: `inode` is not freed before the file system's own function has returned.
         let Some(this) = Self::of_inode(unsafe { Inode::from_raw(inode) }) else {
             return;
         };

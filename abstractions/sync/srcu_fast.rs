@@ -34,6 +34,8 @@ use crate::bindings::kernel as c;
 /// # Invariants
 ///
 /// It is initialized for such readers, and has no others.
+///
+/// Dropping it waits for readers, so it may sleep: for ever if a [`Reader`] was leaked.
 #[pin_data(PinnedDrop)]
 pub(crate) struct SrcuFast {
     #[pin]
@@ -95,8 +97,12 @@ impl SrcuFast {
 #[pinned_drop]
 impl PinnedDrop for SrcuFast {
     fn drop(self: Pin<&mut Self>) {
-        // SAFETY: By the type invariants it is initialized. Each reader borrows it, so there is
-        // none.
+        // A reader borrows `self`, but may have been leaked, and readers of C code borrow nothing.
+        // With one, `cleanup_srcu_struct()` would leave work that goes on using the memory.
+        //
+        // SAFETY: By the type invariants it is initialized.
+        unsafe { c::synchronize_srcu(self.srcu.get()) };
+        // SAFETY: By the type invariants it is initialized, and it has no readers.
         unsafe { c::cleanup_srcu_struct(self.srcu.get()) }
     }
 }
