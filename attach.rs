@@ -13,7 +13,8 @@
 //!    and never sleeps.
 //! 2. **Bind** (`init`): if the answer names ops, the offer becomes a `Connection`, and the
 //!    superblock gets a copy of FUSE's `super_operations` with four functions of ours. The copy is
-//!    the first member of the connection: that is the way from any inode to it.
+//!    the first member of what has the connection ([`Hooked`]): that is the way from any inode to
+//!    it.
 //! 3. **Open** (`open`): a fsnotify mark on the superblock reports each open before `->open()` is
 //!    called. A regular file then gets the *gate*, FUSE's `file_operations` with our `->open()`.
 //!    That settles whether the file is mapped, and hands over to the operations of a mapped file or

@@ -20,8 +20,8 @@
 //! | `fuse`           | FUSE as it is: requests to a server, the task that mounted                |
 //! | `abstractions`   | objects of the kernel as safe types                                       |
 //!
-//! The other files are used by several rooms, and use none. What is done without locks is in
-//! `lockless`, which runs on the host, too (`tools/model`).
+//! The other files are used by several rooms, and use none but `abstractions`. What is done without
+//! locks is in `lockless`, which runs on the host, too (`tools/model`).
 
 // A constant that is not there, such as an errno that the prelude lacks, is no error in a pattern:
 // it becomes a variable that matches everything. What the compiler notices of that is an error

@@ -129,11 +129,13 @@ impl DaxDevice {
         to_result(unsafe { c::fs_dax_get(self.as_raw(), holder, Vtable::<T>::OPS) })
     }
 
-    /// Gives up a reference, and the hold if `holder` is what the device is held with.
+    /// Puts a reference, and ends the hold unless `holder` is null.
     ///
     /// # Safety
     ///
-    /// [`Self::hold`] has taken the reference, and this is called once.
+    /// [`Self::hold`] has taken the reference, and this is called once. `holder` is null, or the
+    /// device is held with it, or with nothing: `fs_put_dax()` takes the operations off whatever
+    /// holds it.
     pub(crate) unsafe fn put(&self, holder: *mut ffi::c_void) {
         // SAFETY: The reference is given up, by the safety requirements.
         unsafe { c::fs_put_dax(self.as_raw(), holder) }
@@ -191,8 +193,14 @@ impl DaxDevice {
     ///
     /// # Errors
     ///
-    /// [`EIO`] if it is not there any more.
-    pub(crate) fn recovery_page<'a>(
+    /// [`EIO`] if the device is not alive any more.
+    ///
+    /// # Safety
+    ///
+    /// The lock alone does not keep the device alive: its driver looks for its private data again,
+    /// and follows what `dax_get_private()` returns. The device was alive when the task slept last,
+    /// and what takes its life waits for such tasks.
+    pub(crate) unsafe fn recovery_page<'a>(
         &'a self,
         pgoff: u64,
         _lock: &'a ReadLock,
@@ -201,13 +209,15 @@ impl DaxDevice {
 
         let pgoff = pgoff as ffi::c_ulong;
         let (mut kaddr, mut pfn) = (ptr::null_mut(), 0);
-        // SAFETY: By the type invariants the device is valid. `kaddr` and `pfn` are written to.
+        // SAFETY: By the type invariants the device is valid, and it is alive, by the safety
+        // requirements. `kaddr` and `pfn` are written to.
         let pages =
             unsafe { c::dax_direct_access(self.as_raw(), pgoff, 1, MODE, &mut kaddr, &mut pfn) };
         if pages < 1 {
             return Err(EIO);
         }
-        // INVARIANT: The driver says so.
+        // INVARIANT: The driver says so; the memory map goes after the device's life, which waits
+        // for the lock.
         Ok(RecoveryPage {
             dax_dev: self,
             pgoff,
@@ -221,8 +231,8 @@ impl DaxDevice {
 ///
 /// # Invariants
 ///
-/// `kaddr` and `pfn` are those of page `pgoff` of the device, which is there as long as this is
-/// borrowed, under a [`ReadLock`].
+/// `kaddr` and `pfn` are those of page `pgoff` of the device. The page has a memory map as long as
+/// this is used, in the read side of a [`ReadLock`], and the task does not sleep meanwhile.
 pub(crate) struct RecoveryPage<'a> {
     dax_dev: &'a DaxDevice,
     pgoff: ffi::c_ulong,

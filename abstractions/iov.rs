@@ -18,8 +18,8 @@ use crate::bindings::kernel as c;
 
 /// A `struct iov_iter`.
 ///
-/// It is only handed out as `&IovIter`: its buffer may be gone before another one's, so two must not
-/// be swapped.
+/// It is only handed out as `&IovIter`: its buffer may be gone before another one's, so two must
+/// not be swapped.
 ///
 /// # Invariants
 ///
@@ -38,7 +38,7 @@ impl IovIter {
         unsafe { &*iter.cast() }
     }
 
-    /// Calls `with` with the first `count` bytes of some memory to be written from.
+    /// Calls `with` with the first `count` bytes of some memory to be written from, or all.
     pub(crate) fn with_source<T, const N: usize>(
         pieces: [&[u8]; N],
         count: usize,
@@ -48,10 +48,12 @@ impl IovIter {
             iov_base: piece.as_ptr().cast_mut().cast(),
             iov_len: piece.len(),
         });
+        let count = count.min(pieces.iter().map(|piece| piece.len()).sum());
         let mut iter = MaybeUninit::<c::iov_iter>::uninit();
         let raw = iter.as_mut_ptr();
 
-        // SAFETY: `source` and what it names are valid as long as `iter`, and are only read.
+        // SAFETY: `source` and what it names are valid as long as `iter`, are only read, and have
+        // `count` bytes.
         unsafe { c::iov_iter_kvec(raw, c::ITER_SOURCE, source.as_ptr(), N, count) };
         // SAFETY: `iter` was made above.
         with(unsafe { Self::from_raw(raw) })

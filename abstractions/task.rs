@@ -71,7 +71,12 @@ impl<T: WorkOnReturn> Work<T> {
 /// # Errors
 ///
 /// [`ENOMEM`].
-pub(crate) fn run_on_return<T: WorkOnReturn>(item: T) -> Result {
+///
+/// # Safety
+///
+/// The module stays loaded until `item` has run or been dropped; what unloads it then waits for the
+/// last instructions of tasks that were at it (`synchronize_rcu_tasks()`).
+pub(crate) unsafe fn run_on_return<T: WorkOnReturn>(item: T) -> Result {
     let head = c::callback_head {
         func: Some(Work::<T>::run),
         ..pin_init::zeroed()

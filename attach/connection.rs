@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The connection of a bound mount, which begins with the superblock's operations, and the list of
-//! all bound mounts.
+//! The connection of a bound mount, which is kept with the superblock's operations
+//! ([`Hooked`]), and the list of all bound mounts.
 
 use core::ptr::NonNull;
 

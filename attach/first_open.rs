@@ -147,13 +147,15 @@ fn fetch(
 fn acquire(conn: &Connection, inode: &Inode, index: u32) -> Result<(), Failure> {
     let mount = conn.mount();
 
-    mount.devices.acquire(index, mount, &mount.opens, || {
+    let open = || {
         mount.stats.inc(Counter::GetDaxdev);
         let path = get_daxdev(inode, index)?;
         conn.mounter()
             .open(&path)
             .map_err(Failure::because("the DAX device cannot be opened"))
-    })
+    };
+    // SAFETY: `devices` is a part of `mount`, which is pinned.
+    unsafe { mount.devices.acquire(index, mount, &mount.opens, open) }
 }
 
 /// Gets the map of a file from the server, and has it parsed; `None` if it has none, or the opener

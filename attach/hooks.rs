@@ -74,7 +74,8 @@ impl Hooks {
         // Before nearly all other groups: a fanotify listener gets its own file with its event, and
         // that has to find the gate in the inode. Among groups of this class the address decides.
         const PRIORITY: c::fsnotify_group_prio = c::fsnotify_group_prio_FSNOTIFY_PRIO_PRE_CONTENT;
-        // SAFETY: `drop()` puts the group. No superblock is attached then, and none is marked later.
+        // SAFETY: `drop()` puts the group. No superblock is attached then, and none is marked
+        // later.
         GROUP.populate(unsafe { Group::new::<Opens>(PRIORITY) }?);
 
         // The end first: an offer whose end is not seen would stay for ever.

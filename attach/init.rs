@@ -211,20 +211,22 @@ pub(super) unsafe extern "C" fn request_end(_data: *mut ffi::c_void, req: *const
         mounter,
         ..
     } = KBox::into_inner(offer);
-    // SAFETY: By the type invariants of `Offer` it is valid, as `req` has not been put, and the
-    // answer is not known yet.
-    let mount = unsafe { Mounting::new(mount) };
 
     let outcome = if req.error() != 0 {
         Outcome::Plain(mounter)
-    } else if req.is_asynchronous() {
-        // SAFETY: The arguments of an asynchronous INIT are freed by its `end`, which runs after
-        // this.
-        let answer = unsafe { answer.as_ref() };
-        conclude(answer, mount, mounter)
     } else {
-        // SAFETY: `req` is a synchronous INIT that was answered at `answer`.
-        unsafe { end_synchronous(req, answer, mount, mounter) }
+        // SAFETY: By the type invariants of `Offer` it is valid, as `req` has not been put. The
+        // server has answered, and FUSE has not done anything with the answer yet.
+        let mount = unsafe { Mounting::new(mount) };
+        if req.is_asynchronous() {
+            // SAFETY: The arguments of an asynchronous INIT are freed by its `end`, which runs
+            // after this.
+            let answer = unsafe { answer.as_ref() };
+            conclude(answer, mount, mounter)
+        } else {
+            // SAFETY: `req` is a synchronous INIT that was answered at `answer`.
+            unsafe { end_synchronous(req, answer, mount, mounter) }
+        }
     };
     match outcome {
         Outcome::Bound => (),

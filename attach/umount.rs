@@ -47,12 +47,14 @@ pub(super) fn wait_on_return(released: Arc<Completion>, device: DeviceNumber) {
         pr_info!("{device}: unmounted; its devices stay held until no memory is in use\n");
         return;
     };
-    // Without memory the task does not wait.
-    let _ = task::run_on_return(Wait {
+    let wait = Wait {
         released,
         device,
         _module,
-    });
+    };
+    // Without memory the task does not wait.
+    // SAFETY: `wait` has a reference to the module, and `Hooks::drop` waits for tasks.
+    let _ = unsafe { task::run_on_return(wait) };
 }
 
 impl task::WorkOnReturn for Wait {

@@ -293,15 +293,19 @@ impl Device {
     ///
     /// [`EIO`] if the device is going away; [`EJUKEBOX`] if a report of the failure has not
     /// settled: come again, without locks.
-    pub(crate) fn rewrite(&self, addr: u64, page: &mut [u8; PAGE_SIZE]) -> Result {
+    ///
+    /// # Safety
+    ///
+    /// The caller has validated a mapping of the device, and not slept since (see `failure`).
+    pub(crate) unsafe fn rewrite(&self, addr: u64, page: &mut [u8; PAGE_SIZE]) -> Result {
         let lock = ReadLock::new();
-        let failed = self
-            .dax_dev()
-            .recovery_page(addr / PAGE_SIZE as u64, &lock)?;
-        let report = settled(failed.pfn())?;
+        let pgoff = addr / PAGE_SIZE as u64;
+        // SAFETY: The device was alive when the task slept last, by the safety requirements.
+        let failed = unsafe { self.dax_dev().recovery_page(pgoff, &lock) }?;
+        let report = settled(&failed)?;
 
         failed.write(page)?;
-        forget(failed.pfn(), report)?;
+        forget(&failed, report)?;
         pr_info!(
             "{}: {:#x} was written anew and is in use again\n",
             &*self.name,
@@ -411,13 +415,17 @@ impl Devices {
         self.slot(index)?.device.as_ref()
     }
 
-    /// Makes sure that a device is held, by `holder`, whose devices these are; if it is not, `open`
-    /// opens it, without O_PATH. `limit` is for the log. May sleep.
+    /// Makes sure that a device is held, by `holder`; if it is not, `open` opens it, without
+    /// O_PATH. `limit` is for the log. May sleep.
     ///
     /// # Errors
     ///
     /// Whatever an open that needs the device fails with.
-    pub(crate) fn acquire(
+    ///
+    /// # Safety
+    ///
+    /// `holder` owns `self`, outlives it, and stays where it is.
+    pub(crate) unsafe fn acquire(
         &self,
         index: u32,
         holder: &(dyn HolderOps + 'static),
@@ -503,8 +511,8 @@ impl Devices {
         let holder = Cookie::new();
 
         slot.health.store(0, Ordering::Relaxed);
-        // INVARIANT: The devices are those of `ops`, which stays until the holder is taken out
-        // again.
+        // INVARIANT: The devices are those of `ops`, which outlives them (see `acquire()`), and
+        // `Device::drop` takes the holder out.
         holder::register(Holder {
             cookie: holder,
             index,
@@ -575,8 +583,10 @@ fn held(found: &BusDevice<'_>, slot: &Slot, holder: Cookie, name: CString) -> De
         holder,
         slot: NonNull::from(slot),
         write_cache,
-        // SAFETY: The device is open, which keeps its driver's module.
-        _driver: found.driver().map(|driver| unsafe { driver.get() }),
+        _driver: found.driver().map(|driver| {
+            // SAFETY: The device is open, which keeps its driver's module.
+            unsafe { driver.get() }
+        }),
         name,
     }
 }

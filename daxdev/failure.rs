@@ -132,8 +132,8 @@ fn take_out_of_use(dax_dev: &DaxDevice) -> Progress {
 ///
 /// # Errors
 ///
-/// [`EOPNOTSUPP`] if there is nobody to tell, [`ENOMEM`] if it cannot be remembered; the generic
-/// code then does what it can.
+/// [`EOPNOTSUPP`] if there is nobody to tell, or it cannot be remembered; the generic code then
+/// does what it can. Those of `mf_dax_kill_procs()`.
 fn memory_has_failed(dax_dev: &DaxDevice, offset: u64, len: u64, flags: ffi::c_int) -> Result {
     let page = PAGE_SIZE as u64;
     let pages = len.div_ceil(page);
@@ -163,7 +163,8 @@ fn memory_has_failed(dax_dev: &DaxDevice, offset: u64, len: u64, flags: ffi::c_i
         drop(holders);
 
         if let Some(ops) = ops {
-            // SAFETY: The holder keeps the device, and so the memory map.
+            // SAFETY: The dax core reports in a read side of `dax_read_lock()`, in which the device
+            // was alive just now: its driver is unbound, and the memory map freed, after that.
             unsafe { ops.memory_failed(pfn, flags) }?;
         }
         drop(report);

@@ -62,7 +62,8 @@ pub(crate) trait HolderOps: Sync {
     ///
     /// # Safety
     ///
-    /// The frame is of a device that the holder has. The caller handles a memory failure.
+    /// The frame is of a device that the holder has. The caller handles a memory failure, in a read
+    /// side of `dax_read_lock()` in which the device was alive: so the frame has a memory map.
     unsafe fn memory_failed(&self, pfn: u64, flags: ffi::c_int) -> Result;
 }
 

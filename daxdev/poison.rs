@@ -35,7 +35,10 @@ use kernel::{
 };
 
 use crate::{
-    abstractions::task,
+    abstractions::{
+        dax::RecoveryPage,
+        task, //
+    },
     bindings::kernel as c, //
 };
 
@@ -162,7 +165,8 @@ impl Drop for Report {
         let ended = Ended::new(self.0);
         if task::flags() & NO_SYSTEM_CALL == 0 {
             // Without memory for it, this is as in a kernel thread.
-            let _ = task::run_on_return(ended);
+            // SAFETY: Unloading waits for `ended` (`are_ending()`), and `Hooks::drop` for tasks.
+            let _ = unsafe { task::run_on_return(ended) };
         }
     }
 }
@@ -220,10 +224,10 @@ pub(super) fn are_ending() -> bool {
 /// # Errors
 ///
 /// [`EJUKEBOX`] if it has not: come again.
-pub(super) fn settled(pfn: u64) -> Result<u64> {
+pub(super) fn settled(page: &RecoveryPage<'_>) -> Result<u64> {
     let poisoned = POISONED.lock();
     // If it is not there, another task was faster.
-    let failed = find(&poisoned, pfn).map(|at| poisoned[at]);
+    let failed = find(&poisoned, page.pfn()).map(|at| poisoned[at]);
 
     match failed {
         Ok(failed) if failed.under_way == 0 && failed.unsettled_ms() <= 0 => Ok(failed.report),
@@ -237,9 +241,9 @@ pub(super) fn settled(pfn: u64) -> Result<u64> {
 /// # Errors
 ///
 /// [`EJUKEBOX`] if it was.
-pub(super) fn forget(pfn: u64, report: u64) -> Result {
+pub(super) fn forget(page: &RecoveryPage<'_>, report: u64) -> Result {
     let mut poisoned = POISONED.lock();
-    let Ok(at) = find(&poisoned, pfn) else {
+    let Ok(at) = find(&poisoned, page.pfn()) else {
         return Ok(());
     };
     if poisoned[at].report != report {
@@ -248,8 +252,8 @@ pub(super) fn forget(pfn: u64, report: u64) -> Result {
     poisoned[at..].rotate_left(1);
     poisoned.pop();
     // Under the lock: a later report marks it after this.
-    // SAFETY: The page is of a device that the caller holds.
-    unsafe { mark_page(pfn, false) };
+    // SAFETY: By its type invariants `page` is there, with its memory map.
+    unsafe { mark_page(page.pfn(), false) };
     Ok(())
 }
 

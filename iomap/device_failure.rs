@@ -148,8 +148,8 @@ fn vacate_once(mount: &Mount, index: u32, device: &Device, first: bool) -> bool 
 ///
 /// # Safety
 ///
-/// The frame is of a device that the mount holds, and is known as poisoned. The caller handles a
-/// memory failure with these `flags`.
+/// The frame is of a device that the mount holds, has a memory map, and is known as poisoned. The
+/// caller handles a memory failure with these `flags`.
 unsafe fn kill_tenants(
     mount: &Mount,
     mounted: Option<&Mounted>,
@@ -161,11 +161,11 @@ unsafe fn kill_tenants(
     // A folio in a DAX page cache keeps the mapped file from being freed as long as nothing can
     // move out.
     let nobody_moves = MovingIn::new(mount);
-    // SAFETY: The frame is of a device that the mount holds, and nothing moves.
+    // SAFETY: The frame is of a device that the mount holds, with a memory map, and nothing moves.
     let Some(tenant) = (unsafe { Tenant::of(mount, mounted, pfn) }) else {
         // It has none, or an evicted one: not mapped, and whoever gives it up does not flush what
         // has failed.
-        // SAFETY: Frame `pfn` is of a device that the mount holds.
+        // SAFETY: Frame `pfn` has a memory map, by the safety requirements.
         unsafe { mark_page(pfn, true) };
         return Ok(());
     };
@@ -187,17 +187,17 @@ unsafe fn kill_tenants(
     drop(no_faults);
     // The kernel has marked the first page of the folio.
     if !is_poisoned(tenant.head) {
-        // SAFETY: The frame is of a device that the mount holds.
+        // SAFETY: `tenant.head` is of the folio that frame `pfn` was in, of the same device.
         unsafe { mark_page(tenant.head, false) };
     }
-    // SAFETY: Frame `pfn` is of a device that the mount holds.
+    // SAFETY: Frame `pfn` has a memory map, by the safety requirements.
     unsafe { mark_page(pfn, true) };
     killed
 }
 
 /// Who has a page frame.
-struct Tenant {
-    held: Held,
+struct Tenant<'a> {
+    held: Held<'a>,
     /// The page of the file where the frame's folio begins.
     first: u64,
     /// The first page frame of that.
@@ -205,14 +205,15 @@ struct Tenant {
     pages: u64,
 }
 
-impl Tenant {
+impl<'a> Tenant<'a> {
     /// `None` if there is none, or its inode is being evicted.
     ///
     /// # Safety
     ///
-    /// The frame is of a device that the mount holds, and the caller has [`MovingIn`].
-    unsafe fn of(mount: &Mount, mounted: Option<&Mounted>, pfn: u64) -> Option<Self> {
-        // SAFETY: Frame `pfn` has a memory map, as its device is held.
+    /// The frame is of a device that the mount holds, and has a memory map. The caller has
+    /// [`MovingIn`].
+    unsafe fn of(mount: &Mount, mounted: Option<&'a Mounted>, pfn: u64) -> Option<Self> {
+        // SAFETY: Frame `pfn` has a memory map, by the safety requirements.
         let folio = unsafe { Folio::of(pfn) };
         let mapping = folio.mapping();
         if mapping.is_null() {

@@ -42,16 +42,12 @@ use super::{
     vm_file::user_file, //
 };
 
-/// A page fault of any size. FUSE does not know freezing, so there is nothing to hold off.
+/// A page fault, of 2 MiB or a page. FUSE does not know freezing, so there is nothing to hold off.
 ///
 /// # Safety
 ///
 /// The mapping is of a mapped file.
 unsafe fn fault(vmf: &VmFault, order: ffi::c_uint) -> c::vm_fault_t {
-    // 1 GiB is asked for, too.
-    if order != 0 && order != PMD_ORDER {
-        return c::vm_fault_reason_VM_FAULT_FALLBACK;
-    }
     let (vma, vm_file) = (vmf.vma(), vmf.file());
     // SAFETY: The file of the mapping is of a mapped inode, by the safety requirements.
     let inode = unsafe { MappedInode::new(vm_file.inode()) };
@@ -114,7 +110,11 @@ fn count(header: &Header, order: ffi::c_uint, ret: c::vm_fault_t) {
 ///
 /// Called by the memory manager, for a mapping of a mapped file.
 unsafe extern "C" fn huge_fault(vmf: *mut c::vm_fault, order: ffi::c_uint) -> c::vm_fault_t {
-    // SAFETY: `vmf` is the memory manager's, in a fault, for a mapping of a mapped file.
+    // 1 GiB is asked for, too.
+    if order != PMD_ORDER {
+        return c::vm_fault_reason_VM_FAULT_FALLBACK;
+    }
+    // SAFETY: `vmf` is the memory manager's, in a fault of 2 MiB, for a mapping of a mapped file.
     unsafe { fault(VmFault::from_raw(vmf), order) }
 }
 

@@ -248,7 +248,8 @@ fn rewrite_page(iocb: &Kiocb, from: &IovIter, inode: MappedInode<'_>) -> Result<
         _ if copied < len => Err(EFAULT),
         Err(errno) => Err(errno),
         Ok(None) => Ok(0),
-        Ok(Some((device, addr))) => device.rewrite(addr, &mut page).map(|()| len),
+        // SAFETY: `failed()` has validated the mapping just now.
+        Ok(Some((device, addr))) => unsafe { device.rewrite(addr, &mut page) }.map(|()| len),
     };
     match result {
         Ok(1..) => iocb.advance(len),

@@ -194,7 +194,7 @@ impl MappedFiles {
             false => Look::Pass,
         };
 
-        let let_go = |held: &Held| {
+        let let_go = |held: &Held<'_>| {
             let file = held.file();
             let open_files = &file.header().published().open_files;
 
@@ -223,9 +223,9 @@ impl MappedFiles {
             self.leftovers.add(-1, Relaxed);
             drop(lists);
             self.soon();
-            // SAFETY: The mount's reference to `held.inode` is that of `hold_if_busy()`, and the
+            // SAFETY: The mount's reference to `held.inode()` is that of `hold_if_busy()`, and the
             // superblock is still mounted.
-            drop(unsafe { InodeRef::from_raw(NonNull::from(&*held.inode)) });
+            drop(unsafe { InodeRef::from_raw(NonNull::from(held.inode())) });
         };
         // SAFETY: The mount lets inodes go before its superblock looks for any that are left.
         let mounted = unsafe { StaysMounted::promised() };

@@ -61,27 +61,34 @@ pub(super) enum Look {
     Stop,
 }
 
-/// A mapped file, and a reference to its inode, which keeps it in the list.
-pub(super) struct Held {
+/// A mapped file, and a reference to its inode, which keeps it in the list. The superblock stays
+/// mounted for `'a`.
+pub(super) struct Held<'a> {
     file: NonNull<MappedFile>,
-    pub(super) inode: InodeRef,
+    inode: InodeRef,
+    _mounted: StaysMounted<'a>,
 }
 
-impl Held {
+impl<'a> Held<'a> {
     /// `None` if the inode is being evicted.
     ///
     /// # Safety
     ///
-    /// The inode, which the file has, is not freed meanwhile. The superblock is that which stays
-    /// mounted, and does so as long as the result.
-    unsafe fn new(file: &MappedFile, _mounted: StaysMounted<'_>) -> Option<Self> {
-        // SAFETY: The inode of `file` is not freed meanwhile, and its superblock stays mounted.
+    /// The inode, which the file has, is not freed meanwhile. Its superblock is that of `_mounted`.
+    unsafe fn new(file: &MappedFile, _mounted: StaysMounted<'a>) -> Option<Self> {
+        // SAFETY: The inode of `file` is not freed meanwhile, and its superblock stays mounted for
+        // `'a`, by the safety requirements.
         let inode = unsafe { Inode::grab(file.listed.inode.load(Ordering::Relaxed)) }?;
 
         Some(Self {
             file: NonNull::from(file),
             inode,
+            _mounted,
         })
+    }
+
+    pub(super) fn inode(&self) -> &Inode {
+        &self.inode
     }
 
     pub(super) fn file(&self) -> &MappedFile {
@@ -120,7 +127,7 @@ impl MappedFiles {
         mounted: StaysMounted<'_>,
         wait_for_eviction: bool,
         mut look: impl FnMut(&MappedFile) -> Look,
-        mut each: impl FnMut(&Held),
+        mut each: impl FnMut(&Held<'_>),
     ) {
         let mut step = |marker: &Marker<ListedFile>| {
             let mut held = None;
@@ -209,11 +216,16 @@ impl MappedFiles {
 
     /// Takes a reference to the inode of a mapped file, unless that is being evicted, or its memory
     /// is kept.
-    pub(super) fn grab(&self, mapped: &MappedFile, mounted: StaysMounted<'_>) -> Option<Held> {
+    pub(super) fn grab<'a>(
+        &self,
+        mapped: &MappedFile,
+        mounted: StaysMounted<'a>,
+    ) -> Option<Held<'a>> {
         let _lists = self.lists.lock();
 
         mapped.inode()?;
-        // SAFETY: `mapped` has its inode as long as it is in the list, which is locked.
+        // SAFETY: `mapped` has its inode as long as it is in the list, which is locked. The list is
+        // of the mount that stays mounted.
         unsafe { Held::new(mapped, mounted) }
     }
 }

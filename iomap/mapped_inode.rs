@@ -6,9 +6,9 @@
 //! `inode->i_private`, which FUSE leaves alone, says what a file of a bound mount is ([`State`]).
 //! For a mapped file it points to a [`Header`]: one load from the inode, and the first cache line
 //! has all that the fault path needs before it calls the program; the program's metadata lies right
-//! behind, and what the fault path does not need in front ([`MappedFile`]). A header is published
-//! once, with the inode lock held, and freed when the inode is evicted; nobody can be inside an
-//! operation of an inode that is being evicted.
+//! behind, and what the fault path does not need in front ([`Published`]). A header is published
+//! once, by the task that settles the file, and freed when the inode is evicted; nobody can be
+//! inside an operation of an inode that is being evicted.
 
 use core::{
     alloc::Layout,

@@ -59,9 +59,9 @@ pub(super) unsafe extern "C" fn mmap(
             return Err(EOPNOTSUPP);
         }
         set_vm_file(&mut vma, file, inode)?;
+        vma.set_hugepage();
         // SAFETY: The mapping holds a vm file of a mapped inode now.
         unsafe { vma.set_operations(&VM_OPS.0) };
-        vma.set_hugepage();
         Ok(0)
     })
 }

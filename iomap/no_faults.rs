@@ -60,10 +60,18 @@ impl<'a> NoFaults<'a> {
         &self,
         start: c::loff_t,
         end: c::loff_t,
-    ) -> (IdleRange<'_>, Option<Folio<'_>>) {
-        // SAFETY: Only who has the like of `self` removes entries, and entries keep devices held.
+    ) -> (IdleRange<'_>, Option<BusyFolio>) {
+        // SAFETY: Only a task that has the like of `self` removes entries. A device's memory map
+        // stays as long as there is an entry of it: unbinding waits until there is none.
         let busy = unsafe { self.file.mapping().busy_folio(start, end) };
-        let end = busy.map_or(end, |busy| (busy.index() * PAGE) as c::loff_t - 1);
+        let busy = busy.map(|folio| BusyFolio {
+            first: folio.index(),
+            pages: folio.nr_pages(),
+            pfn: folio.first_pfn(),
+        });
+        let end = busy
+            .as_ref()
+            .map_or(end, |busy| (busy.first * PAGE) as c::loff_t - 1);
 
         // INVARIANT: Unmapped here, and none of it is in use.
         let idle = IdleRange {
@@ -73,6 +81,15 @@ impl<'a> NoFaults<'a> {
         };
         (idle, busy)
     }
+}
+
+/// Pages of a file that are in use.
+pub(super) struct BusyFolio {
+    /// The first page of the file, and how many there are.
+    pub(super) first: u64,
+    pub(super) pages: u64,
+    /// The first page frame.
+    pub(super) pfn: u64,
 }
 
 /// A range of bytes of a file, which is not mapped nor in use.

@@ -151,14 +151,14 @@ impl<'a> MovingIn<'a> {
         }
     }
 
-    /// A bit of the address that an aligned lock does not use: whether the scope is nested.
-    const NESTED: usize = 1;
+    /// A bit of the address that an aligned lock does not use: whether the scope is the outermost.
+    const OUTERMOST: usize = 1;
 
     /// For `iomap->private`: null for nothing.
     pub(super) fn into_raw(moving_in: Option<Self>) -> *mut ffi::c_void {
         moving_in.map_or(ptr::null_mut(), |Self { lock, noio }| {
-            let nested = usize::from(noio.into_raw());
-            lock.into_raw().map_addr(|lock| lock | nested).cast()
+            let outermost = usize::from(noio.into_raw());
+            lock.into_raw().map_addr(|lock| lock | outermost).cast()
         })
     }
 
@@ -170,12 +170,12 @@ impl<'a> MovingIn<'a> {
         if raw.is_null() {
             return None;
         }
-        let lock = raw.map_addr(|lock| lock & !Self::NESTED).cast();
+        let lock = raw.map_addr(|lock| lock & !Self::OUTERMOST).cast();
         Some(Self {
             // SAFETY: `raw` has the lock, which is locked, and the mount's.
             lock: unsafe { WriteGuard::from_raw(lock) },
             // SAFETY: `raw` has what the scope was, which this task has begun.
-            noio: unsafe { NoioScope::from_raw(raw.addr() & Self::NESTED != 0) },
+            noio: unsafe { NoioScope::from_raw(raw.addr() & Self::OUTERMOST != 0) },
         })
     }
 }
@@ -224,8 +224,9 @@ impl<'a> Tenancy<'a> {
 ///
 /// # Safety
 ///
-/// The folio is of a device that a mount of ours holds, and was looked up with `HoldsStill`: without
-/// it, the page may be a tail page by now, whose `mapping` is no pointer. This is called under RCU.
+/// The folio is of a device that a mount of ours holds, and was looked up with `HoldsStill`:
+/// without it, the page may be a tail page by now, whose `mapping` is no pointer. This is called
+/// under RCU.
 pub(super) unsafe fn is_leftover_but_for(folio: Folio<'_>, own: Option<&MappedFile>) -> bool {
     let mapping = folio.mapping();
     let is_own = own.is_some_and(|own| ptr::eq(own.mapping().as_raw(), mapping));

@@ -37,12 +37,12 @@ pub(super) fn try_vacate(no_faults: &NoFaults<'_>, only: Option<&Device>) -> boo
         // This unmaps everything from `start` on; what is left then are references to pages.
         let (idle, busy) = no_faults.unmap(start, c::loff_t::MAX);
         give_up(idle, was_busy);
-        let Some(folio) = busy else {
+        let Some(busy) = busy else {
             return vacated;
         };
-        let (first, pages) = (folio.index(), folio.nr_pages());
-        vacated &= only.is_some_and(|device| !device.has_frame(folio.first_pfn()));
-        let (first, end) = (first * PAGE, ((first + pages) * PAGE) as c::loff_t);
+        vacated &= only.is_some_and(|device| !device.has_frame(busy.pfn));
+        let first = busy.first * PAGE;
+        let end = ((busy.first + busy.pages) * PAGE) as c::loff_t;
         file.note_busy();
         // What was stored until now is not to wait until the page is idle.
         let _ = flush_range(no_faults, first as c::loff_t, end - 1);

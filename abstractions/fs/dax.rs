@@ -121,7 +121,8 @@ impl Mark {
 ///
 /// # Invariants
 ///
-/// It is initialized, and has no other entries.
+/// It is initialized, and has no other entries. The memory map of what an entry has stays as long
+/// as the entry.
 #[repr(transparent)]
 pub(crate) struct DaxMapping(AddressSpace);
 

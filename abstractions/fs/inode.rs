@@ -45,8 +45,8 @@ use crate::{
 ///
 /// # Invariants
 ///
-/// The inode is initialized, and neither it nor its superblock is freed as long as this is borrowed.
-/// That says nothing of references: see [`InodeRef`].
+/// The inode is initialized, and neither it nor its superblock is freed as long as this is
+/// borrowed. That says nothing of references: see [`InodeRef`].
 #[repr(transparent)]
 pub(crate) struct Inode(Opaque<c::inode>);
 

@@ -22,7 +22,8 @@ use crate::{
 
 /// A `struct kiocb`.
 ///
-/// It is only handed out as `&Kiocb`: what it names goes with its place, so two must not be swapped.
+/// It is only handed out as `&Kiocb`: what it names goes with its place, so two must not be
+/// swapped.
 ///
 /// # Invariants
 ///
@@ -88,11 +89,7 @@ impl Kiocb {
 
     /// Calls `with` while the I/O is of another file.
     #[inline]
-    pub(crate) fn with_file<T>(
-        &self,
-        file: &LocalFile,
-        with: impl FnOnce(&Self) -> T,
-    ) -> T {
+    pub(crate) fn with_file<T>(&self, file: &LocalFile, with: impl FnOnce(&Self) -> T) -> T {
         let iocb = self.as_raw();
         // SAFETY: By the type invariants `iocb` is valid and this task's; `file` is open, and stays
         // so until it is taken back below.

@@ -48,7 +48,8 @@ impl VmFault {
     /// # Safety
     ///
     /// `vmf` is the argument of `->fault()`, `->huge_fault()` or their kin for a mapping that holds
-    /// a file; that is called for `'a`, and nothing else uses `vmf` meanwhile.
+    /// a file; that is called for `'a`, and nothing else uses `vmf` meanwhile. `->huge_fault()` is
+    /// called for 2 MiB: for 1 GiB it is called before there is a table of 2 MiB entries.
     #[inline]
     pub(crate) unsafe fn from_raw<'a>(vmf: *mut c::vm_fault) -> &'a Self {
         // SAFETY: `vmf` is valid and the caller's, and `Self` is transparent.

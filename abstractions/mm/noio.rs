@@ -26,8 +26,8 @@ use crate::bindings::kernel as c;
 /// From `memalloc_noio_save()` to `memalloc_noio_restore()`. Scopes nest.
 #[must_use = "the scope ends when it is dropped"]
 pub(crate) struct NoioScope {
-    /// The flag as it was before.
-    old: ffi::c_uint,
+    /// The flag, if this scope has set it: then it is the outermost.
+    added: ffi::c_uint,
     _same_task: NotThreadSafe,
 }
 
@@ -36,28 +36,28 @@ impl NoioScope {
     #[inline]
     pub(crate) fn new() -> Self {
         // SAFETY: This changes a flag of the current task alone.
-        let old = unsafe { c::memalloc_noio_save() };
+        let added = unsafe { c::memalloc_noio_save() };
 
         Self {
-            old,
+            added,
             _same_task: NotThreadSafe,
         }
     }
 
-    /// Goes on without the value: whether the scope is inside another one, for [`Self::from_raw`].
+    /// Goes on without the value: whether the scope is the outermost, for [`Self::from_raw`].
     #[inline]
     pub(crate) fn into_raw(self) -> bool {
-        core::mem::ManuallyDrop::new(self).old != 0
+        core::mem::ManuallyDrop::new(self).added != 0
     }
 
     /// # Safety
     ///
-    /// `nested` is from [`Self::into_raw`], by the same task, and of the innermost scope. It is
-    /// used once.
+    /// `is_outermost` is from [`Self::into_raw`], by the same task, and of the innermost scope. It
+    /// is used once.
     #[inline]
-    pub(crate) unsafe fn from_raw(nested: bool) -> Self {
+    pub(crate) unsafe fn from_raw(is_outermost: bool) -> Self {
         Self {
-            old: if nested { c::PF_MEMALLOC_NOIO } else { 0 },
+            added: if is_outermost { c::PF_MEMALLOC_NOIO } else { 0 },
             _same_task: NotThreadSafe,
         }
     }
@@ -66,7 +66,7 @@ impl NoioScope {
 impl Drop for NoioScope {
     #[inline]
     fn drop(&mut self) {
-        // SAFETY: `old` is what `new()` was given, in this task.
-        unsafe { c::memalloc_noio_restore(self.old) }
+        // SAFETY: `added` is what `new()` was given, in this task.
+        unsafe { c::memalloc_noio_restore(self.added) }
     }
 }

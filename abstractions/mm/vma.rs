@@ -53,8 +53,8 @@ impl VmaBeingMade<'_> {
 
     /// # Safety
     ///
-    /// The operations are for a mapping of its file.
-    pub(crate) unsafe fn set_operations(&mut self, operations: &'static c::vm_operations_struct) {
+    /// The operations are for a mapping of its file, which is not changed any more.
+    pub(crate) unsafe fn set_operations(self, operations: &'static c::vm_operations_struct) {
         self.0.vm_ops = operations;
     }
 }
