@@ -42,9 +42,9 @@ mod hooks;
 mod init;
 mod mark;
 mod open;
-mod tables;
+mod open_shim;
 mod umount;
 
-pub(crate) use connection::Mounts;
+pub(crate) use connection::MountList;
 pub(crate) use hooks::Hooks;
 pub(crate) use init::loaded;

@@ -14,7 +14,7 @@
 //!   refuses to resize a bound device, so its size is read once.
 //!
 //! What happens when a device goes away, or some of its memory fails, is in `failure`; a slot
-//! remembers it in its `health`, and takes the device out of the fault path's sight (`sound`).
+//! remembers it in its `health`, and takes the device out of the fault path's sight (`healthy`).
 //!
 //! A page of a device belongs to one place of one file at a time, its tenant: DAX notes that in the
 //! folio, takes for granted that the file system sees to it, and corrupts folios otherwise.

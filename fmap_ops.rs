@@ -229,7 +229,7 @@ pub(crate) enum Verdict {
     Map(Parsed),
     /// It is not all of the map, for want of room. The map takes so many bytes; 0 if the program
     /// does not know.
-    NeedsRoom(u32),
+    NeedsBufSize(u32),
 }
 
 /// The context of `dax_fmap_parse()`, with what the program reaches through kfuncs alone.
@@ -284,21 +284,21 @@ impl PinnedOps {
         self.0.id()
     }
 
-    /// Calls `dax_fmap_parse()` with a server's answer, for which there was `room`. What it makes
+    /// Calls `dax_fmap_parse()` with a server's answer, for which there was `buf_size`. What it makes
     /// of that has `headroom` in front. May sleep.
     ///
     /// # Errors
     ///
     /// The program's errno, but for [`ERANGE`]; [`EINVAL`] if what it reports makes no sense;
     /// [`ENOMEM`].
-    pub(crate) fn parse(&self, blob: &[u8], room: u32, headroom: Layout) -> Result<Verdict> {
+    pub(crate) fn parse(&self, blob: &[u8], buf_size: u32, headroom: Layout) -> Result<Verdict> {
         let mut parse = ParseCtx {
             ctx: c::fuse_dax_fmap_parse_ctx {
                 blob_size: blob.len().try_into()?,
                 meta_buf_size: 0,
                 file_size: 0,
                 dev_bitmap: 0,
-                blob_room: room,
+                blob_room: buf_size,
                 blob_wanted: 0,
             },
             blob: blob.as_ptr(),
@@ -312,7 +312,7 @@ impl PinnedOps {
         // kfuncs alone and keeps no pointer: the verifier sees to that. `blob` outlives the call.
         let result = program_result(unsafe { program(ptr::addr_of_mut!(parse).cast()) });
         if result == Err(ERANGE) {
-            return Ok(Verdict::NeedsRoom(parse.ctx.blob_wanted));
+            return Ok(Verdict::NeedsBufSize(parse.ctx.blob_wanted));
         }
         result?;
 
@@ -398,7 +398,7 @@ impl Metadata<'_> {
 }
 
 /// What a program claims. Nothing of it is checked yet.
-pub(crate) struct Claim {
+pub(crate) struct RawMapping {
     pub(crate) addr: u64,
     pub(crate) length: u64,
     pub(crate) dev_index: u32,
@@ -418,7 +418,7 @@ impl Resolver {
         offset: u64,
         length: u64,
         size: u64,
-    ) -> Result<Claim> {
+    ) -> Result<RawMapping> {
         let mut resolve = ResolveCtx {
             ctx: c::fuse_dax_fmap_resolve_ctx {
                 meta_buf_size: meta.len,
@@ -453,7 +453,7 @@ impl Resolver {
         // verifier sees to that.
         let ret = unsafe { c::fuse_dax_fmap_run(resolve.args.as_ptr(), self.0.as_ptr()) };
         program_result(ret)?;
-        Ok(Claim {
+        Ok(RawMapping {
             addr: io.addr,
             length: io.length,
             dev_index: io.dev_index,

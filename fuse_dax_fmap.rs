@@ -66,7 +66,7 @@ module! {
 struct FuseDaxFmap {
     /// The list of bound mounts, for users.
     #[pin]
-    mounts: debugfs::File<attach::Mounts>,
+    mounts: debugfs::File<attach::MountList>,
     /// Keeps the directory of that file.
     _dir: debugfs::Dir,
     /// What finds new mounts and opens.
@@ -83,7 +83,7 @@ impl kernel::InPlaceModule for FuseDaxFmap {
             attach::loaded();
 
             Ok(try_pin_init!(Self {
-                mounts <- dir.read_callback_file(c_str!("mounts"), attach::Mounts, &attach::Mounts::show),
+                mounts <- dir.read_callback_file(c_str!("mounts"), attach::MountList, &attach::MountList::show),
                 _dir: dir.clone(),
                 _hooks: hooks,
             }? Error))

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
 //! A mapped file: what an inode has to be one, from its first open until it is evicted. What is
-//! done with it has files of its own; `judge` is where the program is asked.
+//! done with it has files of its own; `resolve` is where the program is asked.
 //!
 //! What is known of a mapped inode is in [`mapped_inode`]. No file of this room names this one,
 //! which makes an inode a mapped one and a plain one again.
@@ -23,12 +23,12 @@
 //!
 //! In this order: `inode->i_rwsem` (writes exclusively, reads shared), `mmap_lock`,
 //! `invalidate_lock` of the DAX page cache (faults, nearly always shared), a DAX entry, the mount's
-//! lock on who has which memory (`tenancy`; the first touch of a piece of memory). The fault path
+//! lock on who has which memory (`ownership`; the first touch of a piece of memory). The fault path
 //! takes no lock of ours; a write, if memory of a closed file is in use, has the same lock shared
 //! while it looks whose memory it is. Dropping entries takes `invalidate_lock` exclusively
-//! (`upgrade`, `vacating`), and who writes back passes through it (`writeback`). Who flushes is in
+//! (`collapse`, `invalidate`), and who writes back passes through it (`writeback`). Who flushes is in
 //! a read side of SRCU, which memory that fails waits for with nothing held. Innermost are the lock
-//! of a page table and, inside it, that of a page cache's tree (`tracked_fault`), and the list of
+//! of a page table and, inside it, that of a page cache's tree (`fault_uffd_wp`), and the list of
 //! mapped files, a spin lock with an inode's `i_lock` inside.
 
 use core::{
@@ -62,7 +62,7 @@ use crate::{
         self,
         AsWritten, //
     },
-    sb_info::Mount, //
+    sb_info::SbInfo, //
 };
 
 mod bad_inodes;
@@ -70,25 +70,25 @@ mod device_failure;
 mod fallocate;
 mod fault;
 mod file;
-mod hard_fault;
+mod fault_dax;
 mod huge;
 mod inode;
 mod io;
-mod judge;
+mod resolve;
 mod kept;
 mod mapped_files;
 mod mapped_inode;
 mod mmap;
 mod no_faults;
 mod page_cache;
-mod refusal;
-mod report;
-mod soft_fault;
-mod stamp;
-mod tenancy;
-mod tracked_fault;
-mod upgrade;
-mod vacating;
+mod mapping_error;
+mod seek_fiemap;
+mod fault_fast;
+mod validity;
+mod ownership;
+mod fault_uffd_wp;
+mod collapse;
+mod invalidate;
 mod vm_file;
 mod writeback;
 
@@ -99,7 +99,7 @@ pub(crate) use mapped_inode::{
     State,
     HEADROOM, //
 };
-pub(crate) use page_cache::show_page_cache;
+pub(crate) use page_cache::set_f_mapping;
 pub(crate) use writeback::{
     sync_all,
     sync_range, //
@@ -117,17 +117,17 @@ use mapped_inode::{
 };
 use page_cache::{
     aops,
-    init_shown, //
+    init_empty, //
 };
-use stamp::new_stamp;
+use validity::new_validity;
 
 /// Makes the rest of a mapped file, in front of its metadata, before it is published. Does not
 /// sleep.
 fn complete(meta: MetaBuf, inode: &Inode, header: Header) -> NonNull<Header> {
     let whole = Published {
-        shown: Opaque::uninit(),
+        empty: Opaque::uninit(),
         open_files: AtomicU32::new(0),
-        refusals: AtomicU32::new(0),
+        errors: AtomicU32::new(0),
         header,
     };
     let published = meta.into_raw().cast::<Published>();
@@ -136,8 +136,8 @@ fn complete(meta: MetaBuf, inode: &Inode, header: Header) -> NonNull<Header> {
     unsafe { published.write(whole) };
     // SAFETY: It was written just now, and stays until `take_back()`.
     let published = unsafe { published.as_ref() };
-    // SAFETY: `shown` stays as long as the inode, by which alone it is found.
-    unsafe { init_shown(published.shown.get(), inode) };
+    // SAFETY: `empty` stays as long as the inode, by which alone it is found.
+    unsafe { init_empty(published.empty.get(), inode) };
     NonNull::from(&published.header)
 }
 
@@ -152,24 +152,24 @@ fn complete(meta: MetaBuf, inode: &Inode, header: Header) -> NonNull<Header> {
 /// # Errors
 ///
 /// [`ENOMEM`].
-pub(crate) fn publish(inode: &Inode, parsed: Parsed, mount: &Mount) -> Result<State> {
+pub(crate) fn publish(inode: &Inode, parsed: Parsed, sbi: &SbInfo) -> Result<State> {
     let file_i_op = inode_operations(inode)?;
     let file_aops = aops(inode)?;
     // SAFETY: The mount, which owns the pin, outlives the header.
-    let resolver = unsafe { mount.ops.resolver() }?;
+    let resolver = unsafe { sbi.ops.resolver() }?;
     // SAFETY: The mount, which owns the counters, outlives the header.
-    let counts = unsafe { mount.stats.shortcut() }.ok_or(EIO)?;
+    let counts = unsafe { sbi.stats.shortcut() }.ok_or(EIO)?;
     let meta_len = parsed.meta.len();
     // INVARIANT: `meta_len` is that of the allocation; the mount is the inode's.
     let header = Header {
         resolver,
-        mount: NonNull::from(mount),
+        sbi: NonNull::from(sbi),
         dev_bitmap: parsed.dev_bitmap,
         mapped_size: parsed.file_size,
         meta_len,
         writers_back: AtomicU32::new(0),
         counts,
-        stamp: AtomicU64::new(new_stamp()),
+        validity: AtomicU64::new(new_validity()),
         file: AtomicPtr::new(ptr::null_mut()),
     };
     let header = complete(parsed.meta, inode, header);
@@ -181,7 +181,7 @@ pub(crate) fn publish(inode: &Inode, parsed: Parsed, mount: &Mount) -> Result<St
     // SAFETY: The tables are copies of FUSE's for such an inode.
     unsafe { inode.set_operations(file_i_op) };
     // Who changes the file through FUSE has asked before, with this lock, whether it is mapped.
-    let changing = mount.changing.lock();
+    let changing = sbi.changing.lock();
     if changing.get(&inode.key()).is_some() || inode.uses_page_cache() {
         drop(changing);
         // SAFETY: `header` was made just now, and is not published.
@@ -192,7 +192,7 @@ pub(crate) fn publish(inode: &Inode, parsed: Parsed, mount: &Mount) -> Result<St
     let private = unsafe { inode.private() };
     lockless::publish::<AsWritten, _>(private, header.as_ptr().cast());
     drop(changing);
-    mount.files.add(1, Relaxed);
+    sbi.files.add(1, Relaxed);
     Ok(State::Mapped)
 }
 
@@ -228,7 +228,7 @@ pub(crate) unsafe fn closed(inode: *mut c::inode) {
         return;
     }
     if let Some(file) = mapped.header.file() {
-        mapped.mount().mapped_files.hold_if_busy(mapped.inode, file);
+        mapped.sbi().mapped_files.hold_if_busy(mapped.inode, file);
     }
 }
 
@@ -253,9 +253,9 @@ pub(crate) unsafe fn evict(inode: *mut c::inode) {
     // SAFETY: `publish()` put the header there.
     let mapped = unsafe { header.as_ref() };
     // SAFETY: By the type invariants the mount is still there, and stays after the header.
-    let mount = unsafe { mapped.mount.as_ref() };
+    let sbi = unsafe { mapped.sbi.as_ref() };
 
-    mount.files.add(-1, Relaxed);
+    sbi.files.add(-1, Relaxed);
     let Some(file) = mapped.file().map(NonNull::from) else {
         // SAFETY: The inode, which had it, does not point to the header any more.
         drop(unsafe { take_back(header) });
@@ -264,5 +264,5 @@ pub(crate) unsafe fn evict(inode: *mut c::inode) {
     // SAFETY: No file of the inode is open, so nothing is mapped any more, and `file` is in the
     // list of its mount.
     let evicted = unsafe { Evicted::new(file) };
-    mount.mapped_files.evict(mount, evicted);
+    sbi.mapped_files.evict(sbi, evicted);
 }

@@ -27,9 +27,9 @@ pub(crate) trait Orders: 'static {
     /// A fault looks for writers ([`look_up`]): pairs with `WRITTEN_BACK`.
     const QUIET: Ordering = Ordering::Acquire;
     /// A fault notes something in a folio: a fault that sees the note sees what the folio is.
-    const SET_NOTE: Ordering = Ordering::Release;
-    /// A fault reads a note: pairs with `SET_NOTE`. What the folio is, is looked at afterwards.
-    const NOTE: Ordering = Ordering::Acquire;
+    const SET_COOKIE: Ordering = Ordering::Release;
+    /// A fault reads a note: pairs with `SET_COOKIE`. What the folio is, is looked at afterwards.
+    const COOKIE: Ordering = Ordering::Acquire;
     /// A fault has seen DAX's entry: pairs with the release of DAX when it puts the entry there.
     /// (The kernel's own readers follow a pointer in the entry. A fault knows the page frame
     /// already.)
@@ -41,7 +41,7 @@ pub(crate) trait Orders: 'static {
     /// A device is put into its slot: what sees it, sees it whole.
     const FILL: Ordering = Ordering::Release;
     /// A fault, a read or a write looks for the device: pairs with `FILL`.
-    const SOUND: Ordering = Ordering::Acquire;
+    const HEALTHY: Ordering = Ordering::Acquire;
     /// Between putting a device in and looking at the slot's health.
     const FILLED: Ordering = Ordering::SeqCst;
     /// Between marking the slot and taking its device away. Of these two tasks, one sees the other.
@@ -88,25 +88,25 @@ pub(crate) trait Place {
     /// A folio, of any tenant.
     type Folio: Copy;
     /// A folio whose tenant is this place, and all that is known of it.
-    type Tenancy;
+    type Association;
 
     /// The folio that the frame is in now.
     fn folio(&self) -> Self::Folio;
 
     /// What a tenant has noted in a folio, maybe another one, maybe long ago.
-    fn note(&self, folio: Self::Folio, order: Ordering) -> u64;
+    fn cookie(&self, folio: Self::Folio, order: Ordering) -> u64;
 
     /// Notes something else, in a folio of this place.
-    fn set_note(&self, folio: Self::Folio, note: u64, order: Ordering);
+    fn set_cookie(&self, folio: Self::Folio, cookie: u64, order: Ordering);
 
     /// Whether DAX has an entry for this place that has this frame, and has done with it.
     fn has_entry(&self) -> bool;
 
     /// What the folio says of its tenant, if that is this place.
-    fn tenancy(&self, folio: Self::Folio) -> Option<Self::Tenancy>;
+    fn association(&self, folio: Self::Folio) -> Option<Self::Association>;
 
     /// Whether the entry is marked dirty.
-    fn is_marked(&self, tenancy: &Self::Tenancy) -> bool;
+    fn is_marked(&self, association: &Self::Association) -> bool;
 }
 
 /// A fault looks whether a page of a file may be mapped without DAX. Returns `None` if the place
@@ -115,36 +115,36 @@ pub(crate) trait Place {
 #[inline(always)]
 pub(crate) fn look_up<O: Orders, P: Place>(
     writers: &AtomicU32,
-    stamp: &AtomicU64,
+    validity: &AtomicU64,
     place: &P,
     write: bool,
-) -> Option<(P::Tenancy, bool)> {
+) -> Option<(P::Association, bool)> {
     // In this order: who writes back from now on waits for the lock, and stamps afterwards.
     let quiet = writers.load(O::QUIET) == 0;
-    let stamp = stamp.load(Ordering::Relaxed);
+    let validity = validity.load(Ordering::Relaxed);
     let mut folio = place.folio();
-    let mut note = place.note(folio, O::NOTE);
-    if note & !DIRTY != stamp {
+    let mut cookie = place.cookie(folio, O::COOKIE);
+    if cookie & !DIRTY != validity {
         if !place.has_entry() {
             return None;
         }
         fence(O::ENTRY);
         // What it was before, somebody may have been about to change.
         folio = place.folio();
-        note = stamp;
-        place.set_note(folio, note, O::SET_NOTE);
+        cookie = validity;
+        place.set_cookie(folio, cookie, O::SET_COOKIE);
     }
     // Only now, and all of it: what the folio was before it had the note does not count.
-    let tenancy = place.tenancy(folio)?;
+    let association = place.association(folio)?;
     let mut may_map = !write;
     if write && quiet {
-        if note & DIRTY == 0 && place.is_marked(&tenancy) {
-            note |= DIRTY;
-            place.set_note(folio, note, O::SET_NOTE);
+        if cookie & DIRTY == 0 && place.is_marked(&association) {
+            cookie |= DIRTY;
+            place.set_cookie(folio, cookie, O::SET_COOKIE);
         }
-        may_map = note & DIRTY != 0;
+        may_map = cookie & DIRTY != 0;
     }
-    Some((tenancy, may_map))
+    Some((association, may_map))
 }
 
 /// Writes back while faults leave dirty entries alone.
@@ -165,12 +165,12 @@ pub(crate) fn write_back<O: Orders, T>(
 }
 
 /// Gives a file a new stamp, once marks were taken off its entries, or before entries are removed.
-pub(crate) fn renew(stamp: &AtomicU64, new: u64) {
-    stamp.store(new, Ordering::Relaxed);
+pub(crate) fn renew(validity: &AtomicU64, new: u64) {
+    validity.store(new, Ordering::Relaxed);
 }
 
 /// A number that `last` never was. Stamps are even.
-pub(crate) fn next_stamp(last: &AtomicU64, now: u64) -> u64 {
+pub(crate) fn next_validity(last: &AtomicU64, now: u64) -> u64 {
     let after = |last: u64| (now & !DIRTY).max(last + 2);
 
     match last.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |last| {
@@ -196,27 +196,27 @@ pub(crate) fn published<O: Orders, T>(word: &AtomicPtr<T>) -> *mut T {
 // --- A device that fails ------------------------------------------------------------------------
 
 /// Puts a device into its slot, unless the slot has been marked.
-pub(crate) fn fill<O: Orders, T>(sound: &AtomicPtr<T>, health: &AtomicU32, device: *mut T) {
-    sound.store(device, O::FILL);
+pub(crate) fn fill<O: Orders, T>(healthy: &AtomicPtr<T>, health: &AtomicU32, device: *mut T) {
+    healthy.store(device, O::FILL);
     fence(O::FILLED);
     // What was marked meanwhile found nothing to take away.
     if health.load(Ordering::Relaxed) != 0 {
-        sound.store(core::ptr::null_mut(), Ordering::Relaxed);
+        healthy.store(core::ptr::null_mut(), Ordering::Relaxed);
     }
 }
 
 /// Marks a slot, and takes its device out of the sight of faults. Those that have seen it have a
 /// lock that the caller takes afterwards.
-pub(crate) fn mark<O: Orders, T>(sound: &AtomicPtr<T>, health: &AtomicU32, mark: u32) {
+pub(crate) fn mark<O: Orders, T>(healthy: &AtomicPtr<T>, health: &AtomicU32, mark: u32) {
     health.fetch_or(mark, Ordering::Relaxed);
     fence(O::MARKED);
-    sound.store(core::ptr::null_mut(), Ordering::Relaxed);
+    healthy.store(core::ptr::null_mut(), Ordering::Relaxed);
 }
 
 /// The device of a slot, if nothing is wrong with it.
 #[inline]
-pub(crate) fn sound<O: Orders, T>(sound: &AtomicPtr<T>) -> *mut T {
-    sound.load(O::SOUND)
+pub(crate) fn healthy<O: Orders, T>(healthy: &AtomicPtr<T>) -> *mut T {
+    healthy.load(O::HEALTHY)
 }
 
 // --- Pages that are in use when the last file is closed ------------------------------------------

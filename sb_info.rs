@@ -47,14 +47,14 @@ use crate::{
     fmap_ops::PinnedOps,
     fuse::ModuleRef,
     ratelimit::RateLimit,
-    single_flight::InFlight,
+    single_flight::SingleFlight,
     stats::Stats, //
 };
 
 mod mapped_files;
 mod released;
 mod superblock;
-mod tenants;
+mod ownership;
 
 pub(crate) use mapped_files::{
     ListedFile,
@@ -66,9 +66,9 @@ pub(crate) use superblock::{
     DeviceNumber,
     Superblock, //
 };
-pub(crate) use tenants::{
-    HoldsStill,
-    Tenants, //
+pub(crate) use ownership::{
+    OwnershipReadGuard,
+    Ownership, //
 };
 
 /// What a bound mount has besides its FUSE connection. Every mapped file points here.
@@ -76,7 +76,7 @@ pub(crate) use tenants::{
 /// It outlives the superblock if memory of its files is still in use then: the devices stay held
 /// until that is given up. The order of the last fields is the order in which they go away.
 #[pin_data]
-pub(crate) struct Mount {
+pub(crate) struct SbInfo {
     references: Refcount,
     /// The superblock, as long as it is there.
     #[pin]
@@ -87,7 +87,7 @@ pub(crate) struct Mount {
     pub(crate) mapped_files: MappedFiles,
     /// Who has which memory of the devices.
     #[pin]
-    pub(crate) tenants: Tenants,
+    pub(crate) ownership: Ownership,
     pub(crate) stats: Stats,
     /// Limits what is logged about opens.
     #[pin]
@@ -97,7 +97,7 @@ pub(crate) struct Mount {
     pub(crate) mappings: RateLimit,
     /// Files whose map is being fetched.
     #[pin]
-    pub(crate) opening: InFlight,
+    pub(crate) opening: SingleFlight,
     /// Inodes, by their address, whose bytes are being changed through FUSE by a file that will be
     /// a mapped one once the inode is, and how many system calls do so.
     #[pin]
@@ -106,7 +106,7 @@ pub(crate) struct Mount {
     no_maps: Atomic<bool>,
     /// Gives up kept memory.
     #[pin]
-    giving_up: DelayedWork<Self, GIVING_UP>,
+    releasing: DelayedWork<Self, RELEASING>,
     /// Looks for files whose inodes FUSE has marked bad.
     #[pin]
     looking: DelayedWork<Self, LOOKING>,
@@ -130,37 +130,37 @@ pub(crate) struct Mount {
 
 // It is made where memory can only be had in small pieces. (Lockdep's locks are large.)
 #[cfg(not(CONFIG_LOCKDEP))]
-const _: () = assert!(size_of::<Mount>() <= 2048);
+const _: () = assert!(size_of::<SbInfo>() <= 2048);
 
 /// The work item that gives up kept memory. What it does is in `iomap`.
-pub(crate) const GIVING_UP: u64 = 0;
+pub(crate) const RELEASING: u64 = 0;
 /// The work item that looks for files whose inodes FUSE has marked bad. What it does is in `iomap`.
 pub(crate) const LOOKING: u64 = 1;
 /// The work item that ends a mount.
 const ENDING: u64 = 2;
 
 impl_has_delayed_work! {
-    impl HasDelayedWork<Self, GIVING_UP> for Mount { self.giving_up }
+    impl HasDelayedWork<Self, RELEASING> for SbInfo { self.releasing }
 }
 
 impl_has_delayed_work! {
-    impl HasDelayedWork<Self, LOOKING> for Mount { self.looking }
+    impl HasDelayedWork<Self, LOOKING> for SbInfo { self.looking }
 }
 
 impl_has_work! {
-    impl HasWork<Self, ENDING> for Mount { self.ending }
+    impl HasWork<Self, ENDING> for SbInfo { self.ending }
 }
 
-impl WorkItem<ENDING> for Mount {
+impl WorkItem<ENDING> for SbInfo {
     type Pointer = ARef<Self>;
 
-    fn run(mount: ARef<Self>) {
+    fn run(sbi: ARef<Self>) {
         // SAFETY: `end_later()`, which alone queues this, has left it an active reference.
-        unsafe { Mounted::end(&mount) };
+        unsafe { ActiveSb::end(&sbi) };
     }
 }
 
-impl Mount {
+impl SbInfo {
     /// The least and the most time between a reason to look for bad inodes and the look, in
     /// milliseconds.
     const LOOK_MS_MIN: u64 = 10;
@@ -185,14 +185,14 @@ impl Mount {
             ops,
             files: Atomic::new(0),
             mapped_files <- MappedFiles::new(),
-            tenants <- Tenants::new(),
+            ownership <- Ownership::new(),
             stats: Stats::new(),
             opens <- RateLimit::new(),
             mappings <- RateLimit::new(),
-            opening <- InFlight::new(),
+            opening <- SingleFlight::new(),
             changing <- new_spinlock!(RBTree::new(), "fuse_dax_fmap::Mount::changing"),
             no_maps: Atomic::new(false),
-            giving_up <- new_delayed_work!("fuse_dax_fmap::Mount::giving_up"),
+            releasing <- new_delayed_work!("fuse_dax_fmap::Mount::giving_up"),
             looking <- new_delayed_work!("fuse_dax_fmap::Mount::looking"),
             ending <- new_work!("fuse_dax_fmap::Mount::ending"),
             look_us: Atomic::new(0),
@@ -201,12 +201,12 @@ impl Mount {
             released,
             module: SetOnce::new(),
         });
-        let mount = KBox::pin_init(init, GFP_ATOMIC | __GFP_NOWARN)?;
+        let sbi = KBox::pin_init(init, GFP_ATOMIC | __GFP_NOWARN)?;
         // SAFETY: It stays where it is until `dec_ref()` makes a box of it again, and has one
         // reference.
         Ok(unsafe {
-            let mount = KBox::into_raw(Pin::into_inner_unchecked(mount));
-            ARef::from_raw(NonNull::new_unchecked(mount))
+            let sbi = KBox::into_raw(Pin::into_inner_unchecked(sbi));
+            ARef::from_raw(NonNull::new_unchecked(sbi))
         })
     }
 
@@ -217,7 +217,7 @@ impl Mount {
     /// [`ENOMEM`].
     pub(crate) fn start(&self) -> Result {
         self.stats.start()?;
-        self.tenants.start()?;
+        self.ownership.start()?;
         self.devices.start()
     }
 
@@ -226,15 +226,15 @@ impl Mount {
     /// # Safety
     ///
     /// The mount has not been freed.
-    pub(crate) unsafe fn hold(mount: NonNull<Self>) -> Option<ARef<Self>> {
-        // SAFETY: `mount` has not been freed, by the safety requirements.
-        let count = unsafe { mount.as_ref() }.references.as_atomic();
+    pub(crate) unsafe fn hold(sbi: NonNull<Self>) -> Option<ARef<Self>> {
+        // SAFETY: `sbi` has not been freed, by the safety requirements.
+        let count = unsafe { sbi.as_ref() }.references.as_atomic();
         let mut seen = count.load(Relaxed);
 
         while seen != 0 {
             match count.cmpxchg(seen, seen + 1, Relaxed) {
                 // SAFETY: The reference was taken just now.
-                Ok(_) => return Some(unsafe { ARef::from_raw(mount) }),
+                Ok(_) => return Some(unsafe { ARef::from_raw(sbi) }),
                 Err(now) => seen = now,
             }
         }
@@ -259,10 +259,10 @@ impl Mount {
     }
 
     /// Has kept memory looked at again after a while.
-    pub(crate) fn give_up_later(&self) {
+    pub(crate) fn release_kept_later(&self) {
         let delay = msecs_to_jiffies(self.mapped_files.patience());
         let queued =
-            workqueue::system_long().enqueue_delayed::<_, GIVING_UP>(ARef::from(self), delay);
+            workqueue::system_long().enqueue_delayed::<_, RELEASING>(ARef::from(self), delay);
 
         // If it is queued already, that will do.
         drop(queued);
@@ -323,22 +323,22 @@ impl Mount {
 }
 
 // SAFETY: The count keeps a mount, and the last reference frees it.
-unsafe impl AlwaysRefCounted for Mount {
+unsafe impl AlwaysRefCounted for SbInfo {
     fn inc_ref(&self) {
         self.references.inc();
     }
 
-    unsafe fn dec_ref(mount: NonNull<Self>) {
+    unsafe fn dec_ref(sbi: NonNull<Self>) {
         // SAFETY: By the safety requirements it is there, and a reference the caller's to give up.
-        if unsafe { mount.as_ref() }.references.dec_and_test() {
+        if unsafe { sbi.as_ref() }.references.dec_and_test() {
             // SAFETY: `new()` made it as a box, and nothing points to it any more.
-            drop(unsafe { Pin::new_unchecked(KBox::from_raw(mount.as_ptr())) });
+            drop(unsafe { Pin::new_unchecked(KBox::from_raw(sbi.as_ptr())) });
         }
     }
 }
 
 /// For the log: `major:minor`, as in /proc/self/mountinfo.
-impl fmt::Display for Mount {
+impl fmt::Display for SbInfo {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_fmt(fmt!("{}", self.superblock))
     }
@@ -349,22 +349,22 @@ impl fmt::Display for Mount {
 /// Dropping it never waits. If it is what is left of the mount, a work item ends the mount: FUSE
 /// waits for the server then, as long as that likes.
 #[must_use = "the mount is kept only as long as this is there"]
-pub(crate) struct Mounted {
+pub(crate) struct ActiveSb {
     /// There until this is dropped.
     sb: Option<ActiveSuper>,
-    mount: ARef<Mount>,
+    sbi: ARef<SbInfo>,
 }
 
-impl Mounted {
+impl ActiveSb {
     /// Keeps a mount, unless it is about to go.
-    pub(crate) fn new(mount: &Mount) -> Option<Self> {
-        let locked = mount.superblock.sb.lock();
+    pub(crate) fn new(sbi: &SbInfo) -> Option<Self> {
+        let locked = sbi.superblock.sb.lock();
         // SAFETY: By the type invariants of `Superblock` it is valid, with the lock held.
         let sb = unsafe { locked.0?.as_ref() }.try_get_active()?;
 
         Some(Self {
             sb: Some(sb),
-            mount: ARef::from(mount),
+            sbi: ARef::from(sbi),
         })
     }
 
@@ -372,21 +372,21 @@ impl Mounted {
     ///
     /// # Safety
     ///
-    /// An active reference of `mount` was left behind, and is the caller's.
-    pub(crate) unsafe fn end(mount: &Mount) {
-        let sb = mount.superblock.sb.lock().0;
+    /// An active reference of `sbi` was left behind, and is the caller's.
+    pub(crate) unsafe fn end(sbi: &SbInfo) {
+        let sb = sbi.superblock.sb.lock().0;
 
         // SAFETY: By the safety requirements. That reference keeps the superblock up to here.
         drop(sb.map(|sb| unsafe { ActiveSuper::from_raw(sb) }));
     }
 }
 
-impl Drop for Mounted {
+impl Drop for ActiveSb {
     fn drop(&mut self) {
         if let Some(Err(last)) = self.sb.take().map(ActiveSuper::put_unless_last) {
             // What is left is ours, and becomes the work item's.
             let _ = last.into_raw();
-            self.mount.end_later();
+            self.sbi.end_later();
         }
     }
 }

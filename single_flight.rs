@@ -17,7 +17,7 @@ use crate::abstractions::sync::completion::Completion;
 
 /// Things that one task at a time does while others wait for the outcome.
 #[pin_data]
-pub(crate) struct InFlight {
+pub(crate) struct SingleFlight {
     /// The key of each task, and what others wait for, once there are any.
     #[pin]
     busy: Mutex<RBTree<usize, Option<Arc<Completion>>>>,
@@ -25,12 +25,12 @@ pub(crate) struct InFlight {
 
 /// The right to do the thing named by `key`, given up on drop.
 #[must_use = "the turn is over when this is dropped"]
-pub(crate) struct Turn<'a> {
-    in_flight: &'a InFlight,
+pub(crate) struct Flight<'a> {
+    flights: &'a SingleFlight,
     key: usize,
 }
 
-impl InFlight {
+impl SingleFlight {
     pub(crate) fn new() -> impl PinInit<Self> {
         pin_init!(Self {
             busy <- new_mutex!(RBTree::new(), "fuse_dax_fmap::in_flight"),
@@ -44,7 +44,7 @@ impl InFlight {
     /// # Errors
     ///
     /// [`EINTR`] if the task is being killed; [`ENOMEM`].
-    pub(crate) fn turn(&self, key: usize, done: impl Fn() -> bool) -> Result<Option<Turn<'_>>> {
+    pub(crate) fn flight(&self, key: usize, done: impl Fn() -> bool) -> Result<Option<Flight<'_>>> {
         loop {
             let mut busy = self.busy.lock();
             if done() {
@@ -52,8 +52,8 @@ impl InFlight {
             }
             let Some(left) = busy.get_mut(&key) else {
                 busy.try_create_and_insert(key, None, GFP_KERNEL)?;
-                return Ok(Some(Turn {
-                    in_flight: self,
+                return Ok(Some(Flight {
+                    flights: self,
                     key,
                 }));
             };
@@ -69,9 +69,9 @@ impl InFlight {
     }
 }
 
-impl Drop for Turn<'_> {
+impl Drop for Flight<'_> {
     fn drop(&mut self) {
-        let left = self.in_flight.busy.lock().remove(&self.key);
+        let left = self.flights.busy.lock().remove(&self.key);
 
         if let Some(left) = left.flatten() {
             left.complete_all();

@@ -30,7 +30,7 @@ pub(crate) enum Counter {
     /// Faults that ended with a signal.
     FailedFaults,
     /// Ranges of 2 MiB that were mapped by page and can be mapped as one again.
-    Upgrades,
+    Collapses,
     /// Bytes that read(2) and its kin copied.
     ReadBytes,
     /// Bytes that write(2) and its kin copied.

@@ -31,7 +31,7 @@ use crate::{
     bindings::kernel as c,
     fuse::Mounter,
     iomap,
-    sb_info::Mount, //
+    sb_info::SbInfo, //
 };
 
 use super::{
@@ -45,17 +45,17 @@ global_lock! {
     pub(super) unsafe(uninit) static MOUNTS: SpinLock<KVec<ConnectionPtr>> = KVec::new();
 }
 
-/// A bound mount. Its superblock owns it, from `bind()` until it is put, and goes through the
+/// A bound mount. Its superblock owns it, from `attach()` until it is put, and goes through the
 /// hooks below.
 #[pin_data]
 pub(super) struct Connection {
     /// Whether opens are reported.
     marked: Atomic<bool>,
     /// Whether the server can bring maps along with the answer to OPEN.
-    pub(super) brings_maps: bool,
+    pub(super) map_in_open: bool,
     #[pin]
     marking: Mutex<()>,
-    pub(super) mount: ARef<Mount>,
+    pub(super) sbi: ARef<SbInfo>,
     /// Dropped last: it keeps the module.
     mounter: Pin<KBox<Mounter>>,
 }
@@ -73,15 +73,15 @@ unsafe impl Send for ConnectionPtr {}
 
 impl Connection {
     pub(super) fn new(
-        mount: ARef<Mount>,
+        sbi: ARef<SbInfo>,
         flags: u32,
         mounter: Pin<KBox<Mounter>>,
     ) -> impl PinInit<Self> {
         pin_init!(Self {
             marked: Atomic::new(false),
-            brings_maps: flags & c::FUSE_DAX_FMAP_MAP_IN_OPEN != 0,
+            map_in_open: flags & c::FUSE_DAX_FMAP_MAP_IN_OPEN != 0,
             marking <- new_mutex!((), "fuse_dax_fmap::Connection::marking"),
-            mount,
+            sbi,
             mounter,
         })
     }
@@ -92,8 +92,8 @@ impl Connection {
         Hooked::of_inode(inode)
     }
 
-    pub(super) fn mount(&self) -> &Mount {
-        &self.mount
+    pub(super) fn sbi(&self) -> &SbInfo {
+        &self.sbi
     }
 
     pub(super) fn mounter(&self) -> &Mounter {
@@ -107,9 +107,9 @@ impl Connection {
         }
         let _marking = this.marking.lock();
         if !this.marked.load(Relaxed) {
-            this.mount.start()?;
+            this.sbi.start()?;
             // SAFETY: The superblock owns the connection, which keeps the mount.
-            unsafe { report_opens(this.sb(), &this.mount) }?;
+            unsafe { report_opens(this.sb(), &this.sbi) }?;
             this.marked.store(true, Relaxed);
         }
         Ok(())
@@ -118,7 +118,7 @@ impl Connection {
 
 impl fmt::Display for Connection {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_fmt(fmt!("{}", *self.mount))
+        f.write_fmt(fmt!("{}", *self.sbi))
     }
 }
 
@@ -129,7 +129,7 @@ impl SuperHooks for Connection {
         Self::mark(this)?;
         // A node id that is used again, for another file, makes the old inode bad; the next thing
         // that FUSE does is to allocate the new one.
-        this.mount.look_for_bad();
+        this.sbi.look_for_bad();
         Ok(())
     }
 
@@ -141,7 +141,7 @@ impl SuperHooks for Connection {
     /// What is in the CPU's caches first, and then FUSE's, which may ask the server.
     fn sync_fs(this: &Hooked<Self>) -> Result {
         // SAFETY: The superblock of `this` stays mounted meanwhile.
-        unsafe { iomap::sync_all(&this.mount) }
+        unsafe { iomap::sync_all(&this.sbi) }
     }
 
     /// The last inode is gone, and so is the mark.
@@ -155,36 +155,36 @@ impl SuperHooks for Connection {
         }
         drop(mounts);
 
-        this.mount.superblock.is_gone();
-        this.mount.stop_looking();
-        let (released, device) = (this.mount.released.event(), this.mount.superblock.device);
+        this.sbi.superblock.is_gone();
+        this.sbi.stop_looking();
+        let (released, device) = (this.sbi.released.event(), this.sbi.superblock.device);
         // The mounter keeps the module no longer than this.
-        this.mount.keep_module();
+        this.sbi.keep_module();
         drop(this);
         wait_on_return(released, device);
     }
 }
 
 /// The list of bound mounts that users can read.
-pub(crate) struct Mounts;
+pub(crate) struct MountList;
 
-impl Mounts {
+impl MountList {
     /// A line for each mount: `major:minor ops=name map=id files=number devices=index:path,...`,
     /// and its counters (`stats`), each as `name=number`.
     pub(crate) fn show(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for conn in MOUNTS.lock().iter() {
             // SAFETY: By the type invariants of `ConnectionPtr` it is valid, with the lock held.
             let conn = unsafe { conn.0.as_ref() };
-            let mount = &conn.mount;
+            let sbi = &conn.sbi;
 
             f.write_fmt(fmt!(
                 "{} ops={} map={} files={} devices={}{}\n",
                 **conn,
-                mount.ops.name(),
-                mount.ops.map_id(),
-                mount.files.load(Relaxed),
-                mount.devices,
-                mount.stats
+                sbi.ops.name(),
+                sbi.ops.map_id(),
+                sbi.files.load(Relaxed),
+                sbi.devices,
+                sbi.stats
             ))?;
         }
         Ok(())

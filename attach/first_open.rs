@@ -19,7 +19,7 @@
 //! a mapped file, so all that is done with the map is done after it.
 //!
 //! One task fetches the map of one file, or acquires one device; others that want the same wait for
-//! it (`InFlight`), and so for its OPEN. No lock is held across a request.
+//! it (`SingleFlight`), and so for its OPEN. No lock is held across a request.
 
 use kernel::prelude::*;
 
@@ -43,14 +43,14 @@ use crate::{
     },
     open_error::Failure,
     ratelimit::pr_warn_limited,
-    sb_info::Mount,
+    sb_info::SbInfo,
     stats::Counter, //
 };
 
 use super::connection::Connection;
 
 /// Sizes of the room offered for a map, in bytes.
-const ROOMS: [u32; 5] = [
+const BUF_SIZES: [u32; 5] = [
     BLOB_MIN,
     BLOB_MIN * 4,
     BLOB_MIN * 16,
@@ -78,40 +78,40 @@ pub(super) enum Opened {
 /// # Errors
 ///
 /// Whatever the open fails with; the cause has been logged.
-pub(super) fn settle(
+pub(super) fn map_state(
     conn: &Connection,
     inode: &Inode,
     open: impl FnOnce() -> Opened,
 ) -> Result<State> {
-    let mount = conn.mount();
+    let sbi = conn.sbi();
 
-    let settled = || match iomap::state(inode) {
+    let known = || match iomap::state(inode) {
         State::Unknown => None,
         state => Some(state),
     };
-    if let Some(state) = settled() {
+    if let Some(state) = known() {
         return Ok(state);
     }
-    let done = || mount.has_no_maps() || settled().is_some();
-    let turn = if done() {
+    let done = || sbi.has_no_maps() || known().is_some();
+    let flight = if done() {
         None
     } else {
-        mount.opening.turn(inode.key(), done)?
+        sbi.opening.flight(inode.key(), done)?
     };
-    let Some(turn) = turn else {
+    let Some(flight) = flight else {
         return Ok(match iomap::state(inode) {
             State::Unknown => State::Plain,
             state => state,
         });
     };
     let fetched = fetch(conn, inode, open);
-    drop(turn);
+    drop(flight);
     fetched.map_err(|Failure { errno, cause }| {
         // An opener that was killed is nobody's mistake.
         if errno != EINTR && errno != ERESTARTSYS {
-            mount.stats.inc(Counter::FailedOpens);
+            sbi.stats.inc(Counter::FailedOpens);
             pr_warn_limited!(
-                mount.opens,
+                sbi.opens,
                 "{}: open of inode {} fails with {}: {}\n",
                 conn,
                 inode.number(),
@@ -129,7 +129,7 @@ fn fetch(
     inode: &Inode,
     open: impl FnOnce() -> Opened,
 ) -> Result<State, Failure> {
-    let mount = conn.mount();
+    let sbi = conn.sbi();
 
     let Some(parsed) = get_map(conn, inode, open)? else {
         return Ok(State::Plain);
@@ -140,22 +140,22 @@ fn fetch(
         acquire(conn, inode, devices.trailing_zeros())?;
         devices &= devices - 1;
     }
-    iomap::publish(inode, parsed, mount).map_err(Failure::because("publishing the map"))
+    iomap::publish(inode, parsed, sbi).map_err(Failure::because("publishing the map"))
 }
 
 /// Makes sure that a device is held, asking the server for its path if need be.
 fn acquire(conn: &Connection, inode: &Inode, index: u32) -> Result<(), Failure> {
-    let mount = conn.mount();
+    let sbi = conn.sbi();
 
     let open = || {
-        mount.stats.inc(Counter::GetDaxdev);
+        sbi.stats.inc(Counter::GetDaxdev);
         let path = get_daxdev(inode, index)?;
         conn.mounter()
             .open(&path)
             .map_err(Failure::because("the DAX device cannot be opened"))
     };
-    // SAFETY: `devices` is a part of `mount`, which is pinned.
-    unsafe { mount.devices.acquire(index, mount, &mount.opens, open) }
+    // SAFETY: `devices` is a part of `sbi`, which is pinned.
+    unsafe { sbi.devices.acquire(index, sbi, &sbi.opens, open) }
 }
 
 /// Gets the map of a file from the server, and has it parsed; `None` if it has none, or the opener
@@ -169,16 +169,16 @@ fn get_map(
     inode: &Inode,
     open: impl FnOnce() -> Opened,
 ) -> Result<Option<Parsed>, Failure> {
-    let mount = conn.mount();
+    let sbi = conn.sbi();
     let mut open = Some(open);
     let mut wanted = 0;
     let mut too_short = too_large();
 
-    if conn.brings_maps {
+    if conn.map_in_open {
         if let Some(open) = open.take() {
-            let mut brought = MapInOpen::new();
+            let mut in_open = MapInOpen::new();
             let mut opened = Opened::NotYet;
-            let answer = brought.during(inode, || {
+            let answer = in_open.during(inode, || {
                 opened = open();
                 opened == Opened::Yes
             });
@@ -187,32 +187,32 @@ fn get_map(
                 _ if opened == Opened::Refused => return Ok(None),
                 Err(ERANGE) => (),
                 Ok(blob) => {
-                    mount.stats.inc(Counter::MapsInOpen);
-                    match parse(mount, blob, BLOB_WITH_OPEN)? {
+                    sbi.stats.inc(Counter::MapsInOpen);
+                    match parse(sbi, blob, BLOB_WITH_OPEN)? {
                         Verdict::Map(parsed) => return Ok(Some(parsed)),
-                        Verdict::NeedsRoom(size) => wanted = size,
+                        Verdict::NeedsBufSize(size) => wanted = size,
                     }
                 }
                 Err(errno) => return no_map(conn, inode, errno, "the map that came with OPEN"),
             }
         }
     }
-    for room in ROOMS {
-        if room < wanted {
+    for buf_size in BUF_SIZES {
+        if buf_size < wanted {
             continue;
         }
-        mount.stats.inc(Counter::GetFmap);
-        let asked = get_fmap(inode, room).map_err(Failure::because("GET_FMAP"))?;
+        sbi.stats.inc(Counter::GetFmap);
+        let pending = get_fmap(inode, buf_size).map_err(Failure::because("GET_FMAP"))?;
 
         if open.take().map(|open| open()) == Some(Opened::Refused) {
             return Ok(None);
         }
-        too_short = match asked.answer() {
-            Ok(blob) => match parse(mount, &blob, room)? {
+        too_short = match pending.answer() {
+            Ok(blob) => match parse(sbi, &blob, buf_size)? {
                 Verdict::Map(parsed) => return Ok(Some(parsed)),
-                Verdict::NeedsRoom(size) => {
+                Verdict::NeedsBufSize(size) => {
                     wanted = size;
-                    refused(ERANGE)
+                    parse_failed(ERANGE)
                 }
             },
             Err(ERANGE) => too_large(),
@@ -220,18 +220,18 @@ fn get_map(
         };
     }
     if too_short.errno == ERANGE {
-        mount.stats.inc(Counter::RefusedMaps);
+        sbi.stats.inc(Counter::RefusedMaps);
     }
     Err(too_short)
 }
 
-/// Calls `dax_fmap_parse()` with an answer for which there was `room`.
-fn parse(mount: &Mount, blob: &[u8], room: u32) -> Result<Verdict, Failure> {
-    let verdict = match mount.ops.parse(blob, room, iomap::HEADROOM) {
-        Ok(Verdict::NeedsRoom(wanted)) if wanted > BLOB_MAX => Err(too_large()),
-        verdict => verdict.map_err(refused),
+/// Calls `dax_fmap_parse()` with an answer for which there was `buf_size`.
+fn parse(sbi: &SbInfo, blob: &[u8], buf_size: u32) -> Result<Verdict, Failure> {
+    let verdict = match sbi.ops.parse(blob, buf_size, iomap::HEADROOM) {
+        Ok(Verdict::NeedsBufSize(wanted)) if wanted > BLOB_MAX => Err(too_large()),
+        verdict => verdict.map_err(parse_failed),
     };
-    verdict.inspect_err(|_| mount.stats.inc(Counter::RefusedMaps))
+    verdict.inspect_err(|_| sbi.stats.inc(Counter::RefusedMaps))
 }
 
 fn too_large() -> Failure {
@@ -241,7 +241,7 @@ fn too_large() -> Failure {
     }
 }
 
-fn refused(errno: Error) -> Failure {
+fn parse_failed(errno: Error) -> Failure {
     Failure {
         errno,
         cause: "dax_fmap_parse() refuses the map",
@@ -256,7 +256,7 @@ fn no_map<T>(
     cause: &'static str,
 ) -> Result<Option<T>, Failure> {
     match errno {
-        ENOSYS => conn.mount().has_no_maps_at_all(),
+        ENOSYS => conn.sbi().has_no_maps_at_all(),
         ENODATA | ENOENT => iomap::remember_plain(inode),
         errno => return Err(Failure { errno, cause }),
     }

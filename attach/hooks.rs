@@ -32,7 +32,7 @@ use super::{
         request_end,
         request_send,
         OFFERS,
-        UNBOUND, //
+        UNATTACHED, //
     },
     mark::GROUP,
     open::Opens, //
@@ -57,7 +57,7 @@ impl Hooks {
     pub(crate) fn new() -> Result<Self> {
         // SAFETY: Called once, before the first use of the locks and the limit.
         unsafe {
-            UNBOUND.init();
+            UNATTACHED.init();
             OFFERS.init();
             WANTED.init();
             MOUNTS.init();

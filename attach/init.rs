@@ -60,7 +60,7 @@ use crate::{
     },
     sb_info::{
         DeviceNumber,
-        Mount,
+        SbInfo,
         Released,
         Superblock, //
     }, //
@@ -81,7 +81,7 @@ global_lock! {
 /// Limits what is logged about mounts that are not bound, and about the parameter.
 // SAFETY: `Hooks::new()` initializes it before the probes are registered, and `LOADED` is set after
 // that.
-pub(super) static UNBOUND: RateLimit = unsafe { RateLimit::uninit() };
+pub(super) static UNATTACHED: RateLimit = unsafe { RateLimit::uninit() };
 
 /// Whether the registry can be asked. The kernel sets parameters before it calls any code of a
 /// module.
@@ -229,7 +229,7 @@ pub(super) unsafe extern "C" fn request_end(_data: *mut ffi::c_void, req: *const
         }
     };
     match outcome {
-        Outcome::Bound => (),
+        Outcome::Attached => (),
         Outcome::Plain(mounter) => Mounter::put_later(mounter),
         Outcome::Refused(mounter) => {
             // Nothing but INIT can have been sent, so the server sees the end of its connection and
@@ -284,7 +284,7 @@ unsafe fn end_synchronous(
 
         // Files may be there already that no inode will be allocated for. It is possible to sleep
         // here; and if this fails, the next inode tries again.
-        if matches!(outcome, Outcome::Bound) {
+        if matches!(outcome, Outcome::Attached) {
             if let Some(conn) = Connection::of_inode(mount.root()) {
                 let _ = Connection::mark(conn);
             }
@@ -331,7 +331,7 @@ fn check_default_ops() {
         Err(_) => "this is no name of ops",
     };
     let name = Printable(&name);
-    pr_notice_limited!(UNBOUND, "default_ops '{name}': {cause}\n");
+    pr_notice_limited!(UNATTACHED, "default_ops '{name}': {cause}\n");
 }
 
 /// Looks at the parameter as it was set when the module was loaded; later, when it is set.
@@ -362,7 +362,7 @@ const _: () = {
 
 /// What becomes of a mount that got an offer.
 enum Outcome {
-    Bound,
+    Attached,
     /// FUSE as ever.
     Plain(Pin<KBox<Mounter>>),
     /// It has to fail: a server must not believe in maps that it does not have.
@@ -382,7 +382,7 @@ fn conclude(answer: &InitAnswer, mount: Mounting<'_>, mounter: Pin<KBox<Mounter>
             if !mount.conn().has_automatic_submounts() && fmap_ops::any_registered() {
                 let sb = DeviceNumber(mount.super_block().dev());
                 pr_notice_limited!(
-                    UNBOUND,
+                    UNATTACHED,
                     "{sb}: plain FUSE: the server names no ops, and default_ops is empty\n"
                 );
             }
@@ -390,8 +390,8 @@ fn conclude(answer: &InitAnswer, mount: Mounting<'_>, mounter: Pin<KBox<Mounter>
         }
     }
 
-    match bind(&name, flags_in(answer), mount, mounter) {
-        Ok(()) => Outcome::Bound,
+    match attach(&name, flags_in(answer), mount, mounter) {
+        Ok(()) => Outcome::Attached,
         Err((mounter, cause)) => {
             let sb = DeviceNumber(mount.super_block().dev());
             let name = Printable(&name);
@@ -407,7 +407,7 @@ fn conclude(answer: &InitAnswer, mount: Mounting<'_>, mounter: Pin<KBox<Mounter>
 }
 
 /// Binds a mount to ops.
-fn bind(
+fn attach(
     name: &[u8; OpsName::LEN],
     flags: u32,
     mount: Mounting<'_>,
@@ -440,7 +440,7 @@ fn bind(
     // SAFETY: `put_super()` says that `sb` is gone; it is called once `sb` is bound, and if it does
     // not come to that, nothing is left of this.
     let superblock = unsafe { Superblock::new(sb) };
-    let Ok(fmap) = Mount::new(superblock, ops, released) else {
+    let Ok(fmap) = SbInfo::new(superblock, ops, released) else {
         return Err((mounter, "no memory"));
     };
     let Ok(memory) = KBox::new_uninit(GFP_ATOMIC | __GFP_NOWARN) else {
@@ -463,11 +463,11 @@ fn bind(
     mount.never_use_dax();
 
     // SAFETY: The connection stays until `put_super()`, which cannot have come yet.
-    let bound = unsafe { conn.as_ref() };
+    let attached = unsafe { conn.as_ref() };
     pr_info!(
         "{}: bound to ops {}\n",
-        *bound.mount,
-        bound.mount.ops.name()
+        *attached.sbi,
+        attached.sbi.ops.name()
     );
     // SAFETY: `conn` was made just now, and its superblock is being mounted. The `Mounter` in it
     // keeps the module, and `Hooks::drop` waits for the rest of `put_super()`.

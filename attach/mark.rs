@@ -15,7 +15,7 @@ use crate::{
         fs::super_block::SuperBlock,
         fsnotify::Group, //
     },
-    sb_info::Mount, //
+    sb_info::SbInfo, //
 };
 
 /// The group of all marks. It only ever sees opens.
@@ -26,7 +26,7 @@ pub(super) static GROUP: SetOnce<Group<Marked>> = SetOnce::new();
 /// # Invariants
 ///
 /// The mount is valid: a mark goes before its superblock, which keeps the mount.
-pub(super) struct Marked(NonNull<Mount>);
+pub(super) struct Marked(NonNull<SbInfo>);
 
 // SAFETY: A mount belongs to no task.
 unsafe impl Send for Marked {}
@@ -34,7 +34,7 @@ unsafe impl Send for Marked {}
 unsafe impl Sync for Marked {}
 
 impl Marked {
-    pub(super) fn mount(&self) -> &Mount {
+    pub(super) fn sbi(&self) -> &SbInfo {
         // SAFETY: By the type invariants the mount is valid.
         unsafe { self.0.as_ref() }
     }
@@ -44,10 +44,10 @@ impl Marked {
 ///
 /// # Safety
 ///
-/// The superblock keeps `mount`.
-pub(super) unsafe fn report_opens(sb: &SuperBlock, mount: &Mount) -> Result {
+/// The superblock keeps `sbi`.
+pub(super) unsafe fn report_opens(sb: &SuperBlock, sbi: &SbInfo) -> Result {
     let group = GROUP.as_ref().ok_or(EIO)?;
 
     // INVARIANT: The superblock, which keeps the mount, loses its mark before.
-    group.mark_opens(sb, Marked(NonNull::from(mount)))
+    group.mark_opens(sb, Marked(NonNull::from(sbi)))
 }

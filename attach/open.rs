@@ -35,36 +35,36 @@ use crate::{
 use super::{
     connection::Connection,
     first_open::{
-        settle,
+        map_state,
         Opened, //
     },
     mark::Marked,
-    tables::{
-        is_idle,
-        Gate,
-        Plain,
-        GATE, //
+    open_shim::{
+        is_no_rw,
+        OpenShim,
+        Orig,
+        OPEN_SHIM, //
     }, //
 };
 
-mod unsettled;
+mod early;
 
 /// The gate, if the operations of a file are those it was made from, or it has not been made yet.
 ///
 /// # Safety
 ///
 /// `file` is of a bound mount.
-unsafe fn gate_for(file: &OpeningFile) -> Option<&'static Gate> {
+unsafe fn shim_for(file: &OpeningFile) -> Option<&'static OpenShim> {
     let theirs: *const _ = file.operations();
 
-    if GATE.as_ref().is_none() {
+    if OPEN_SHIM.as_ref().is_none() {
         let _making = MAKING_TABLES.lock();
         // SAFETY: By the safety requirements this table is FUSE's, which stays.
         let template = unsafe { &*theirs };
         // INVARIANT: The table is FUSE's.
-        GATE.populate(Table(Gate {
-            plain: Plain(template),
-            gate: c::file_operations {
+        OPEN_SHIM.populate(Table(OpenShim {
+            orig: Orig(template),
+            shim: c::file_operations {
                 open: Some(open),
                 ..*template
             },
@@ -74,21 +74,21 @@ unsafe fn gate_for(file: &OpeningFile) -> Option<&'static Gate> {
                 release: Some(release),
                 ..iomap::file_operations(template)
             },
-            unsettled: unsettled::file_operations(template),
+            early: early::file_operations(template),
             counted: c::file_operations {
                 release: Some(release),
-                ..unsettled::file_operations(template)
+                ..early::file_operations(template)
             },
-            idle: c::file_operations {
+            no_rw: c::file_operations {
                 // A loop device does not ask whether the descriptor allows it.
                 read_iter: None,
                 write_iter: None,
-                ..unsettled::file_operations(template)
+                ..early::file_operations(template)
             },
         }));
     }
-    let gate = GATE.as_ref().map(|table| &table.0)?;
-    (ptr::eq(gate.plain.0, theirs) || ptr::eq(&gate.gate, theirs)).then_some(gate)
+    let shim = OPEN_SHIM.as_ref().map(|table| &table.0)?;
+    (ptr::eq(shim.orig.0, theirs) || ptr::eq(&shim.shim, theirs)).then_some(shim)
 }
 
 /// What is told of opens on bound superblocks, and of their end.
@@ -101,21 +101,21 @@ impl fsnotify::Operations for Opens {
     fn open_perm(file: &OpeningFile) {
         let inode = file.inode();
 
-        if is_at_gate(file) || !inode.is_regular() || Connection::of_inode(inode).is_none() {
+        if has_open_shim(file) || !inode.is_regular() || Connection::of_inode(inode).is_none() {
             return;
         }
         // The file's table was loaded from the inode, maybe before another task changed it there.
         // SAFETY: The superblock is bound.
-        let Some(gate) = (unsafe { gate_for(file) }) else {
+        let Some(shim) = (unsafe { shim_for(file) }) else {
             return;
         };
         // SAFETY: The gate is made for FUSE's regular files.
-        unsafe { inode.set_file_operations(&gate.gate) };
+        unsafe { inode.set_file_operations(&shim.shim) };
 
         let operations = if file.has_private_data() {
-            created(file, gate)
+            created(file, shim)
         } else {
-            &gate.gate
+            &shim.shim
         };
         // SAFETY: The file is to be opened by the gate, or FUSE has opened it, and it is one of
         // the kind that `created()` found.
@@ -125,24 +125,24 @@ impl fsnotify::Operations for Opens {
     /// The superblock is being shut down: the last moment before it looks for inodes that are in
     /// use.
     fn freeing_mark(marked: &Marked) {
-        marked.mount().mapped_files.shut_down();
+        marked.sbi().mapped_files.shut_down();
     }
 }
 
 /// What operations a file has that was opened by CREATE: FUSE's, as long as the file is not mapped
 /// by another opener. It may be already, if the server answered with a file that was there. If the
 /// open fails after this, `->release()` is not called.
-fn created(file: &OpeningFile, gate: &'static Gate) -> &'static c::file_operations {
+fn created(file: &OpeningFile, shim: &'static OpenShim) -> &'static c::file_operations {
     // SAFETY: The file is of a bound mount, so its inode is FUSE's.
     match iomap::state(unsafe { Inode::of(file.inode()) }) {
-        State::Plain => gate.plain.0,
-        _ if is_idle(file.mode()) => &gate.idle,
-        _ => &gate.unsettled,
+        State::Plain => shim.orig.0,
+        _ if is_no_rw(file.mode()) => &shim.no_rw,
+        _ => &shim.early,
     }
 }
 
 /// Whether a file is being opened that has the gate's table from its inode.
-fn is_at_gate(file: &OpeningFile) -> bool {
+fn has_open_shim(file: &OpeningFile) -> bool {
     let theirs = file.operations().open;
 
     !file.has_private_data() && theirs.is_some_and(|theirs| ptr::fn_addr_eq(theirs, open as Open))
@@ -164,10 +164,10 @@ struct NotMapped(&'static c::file_operations);
 ///
 /// `file` is one of `inode`, which is FUSE's. FUSE has opened it if, and only if, `opened` is
 /// `Some(Ok(()))`.
-struct AtGate<'a> {
+struct PendingOpen<'a> {
     inode: &'a Inode,
     file: &'a OpeningFile,
-    gate: &'static Gate,
+    shim: &'static OpenShim,
     /// What FUSE said when it was to open it, if it was.
     opened: Option<Result>,
 }
@@ -183,20 +183,20 @@ unsafe extern "C" fn open(inode: *mut c::inode, file: *mut c::file) -> ffi::c_in
     // SAFETY: `file` has its inode and operations, and is being opened by this task.
     let file = unsafe { OpeningFile::from_raw(file) };
     let f_op = ptr::from_ref(file.operations()).cast_mut();
-    // SAFETY: The table of `file` is the gate's, which is part of a `Gate` that stays.
-    let gate = unsafe { &*container_of!(f_op, Gate, gate) };
+    // SAFETY: The table of `file` is the gate's, which is part of a `OpenShim` that stays.
+    let shim = unsafe { &*container_of!(f_op, OpenShim, shim) };
 
     // INVARIANT: The VFS passes a file and its inode, and FUSE knows nothing of it yet.
-    let mut at_gate = AtGate {
+    let mut pending = PendingOpen {
         inode,
         file,
-        gate,
+        shim,
         opened: None,
     };
-    from_result(|| at_gate.open().map(|()| 0))
+    from_result(|| pending.open().map(|()| 0))
 }
 
-impl AtGate<'_> {
+impl PendingOpen<'_> {
     #[inline]
     fn open(&mut self) -> Result {
         if self.inode.is_bad() {
@@ -215,16 +215,16 @@ impl AtGate<'_> {
         let conn = Connection::of_inode(inode).ok_or(EIO)?;
         let f_mode = self.file.mode();
         let truncates = self.file.has_flags(c::O_TRUNC);
-        let idle = is_idle(f_mode);
-        let settled = if idle {
+        let no_rw = is_no_rw(f_mode);
+        let state = if no_rw {
             Ok(iomap::state(inode))
         } else {
-            settle(conn, inode, || {
+            map_state(conn, inode, || {
                 // OPEN would truncate a file that may turn out to be mapped.
                 if !truncates {
                     // While this runs, the inode is not mapped.
                     // INVARIANT: They are FUSE's own.
-                    let _ = self.plain_open(NotMapped(self.gate.plain.0));
+                    let _ = self.orig_open(NotMapped(self.shim.orig.0));
                 }
                 match self.opened {
                     Some(Ok(())) => Opened::Yes,
@@ -233,9 +233,9 @@ impl AtGate<'_> {
                 }
             })
         };
-        match (settled, self.opened) {
+        match (state, self.opened) {
             (Err(errno), Some(Ok(()))) => {
-                self.plain_release();
+                self.orig_release();
                 Err(errno)
             }
             // FUSE says EIO, too, where it cannot do I/O the way the server wants. Nobody asks it
@@ -251,7 +251,7 @@ impl AtGate<'_> {
                 unsafe { self.become_mapped() };
                 Ok(())
             }
-            (Ok(_), _) => self.plain_open(not_mapped(inode, conn, idle, self.gate)),
+            (Ok(_), _) => self.orig_open(not_mapped(inode, conn, no_rw, self.shim)),
         }
     }
 
@@ -284,9 +284,9 @@ impl AtGate<'_> {
         // SAFETY: The inode is mapped by the safety requirements, and in use by the open.
         unsafe { iomap::opened(self.inode.as_raw()) };
         // SAFETY: The inode of the file is mapped, by the safety requirements.
-        unsafe { self.file.set_operations(&self.gate.mapped) };
+        unsafe { self.file.set_operations(&self.shim.mapped) };
         // SAFETY: The inode of the file is mapped, by the safety requirements.
-        unsafe { iomap::show_page_cache(self.file.as_raw()) };
+        unsafe { iomap::set_f_mapping(self.file.as_raw()) };
         let mode = self.file.mode() | c::FMODE_CAN_ODIRECT | c::FMODE_NOWAIT;
         // SAFETY: The operations of mapped files can do both.
         unsafe { self.file.set_mode(mode) };
@@ -297,13 +297,13 @@ impl AtGate<'_> {
     /// # Errors
     ///
     /// FUSE's own.
-    fn plain_open(&mut self, operations: NotMapped) -> Result {
+    fn orig_open(&mut self, operations: NotMapped) -> Result {
         // SAFETY: By the invariants of both types they are for this file.
         unsafe { self.file.set_operations(operations.0) };
         if self.opened == Some(Ok(())) {
             return Ok(());
         }
-        let opened = match self.gate.plain.0.open {
+        let opened = match self.shim.orig.0.open {
             // SAFETY: The function is FUSE's by the invariants of `Plain`. By those of this type
             // the file is one of the inode, and FUSE has not opened it.
             Some(open) => to_result(unsafe { open(self.inode.as_raw(), self.file.as_raw()) }),
@@ -313,26 +313,26 @@ impl AtGate<'_> {
         opened
     }
 
-    /// Undoes what [`Self::plain_open`] did, for an open that fails.
-    fn plain_release(&mut self) {
+    /// Undoes what [`Self::orig_open`] did, for an open that fails.
+    fn orig_release(&mut self) {
         if self.opened.take() == Some(Ok(())) {
             let file = self.file.as_raw();
             // SAFETY: By the type invariants FUSE has opened the file, which is one of the inode.
             // As the open fails, the VFS does not release it.
-            unsafe { self.gate.plain.release(self.inode, file) };
+            unsafe { self.shim.orig.release(self.inode, file) };
         }
     }
 }
 
 /// The operations of a file that is not a mapped one, and may become one if it is not known to be
 /// plain.
-fn not_mapped(inode: &Inode, conn: &Connection, idle: bool, gate: &'static Gate) -> NotMapped {
+fn not_mapped(inode: &Inode, conn: &Connection, no_rw: bool, shim: &'static OpenShim) -> NotMapped {
     // INVARIANT: All of these are made for FUSE's files.
     NotMapped(match iomap::state(inode) {
-        State::Plain => gate.plain.0,
-        _ if conn.mount().has_no_maps() => gate.plain.0,
-        _ if idle => &gate.idle,
-        _ => &gate.unsettled,
+        State::Plain => shim.orig.0,
+        _ if conn.sbi().has_no_maps() => shim.orig.0,
+        _ if no_rw => &shim.no_rw,
+        _ => &shim.early,
     })
 }
 
@@ -350,9 +350,9 @@ unsafe extern "C" fn flush(file: *mut c::file, id: c::fl_owner_t) -> ffi::c_int 
     if !inode.server_wants_flush() && !inode.is_bad() {
         return 0;
     }
-    match GATE.as_ref().and_then(|table| table.0.plain.0.flush) {
+    match OPEN_SHIM.as_ref().and_then(|table| table.0.orig.0.flush) {
         // SAFETY: The function is FUSE's, with the VFS's arguments.
-        Some(plain_flush) => unsafe { plain_flush(file, id) },
+        Some(orig_flush) => unsafe { orig_flush(file, id) },
         None => 0,
     }
 }
@@ -365,13 +365,13 @@ unsafe extern "C" fn flush(file: *mut c::file, id: c::fl_owner_t) -> ffi::c_int 
 unsafe extern "C" fn release(inode: *mut c::inode, file: *mut c::file) -> ffi::c_int {
     // SAFETY: `inode` is mapped, and kept by the file until the VFS is done with it.
     unsafe { iomap::closed(inode) };
-    let Some(table) = GATE.as_ref() else {
+    let Some(table) = OPEN_SHIM.as_ref() else {
         return 0;
     };
     // SAFETY: `inode` is FUSE's, and kept by the file until the VFS is done with it.
     let inode = unsafe { Inode::new(inode) };
     // SAFETY: FUSE has opened `file`, and the VFS is closing it.
-    unsafe { table.0.plain.release(inode, file) }
+    unsafe { table.0.orig.release(inode, file) }
 }
 
 /// `->fsync()` of an open mapped file: flushes first, and then asks the server, if there is one to
@@ -392,9 +392,9 @@ unsafe extern "C" fn fsync(
     let flushed = unsafe { iomap::sync_range(file, start, end) };
     // It also reports what was recorded as lost, once for each open file.
     // SAFETY: `file` is open, and the other arguments are the VFS's.
-    let asked = unsafe { plain_fsync(file, start, end, datasync) };
+    let sent = unsafe { orig_fsync(file, start, end, datasync) };
 
-    from_result(|| flushed.and(asked).map(|()| 0))
+    from_result(|| flushed.and(sent).map(|()| 0))
 }
 
 /// FUSE's own fsync: waits for its writes, and asks the server.
@@ -402,15 +402,15 @@ unsafe extern "C" fn fsync(
 /// # Safety
 ///
 /// As `->fsync()`, for an open file.
-unsafe fn plain_fsync(
+unsafe fn orig_fsync(
     file: *mut c::file,
     start: c::loff_t,
     end: c::loff_t,
     datasync: ffi::c_int,
 ) -> Result {
-    match GATE.as_ref().ok_or(EIO)?.0.plain.0.fsync {
+    match OPEN_SHIM.as_ref().ok_or(EIO)?.0.orig.0.fsync {
         // SAFETY: The function is FUSE's, with the VFS's arguments, for a file that FUSE has open.
-        Some(plain_fsync) => to_result(unsafe { plain_fsync(file, start, end, datasync) }),
+        Some(orig_fsync) => to_result(unsafe { orig_fsync(file, start, end, datasync) }),
         None => Ok(()),
     }
 }

@@ -48,7 +48,7 @@ use crate::{
         pr_warn_limited,
         RateLimit, //
     },
-    single_flight::InFlight, //
+    single_flight::SingleFlight, //
 };
 
 use super::{
@@ -80,14 +80,14 @@ pub(crate) const DEVICES_MAX: usize = c::FUSE_DAX_FMAP_DEVICES_MAX as usize;
 ///
 /// # Invariants
 ///
-/// What is in `sound` is null, or points to what is in the slot's `device`.
+/// What is in `healthy` is null, or points to what is in the slot's `device`.
 #[pin_data]
 pub(crate) struct Devices {
     /// The devices that nothing is wrong with: what the fault path looks at.
-    sound: [AtomicPtr<Device>; DEVICES_MAX],
+    healthy: [AtomicPtr<Device>; DEVICES_MAX],
     slots: SetOnce<KBox<[Slot; DEVICES_MAX]>>,
     #[pin]
-    acquiring: InFlight,
+    acquiring: SingleFlight,
 }
 
 /// One index.
@@ -219,7 +219,7 @@ impl Device {
 
 impl Device {
     /// Whether something is wrong with it, or with a part.
-    pub(crate) fn may_be_unsound(&self) -> bool {
+    pub(crate) fn may_be_unhealthy(&self) -> bool {
         self.slot().health.load(Ordering::Relaxed) != 0
     }
 
@@ -273,14 +273,14 @@ impl Device {
     /// How many of `pages` pages from `addr` on come before the first one that has failed; `None`
     /// if the device is going away.
     #[cold]
-    pub(crate) fn sound_pages(&self, addr: u64, pages: u64) -> Option<u64> {
-        let sound = self.with_frames(addr, pages, |frames| {
-            frames.pfn.is_some().then(|| frames.sound())
+    pub(crate) fn healthy_pages(&self, addr: u64, pages: u64) -> Option<u64> {
+        let healthy = self.with_frames(addr, pages, |frames| {
+            frames.pfn.is_some().then(|| frames.healthy())
         })?;
-        match sound {
-            Some(sound) => Some(sound),
+        match healthy {
+            Some(healthy) => Some(healthy),
             // Not in one piece: then at least the first page is.
-            None => self.with_frames(addr, 1, |frames| frames.sound()),
+            None => self.with_frames(addr, 1, |frames| frames.healthy()),
         }
     }
 
@@ -338,9 +338,9 @@ impl Drop for Device {
 impl Devices {
     pub(crate) fn new() -> impl PinInit<Self> {
         pin_init!(Self {
-            sound: [const { AtomicPtr::new(ptr::null_mut()) }; DEVICES_MAX],
+            healthy: [const { AtomicPtr::new(ptr::null_mut()) }; DEVICES_MAX],
             slots: SetOnce::new(),
-            acquiring <- InFlight::new(),
+            acquiring <- SingleFlight::new(),
         })
     }
 
@@ -378,7 +378,7 @@ impl Devices {
         let Some(slot) = self.slot(index) else {
             return;
         };
-        lockless::mark::<AsWritten, _>(&self.sound[index as usize], &slot.health, mark);
+        lockless::mark::<AsWritten, _>(&self.healthy[index as usize], &slot.health, mark);
     }
 
     /// Puts a device in its slot, which has been held just now.
@@ -386,7 +386,7 @@ impl Devices {
         slot.device.populate(device);
         if let Some(device) = slot.device.as_ref() {
             let device = ptr::from_ref(device).cast_mut();
-            lockless::fill::<AsWritten, _>(&self.sound[index as usize], &slot.health, device);
+            lockless::fill::<AsWritten, _>(&self.healthy[index as usize], &slot.health, device);
         }
     }
 
@@ -403,11 +403,11 @@ impl Devices {
 
     /// The device of an index, if it is held and nothing is wrong with it, not even with a part.
     #[inline]
-    pub(crate) fn get_sound(&self, index: u32) -> Option<&Device> {
-        let sound = lockless::sound::<AsWritten, _>(self.sound.get(index as usize)?);
+    pub(crate) fn get_healthy(&self, index: u32) -> Option<&Device> {
+        let healthy = lockless::healthy::<AsWritten, _>(self.healthy.get(index as usize)?);
 
         // SAFETY: By the type invariants; a slot keeps its device as long as the mount is there.
-        NonNull::new(sound).map(|device| unsafe { device.as_ref() })
+        NonNull::new(healthy).map(|device| unsafe { device.as_ref() })
     }
 
     /// The device of an index, whether it has failed or not.
@@ -439,12 +439,12 @@ impl Devices {
 
         let held = || slot.device.as_ref().is_some();
         if !held() {
-            let turn = self
+            let flight = self
                 .acquiring
-                .turn(index as usize, held)
+                .flight(index as usize, held)
                 .map_err(Failure::because("waiting for GET_DAXDEV"))?;
 
-            if turn.is_some() {
+            if flight.is_some() {
                 let file = open()?;
                 self.fill(index, slot, self.hold(slot, index, &file, holder, limit)?);
             }

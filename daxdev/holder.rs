@@ -190,16 +190,16 @@ pub(super) fn register(holder: Holder) -> Result {
     Ok(HOLDERS.lock().push(holder, GFP_KERNEL)?)
 }
 
-/// Takes a slot out of the list, and calls `give_up` meanwhile: no report begins before that is
+/// Takes a slot out of the list, and calls `drop_range` meanwhile: no report begins before that is
 /// done.
-pub(super) fn unregister(cookie: Cookie, give_up: impl FnOnce()) {
+pub(super) fn unregister(cookie: Cookie, drop_range: impl FnOnce()) {
     let mut holders = HOLDERS.lock();
 
     holders.retain(|other| other.cookie != cookie);
     if holders.is_empty() {
         *holders = KVec::new();
     }
-    give_up();
+    drop_range();
 }
 
 /// Calls `tell` with the holder of a device, `None` if that is none of us.

@@ -283,7 +283,7 @@ pub(crate) fn is_poisoned(pfn: u64) -> bool {
 
 impl Frames {
     /// How many of these pages come before the first one that has failed.
-    pub(super) fn sound(&self) -> u64 {
+    pub(super) fn healthy(&self) -> u64 {
         let Some(pfn) = self.pfn else {
             return 0;
         };

@@ -28,7 +28,7 @@ use crate::{
             fuse::{
                 Args,
                 Inode,
-                Question, //
+                RequestArgs, //
             },
             inode::InodeRef, //
         },
@@ -81,7 +81,7 @@ unsafe extern "C" fn request_done(args: *mut f::fuse_args, error: ffi::c_int) {
 
 /// A request that the server has, or will get. Who drops it does not want the answer any more.
 #[must_use]
-pub(crate) struct Asked(Arc<Request>);
+pub(crate) struct PendingRequest(Arc<Request>);
 
 impl Request {
     /// Asks the server. May sleep, but not for the server.
@@ -89,9 +89,9 @@ impl Request {
     /// # Errors
     ///
     /// [`ENOMEM`]; ENOTCONN without a server.
-    fn send(inode: &Inode, question: &Question, body: [u32; 2], room: usize) -> Result<Asked> {
+    fn send(inode: &Inode, request_args: &RequestArgs, body: [u32; 2], buf_size: usize) -> Result<PendingRequest> {
         // Up to 1 MiB, and for as long as the server likes: it counts as the opener's.
-        let reply = KVVec::<u8>::zeroed(room, GFP_KERNEL_ACCOUNT)?;
+        let reply = KVVec::<u8>::zeroed(buf_size, GFP_KERNEL_ACCOUNT)?;
         let request = Arc::pin_init(
             pin_init!(Self {
                 args <- Args::zeroed(),
@@ -113,18 +113,18 @@ impl Request {
         // until `request_done()`; the opener takes the reply after that.
         let sent = unsafe {
             let args = &request.args;
-            args.send_background(inode, question, body, reply, request_done)
+            args.send_background(inode, request_args, body, reply, request_done)
         };
         if let Err(errno) = sent {
             // SAFETY: FUSE did not take the request, so its reference is still ours.
             drop(unsafe { Arc::from_raw(for_fuse) });
             return Err(errno);
         }
-        Ok(Asked(request))
+        Ok(PendingRequest(request))
     }
 }
 
-impl Asked {
+impl PendingRequest {
     /// Waits for the answer, which may take for ever; a fatal signal ends it.
     ///
     /// # Errors
@@ -146,21 +146,21 @@ impl Asked {
     }
 }
 
-/// GET_FMAP: the map of a file, at most `room` bytes. May sleep, but not for the server.
+/// GET_FMAP: the map of a file, at most `buf_size` bytes. May sleep, but not for the server.
 ///
 /// # Errors
 ///
 /// As [`Request::send`].
-pub(crate) fn get_fmap(inode: &Inode, room: u32) -> Result<Asked> {
+pub(crate) fn get_fmap(inode: &Inode, buf_size: u32) -> Result<PendingRequest> {
     Request::send(
         inode,
-        &Question {
+        &RequestArgs {
             opcode: c::FUSE_GET_FMAP,
             nodeid: inode.nodeid(),
             may_be_short: true,
         },
-        [room, 0],
-        room as usize,
+        [buf_size, 0],
+        buf_size as usize,
     )
 }
 
@@ -168,16 +168,16 @@ pub(crate) fn get_fmap(inode: &Inode, room: u32) -> Result<Asked> {
 ///
 /// # Errors
 ///
-/// As [`Request::send`] and [`Asked::answer`]; [`EINVAL`] if the answer is no path.
+/// As [`Request::send`] and [`PendingRequest::answer`]; [`EINVAL`] if the answer is no path.
 pub(crate) fn get_daxdev(inode: &Inode, index: u32) -> Result<CString, Failure> {
-    let question = Question {
+    let request_args = RequestArgs {
         opcode: c::FUSE_GET_DAXDEV,
         nodeid: index.into(),
         may_be_short: false,
     };
-    let room = size_of::<c::fuse_get_daxdev_out>();
-    let reply = Request::send(inode, &question, [index, 0], room)
-        .and_then(Asked::answer)
+    let buf_size = size_of::<c::fuse_get_daxdev_out>();
+    let reply = Request::send(inode, &request_args, [index, 0], buf_size)
+        .and_then(PendingRequest::answer)
         .map_err(Failure::because("GET_DAXDEV"))?;
 
     path_of(&reply)

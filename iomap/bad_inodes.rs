@@ -8,22 +8,22 @@ use kernel::{
 };
 
 use crate::sb_info::{
-    Mount,
-    Mounted,
+    SbInfo,
+    ActiveSb,
     LOOKING, //
 };
 
 use super::{
     mapped_inode::MappedFile,
     no_faults::NoFaults,
-    vacating::try_vacate, //
+    invalidate::try_break_layout, //
 };
 
-impl WorkItem<LOOKING> for Mount {
+impl WorkItem<LOOKING> for SbInfo {
     type Pointer = ARef<Self>;
 
-    fn run(mount: ARef<Self>) {
-        mount.look(|| end_bad_maps(&mount));
+    fn run(sbi: ARef<Self>) {
+        sbi.look(|| end_bad_maps(&sbi));
     }
 }
 
@@ -32,24 +32,24 @@ impl WorkItem<LOOKING> for Mount {
 ///
 /// FUSE does that when the server answers that a node id is another file now. It tells no one; but
 /// reads, writes and faults look at the mark themselves, so nothing is mapped anew.
-fn end_bad_maps(mount: &Mount) -> bool {
+fn end_bad_maps(sbi: &SbInfo) -> bool {
     let is_bad = |file: &MappedFile| file.has_bad_inode() && !file.mapping().is_empty();
 
-    mount.mapped_files.clear(|| {
+    sbi.mapped_files.clear(|| {
         // Nearly always there is none, and then the mount must not be kept.
-        if !mount.mapped_files.any(is_bad) {
+        if !sbi.mapped_files.any(is_bad) {
             return false;
         }
-        let Some(mounted) = Mounted::new(mount) else {
+        let Some(active) = ActiveSb::new(sbi) else {
             return false;
         };
         let mut busy = false;
-        mount
+        sbi
             .mapped_files
-            .for_each((&mounted).into(), false, is_bad, |file| {
+            .for_each((&active).into(), false, is_bad, |file| {
                 // The next fault sees the mark.
                 let no_faults = NoFaults::lock(file);
-                busy |= !try_vacate(&no_faults, None);
+                busy |= !try_break_layout(&no_faults, None);
             });
         busy
     })

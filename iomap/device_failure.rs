@@ -29,8 +29,8 @@ use crate::{
         HolderRef, //
     },
     sb_info::{
-        Mount,
-        Mounted, //
+        SbInfo,
+        ActiveSb, //
     }, //
 };
 
@@ -41,19 +41,19 @@ use super::{
         PAGE, //
     },
     no_faults::NoFaults,
-    tenancy::MovingIn,
-    vacating::try_vacate,
+    ownership::OwnershipWriteGuard,
+    invalidate::try_break_layout,
     writeback::flush_around_poison, //
 };
 
-impl HolderOps for Mount {
+impl HolderOps for SbInfo {
     fn describe(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_fmt(fmt!("mount {} (ops {})", self, self.ops.name()))
     }
 
     fn get(&self) -> Option<HolderRef> {
         // SAFETY: `self` has not been freed.
-        unsafe { Mount::hold(NonNull::from(self)) }.map(HolderRef::new)
+        unsafe { SbInfo::hold(NonNull::from(self)) }.map(HolderRef::new)
     }
 
     fn device_fails(&self, index: u32) -> bool {
@@ -62,7 +62,7 @@ impl HolderOps for Mount {
 
     fn device_removed(&self, index: u32) {
         if let Some(device) = self.devices.held(index) {
-            vacate_all(self, index, device);
+            invalidate_device(self, index, device);
         }
     }
 
@@ -72,10 +72,10 @@ impl HolderOps for Mount {
 
     unsafe fn memory_failed(&self, pfn: u64, flags: ffi::c_int) -> Result {
         // The files of a mount that goes away are not mapped any more.
-        let mounted = Mounted::new(self);
+        let active = ActiveSb::new(self);
 
         // SAFETY: The frame and `flags` are the caller's, by the safety requirements.
-        unsafe { kill_tenants(self, mounted.as_ref(), pfn, flags) }
+        unsafe { memory_failure(self, active.as_ref(), pfn, flags) }
     }
 }
 
@@ -91,18 +91,18 @@ const STEP_MS_MAX: i64 = 50;
 ///
 /// While it waits, nothing is held: the mount may be unmounted, and what is left is kept memory
 /// then.
-fn vacate_all(mount: &Mount, index: u32, device: &Device) {
+fn invalidate_device(sbi: &SbInfo, index: u32, device: &Device) {
     let (mut waited_ms, mut step_ms) = (0, 1);
     let mut told = false;
     let mut first = true;
 
-    while vacate_once(mount, index, device, first) {
+    while invalidate_once(sbi, index, device, first) {
         first = false;
         if waited_ms >= PATIENCE_MS && !told {
             told = true;
             pr_warn!(
                 "{}: a device goes away once direct I/O to its memory has ended, and pipes have let go of it\n",
-                mount
+                sbi
             );
         }
         fsleep(Delta::from_millis(step_ms));
@@ -115,22 +115,22 @@ fn vacate_all(mount: &Mount, index: u32, device: &Device) {
 ///
 /// In the `first` one each file is locked, so that no fault is under way that found the device
 /// sound; what has no entries after that gets none.
-fn vacate_once(mount: &Mount, index: u32, device: &Device, first: bool) -> bool {
-    let Some(mounted) = Mounted::new(mount) else {
+fn invalidate_once(sbi: &SbInfo, index: u32, device: &Device, first: bool) -> bool {
+    let Some(active) = ActiveSb::new(sbi) else {
         // If it is about to go, it leaves kept memory.
-        return !mount.superblock.has_gone() || mount.mapped_files.give_up_kept_of(device);
+        return !sbi.superblock.has_gone() || sbi.mapped_files.release_kept_of(device);
     };
     let wanted = |file: &MappedFile| {
         file.header().uses_device(index) && (first || !file.mapping().is_empty())
     };
     let mut busy = false;
-    mount
+    sbi
         .mapped_files
-        .for_each((&mounted).into(), true, wanted, |file| {
+        .for_each((&active).into(), true, wanted, |file| {
             let no_faults = NoFaults::lock(file);
-            busy |= !try_vacate(&no_faults, Some(device));
+            busy |= !try_break_layout(&no_faults, Some(device));
         });
-    mount.mapped_files.give_up_kept_of(device) || busy
+    sbi.mapped_files.release_kept_of(device) || busy
 }
 
 /// Memory that has failed: unmaps the page frame, and sends SIGBUS to the tasks that the kernel's
@@ -150,19 +150,19 @@ fn vacate_once(mount: &Mount, index: u32, device: &Device, first: bool) -> bool 
 ///
 /// The frame is of a device that the mount holds, has a memory map, and is known as poisoned. The
 /// caller handles a memory failure with these `flags`.
-unsafe fn kill_tenants(
-    mount: &Mount,
-    mounted: Option<&Mounted>,
+unsafe fn memory_failure(
+    sbi: &SbInfo,
+    active: Option<&ActiveSb>,
     pfn: u64,
     flags: ffi::c_int,
 ) -> Result {
     // From here on nothing flushes that does not know.
-    mount.tenants.wait_for_users();
+    sbi.ownership.wait_for_users();
     // A folio in a DAX page cache keeps the mapped file from being freed as long as nothing can
     // move out.
-    let nobody_moves = MovingIn::new(mount);
+    let nobody_moves = OwnershipWriteGuard::new(sbi);
     // SAFETY: The frame is of a device that the mount holds, with a memory map, and nothing moves.
-    let Some(tenant) = (unsafe { Tenant::of(mount, mounted, pfn) }) else {
+    let Some(owner) = (unsafe { Owner::of(sbi, active, pfn) }) else {
         // It has none, or an evicted one: not mapped, and whoever gives it up does not flush what
         // has failed.
         // SAFETY: Frame `pfn` has a memory map, by the safety requirements.
@@ -170,25 +170,25 @@ unsafe fn kill_tenants(
         return Ok(());
     };
     drop(nobody_moves);
-    let file = tenant.held.file();
-    let start = (tenant.first * PAGE) as c::loff_t;
-    let end = ((tenant.first + tenant.pages) * PAGE - 1) as c::loff_t;
+    let file = owner.held.file();
+    let start = (owner.first * PAGE) as c::loff_t;
+    let end = ((owner.first + owner.pages) * PAGE - 1) as c::loff_t;
 
     // A fault that did not know yet is over then.
     let no_faults = NoFaults::lock(file);
-    let index = tenant.first + (pfn - tenant.head);
+    let index = owner.first + (pfn - owner.head);
     let killed = file.mapping().kill_procs(index, flags);
     // Also where no task was told.
     let (idle, busy) = no_faults.unmap(start, end);
     flush_around_poison(&no_faults, start, end);
     if busy.is_none() {
-        idle.move_out();
+        idle.disassociate();
     }
     drop(no_faults);
     // The kernel has marked the first page of the folio.
-    if !is_poisoned(tenant.head) {
-        // SAFETY: `tenant.head` is of the folio that frame `pfn` was in, of the same device.
-        unsafe { mark_page(tenant.head, false) };
+    if !is_poisoned(owner.head) {
+        // SAFETY: `owner.head` is of the folio that frame `pfn` was in, of the same device.
+        unsafe { mark_page(owner.head, false) };
     }
     // SAFETY: Frame `pfn` has a memory map, by the safety requirements.
     unsafe { mark_page(pfn, true) };
@@ -196,7 +196,7 @@ unsafe fn kill_tenants(
 }
 
 /// Who has a page frame.
-struct Tenant<'a> {
+struct Owner<'a> {
     held: Held<'a>,
     /// The page of the file where the frame's folio begins.
     first: u64,
@@ -205,14 +205,14 @@ struct Tenant<'a> {
     pages: u64,
 }
 
-impl<'a> Tenant<'a> {
+impl<'a> Owner<'a> {
     /// `None` if there is none, or its inode is being evicted.
     ///
     /// # Safety
     ///
     /// The frame is of a device that the mount holds, and has a memory map. The caller has
-    /// [`MovingIn`].
-    unsafe fn of(mount: &Mount, mounted: Option<&'a Mounted>, pfn: u64) -> Option<Self> {
+    /// [`OwnershipWriteGuard`].
+    unsafe fn of(sbi: &SbInfo, active: Option<&'a ActiveSb>, pfn: u64) -> Option<Self> {
         // SAFETY: Frame `pfn` has a memory map, by the safety requirements.
         let folio = unsafe { Folio::of(pfn) };
         let mapping = folio.mapping();
@@ -222,7 +222,7 @@ impl<'a> Tenant<'a> {
         // SAFETY: A folio of the device is in this DAX page cache, of a file that is not freed.
         let file = unsafe { MappedFile::of_mapping(mapping) };
         Some(Self {
-            held: mount.mapped_files.grab(file, mounted?.into())?,
+            held: sbi.mapped_files.grab(file, active?.into())?,
             first: folio.index(),
             head: folio.first_pfn(),
             pages: folio.nr_pages(),

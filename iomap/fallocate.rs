@@ -32,13 +32,13 @@ use super::{
         IoLock,
         Wait, //
     },
-    judge::Mapping,
+    resolve::Mapping,
     mapped_inode::{
         open_file,
         MappedInode,
         PAGE, //
     },
-    refusal::refused, //
+    mapping_error::report_error, //
 };
 
 /// So many pages of zeros are written at once.
@@ -113,7 +113,7 @@ fn piece(inode: MappedInode<'_>, pos: u64, len: u64) -> Result<Mapping<'_>> {
     inode
         .header
         .locate(pos, len, inode.inode.size())
-        .map_err(|refusal| refused(inode.inode, inode.header, pos, len, 0, refusal))
+        .map_err(|error| report_error(inode.inode, inode.header, pos, len, 0, error))
 }
 
 /// Writes zeros, and makes them durable if the file was opened so.

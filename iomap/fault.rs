@@ -24,21 +24,21 @@ use crate::{
 };
 
 use super::{
-    hard_fault::{
-        dax_fault,
-        ERROR, //
+    fault_dax::{
+        fault_dax,
+        FAULT_FAILED, //
     },
     huge::PMD_ORDER,
     mapped_inode::{
         Header,
         MappedInode, //
     },
-    soft_fault::{
-        soft_fault,
+    fault_fast::{
+        fault_fast,
         Fault, //
     },
-    tracked_fault::tracked_fault,
-    upgrade::upgrade,
+    fault_uffd_wp::fault_uffd_wp,
+    collapse::collapse,
     vm_file::user_file, //
 };
 
@@ -59,31 +59,31 @@ unsafe fn fault(vmf: &VmFault, order: ffi::c_uint) -> c::vm_fault_t {
     }
     if is_uffd_wp(vma) {
         // SAFETY: This is a fault of `inode`, in a mapping that is tracked.
-        let ret = unsafe { tracked_fault(vmf, order, inode, file) };
+        let ret = unsafe { fault_uffd_wp(vmf, order, inode, file) };
         count(inode.header, order, ret);
         return ret;
     }
     let invalidate_lock = file.mapping().invalidate_lock();
     let locked = invalidate_lock.read();
     // SAFETY: This is a fault of `inode`, with the lock.
-    let soft = unsafe { soft_fault(vmf, order, inode) };
-    let mut ret = match soft {
-        Fault::Done(ret) => ret,
+    let fast = unsafe { fault_fast(vmf, order, inode) };
+    let mut ret = match fast {
+        Fault::Mapped(ret) => ret,
         // SAFETY: This is a fault of `inode`, with the lock.
-        Fault::Hard => unsafe { dax_fault(vmf, order, inode) },
-        Fault::Alone => 0,
+        Fault::NeedsDax => unsafe { fault_dax(vmf, order, inode) },
+        Fault::NeedsDaxExclusive => 0,
     };
     drop(locked);
 
-    if let Fault::Alone = soft {
+    if let Fault::NeedsDaxExclusive = fast {
         let _locked = invalidate_lock.write();
         // SAFETY: This is a fault of `inode`, with the lock.
-        ret = unsafe { dax_fault(vmf, order, inode) };
+        ret = unsafe { fault_dax(vmf, order, inode) };
     }
-    if ret & c::vm_fault_reason_VM_FAULT_FALLBACK != 0 && upgrade(vmf, order, inode, file) {
+    if ret & c::vm_fault_reason_VM_FAULT_FALLBACK != 0 && collapse(vmf, order, inode, file) {
         let _locked = invalidate_lock.read();
         // SAFETY: This is a fault of `inode`, with the lock.
-        ret = unsafe { dax_fault(vmf, order, inode) };
+        ret = unsafe { fault_dax(vmf, order, inode) };
     }
     count(inode.header, order, ret);
     ret
@@ -92,7 +92,7 @@ unsafe fn fault(vmf: &VmFault, order: ffi::c_uint) -> c::vm_fault_t {
 /// Counts a fault, unless it is tried again with a smaller size.
 #[inline]
 fn count(header: &Header, order: ffi::c_uint, ret: c::vm_fault_t) {
-    let counter = if ret & ERROR != 0 {
+    let counter = if ret & FAULT_FAILED != 0 {
         Counter::FailedFaults
     } else if ret & c::vm_fault_reason_VM_FAULT_FALLBACK != 0 {
         return;

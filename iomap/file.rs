@@ -11,7 +11,7 @@ use super::{
         write_iter, //
     },
     mmap::mmap,
-    report::llseek, //
+    seek_fiemap::llseek, //
 };
 
 /// The operations of an open mapped file: FUSE's for what concerns the server (locks, ioctls), ours
@@ -19,7 +19,7 @@ use super::{
 ///
 /// What is left out fails as it does for any file that cannot do it: copy_file_range falls back to
 /// reading and writing.
-pub(crate) fn file_operations(plain: &c::file_operations) -> c::file_operations {
+pub(crate) fn file_operations(orig: &c::file_operations) -> c::file_operations {
     c::file_operations {
         llseek: Some(llseek),
         read_iter: Some(read_iter),
@@ -33,7 +33,7 @@ pub(crate) fn file_operations(plain: &c::file_operations) -> c::file_operations 
         copy_file_range: None,
         remap_file_range: None,
         // A write that is not to wait does not: there is no device that it would wait for.
-        fop_flags: plain.fop_flags | c::FOP_BUFFER_WASYNC | c::FOP_MMAP_SYNC,
-        ..*plain
+        fop_flags: orig.fop_flags | c::FOP_BUFFER_WASYNC | c::FOP_MMAP_SYNC,
+        ..*orig
     }
 }

@@ -16,16 +16,16 @@ use super::mapped_inode::{
 
 pub(super) const PMD_ORDER: ffi::c_uint = (PMD_SIZE / PAGE).trailing_zeros();
 /// What is below an aligned 2 MiB in a page number.
-pub(super) const WITHIN: u64 = PMD_SIZE / PAGE - 1;
+pub(super) const PMD_PAGE_MASK: u64 = PMD_SIZE / PAGE - 1;
 
 /// Whether a mapping can have an aligned 2 MiB around a fault, as DAX sees it.
 #[inline]
-pub(super) fn has_room_for_huge(vmf: &VmFault) -> bool {
+pub(super) fn pmd_fits(vmf: &VmFault) -> bool {
     let (vma, address) = (vmf.vma(), vmf.address());
     let (start, end) = (vma.start() as u64, vma.end() as u64);
     let huge = address & !(PMD_SIZE - 1);
 
-    vmf.pgoff() & WITHIN == address / PAGE & WITHIN
+    vmf.pgoff() & PMD_PAGE_MASK == address / PAGE & PMD_PAGE_MASK
         && (is_shared(vma) || !vmf.is_write())
         && huge >= start
         && end - huge >= PMD_SIZE

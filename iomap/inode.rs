@@ -20,15 +20,15 @@ use crate::{
 
 use super::{
     mapped_inode::MappedInode,
-    report::fiemap, //
+    seek_fiemap::fiemap, //
 };
 
 /// FUSE's operations of a regular file's inode, and those of a mapped one.
 struct InodeOperations {
     mapped: c::inode_operations,
-    plain_setattr: SetAttr,
-    plain_getattr: GetAttr,
-    plain_permission: Permission,
+    orig_setattr: SetAttr,
+    orig_getattr: GetAttr,
+    orig_permission: Permission,
 }
 
 // SAFETY: Tables of function pointers.
@@ -49,10 +49,10 @@ type Permission = unsafe extern "C" fn(*mut c::mnt_idmap, *mut c::inode, ffi::c_
 /// The operations of a mapped inode. An inode has them for a moment before its map is published, so
 /// each of ours asks first ([`MappedInode::of`]).
 pub(super) fn inode_operations(inode: &Inode) -> Result<*const c::inode_operations> {
-    let plain = inode.operations();
-    let plain_setattr = plain.setattr.ok_or(EIO)?;
-    let plain_getattr = plain.getattr.ok_or(EIO)?;
-    let plain_permission = plain.permission.ok_or(EIO)?;
+    let orig = inode.operations();
+    let orig_setattr = orig.setattr.ok_or(EIO)?;
+    let orig_getattr = orig.getattr.ok_or(EIO)?;
+    let orig_permission = orig.permission.ok_or(EIO)?;
 
     if INODE_OPERATIONS.as_ref().is_none() {
         let _making = MAKING_TABLES.lock();
@@ -62,11 +62,11 @@ pub(super) fn inode_operations(inode: &Inode) -> Result<*const c::inode_operatio
                 getattr: Some(getattr),
                 permission: Some(permission),
                 fiemap: Some(fiemap),
-                ..*plain
+                ..*orig
             },
-            plain_setattr,
-            plain_getattr,
-            plain_permission,
+            orig_setattr,
+            orig_getattr,
+            orig_permission,
         }));
     }
     let table = INODE_OPERATIONS.as_ref().ok_or(EIO)?;
@@ -77,7 +77,7 @@ pub(super) fn inode_operations(inode: &Inode) -> Result<*const c::inode_operatio
 fn look_for_bad(inode: &Inode) {
     if inode.is_bad() {
         if let Some(mapped) = MappedInode::of(inode) {
-            mapped.mount().look_for_bad();
+            mapped.sbi().look_for_bad();
         }
     }
 }
@@ -98,7 +98,7 @@ unsafe extern "C" fn getattr(
         return EIO.to_errno();
     };
     // SAFETY: This is FUSE's own, with the VFS's arguments.
-    let ret = unsafe { (table.0.plain_getattr)(idmap, path, stat, request_mask, flags) };
+    let ret = unsafe { (table.0.orig_getattr)(idmap, path, stat, request_mask, flags) };
     // SAFETY: `path` is the VFS's, which keeps the inode, and that is FUSE's.
     let inode = unsafe { Inode::new((*(*path).dentry).d_inode) };
 
@@ -126,7 +126,7 @@ unsafe extern "C" fn permission(
         return EIO.to_errno();
     };
     // SAFETY: This is FUSE's own, with the VFS's arguments.
-    let ret = unsafe { (table.0.plain_permission)(idmap, inode, mask) };
+    let ret = unsafe { (table.0.orig_permission)(idmap, inode, mask) };
     if ret != 0 && mask & c::MAY_NOT_BLOCK as ffi::c_int == 0 {
         // SAFETY: `inode` is FUSE's, and in use.
         look_for_bad(unsafe { Inode::new(inode) });
@@ -211,7 +211,7 @@ unsafe extern "C" fn setattr(
         return EIO.to_errno();
     };
     // SAFETY: This is FUSE's own, with the VFS's arguments.
-    let ret = unsafe { (table.0.plain_setattr)(idmap, dentry, attr) };
+    let ret = unsafe { (table.0.orig_setattr)(idmap, dentry, attr) };
     if ret != 0 {
         look_for_bad(inode);
     }

@@ -36,14 +36,14 @@ use crate::{
 };
 
 use super::{
-    judge::IOMAP_OPS,
+    resolve::IOMAP_OPS,
     mapped_inode::{
         Io,
         MappedInode,
         PAGE, //
     },
-    refusal::refused,
-    tenancy::Flushing, //
+    mapping_error::report_error,
+    ownership::Flushing, //
 };
 
 /// `inode->i_rwsem`, held for I/O. FUSE holds it while the server answers a SETATTR, so a task that
@@ -69,7 +69,7 @@ impl<'a> IoLock<'a> {
         };
 
         if inode.inode.is_bad() {
-            inode.mount().look_for_bad();
+            inode.sbi().look_for_bad();
             return Err(EIO);
         }
         Ok(locked)
@@ -95,7 +95,7 @@ fn dax_rw(
 
     // A mount with a mapped file has it. A memory failure waits for a step of this: its page goes
     // from the kernel's own mapping then.
-    let Some(users) = header.mount().tenants.users_of_mapped() else {
+    let Some(users) = header.sbi().ownership.users_of_mapped() else {
         return Some(EIO.to_errno() as isize);
     };
     // SAFETY: `inode` is mapped, and locked.
@@ -208,8 +208,8 @@ fn rewrite_page(iocb: &Kiocb, from: &IovIter, inode: MappedInode<'_>) -> Result<
     let (i_size, pos) = (inode.inode.size(), iocb.pos() as u64);
     let nowait = iocb.flags() & c::IOCB_NOWAIT != 0;
     let failed = || -> Result<Option<(&Device, u64)>> {
-        let still = match header.mount().mapped_files.has_leftovers() {
-            true => Some(header.mount().tenants.hold_still(nowait)?),
+        let still = match header.sbi().mapped_files.has_leftovers() {
+            true => Some(header.sbi().ownership.lock_shared(nowait)?),
             false => None,
         };
         let Ok(mut mapping) = header.locate(pos, 1, i_size) else {
@@ -218,14 +218,14 @@ fn rewrite_page(iocb: &Kiocb, from: &IovIter, inode: MappedInode<'_>) -> Result<
         let Some(device) = mapping.device else {
             return Ok(None);
         };
-        if device.sound_pages(mapping.addr, 1) != Some(0) {
+        if device.healthy_pages(mapping.addr, 1) != Some(0) {
             return Ok(None);
         }
         if let Some(still) = &still {
             mapping
                 .cut_at_leftovers(device, header, still)
-                .map_err(|refusal| {
-                    refused(inode.inode, header, pos, PAGE, c::IOMAP_WRITE, refusal)
+                .map_err(|error| {
+                    report_error(inode.inode, header, pos, PAGE, c::IOMAP_WRITE, error)
                 })?;
         }
         Ok(Some((device, mapping.addr)))
@@ -241,7 +241,7 @@ fn rewrite_page(iocb: &Kiocb, from: &IovIter, inode: MappedInode<'_>) -> Result<
     }
     let mut page = KBox::new([0; PAGE_SIZE], GFP_KERNEL)?;
     // A memory failure waits for this.
-    let _flushing = Flushing::new(header.mount());
+    let _flushing = Flushing::new(header.sbi());
     let copied = from.copy_from_nofault(page.get_mut(..len).ok_or(EIO)?);
     // Asked again: the device may have gone away.
     let result = match failed() {
@@ -279,11 +279,11 @@ type Piece = fn(&Kiocb, &IovIter, MappedInode<'_>) -> isize;
 /// Does I/O, and goes on as long as only missing pages of the buffer keep it from its end.
 #[inline(always)]
 fn until_done(iocb: &Kiocb, iter: &IovIter, inode: MappedInode<'_>, piece: Piece) -> isize {
-    let refusals = inode.header.refusals();
+    let errors = inode.header.errors();
     let result = piece(iocb, iter, inode);
 
     if is_cut(iocb, iter, inode, result) {
-        return go_on(iocb, iter, inode, piece, refusals, result);
+        return go_on(iocb, iter, inode, piece, errors, result);
     }
     result
 }
@@ -295,7 +295,7 @@ fn go_on(
     iter: &IovIter,
     inode: MappedInode<'_>,
     piece: Piece,
-    mut refusals: u32,
+    mut errors: u32,
     mut result: isize,
 ) -> isize {
     /// How much of a buffer is faulted in at once.
@@ -312,8 +312,8 @@ fn go_on(
             break;
         }
         // If something was refused meanwhile, and all of the buffer is there, then it was the rest.
-        let refused = inode.header.refusals() != refusals;
-        if result > 0 && refused && !iter.is_missing() {
+        let report_error = inode.header.errors() != errors;
+        if result > 0 && report_error && !iter.is_missing() {
             break;
         }
         if has_to_settle(result) {
@@ -336,7 +336,7 @@ fn go_on(
             result = EFAULT.to_errno() as isize;
             break;
         }
-        refusals = inode.header.refusals();
+        errors = inode.header.errors();
         result = piece(iocb, iter, inode);
     }
     if done > 0 {

@@ -50,8 +50,8 @@ use crate::{
     sb_info::{
         Lists,
         MappedFiles,
-        Mount,
-        GIVING_UP, //
+        SbInfo,
+        RELEASING, //
     }, //
 };
 
@@ -59,13 +59,13 @@ use super::{
     mapped_files::{
         Held,
         Look,
-        StaysMounted, //
+        StaysActive, //
     },
     mapped_inode::MappedFile,
     no_faults::NoFaults,
-    vacating::{
+    invalidate::{
         mark_all_dirty,
-        try_vacate, //
+        try_break_layout, //
     }, //
 };
 
@@ -91,12 +91,12 @@ impl Evicted {
     }
 
     /// Gives up what is idle of its memory. Returns whether that was all.
-    fn give_up_idle(&self) -> bool {
+    fn drop_idle(&self) -> bool {
         let file = self.file();
         // SAFETY: By the type invariants the inode of `file` is being evicted, or is gone.
         let no_faults = unsafe { NoFaults::of_evicted(file) };
 
-        try_vacate(&no_faults, None)
+        try_break_layout(&no_faults, None)
     }
 
     /// Frees it.
@@ -120,12 +120,12 @@ impl Lists {
     }
 }
 
-impl WorkItem<GIVING_UP> for Mount {
+impl WorkItem<RELEASING> for SbInfo {
     type Pointer = ARef<Self>;
 
-    fn run(mount: ARef<Self>) {
-        if mount.mapped_files.give_up_kept() {
-            mount.give_up_later();
+    fn run(sbi: ARef<Self>) {
+        if sbi.mapped_files.release_kept() {
+            sbi.release_kept_later();
         }
     }
 }
@@ -133,15 +133,15 @@ impl WorkItem<GIVING_UP> for Mount {
 impl MappedFiles {
     /// Takes out a file whose inode is being evicted, gives up what is idle of its memory, and
     /// frees it, or keeps the rest.
-    pub(super) fn evict(&self, mount: &Mount, evicted: Evicted) {
+    pub(super) fn evict(&self, sbi: &SbInfo, evicted: Evicted) {
         let file = evicted.file();
-        let is_idle = file.mapping().is_empty() || evicted.give_up_idle();
+        let is_no_rw = file.mapping().is_empty() || evicted.drop_idle();
 
         let mut lists = self.lists.lock();
         // SAFETY: `file` is in the list, as `Evicted::new()` asks for.
         unsafe { lists.mapped.remove(&file.listed.link) };
         file.listed.inode.store(ptr::null_mut(), Ordering::Relaxed);
-        if is_idle {
+        if is_no_rw {
             drop(lists);
             // SAFETY: The file has no memory, and was taken out of the list.
             unsafe { evicted.free() };
@@ -156,7 +156,7 @@ impl MappedFiles {
         self.leftovers.add(1, Relaxed);
         drop(lists);
         self.soon();
-        mount.give_up_later();
+        sbi.release_kept_later();
     }
 
     /// Holds the inode of a file that is being closed, the last one of its inode, if pages of it
@@ -179,14 +179,14 @@ impl MappedFiles {
             unsafe { inode.get() }.into_raw();
             drop(lists);
             self.soon();
-            file.mount().give_up_later();
+            file.sbi().release_kept_later();
         }
     }
 
     /// Lets inodes go that are held: those with no page in use any more and those that are open
     /// again, or all. Returns whether some are held still.
     ///
-    /// The caller has `giving_up`.
+    /// The caller has `releasing`.
     fn let_go(&self, all: bool) -> bool {
         let mut left = false;
         let is_held = |file: &MappedFile| match file.listed.is_held.load(Relaxed) {
@@ -228,15 +228,15 @@ impl MappedFiles {
             drop(unsafe { InodeRef::from_raw(NonNull::from(held.inode())) });
         };
         // SAFETY: The mount lets inodes go before its superblock looks for any that are left.
-        let mounted = unsafe { StaysMounted::promised() };
-        self.walk(mounted, false, is_held, let_go);
+        let active = unsafe { StaysActive::promised() };
+        self.walk(active, false, is_held, let_go);
         left
     }
 
     /// The superblock is being shut down: lets all inodes go, before it looks for any that are
     /// left.
     pub(crate) fn shut_down(&self) {
-        let _alone = self.giving_up.lock();
+        let _alone = self.releasing.lock();
 
         self.lists.lock().shuts_down = true;
         self.let_go(true);
@@ -244,8 +244,8 @@ impl MappedFiles {
 
     /// Gives up what is idle of the memory that was busy when its file was closed. Returns whether
     /// some is left. May sleep, but not for pages.
-    pub(crate) fn give_up_kept(&self) -> bool {
-        let _alone = self.giving_up.lock();
+    pub(crate) fn release_kept(&self) -> bool {
+        let _alone = self.releasing.lock();
         let holds = !self.lists.lock().shuts_down && self.let_go(false);
         let mut rest = mem::replace(&mut self.lists.lock().kept, List::new());
 
@@ -254,7 +254,7 @@ impl MappedFiles {
             let file = MappedFile::of_listed(unsafe { listed.as_ref() });
             // INVARIANT: What was in that list has been evicted.
             let evicted = Evicted(NonNull::from(file));
-            if evicted.give_up_idle() {
+            if evicted.drop_idle() {
                 self.leftovers.add(-1, Relaxed);
                 self.soon();
                 // SAFETY: The file has no memory, and is in no list.
@@ -267,11 +267,11 @@ impl MappedFiles {
     }
 
     /// Gives up what is idle of the kept memory. Returns whether some is left of a device.
-    pub(super) fn give_up_kept_of(&self, device: &Device) -> bool {
-        self.give_up_kept();
+    pub(super) fn release_kept_of(&self, device: &Device) -> bool {
+        self.release_kept();
         // With this held, nothing is missing from the list, and nothing leaves it; what comes is
         // put in front.
-        let _alone = self.giving_up.lock();
+        let _alone = self.releasing.lock();
         // SAFETY: Nothing leaves the list as long as `_alone` is held.
         let mut kept = unsafe { self.lists.lock().kept.iter() };
 

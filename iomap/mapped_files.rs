@@ -26,7 +26,7 @@ use crate::{
     sb_info::{
         ListedFile,
         MappedFiles,
-        Mounted, //
+        ActiveSb, //
     }, //
 };
 
@@ -34,9 +34,9 @@ use super::mapped_inode::MappedFile;
 
 /// That a superblock stays mounted as long as this is used.
 #[derive(Clone, Copy)]
-pub(super) struct StaysMounted<'a>(PhantomData<&'a ()>);
+pub(super) struct StaysActive<'a>(PhantomData<&'a ()>);
 
-impl StaysMounted<'_> {
+impl StaysActive<'_> {
     /// # Safety
     ///
     /// The superblock stays mounted as long as the result is used.
@@ -45,8 +45,8 @@ impl StaysMounted<'_> {
     }
 }
 
-impl<'a> From<&'a Mounted> for StaysMounted<'a> {
-    fn from(_: &'a Mounted) -> Self {
+impl<'a> From<&'a ActiveSb> for StaysActive<'a> {
+    fn from(_: &'a ActiveSb) -> Self {
         Self(PhantomData)
     }
 }
@@ -66,7 +66,7 @@ pub(super) enum Look {
 pub(super) struct Held<'a> {
     file: NonNull<MappedFile>,
     inode: InodeRef,
-    _mounted: StaysMounted<'a>,
+    _active: StaysActive<'a>,
 }
 
 impl<'a> Held<'a> {
@@ -74,8 +74,8 @@ impl<'a> Held<'a> {
     ///
     /// # Safety
     ///
-    /// The inode, which the file has, is not freed meanwhile. Its superblock is that of `_mounted`.
-    unsafe fn new(file: &MappedFile, _mounted: StaysMounted<'a>) -> Option<Self> {
+    /// The inode, which the file has, is not freed meanwhile. Its superblock is that of `_active`.
+    unsafe fn new(file: &MappedFile, _active: StaysActive<'a>) -> Option<Self> {
         // SAFETY: The inode of `file` is not freed meanwhile, and its superblock stays mounted for
         // `'a`, by the safety requirements.
         let inode = unsafe { Inode::grab(file.listed.inode.load(Ordering::Relaxed)) }?;
@@ -83,7 +83,7 @@ impl<'a> Held<'a> {
         Some(Self {
             file: NonNull::from(file),
             inode,
-            _mounted,
+            _active,
         })
     }
 
@@ -124,7 +124,7 @@ impl MappedFiles {
     /// meanwhile are passed by.
     pub(super) fn walk(
         &self,
-        mounted: StaysMounted<'_>,
+        active: StaysActive<'_>,
         wait_for_eviction: bool,
         mut look: impl FnMut(&MappedFile) -> Look,
         mut each: impl FnMut(&Held<'_>),
@@ -145,7 +145,7 @@ impl MappedFiles {
                         Look::Take => {
                             // SAFETY: The inode of a `file` in the list is not freed before it is
                             // out of it.
-                            held = unsafe { Held::new(file, mounted) };
+                            held = unsafe { Held::new(file, active) };
                             evicted = wait_for_eviction && held.is_none();
                         }
                         Look::Stop => more = false,
@@ -182,7 +182,7 @@ impl MappedFiles {
     /// called with a spin lock held. See [`MappedFiles::walk`].
     pub(super) fn for_each(
         &self,
-        mounted: StaysMounted<'_>,
+        active: StaysActive<'_>,
         wait_for_eviction: bool,
         wanted: impl Fn(&MappedFile) -> bool,
         mut each: impl FnMut(&MappedFile),
@@ -194,7 +194,7 @@ impl MappedFiles {
                 Look::Pass
             }
         };
-        self.walk(mounted, wait_for_eviction, look, |held| each(held.file()));
+        self.walk(active, wait_for_eviction, look, |held| each(held.file()));
     }
 
     /// Whether a file is `wanted`, which is called with a spin lock held.
@@ -209,8 +209,8 @@ impl MappedFiles {
             }
         };
         // SAFETY: No file is taken, so this is not used.
-        let mounted = unsafe { StaysMounted::promised() };
-        self.walk(mounted, false, look, |_| ());
+        let active = unsafe { StaysActive::promised() };
+        self.walk(active, false, look, |_| ());
         found
     }
 
@@ -219,13 +219,13 @@ impl MappedFiles {
     pub(super) fn grab<'a>(
         &self,
         mapped: &MappedFile,
-        mounted: StaysMounted<'a>,
+        active: StaysActive<'a>,
     ) -> Option<Held<'a>> {
         let _lists = self.lists.lock();
 
         mapped.inode()?;
         // SAFETY: `mapped` has its inode as long as it is in the list, which is locked. The list is
         // of the mount that stays mounted.
-        unsafe { Held::new(mapped, mounted) }
+        unsafe { Held::new(mapped, active) }
     }
 }

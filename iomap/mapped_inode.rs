@@ -72,7 +72,7 @@ use crate::{
     },
     sb_info::{
         ListedFile,
-        Mount, //
+        SbInfo, //
     },
     stats, //
 };
@@ -99,13 +99,13 @@ pub(super) const PLAIN: *mut ffi::c_void = ptr::without_provenance_mut(1);
 /// # Invariants
 ///
 /// - `meta_len` bytes of metadata follow, and zeros up to the end of its first line.
-/// - `mount` outlives the header: it is freed after the last inode, and after the last kept memory.
+/// - `sbi` outlives the header: it is freed after the last inode, and after the last kept memory.
 /// - `file` is null until the file is mapped by mmap(2) for the first time, and is freed after the
 ///   header.
 #[repr(C, align(64))]
 pub(super) struct Header {
     pub(super) resolver: Resolver,
-    pub(super) mount: NonNull<Mount>,
+    pub(super) sbi: NonNull<SbInfo>,
     pub(super) dev_bitmap: u64,
     pub(super) mapped_size: u64,
     pub(super) meta_len: u32,
@@ -113,8 +113,8 @@ pub(super) struct Header {
     pub(super) writers_back: AtomicU32,
     /// Where the mount counts.
     pub(super) counts: stats::Shortcut,
-    /// What folios are noted with; see `soft_fault`.
-    pub(super) stamp: AtomicU64,
+    /// What folios are noted with; see `fault_fast`.
+    pub(super) validity: AtomicU64,
     pub(super) file: AtomicPtr<MappedFile>,
 }
 
@@ -124,11 +124,11 @@ const _: () = assert!(size_of::<Header>() == 64);
 #[repr(C)]
 pub(super) struct Published {
     /// What descriptors show.
-    pub(super) shown: Opaque<c::address_space>,
+    pub(super) empty: Opaque<c::address_space>,
     /// How many files are open that were opened as mapped ones.
     pub(super) open_files: AtomicU32,
     /// How many mappings have been refused, and not to be tried again in another way.
-    pub(super) refusals: AtomicU32,
+    pub(super) errors: AtomicU32,
     pub(super) header: Header,
 }
 
@@ -211,8 +211,8 @@ impl MappedFile {
     }
 
     #[inline]
-    pub(super) fn mount(&self) -> &Mount {
-        self.header().mount()
+    pub(super) fn sbi(&self) -> &SbInfo {
+        self.header().sbi()
     }
 
     /// The DAX page cache.
@@ -240,7 +240,7 @@ impl MappedFile {
     }
 
     /// Pages are in use, or may be: see [`ListedFile::was_busy`].
-    pub(super) fn note_busy(&self) {
+    pub(super) fn mark_busy(&self) {
         self.listed.was_busy.store(true, Relaxed);
     }
 
@@ -255,7 +255,7 @@ impl MappedFile {
     /// Kept memory has no open file that could be told, and no inode.
     pub(super) fn record_loss(&self) {
         if let Some(inode) = self.inode() {
-            self.header().shown().set_error(EIO);
+            self.header().empty().set_error(EIO);
             inode.data().set_error(EIO);
         }
     }
@@ -312,9 +312,9 @@ impl Header {
     }
 
     #[inline]
-    pub(super) fn mount(&self) -> &Mount {
+    pub(super) fn sbi(&self) -> &SbInfo {
         // SAFETY: By the type invariants the mount outlives the header.
-        unsafe { self.mount.as_ref() }
+        unsafe { self.sbi.as_ref() }
     }
 
     /// What the file has if it has been mapped by mmap(2).
@@ -344,18 +344,18 @@ impl Header {
     /// How many mappings have been refused so far. If it is the same after I/O that came to a short
     /// end, none of that was.
     #[inline]
-    pub(super) fn refusals(&self) -> u32 {
-        self.published().refusals.load(Ordering::Relaxed)
+    pub(super) fn errors(&self) -> u32 {
+        self.published().errors.load(Ordering::Relaxed)
     }
 
-    pub(super) fn note_refusal(&self) {
-        self.published().refusals.fetch_add(1, Ordering::Relaxed);
+    pub(super) fn count_error(&self) {
+        self.published().errors.fetch_add(1, Ordering::Relaxed);
     }
 
     /// What descriptors show.
-    pub(super) fn shown(&self) -> &AddressSpace {
+    pub(super) fn empty(&self) -> &AddressSpace {
         // SAFETY: `publish()` has initialized it, and it stays as long as the header.
-        unsafe { AddressSpace::from_raw(self.published().shown.get()) }
+        unsafe { AddressSpace::from_raw(self.published().empty.get()) }
     }
 }
 
@@ -394,8 +394,8 @@ impl<'a> MappedInode<'a> {
     }
 
     #[inline]
-    pub(super) fn mount(self) -> &'a Mount {
-        self.header.mount()
+    pub(super) fn sbi(self) -> &'a SbInfo {
+        self.header.sbi()
     }
 
     /// Where I/O ends: at the smaller of the file's size and its mapped size.

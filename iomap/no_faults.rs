@@ -18,7 +18,7 @@ use super::{
         MappedFile,
         PAGE, //
     },
-    tenancy::MovingIn, //
+    ownership::OwnershipWriteGuard, //
 };
 
 /// A mapped file in which no fault is under way, nor begins.
@@ -110,16 +110,16 @@ impl<'a> IdleRange<'a> {
 
     /// Takes what is backed of it out of the DAX page cache, and what was noted in the folios out
     /// of them: pages that are put together to a folio have to be blank.
-    pub(super) fn move_out(self) {
+    pub(super) fn disassociate(self) {
         let (first, last) = (self.start as u64 / PAGE, self.end as u64 / PAGE);
         let file = self.no_faults.file;
         let mapping = file.mapping();
-        let _moving = MovingIn::new(file.mount());
+        let _moving = OwnershipWriteGuard::new(file.sbi());
 
         mapping.for_each(first, last, Mark::Present, |index, entry| {
             if let Some(pfn) = entry.pfn_of(index) {
                 // SAFETY: The frame of an entry has a memory map.
-                unsafe { Folio::of(pfn) }.set_note(0, Ordering::Relaxed);
+                unsafe { Folio::of(pfn) }.set_cookie(0, Ordering::Relaxed);
             }
         });
         // SAFETY: By the type invariants the range is not mapped nor in use.

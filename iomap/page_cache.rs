@@ -83,7 +83,7 @@ static DAX_AOPS: Table<c::address_space_operations> = Table(c::address_space_ope
 });
 
 /// The operations of a shown page cache.
-static SHOWN_AOPS: Table<c::address_space_operations> = Table(c::address_space_operations {
+static EMPTY_AOPS: Table<c::address_space_operations> = Table(c::address_space_operations {
     writepages: Some(write_dax_back),
     ..pin_init::zeroed()
 });
@@ -112,7 +112,7 @@ impl MappedFile {
             file.will_be_mapped();
             return Ok(file);
         }
-        let mapped_files = &header.mount().mapped_files;
+        let mapped_files = &header.sbi().mapped_files;
         let _making = mapped_files.making.lock();
         if let Some(file) = header.file() {
             file.will_be_mapped();
@@ -150,12 +150,12 @@ const LOCK: &CStr = c"fuse_dax_fmap::invalidate_lock";
 /// # Safety
 ///
 /// `slot` is valid for writes and stays where it is until `inode` is evicted.
-pub(super) unsafe fn init_shown(slot: *mut c::address_space, inode: &Inode) {
+pub(super) unsafe fn init_empty(slot: *mut c::address_space, inode: &Inode) {
     let lock = (LOCK, kernel::static_lock_class!());
 
     // sync_file_range(2) looks no further if nothing claims to be dirty.
     // SAFETY: `slot` is valid until `inode` is evicted, by the safety requirements.
-    unsafe { AddressSpace::init_dirty(slot, inode.as_raw(), &SHOWN_AOPS.0, lock) };
+    unsafe { AddressSpace::init_dirty(slot, inode.as_raw(), &EMPTY_AOPS.0, lock) };
 }
 
 /// `->writepages()` of a shown page cache, for sync_file_range(2) and its kin: the DAX entries are
@@ -165,11 +165,11 @@ pub(super) unsafe fn init_shown(slot: *mut c::address_space, inode: &Inode) {
 ///
 /// Called by writeback, for the shown page cache of an open mapped file.
 unsafe extern "C" fn write_dax_back(
-    shown: *mut c::address_space,
+    empty: *mut c::address_space,
     wbc: *mut c::writeback_control,
 ) -> ffi::c_int {
-    // SAFETY: The host of `shown` is the file's inode, which is in use.
-    let inode = unsafe { inode::Inode::from_raw((*shown).host) };
+    // SAFETY: The host of `empty` is the file's inode, which is in use.
+    let inode = unsafe { inode::Inode::from_raw((*empty).host) };
     // SAFETY: The inode is mapped, by the safety requirements.
     let Some(file) = unsafe { header(inode) }.file() else {
         return 0;
@@ -185,20 +185,20 @@ unsafe extern "C" fn write_dax_back(
 /// # Safety
 ///
 /// `file` is being opened by the current task, and its inode is mapped.
-pub(crate) unsafe fn show_page_cache(file: *mut c::file) {
+pub(crate) unsafe fn set_f_mapping(file: *mut c::file) {
     // SAFETY: `file` is being opened, and its inode mapped, by the safety requirements.
     let (file, inode) = unsafe { open_file(file) };
 
     // SAFETY: `file` is this task's, and keeps its inode, which keeps what is shown.
-    unsafe { file.set_mapping(inode.header.shown()) };
+    unsafe { file.set_mapping(inode.header.empty()) };
 }
 
 /// FUSE's page cache operations, and a copy of them with `read_folio` ours.
 static AOPS: SetOnce<Table<Aops>> = SetOnce::new();
 
 struct Aops {
-    plain: *const c::address_space_operations,
-    plain_read_folio: Option<ReadFolio>,
+    orig: *const c::address_space_operations,
+    orig_read_folio: Option<ReadFolio>,
     mapped: c::address_space_operations,
 }
 
@@ -210,25 +210,25 @@ unsafe impl COperations for Aops {}
 /// The operations for FUSE's page cache of an inode that is about to be mapped: FUSE's, but for
 /// `->read_folio()` and `->bmap()`.
 pub(super) fn aops(inode: &Inode) -> Result<*const c::address_space_operations> {
-    let plain = inode.data().operations();
+    let orig = inode.data().operations();
 
     if AOPS.as_ref().is_none() {
         let _making = MAKING_TABLES.lock();
         AOPS.populate(Table(Aops {
-            plain,
-            plain_read_folio: plain.read_folio,
+            orig,
+            orig_read_folio: orig.read_folio,
             mapped: c::address_space_operations {
                 read_folio: Some(read_folio),
                 // FIBMAP is refused, as on any file system that could not say what the number
                 // means.
                 bmap: None,
-                ..*plain
+                ..*orig
             },
         }));
     }
     let table = &AOPS.as_ref().ok_or(EIO)?.0;
     // All regular files of FUSE have the same, or ours, if they were nearly mapped before.
-    if !ptr::eq(table.plain, plain) && !ptr::eq(&table.mapped, plain) {
+    if !ptr::eq(table.orig, orig) && !ptr::eq(&table.mapped, orig) {
         return Err(EIO);
     }
     Ok(&table.mapped)
@@ -247,11 +247,11 @@ pub(super) fn aops(inode: &Inode) -> Result<*const c::address_space_operations> 
 unsafe extern "C" fn read_folio(file: *mut c::file, folio: *mut c::folio) -> ffi::c_int {
     // SAFETY: A `file` that is passed is open.
     let memory = !file.is_null() && is_vm_file(unsafe { LocalFile::from_raw_file(file) });
-    let plain = AOPS.as_ref().and_then(|table| table.0.plain_read_folio);
+    let orig = AOPS.as_ref().and_then(|table| table.0.orig_read_folio);
 
-    match plain {
+    match orig {
         // SAFETY: This is FUSE's own, with the caller's arguments.
-        Some(plain) if !memory => unsafe { plain(file, folio) },
+        Some(orig) if !memory => unsafe { orig(file, folio) },
         _ => {
             // SAFETY: `folio` is locked, by the safety requirements.
             unsafe { c::folio_unlock(folio) };

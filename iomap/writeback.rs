@@ -47,11 +47,11 @@ use crate::{
         self,
         AsWritten, //
     },
-    sb_info::Mount, //
+    sb_info::SbInfo, //
 };
 
 use super::{
-    mapped_files::StaysMounted,
+    mapped_files::StaysActive,
     mapped_inode::{
         open_file,
         Header,
@@ -61,21 +61,21 @@ use super::{
         PMD_SIZE, //
     },
     no_faults::NoFaults,
-    stamp::new_stamp,
-    tenancy::Flushing, //
+    validity::new_validity,
+    ownership::Flushing, //
 };
 
 impl Header {
     /// Whether a device of the file has gone away.
     fn has_failed_device(&self) -> bool {
         self.device_indexes()
-            .any(|index| self.mount().devices.get(index).is_none())
+            .any(|index| self.sbi().devices.get(index).is_none())
     }
 
     /// Whether what is flushed from the CPU's caches is durable, on all devices of the file.
     pub(super) fn is_synchronous(&self) -> bool {
         self.device_indexes().all(|index| {
-            let device = self.mount().devices.held(index);
+            let device = self.sbi().devices.held(index);
 
             device.is_some_and(|device| device.dax_dev().is_synchronous())
         })
@@ -92,7 +92,7 @@ impl Header {
 
     /// A device of the file: one that has not failed, if there is one.
     pub(super) fn any_device(&self) -> Option<&Device> {
-        let devices = &self.mount().devices;
+        let devices = &self.sbi().devices;
 
         self.device_indexes()
             .find_map(|index| devices.get(index))
@@ -102,7 +102,7 @@ impl Header {
     /// Whether some memory of its devices has failed, maybe of this file.
     fn may_have_poison(&self) -> bool {
         self.device_indexes()
-            .any(|index| self.mount().devices.get_sound(index).is_none())
+            .any(|index| self.sbi().devices.get_healthy(index).is_none())
     }
 }
 
@@ -157,17 +157,17 @@ fn write_back(file: &MappedFile, start: c::loff_t, end: c::loff_t) -> Result {
     let header = file.header();
     let flush = || {
         let result = for_each_chunk(file, (start, end), |start, end| {
-            let flushing = Flushing::new(file.mount());
+            let flushing = Flushing::new(file.sbi());
             if !header.may_have_poison() {
                 return flush_entries(file, start, end, &flushing, None);
             }
             drop(flushing);
             let no_faults = NoFaults::lock(file);
-            let flushing = Flushing::new(file.mount());
+            let flushing = Flushing::new(file.sbi());
             flush_entries(file, start, end, &flushing, Some(&no_faults))
         });
         // What was dirty may not be so any more.
-        lockless::renew(&header.stamp, new_stamp());
+        lockless::renew(&header.validity, new_validity());
         result
     };
 
@@ -302,7 +302,7 @@ pub(super) fn flush_around_poison(no_faults: &NoFaults<'_>, start: c::loff_t, en
         file.mapping().lock_entries().clear_dirty(index);
         file.record_loss();
     });
-    lockless::renew(&file.header().stamp, new_stamp());
+    lockless::renew(&file.header().validity, new_validity());
     drain();
 }
 
@@ -310,12 +310,12 @@ pub(super) fn flush_around_poison(no_faults: &NoFaults<'_>, start: c::loff_t, en
 pub(super) fn flush_range(no_faults: &NoFaults<'_>, start: c::loff_t, end: c::loff_t) -> Result {
     let file = no_faults.file();
     let result = for_each_chunk(file, (start, end), |start, end| {
-        let flushing = Flushing::new(file.mount());
+        let flushing = Flushing::new(file.sbi());
         let poison = file.header().may_have_poison().then_some(no_faults);
         flush_entries(file, start, end, &flushing, poison)
     });
     // What is in the range may not be there for much longer.
-    lockless::renew(&file.header().stamp, new_stamp());
+    lockless::renew(&file.header().validity, new_validity());
     drain();
     result
 }
@@ -346,13 +346,13 @@ pub(super) fn write_back_inode(inode: MappedInode<'_>, start: c::loff_t, end: c:
 /// # Errors
 ///
 /// The first one; the other files are flushed all the same.
-pub(crate) unsafe fn sync_all(mount: &Mount) -> Result {
+pub(crate) unsafe fn sync_all(sbi: &SbInfo) -> Result {
     let mut result = Ok(());
 
     let dirty = |file: &MappedFile| file.may_be_dirty();
     // SAFETY: The caller keeps the superblock mounted.
-    let mounted = unsafe { StaysMounted::promised() };
-    mount.mapped_files.for_each(mounted, true, dirty, |file| {
+    let active = unsafe { StaysActive::promised() };
+    sbi.mapped_files.for_each(active, true, dirty, |file| {
         result = result.and(write_back_range(file, 0, c::loff_t::MAX));
     });
     drain();

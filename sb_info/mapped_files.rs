@@ -46,7 +46,7 @@ pub(crate) struct MappedFiles {
     pub(crate) making: Mutex<()>,
     /// Held while kept memory is given up.
     #[pin]
-    pub(crate) giving_up: Mutex<()>,
+    pub(crate) releasing: Mutex<()>,
     /// How many inodes are held, and how many files are in the list of kept memory.
     pub(crate) leftovers: Atomic<i64>,
     /// How often there was a reason to look for inodes that FUSE has marked bad.
@@ -117,7 +117,7 @@ impl MappedFiles {
                 "fuse_dax_fmap::MappedFiles::lists"
             ),
             making <- new_mutex!((), "fuse_dax_fmap::MappedFiles::making"),
-            giving_up <- new_mutex!((), "fuse_dax_fmap::MappedFiles::giving_up"),
+            releasing <- new_mutex!((), "fuse_dax_fmap::MappedFiles::giving_up"),
             leftovers: Atomic::new(0),
             suspicions: Atomic::new(0),
             cleared: Atomic::new(0),

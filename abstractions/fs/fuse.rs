@@ -662,7 +662,7 @@ impl OpenArgs<'_> {
 pub(crate) struct Args(Opaque<f::fuse_args>);
 
 /// What [`Args`] are made of.
-pub(crate) struct Question {
+pub(crate) struct RequestArgs {
     pub(crate) opcode: u32,
     pub(crate) nodeid: u64,
     /// Whether a reply that is shorter than there is room is one.
@@ -699,7 +699,7 @@ impl Args {
     pub(crate) unsafe fn send_background<T>(
         &self,
         inode: &Inode,
-        question: &Question,
+        request_args: &RequestArgs,
         body: *const T,
         reply: *mut [u8],
         end: End,
@@ -707,13 +707,13 @@ impl Args {
         // SAFETY: By the safety requirements `self` is of no request yet, so it is the caller's.
         let args = unsafe { &mut *self.0.get() };
 
-        args.opcode = question.opcode;
-        args.nodeid = question.nodeid;
+        args.opcode = request_args.opcode;
+        args.nodeid = request_args.nodeid;
         args.in_numargs = 1;
         args.in_args[0].size = size_of::<T>() as u32;
         args.in_args[0].value = body.cast();
         args.out_numargs = 1;
-        args.set_out_argvar(question.may_be_short);
+        args.set_out_argvar(request_args.may_be_short);
         args.out_args[0].size = reply.len() as u32;
         args.out_args[0].value = reply.cast();
         args.end = Some(end);

@@ -79,14 +79,14 @@ impl<'a> Folio<'a> {
     /// What the file system has noted in the folio. DAX leaves `folio->private` to it
     /// (include/linux/mm_types.h), and so does all else where PG_private is not set.
     #[inline]
-    pub(crate) fn note(self, order: Ordering) -> u64 {
+    pub(crate) fn cookie(self, order: Ordering) -> u64 {
         self.private().load(order) as u64
     }
 
     /// Notes something else.
     #[inline]
-    pub(crate) fn set_note(self, note: u64, order: Ordering) {
-        self.private().store(note as *mut ffi::c_void, order);
+    pub(crate) fn set_cookie(self, cookie: u64, order: Ordering) {
+        self.private().store(cookie as *mut ffi::c_void, order);
     }
 
     /// The page cache that it is in now, or null.

@@ -58,13 +58,13 @@ pub mod weaker {
     weaker! {
         WrittenBack: WRITTEN_BACK;
         Quiet: QUIET;
-        SetNote: SET_NOTE;
-        Note: NOTE;
+        SetNote: SET_COOKIE;
+        Note: COOKIE;
         Entry: ENTRY;
         Publish: PUBLISH;
         State: STATE;
         Fill: FILL;
-        Sound: SOUND;
+        Sound: HEALTHY;
         Filled: FILLED;
         Marked: MARKED;
         Used: USED;

@@ -9,7 +9,7 @@ use loom::thread;
 
 use crate::atomics::{self, AtomicBool, AtomicPtr, AtomicU32, Ordering};
 use crate::check::{fails, run, weaker};
-use crate::lockless::{AsWritten, Orders, fill, mark, sound};
+use crate::lockless::{AsWritten, Orders, fill, mark, healthy};
 
 const STILL_SOUND: &str = "a device that has failed is taken for sound";
 const STILL_MAPPED: &str = "a page of a device that has failed is mapped";
@@ -29,7 +29,7 @@ impl Device {
 
 /// A slot, and a file that uses its device.
 struct World {
-    sound: AtomicPtr<Device>,
+    healthy: AtomicPtr<Device>,
     health: AtomicU32,
     invalidate_lock: RwLock<()>,
     /// The list of mapped files: whether the file is in.
@@ -40,7 +40,7 @@ struct World {
 impl World {
     fn new() -> Arc<Self> {
         Arc::new(Self {
-            sound: AtomicPtr::new(null_mut()),
+            healthy: AtomicPtr::new(null_mut()),
             health: AtomicU32::new(0),
             invalidate_lock: RwLock::new(()),
             mapped_files: Mutex::new(false),
@@ -51,16 +51,16 @@ impl World {
     fn fill<O: Orders>(&self, device: &'static Device) {
         // SAFETY: loom checks that nothing else looks meanwhile.
         device.size.with_mut(|size| unsafe { *size = 42 });
-        fill::<O, _>(&self.sound, &self.health, (&raw const *device).cast_mut());
+        fill::<O, _>(&self.healthy, &self.health, (&raw const *device).cast_mut());
     }
 
     fn mark<O: Orders>(&self) {
-        mark::<O, _>(&self.sound, &self.health, 1);
+        mark::<O, _>(&self.healthy, &self.health, 1);
     }
 
     fn fault<O: Orders>(&self) {
         let _shared = self.invalidate_lock.read().unwrap();
-        let device = sound::<O, _>(&self.sound);
+        let device = healthy::<O, _>(&self.healthy);
 
         if !device.is_null() {
             // SAFETY: The device is leaked.
@@ -71,7 +71,7 @@ impl World {
         }
     }
 
-    /// Unmaps the file, as `vacate_all()` and `kill_tenants()`.
+    /// Unmaps the file, as `invalidate_device()` and `memory_failure()`.
     fn vacate(&self) {
         let _no_faults = self.invalidate_lock.write().unwrap();
 
@@ -114,7 +114,7 @@ fn fails_while_it_is_acquired<O: Orders>() {
     let world = at_once(move |world| world.fill::<O>(device), World::mark::<O>);
 
     assert!(
-        sound::<AsWritten, _>(&world.sound).is_null(),
+        healthy::<AsWritten, _>(&world.healthy).is_null(),
         "{STILL_SOUND}"
     );
 }
@@ -149,19 +149,19 @@ fn a_device_that_fails_while_it_is_acquired_stays_sound_with_accesses_that_are_s
         let world = at_once(
             move |world| {
                 world
-                    .sound
+                    .healthy
                     .store((&raw const *device).cast_mut(), Ordering::SeqCst);
                 if world.health.load(Ordering::Relaxed) != 0 {
-                    world.sound.store(null_mut(), Ordering::Relaxed);
+                    world.healthy.store(null_mut(), Ordering::Relaxed);
                 }
             },
             |world| {
                 world.health.fetch_or(1, Ordering::SeqCst);
-                world.sound.store(null_mut(), Ordering::Relaxed);
+                world.healthy.store(null_mut(), Ordering::Relaxed);
             },
         );
         assert!(
-            world.sound.load(Ordering::Relaxed).is_null(),
+            world.healthy.load(Ordering::Relaxed).is_null(),
             "{STILL_SOUND}"
         );
     });

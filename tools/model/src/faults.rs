@@ -41,7 +41,7 @@ fn at_once(world: World, tasks: impl IntoIterator<Item = Task>) {
 /// What the folio's note says at first.
 type Note = fn(u64) -> u64;
 
-const DIRTY_NOTE: Note = |stamp| stamp | DIRTY;
+const DIRTY_NOTE: Note = |validity| validity | DIRTY;
 
 fn stores<O: Orders>(times: usize, slip: Slip) -> Task {
     task(move |world| {
@@ -57,18 +57,18 @@ fn fsync<O: Orders>(slip: Slip) -> Task {
 
 /// A task stores to a page that is dirty, in a mapping that does not have it yet, beside fsync(2):
 /// so many times, and faults again if the page was protected meanwhile.
-fn stores_and_fsync<O: Orders>(times: usize, note: Note, slip: Slip) {
+fn stores_and_fsync<O: Orders>(times: usize, cookie: Note, slip: Slip) {
     at_once(
-        World::with_dirty_page(note),
+        World::with_dirty_page(cookie),
         [stores::<O>(times, slip), fsync::<O>(slip)],
     );
 }
 
 #[test]
 fn what_is_stored_beside_fsync_is_not_lost() {
-    for note in NOTES {
-        run(move || stores_and_fsync::<AsWritten>(1, note, Slip::None));
-        run(move || stores_and_fsync::<AsWritten>(2, note, Slip::None));
+    for cookie in NOTES {
+        run(move || stores_and_fsync::<AsWritten>(1, cookie, Slip::None));
+        run(move || stores_and_fsync::<AsWritten>(2, cookie, Slip::None));
     }
 }
 
@@ -123,18 +123,18 @@ fn a_store_is_lost_if_the_fault_reads_the_stamp_before_it_looks_for_writers() {
 
 #[test]
 fn a_store_is_lost_if_the_fault_does_not_look_for_writers() {
-    for note in NOTES {
+    for cookie in NOTES {
         fails(LOST, move || {
-            stores_and_fsync::<AsWritten>(1, note, Slip::NeverQuiet);
+            stores_and_fsync::<AsWritten>(1, cookie, Slip::NeverQuiet);
         });
     }
 }
 
 #[test]
 fn a_store_is_lost_if_the_writer_does_not_wait_for_faults() {
-    for note in NOTES {
+    for cookie in NOTES {
         fails(LOST, move || {
-            stores_and_fsync::<AsWritten>(1, note, Slip::NoPass);
+            stores_and_fsync::<AsWritten>(1, cookie, Slip::NoPass);
         });
     }
 }
@@ -157,8 +157,8 @@ fn a_store_is_lost_if_the_stamp_comes_before_the_writer_waits() {
 /// wrong later.
 #[test]
 fn whether_the_stamp_comes_before_or_after_flushing_does_not_matter() {
-    for note in NOTES {
-        run(move || stores_and_fsync::<AsWritten>(2, note, Slip::StampBeforeFlush));
+    for cookie in NOTES {
+        run(move || stores_and_fsync::<AsWritten>(2, cookie, Slip::StampBeforeFlush));
     }
 }
 
@@ -208,7 +208,7 @@ fn second_place<O: Orders>(slip: Slip) {
                 world.fault::<O>(at(1, 0), slip);
                 world.fault::<O>(at(1, 0), slip);
             }),
-            task(move |world| world.soft_fault::<O>(at(0, 0), slip)),
+            task(move |world| world.fault_fast::<O>(at(0, 0), slip)),
         ],
     );
 }
@@ -243,7 +243,7 @@ fn neighbour<O: Orders>(slip: Slip) {
                 world.fault::<O>(at(0, 0), slip);
                 world.fault::<O>(at(0, 0), slip);
             }),
-            task(move |world| world.soft_fault::<O>(at(1, 1), slip)),
+            task(move |world| world.fault_fast::<O>(at(1, 1), slip)),
         ],
     );
 }
@@ -273,7 +273,7 @@ fn arrival<O: Orders>(slip: Slip) {
                 world.evict_other();
                 world.fault::<O>(at(1, 1), slip);
             }),
-            task(move |world| world.soft_fault::<O>(at(1, 1), slip)),
+            task(move |world| world.fault_fast::<O>(at(1, 1), slip)),
         ],
     );
 }
@@ -325,7 +325,7 @@ fn drop_and_read<O: Orders>(slip: Slip) {
         World::with_dirty_page(DIRTY_NOTE),
         [
             task(move |world| world.drop_entry(slip)),
-            task(move |world| world.soft_fault::<O>(READ, slip)),
+            task(move |world| world.fault_fast::<O>(READ, slip)),
         ],
     );
 }

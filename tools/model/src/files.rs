@@ -7,7 +7,7 @@ use std::cell::Cell;
 use loom::sync::{Mutex, RwLock};
 
 use crate::atomics::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
-use crate::lockless::{DIRTY, Orders, Place, look_up, next_stamp, renew, write_back};
+use crate::lockless::{DIRTY, Orders, Place, look_up, next_validity, renew, write_back};
 
 pub const LOST: &str = "a page is writable, or has data that are not flushed, and is not dirty";
 pub const NO_ENTRY: &str = "a page is mapped for which there is no entry";
@@ -29,7 +29,7 @@ struct Frame {
     /// `folio->index`.
     index: AtomicUsize,
     /// `folio->private`.
-    note: AtomicU64,
+    cookie: AtomicU64,
 }
 
 /// A page of a file.
@@ -63,7 +63,7 @@ pub struct File {
     id: usize,
     invalidate_lock: RwLock<()>,
     pub writers: AtomicU32,
-    pub stamp: AtomicU64,
+    pub validity: AtomicU64,
     pages: Vec<Page>,
 }
 
@@ -71,7 +71,7 @@ pub struct World {
     frames: Vec<Frame>,
     pub files: Vec<File>,
     /// Who may change who has which memory.
-    tenants: Mutex<()>,
+    ownership: Mutex<()>,
     last_stamp: AtomicU64,
 }
 
@@ -115,7 +115,7 @@ impl World {
             pages: AtomicUsize::new(1),
             mapping: AtomicUsize::new(0),
             index: AtomicUsize::new(0),
-            note: AtomicU64::new(0),
+            cookie: AtomicU64::new(0),
         };
         let page = |_| Page {
             entry_lock: Mutex::new(()),
@@ -127,26 +127,26 @@ impl World {
             id,
             invalidate_lock: RwLock::new(()),
             writers: AtomicU32::new(0),
-            stamp: AtomicU64::new(2 * id as u64),
+            validity: AtomicU64::new(2 * id as u64),
             pages: (0..PAGES).map(page).collect(),
         };
         Self {
             frames: (0..PAGES).map(frame).collect(),
             files: (1..=files).map(file).collect(),
-            tenants: Mutex::new(()),
+            ownership: Mutex::new(()),
             last_stamp: AtomicU64::new(2 * files as u64),
         }
     }
 
     /// Page 0 of file 0 is in frame 0, and marked dirty. The folio's note says so, or is clean, or
     /// is another one's.
-    pub fn with_dirty_page(note: fn(stamp: u64) -> u64) -> Self {
+    pub fn with_dirty_page(cookie: fn(validity: u64) -> u64) -> Self {
         let world = Self::new(1);
         let file = &world.files[0];
 
         world.frames[0].mapping.store(file.id, Ordering::Relaxed);
-        let stamp = file.stamp.load(Ordering::Relaxed);
-        world.frames[0].note.store(note(stamp), Ordering::Relaxed);
+        let validity = file.validity.load(Ordering::Relaxed);
+        world.frames[0].cookie.store(cookie(validity), Ordering::Relaxed);
         file.pages[0].entry.store(entry_of(0), Ordering::Relaxed);
         file.pages[0].dirty.store(true, Ordering::Relaxed);
         world
@@ -163,7 +163,7 @@ impl World {
         }
         first.pages.store(PAGES, Ordering::Relaxed);
         first.mapping.store(1, Ordering::Relaxed);
-        first.note.store(2, Ordering::Relaxed);
+        first.cookie.store(2, Ordering::Relaxed);
         world
     }
 
@@ -172,12 +172,12 @@ impl World {
         let world = Self::new(2);
 
         world.frames[0].mapping.store(1, Ordering::Relaxed);
-        world.frames[0].note.store(2, Ordering::Relaxed);
+        world.frames[0].cookie.store(2, Ordering::Relaxed);
         world
     }
 
-    fn new_stamp(&self) -> u64 {
-        next_stamp(&self.last_stamp, 0)
+    fn new_validity(&self) -> u64 {
+        next_validity(&self.last_stamp, 0)
     }
 
     // --- Faults ---------------------------------------------------------------------------------
@@ -190,11 +190,11 @@ impl World {
         if self.map_softly::<O>(at, slip) {
             return;
         }
-        self.hard_fault(at);
+        self.fault_dax(at);
     }
 
     /// A fault that gives up where DAX would be needed.
-    pub fn soft_fault<O: Orders>(&self, at: At, slip: Slip) {
+    pub fn fault_fast<O: Orders>(&self, at: At, slip: Slip) {
         let _shared = self.files[at.file].invalidate_lock.read().unwrap();
 
         self.map_softly::<O>(at, slip);
@@ -210,18 +210,18 @@ impl World {
         };
         // An earlier load than the one that `look_up()` does, and no writers at all.
         let (early, none);
-        let mut stamp = &file.stamp;
+        let mut validity = &file.validity;
         let mut writers = &file.writers;
 
         if slip == Slip::StampBeforeQuiet {
-            early = AtomicU64::new(stamp.load(Ordering::Relaxed));
-            stamp = &early;
+            early = AtomicU64::new(validity.load(Ordering::Relaxed));
+            validity = &early;
         }
         if slip == Slip::NeverQuiet {
             none = AtomicU32::new(0);
             writers = &none;
         }
-        match look_up::<O, _>(writers, stamp, &place, at.write) {
+        match look_up::<O, _>(writers, validity, &place, at.write) {
             Some(((), true)) => {
                 self.files[at.file].pages[at.index].insert(at.write);
                 true
@@ -231,7 +231,7 @@ impl World {
     }
 
     /// `dax_iomap_fault()`, with what `iomap_begin()` does.
-    fn hard_fault(&self, at: At) {
+    fn fault_dax(&self, at: At) {
         let file = &self.files[at.file];
         let page = &file.pages[at.index];
         let _locked = page.entry_lock.lock().unwrap();
@@ -240,7 +240,7 @@ impl World {
 
         page.entry.store(entry | LOCKED, Ordering::Release);
         if entry == 0 {
-            let _moving_in = self.tenants.lock().unwrap();
+            let _moving_in = self.ownership.lock().unwrap();
             let head = &self.frames[frame.head.load(Ordering::Relaxed)];
 
             if head.mapping.load(Ordering::Relaxed) != 0 {
@@ -287,7 +287,7 @@ impl World {
         let file = &self.files[0];
         let pass = || {
             if slip == Slip::StampBeforePass {
-                renew(&file.stamp, self.new_stamp());
+                renew(&file.validity, self.new_validity());
             }
             if slip != Slip::NoPass {
                 drop(file.invalidate_lock.write().unwrap());
@@ -295,7 +295,7 @@ impl World {
         };
         let flush = || {
             if slip == Slip::StampBeforeFlush {
-                renew(&file.stamp, self.new_stamp());
+                renew(&file.validity, self.new_validity());
             }
             for page in &file.pages {
                 page.flush();
@@ -304,7 +304,7 @@ impl World {
                 slip,
                 Slip::NoStamp | Slip::StampBeforePass | Slip::StampBeforeFlush
             ) {
-                renew(&file.stamp, self.new_stamp());
+                renew(&file.validity, self.new_validity());
             }
         };
         write_back::<O, _>(&file.writers, pass, flush);
@@ -312,7 +312,7 @@ impl World {
 
     // --- Giving memory up -----------------------------------------------------------------------
 
-    /// Page 0 of file 0 is unmapped, flushed, and its entry dropped, as `upgrade` and `vacating`
+    /// Page 0 of file 0 is unmapped, flushed, and its entry dropped, as `collapse` and `vacating`
     /// do.
     pub fn drop_entry(&self, slip: Slip) {
         let file = &self.files[0];
@@ -326,26 +326,26 @@ impl World {
         }
         page.flush();
         if !matches!(slip, Slip::NoStamp | Slip::NoStampAndNoteStays) {
-            renew(&file.stamp, self.new_stamp());
+            renew(&file.validity, self.new_validity());
         }
-        let _moving_out = self.tenants.lock().unwrap();
-        self.move_out(slip);
+        let _moving_out = self.ownership.lock().unwrap();
+        self.disassociate(slip);
         page.entry.store(0, Ordering::Release);
     }
 
     /// A file that is not looked at otherwise gives up the folio of frame 0.
     pub fn evict_other(&self) {
-        let _moving_out = self.tenants.lock().unwrap();
+        let _moving_out = self.ownership.lock().unwrap();
 
-        self.move_out(Slip::None);
+        self.disassociate(Slip::None);
     }
 
     /// `dax_delete_mapping_range()`, with what is done before.
-    fn move_out(&self, slip: Slip) {
+    fn disassociate(&self, slip: Slip) {
         let folio = &self.frames[0];
 
         if !matches!(slip, Slip::NoteStays | Slip::NoStampAndNoteStays) {
-            folio.note.store(0, Ordering::Relaxed);
+            folio.cookie.store(0, Ordering::Relaxed);
         }
         folio.mapping.store(0, Ordering::Relaxed);
         let pages = folio.pages.load(Ordering::Relaxed);
@@ -364,7 +364,7 @@ impl World {
             let vacant = frame.mapping.load(Ordering::Relaxed) == 0;
 
             assert!(
-                !vacant || frame.note.load(Ordering::Relaxed) == 0,
+                !vacant || frame.cookie.load(Ordering::Relaxed) == 0,
                 "{NOT_BLANK}"
             );
         }
@@ -437,7 +437,7 @@ pub const WRITE: At = At {
     ..READ
 };
 
-/// As `PlaceOfFile` in `iomap/soft_fault.rs`.
+/// As `PlaceOfFile` in `iomap/fault_fast.rs`.
 struct InWorld<'a> {
     world: &'a World,
     at: At,
@@ -462,7 +462,7 @@ impl InWorld<'_> {
 
 impl Place for InWorld<'_> {
     type Folio = Folio;
-    type Tenancy = ();
+    type Association = ();
 
     fn folio(&self) -> Folio {
         if let (Some(old), Slip::OldFolio) = (self.old.get(), self.slip) {
@@ -477,12 +477,12 @@ impl Place for InWorld<'_> {
         folio
     }
 
-    fn note(&self, folio: Folio, order: Ordering) -> u64 {
-        self.frame(folio.0).note.load(order)
+    fn cookie(&self, folio: Folio, order: Ordering) -> u64 {
+        self.frame(folio.0).cookie.load(order)
     }
 
-    fn set_note(&self, folio: Folio, note: u64, order: Ordering) {
-        self.frame(folio.0).note.store(note, order);
+    fn set_cookie(&self, folio: Folio, cookie: u64, order: Ordering) {
+        self.frame(folio.0).cookie.store(cookie, order);
     }
 
     fn has_entry(&self) -> bool {
@@ -494,7 +494,7 @@ impl Place for InWorld<'_> {
         entry == entry_of(self.at.frame)
     }
 
-    fn tenancy(&self, folio: Folio) -> Option<()> {
+    fn association(&self, folio: Folio) -> Option<()> {
         let head = self.frame(folio.0);
         let mapping = head.mapping.load(Ordering::Relaxed);
         let first = match self.slip {
@@ -515,4 +515,4 @@ impl Place for InWorld<'_> {
 }
 
 /// Notes that a folio may have.
-pub const NOTES: [fn(u64) -> u64; 3] = [|stamp| stamp | DIRTY, |stamp| stamp, |_| 0];
+pub const NOTES: [fn(u64) -> u64; 3] = [|validity| validity | DIRTY, |validity| validity, |_| 0];

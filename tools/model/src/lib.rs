@@ -21,14 +21,14 @@
 //! | `WRITTEN_BACK`, `QUIET`                         | a store is lost                                   |
 //! | look for writers, then read the stamp           | a store is lost                                   |
 //! | writers wait for the lock; then a new stamp     | a store is lost                                   |
-//! | `SET_NOTE`, `NOTE`                              | memory is mapped where it does not belong         |
+//! | `SET_COOKIE`, `COOKIE`                              | memory is mapped where it does not belong         |
 //! | read the note, then what the folio is           | memory is mapped where it does not belong         |
 //! | `ENTRY`; the entry, then the folio once more    | a fault notes something in another file's folio   |
 //! | entries are dropped with the lock               | a page is mapped that has no entry                |
 //! | the note is wiped when the entry goes           | memory is not blank for its next tenant           |
 //! | `PUBLISH`, `STATE`                              | a header is torn                                  |
 //! | operations of an inode look for a header        | a null pointer is followed                        |
-//! | `FILL`, `SOUND`                                 | a device is torn                                  |
+//! | `FILL`, `HEALTHY`                                 | a device is torn                                  |
 //! | `FILLED`, `MARKED`: full fences                 | a device that has failed is taken for sound       |
 //! | mark the device, then take the lock             | a page of a failed device is mapped               |
 //! | a fault looks for a bad inode with the lock     | a file that has gone bad is mapped                |
@@ -42,7 +42,7 @@
 //! relies on less of DAX; a new stamp when entries are dropped, as their notes are wiped, too; the
 //! stamp after flushing rather than before.
 //!
-//! Not here: what is done with a lock of ours or of a page table (`tracked_fault`, `mapped_files`,
+//! Not here: what is done with a lock of ours or of a page table (`fault_uffd_wp`, `mapped_files`,
 //! DAX itself).
 
 #[cfg(test)]

@@ -6,7 +6,7 @@ use loom::thread;
 
 use crate::atomics::{AtomicU64, Ordering};
 use crate::check::{fails, run};
-use crate::lockless::{DIRTY, next_stamp};
+use crate::lockless::{DIRTY, next_validity};
 
 const TWICE: &str = "two files have the same stamp";
 
@@ -19,14 +19,14 @@ fn two_at_once(next: fn(&AtomicU64, u64) -> u64) {
     let (one, two) = (next(&last, 4), other.join().unwrap());
 
     assert!(one != two, "{TWICE}");
-    for stamp in [one, two] {
-        assert!(stamp > 6 && stamp & DIRTY == 0);
+    for validity in [one, two] {
+        assert!(validity > 6 && validity & DIRTY == 0);
     }
 }
 
 #[test]
 fn stamps_that_are_made_at_once_differ() {
-    run(|| two_at_once(next_stamp));
+    run(|| two_at_once(next_validity));
 }
 
 #[test]

@@ -21,36 +21,36 @@ use super::{
         IdleRange,
         NoFaults, //
     },
-    tenancy::mark_dirty,
+    ownership::mark_dirty,
     writeback::flush_range, //
 };
 
 /// Unmaps a mapped file and gives up what is idle of its memory. Returns whether nothing is left;
 /// if `only` is given, nothing of that device.
-pub(super) fn try_vacate(no_faults: &NoFaults<'_>, only: Option<&Device>) -> bool {
+pub(super) fn try_break_layout(no_faults: &NoFaults<'_>, only: Option<&Device>) -> bool {
     let file = no_faults.file();
-    let (mut start, mut vacated) = (0, true);
+    let (mut start, mut done) = (0, true);
     // What an earlier call has found in use, for it gave up all else.
     let was_busy = file.was_busy();
 
     loop {
         // This unmaps everything from `start` on; what is left then are references to pages.
         let (idle, busy) = no_faults.unmap(start, c::loff_t::MAX);
-        give_up(idle, was_busy);
+        drop_range(idle, was_busy);
         let Some(busy) = busy else {
-            return vacated;
+            return done;
         };
-        vacated &= only.is_some_and(|device| !device.has_frame(busy.pfn));
+        done &= only.is_some_and(|device| !device.has_frame(busy.pfn));
         let first = busy.first * PAGE;
         let end = ((busy.first + busy.pages) * PAGE) as c::loff_t;
-        file.note_busy();
+        file.mark_busy();
         // What was stored until now is not to wait until the page is idle.
         let _ = flush_range(no_faults, first as c::loff_t, end - 1);
         start = end;
     }
 }
 
-fn give_up(idle: IdleRange<'_>, was_busy: bool) {
+fn drop_range(idle: IdleRange<'_>, was_busy: bool) {
     let (start, end) = (idle.start, idle.end);
     if start >= end {
         return;
@@ -66,7 +66,7 @@ fn give_up(idle: IdleRange<'_>, was_busy: bool) {
     }
     // An error of writeback has been recorded.
     let _ = flush_range(idle.no_faults(), start, end);
-    idle.move_out();
+    idle.disassociate();
 }
 
 /// Marks all that a file has as dirty: who had a page of it in use may have stored there, however,

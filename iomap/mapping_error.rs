@@ -20,7 +20,7 @@ use super::mapped_inode::{
 };
 
 /// Why a mapping is refused.
-pub(super) enum Refusal {
+pub(super) enum MappingError {
     Program(Error),
     BeyondFile,
     Empty,
@@ -35,7 +35,7 @@ pub(super) enum Refusal {
     WriteToHole,
 }
 
-impl Refusal {
+impl MappingError {
     fn cause(&self) -> &'static str {
         match self {
             Self::Program(_) => "iomap_begin() returns an error",
@@ -56,41 +56,41 @@ impl Refusal {
 
 /// Logs a refusal, and turns it into the errno of the operation.
 #[cold]
-pub(super) fn refused(
+pub(super) fn report_error(
     inode: &Inode,
     header: &Header,
     pos: u64,
     length: u64,
     flags: ffi::c_uint,
-    refusal: Refusal,
+    error: MappingError,
 ) -> Error {
-    let mount = header.mount();
+    let sbi = header.sbi();
 
-    mount.stats.inc(Counter::RefusedMappings);
+    sbi.stats.inc(Counter::RefusedMappings);
     // A 2 MiB fault that is refused is tried again as one of 4 KiB, and a write of failed memory as
     // one of the whole page.
-    let tried_again = match refusal {
-        Refusal::Poisoned if flags & c::IOMAP_FAULT == 0 => flags & c::IOMAP_WRITE != 0,
+    let tried_again = match error {
+        MappingError::Poisoned if flags & c::IOMAP_FAULT == 0 => flags & c::IOMAP_WRITE != 0,
         _ => flags & c::IOMAP_FAULT != 0 && length > PAGE,
     };
     if !tried_again {
-        header.note_refusal();
+        header.count_error();
         pr_warn_limited!(
-            mount.mappings,
+            sbi.mappings,
             "ops {}: inode {} at {:#x}: {}\n",
-            mount.ops.name(),
+            sbi.ops.name(),
             inode.number(),
             pos,
-            refusal.cause()
+            error.cause()
         );
     }
-    match refusal {
+    match error {
         // For a fault: SIGBUS that says so.
-        Refusal::Poisoned if flags & (c::IOMAP_FAULT | c::IOMAP_WRITE) != 0 => EHWPOISON,
+        MappingError::Poisoned if flags & (c::IOMAP_FAULT | c::IOMAP_WRITE) != 0 => EHWPOISON,
         // A fault knows no errno but these: ENOMEM would be retried for ever, EHWPOISON believed.
         // And a write would go about making memory well again.
-        Refusal::Program(errno) if flags & c::IOMAP_FAULT == 0 && errno != EHWPOISON => errno,
-        Refusal::WriteToHole if flags & c::IOMAP_FAULT == 0 => ENOSPC,
+        MappingError::Program(errno) if flags & c::IOMAP_FAULT == 0 && errno != EHWPOISON => errno,
+        MappingError::WriteToHole if flags & c::IOMAP_FAULT == 0 => ENOSPC,
         _ => EIO,
     }
 }

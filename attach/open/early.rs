@@ -10,7 +10,7 @@
 //! `i_mmap` yet, is not seen. It shows FUSE's page cache as long as it lives.
 //!
 //! The first mmap(2) after the map was published makes such a file count as open
-//! ([`UnsettledFile::count`]), so that its release looks for pages in use.
+//! ([`EarlyFile::count`]), so that its release looks for pages in use.
 
 use core::{
     ptr,
@@ -37,14 +37,14 @@ use crate::{
         self,
         State, //
     },
-    sb_info::Mount, //
+    sb_info::SbInfo, //
 };
 
 use super::super::{
     connection::Connection,
-    tables::{
-        is_idle,
-        GATE, //
+    open_shim::{
+        is_no_rw,
+        OPEN_SHIM, //
     }, //
 };
 
@@ -54,9 +54,9 @@ use super::super::{
 ///
 /// It is open, of a bound mount, and has the table of unsettled or idle files, or has been counted.
 #[repr(transparent)]
-struct UnsettledFile(Opaque<c::file>);
+struct EarlyFile(Opaque<c::file>);
 
-impl UnsettledFile {
+impl EarlyFile {
     /// # Safety
     ///
     /// `file` is such a file, for `'a`.
@@ -71,21 +71,21 @@ impl UnsettledFile {
     }
 
     /// What of its mode does not change.
-    fn is_idle(&self) -> bool {
+    fn is_no_rw(&self) -> bool {
         // SAFETY: By the type invariants the file is open.
-        is_idle(unsafe { (*self.0.get()).f_mode })
+        is_no_rw(unsafe { (*self.0.get()).f_mode })
     }
 
     /// The operations that it has at the moment.
     fn now(&self) -> &'static c::file_operations {
         static NONE: Table<c::file_operations> = Table(pin_init::zeroed());
 
-        let Some(gate) = GATE.as_ref().map(|table| &table.0) else {
+        let Some(shim) = OPEN_SHIM.as_ref().map(|table| &table.0) else {
             return &NONE.0;
         };
         match iomap::state(self.inode()) {
-            State::Mapped => &gate.mapped,
-            _ => gate.plain.0,
+            State::Mapped => &shim.mapped,
+            _ => shim.orig.0,
         }
     }
 
@@ -93,20 +93,20 @@ impl UnsettledFile {
     /// nothing to an idle file.
     fn count(&self) {
         let inode = self.inode();
-        let Some(gate) = GATE.as_ref().map(|table| &table.0) else {
+        let Some(shim) = OPEN_SHIM.as_ref().map(|table| &table.0) else {
             return;
         };
         if iomap::state(inode) != State::Mapped {
             return;
         }
-        let (unsettled, counted) = (
-            ptr::from_ref(&gate.unsettled).cast_mut(),
-            ptr::from_ref(&gate.counted).cast_mut(),
+        let (early, counted) = (
+            ptr::from_ref(&shim.early).cast_mut(),
+            ptr::from_ref(&shim.counted).cast_mut(),
         );
         // SAFETY: By the type invariants the file is open. The field is a word that others load
         // once; both tables have the same operations, but for the last one.
         let f_op = unsafe { AtomicPtr::from_ptr((&raw mut (*self.0.get()).f_op).cast()) };
-        let taken = f_op.compare_exchange(unsettled, counted, Ordering::Relaxed, Ordering::Relaxed);
+        let taken = f_op.compare_exchange(early, counted, Ordering::Relaxed, Ordering::Relaxed);
         if taken.is_ok() {
             // SAFETY: `inode` is mapped, and the file keeps it in use.
             unsafe { iomap::opened(inode.as_raw()) };
@@ -118,7 +118,7 @@ impl UnsettledFile {
 /// one.
 #[must_use = "the right ends when this is dropped"]
 struct Changing<'a> {
-    mount: &'a Mount,
+    sbi: &'a SbInfo,
     key: usize,
 }
 
@@ -128,15 +128,15 @@ impl<'a> Changing<'a> {
     /// # Errors
     ///
     /// [`ENOMEM`].
-    fn new(file: &'a UnsettledFile) -> Result<Option<Self>> {
+    fn new(file: &'a EarlyFile) -> Result<Option<Self>> {
         let inode = file.inode();
         let conn = Connection::of_inode(inode).ok_or(EIO)?;
-        let (mount, key) = (conn.mount(), inode.key());
+        let (sbi, key) = (conn.sbi(), inode.key());
         if iomap::state(inode) == State::Mapped {
             return Ok(None);
         }
         let node = RBTreeNode::new(key, 1, GFP_KERNEL_ACCOUNT)?;
-        let mut changing = mount.changing.lock();
+        let mut changing = sbi.changing.lock();
 
         // Asked again: who publishes the map has the lock.
         if iomap::state(inode) == State::Mapped {
@@ -146,13 +146,13 @@ impl<'a> Changing<'a> {
             Some(calls) => *calls += 1,
             None => drop(changing.insert(node)),
         }
-        Ok(Some(Self { mount, key }))
+        Ok(Some(Self { sbi, key }))
     }
 }
 
 impl Drop for Changing<'_> {
     fn drop(&mut self) {
-        let mut changing = self.mount.changing.lock();
+        let mut changing = self.sbi.changing.lock();
 
         if let Some(calls) = changing.get_mut(&self.key) {
             *calls -= 1;
@@ -170,7 +170,7 @@ impl Drop for Changing<'_> {
 /// Called by the VFS, for an open file with the table of unsettled files, or one that is counted.
 unsafe extern "C" fn mmap(raw: *mut c::file, vma: *mut c::vm_area_struct) -> ffi::c_int {
     // SAFETY: `raw` is such a file, and the VFS keeps it open meanwhile.
-    let file = unsafe { UnsettledFile::from_raw(raw) };
+    let file = unsafe { EarlyFile::from_raw(raw) };
     let right = match Changing::new(file) {
         Ok(right) => right,
         Err(errno) => return errno.to_errno(),
@@ -193,7 +193,7 @@ unsafe extern "C" fn mmap(raw: *mut c::file, vma: *mut c::vm_area_struct) -> ffi
 /// Called by the VFS, for an open file with the table of unsettled files, or one that is counted.
 unsafe extern "C" fn write_iter(iocb: *mut c::kiocb, from: *mut c::iov_iter) -> isize {
     // SAFETY: `iocb` is valid, and has such a file, which the VFS keeps open meanwhile.
-    let file = unsafe { UnsettledFile::from_raw((*iocb).ki_filp) };
+    let file = unsafe { EarlyFile::from_raw((*iocb).ki_filp) };
     let right = match Changing::new(file) {
         Ok(right) => right,
         Err(errno) => return errno.to_errno() as isize,
@@ -233,12 +233,12 @@ macro_rules! pass_on {
             #[allow(clippy::cast_lossless)]
             unsafe extern "C" fn $name($($arg: $type),*) -> $ret {
                 // SAFETY: The VFS keeps the file open meanwhile, which has one of these tables.
-                let unsettled = unsafe { UnsettledFile::from_raw($file) };
-                let _right = match pass_on!(@right $how, unsettled) {
+                let early = unsafe { EarlyFile::from_raw($file) };
+                let _right = match pass_on!(@right $how, early) {
                     Ok(right) => right,
                     Err(errno) => return errno.to_errno() as $ret,
                 };
-                match unsettled.now().$name {
+                match early.now().$name {
                     // SAFETY: The VFS's arguments, passed on.
                     Some($name) => unsafe { $name($($arg),*) },
                     None => $none,
@@ -279,8 +279,8 @@ unsafe extern "C" fn fadvise(
     advice: ffi::c_int,
 ) -> ffi::c_int {
     // SAFETY: `file` has one of these tables, and the VFS keeps it open meanwhile.
-    let unsettled = unsafe { UnsettledFile::from_raw(file) };
-    let useless = unsettled.is_idle() || iomap::state(unsettled.inode()) == State::Mapped;
+    let early = unsafe { EarlyFile::from_raw(file) };
+    let useless = early.is_no_rw() || iomap::state(early.inode()) == State::Mapped;
     if useless && advice == c::POSIX_FADV_WILLNEED as ffi::c_int {
         return 0;
     }
@@ -289,7 +289,7 @@ unsafe extern "C" fn fadvise(
 }
 
 /// The operations of an unsettled file.
-pub(super) fn file_operations(plain: &c::file_operations) -> c::file_operations {
+pub(super) fn file_operations(orig: &c::file_operations) -> c::file_operations {
     c::file_operations {
         llseek: Some(llseek),
         read_iter: Some(read_iter),
@@ -303,6 +303,6 @@ pub(super) fn file_operations(plain: &c::file_operations) -> c::file_operations 
         fadvise: Some(fadvise),
         // The VFS does it by splicing, which is passed on.
         copy_file_range: None,
-        ..*plain
+        ..*orig
     }
 }

@@ -5,7 +5,7 @@
 //! A file becomes the tenant of memory at the first fault that maps it, and gives it up when it is
 //! evicted or the device goes away. DAX notes the tenant in its entry and in the folio.
 //!
-//! What comes and goes in the DAX page caches of a mount is guarded by one lock (`Tenants`). Only
+//! What comes and goes in the DAX page caches of a mount is guarded by one lock (`Ownership`). Only
 //! the first touch of a piece of memory takes it, and who gives memory up.
 
 use core::ptr;
@@ -38,7 +38,7 @@ use crate::{
     },
     bindings::kernel as c,
     daxdev::Device,
-    sb_info::Mount, //
+    sb_info::SbInfo, //
 };
 
 use super::{
@@ -48,7 +48,7 @@ use super::{
         PAGE,
         PMD_SIZE, //
     },
-    refusal::Refusal, //
+    mapping_error::MappingError, //
 };
 
 /// Makes sure that a fault maps memory that this place of the file has, or may have.
@@ -58,28 +58,28 @@ use super::{
 ///
 /// If nobody has the memory yet, the result is a lock to be held until DAX has noted the tenant.
 #[inline]
-pub(super) fn move_in<'a>(
+pub(super) fn claim_pages<'a>(
     file: &'a MappedFile,
     device: &Device,
     addr: u64,
     pos: u64,
     pages: u64,
-) -> Result<Option<MovingIn<'a>>, Refusal> {
+) -> Result<Option<OwnershipWriteGuard<'a>>, MappingError> {
     let entry = file.mapping().entry(pos / PAGE);
 
     if let Some(pfn) = entry.and_then(|entry| entry.pfn_of(pos / PAGE)) {
         return match device.with_frames(addr, 1, |frames| frames.pfn) {
             Some(claimed) if claimed == Some(pfn) => Ok(None),
-            Some(_) => Err(Refusal::Moved),
-            None => Err(Refusal::FailedDevice),
+            Some(_) => Err(MappingError::Moved),
+            None => Err(MappingError::FailedDevice),
         };
     }
-    let moving_in = MovingIn::new(file.mount());
-    // Who marks memory as failed takes the same lock afterwards (`kill_tenants()`).
-    if device.may_be_unsound() {
-        match device.sound_pages(addr, pages) {
-            None => return Err(Refusal::FailedDevice),
-            Some(sound) if sound < pages => return Err(Refusal::Poisoned),
+    let guard = OwnershipWriteGuard::new(file.sbi());
+    // Who marks memory as failed takes the same lock afterwards (`memory_failure()`).
+    if device.may_be_unhealthy() {
+        match device.healthy_pages(addr, pages) {
+            None => return Err(MappingError::FailedDevice),
+            Some(healthy) if healthy < pages => return Err(MappingError::Poisoned),
             Some(_) => (),
         }
     }
@@ -88,9 +88,9 @@ pub(super) fn move_in<'a>(
         unsafe { frames.are_vacant_but_for(ptr::null()) }
     });
     match vacant {
-        Some(true) => Ok(Some(moving_in)),
-        Some(false) => Err(Refusal::SharedMemory),
-        None => Err(Refusal::FailedDevice),
+        Some(true) => Ok(Some(guard)),
+        Some(false) => Err(MappingError::SharedMemory),
+        None => Err(MappingError::FailedDevice),
     }
 }
 
@@ -98,33 +98,33 @@ pub(super) fn move_in<'a>(
 ///
 /// A hole has no tenant, and its entry in the page cache is the zero page. DAX replaces that,
 /// should the program say later that there is memory; but what is memory once, stays so, as in
-/// [`move_in`].
+/// [`claim_pages`].
 #[cold]
-pub(super) fn may_be_hole(file: Option<&MappedFile>, pos: u64, flags: u32) -> Result<(), Refusal> {
+pub(super) fn may_be_hole(file: Option<&MappedFile>, pos: u64, flags: u32) -> Result<(), MappingError> {
     if flags & c::IOMAP_WRITE != 0 {
-        return Err(Refusal::WriteToHole);
+        return Err(MappingError::WriteToHole);
     }
     if flags & c::IOMAP_FAULT == 0 {
         return Ok(());
     }
     let entry = file.and_then(|file| file.mapping().entry(pos / PAGE));
     if entry.is_some_and(|entry| entry.pfn_of(pos / PAGE).is_some()) {
-        return Err(Refusal::Moved);
+        return Err(MappingError::Moved);
     }
     Ok(())
 }
 
 /// The right to flush: what has failed by now is known as that, and a memory failure that comes
-/// later waits (`Tenants::wait_for_users()`). To get it never waits: eviction flushes, too, and
+/// later waits (`Ownership::wait_for_users()`). To get it never waits: eviction flushes, too, and
 /// reclaim may have called that in a fault which a flush waits for.
 pub(super) struct Flushing<'a> {
     _reader: Option<Reader<'a>>,
 }
 
 impl<'a> Flushing<'a> {
-    pub(super) fn new(mount: &'a Mount) -> Self {
+    pub(super) fn new(sbi: &'a SbInfo) -> Self {
         Self {
-            _reader: mount.tenants.users().map(SrcuFast::read_lock),
+            _reader: sbi.ownership.users().map(SrcuFast::read_lock),
         }
     }
 }
@@ -134,19 +134,19 @@ impl<'a> Flushing<'a> {
 /// A task that holds it must not wait for it once more by allocating memory: reclaim evicts inodes
 /// of this mount, and writes to swap, which may be a loop device over a file of this mount; both
 /// take the same lock. So it begins a memalloc_noio scope.
-pub(super) struct MovingIn<'a> {
+pub(super) struct OwnershipWriteGuard<'a> {
     // Dropped in this order.
     lock: WriteGuard<'a>,
     noio: NoioScope,
 }
 
-impl<'a> MovingIn<'a> {
+impl<'a> OwnershipWriteGuard<'a> {
     /// Waits until no other task has it.
-    pub(super) fn new(mount: &'a Mount) -> Self {
+    pub(super) fn new(sbi: &'a SbInfo) -> Self {
         let noio = NoioScope::new();
 
         Self {
-            lock: mount.tenants.lock.write(),
+            lock: sbi.ownership.lock.write(),
             noio,
         }
     }
@@ -155,8 +155,8 @@ impl<'a> MovingIn<'a> {
     const OUTERMOST: usize = 1;
 
     /// For `iomap->private`: null for nothing.
-    pub(super) fn into_raw(moving_in: Option<Self>) -> *mut ffi::c_void {
-        moving_in.map_or(ptr::null_mut(), |Self { lock, noio }| {
+    pub(super) fn into_raw(guard: Option<Self>) -> *mut ffi::c_void {
+        guard.map_or(ptr::null_mut(), |Self { lock, noio }| {
             let outermost = usize::from(noio.into_raw());
             lock.into_raw().map_addr(|lock| lock | outermost).cast()
         })
@@ -164,7 +164,7 @@ impl<'a> MovingIn<'a> {
 
     /// # Safety
     ///
-    /// `raw` comes from [`MovingIn::into_raw`], by the same task, and is used only once. The mount
+    /// `raw` comes from [`OwnershipWriteGuard::into_raw`], by the same task, and is used only once. The mount
     /// is there for `'a`.
     pub(super) unsafe fn from_raw(raw: *mut ffi::c_void) -> Option<Self> {
         if raw.is_null() {
@@ -182,12 +182,12 @@ impl<'a> MovingIn<'a> {
 
 /// What DAX has noted in a folio: the pages of a file that it backs.
 #[derive(Clone, Copy)]
-pub(super) struct Tenancy<'a> {
+pub(super) struct Association<'a> {
     folio: Folio<'a>,
     pages: u64,
 }
 
-impl<'a> Tenancy<'a> {
+impl<'a> Association<'a> {
     /// What a folio says of its tenant, if that is page `index` of `mapping` for the page frame
     /// that it was found by.
     ///
@@ -196,9 +196,9 @@ impl<'a> Tenancy<'a> {
     #[inline(always)]
     pub(super) fn of(folio: Folio<'a>, mapping: &DaxMapping, index: u64) -> Option<Self> {
         let pages = folio.nr_pages();
-        let tenant = folio.mapping();
+        let owner = folio.mapping();
         let within = folio.pfn() & pages.wrapping_sub(1);
-        let is_there = ptr::eq(tenant, mapping.as_raw()) && folio.index() + within == index;
+        let is_there = ptr::eq(owner, mapping.as_raw()) && folio.index() + within == index;
 
         is_there.then_some(Self { folio, pages })
     }
@@ -224,7 +224,7 @@ impl<'a> Tenancy<'a> {
 ///
 /// # Safety
 ///
-/// The folio is of a device that a mount of ours holds, and was looked up with `HoldsStill`:
+/// The folio is of a device that a mount of ours holds, and was looked up with `OwnershipReadGuard`:
 /// without it, the page may be a tail page by now, whose `mapping` is no pointer. This is called
 /// under RCU.
 pub(super) unsafe fn is_leftover_but_for(folio: Folio<'_>, own: Option<&MappedFile>) -> bool {

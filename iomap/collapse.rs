@@ -21,9 +21,9 @@ use crate::{
 
 use super::{
     huge::{
-        has_room_for_huge,
+        pmd_fits,
         PMD_ORDER,
-        WITHIN, //
+        PMD_PAGE_MASK, //
     },
     mapped_inode::{
         MappedFile,
@@ -40,18 +40,18 @@ use super::{
 ///
 /// The caller does not hold the `invalidate_lock` of the page cache.
 #[cold]
-pub(super) fn upgrade(
+pub(super) fn collapse(
     vmf: &VmFault,
     order: ffi::c_uint,
     inode: MappedInode<'_>,
     file: &MappedFile,
 ) -> bool {
-    let first = vmf.pgoff() & !WITHIN;
+    let first = vmf.pgoff() & !PMD_PAGE_MASK;
 
     order == PMD_ORDER
-        && has_room_for_huge(vmf)
-        && (first | WITHIN) < inode.inode.size().div_ceil(PAGE)
-        && match file.mapping().first_entry(first, first | WITHIN) {
+        && pmd_fits(vmf)
+        && (first | PMD_PAGE_MASK) < inode.inode.size().div_ceil(PAGE)
+        && match file.mapping().first_entry(first, first | PMD_PAGE_MASK) {
             Some(entry) if entry.is_huge() => entry.pfn_of(first).is_some(),
             Some(_) => one_piece(file, first * PAGE, inode.inode.size())
                 .is_some_and(|pfn| drop_entries(file, first * PAGE, pfn)),
@@ -109,7 +109,7 @@ fn drop_entries(file: &MappedFile, pos: u64, pfn: u64) -> bool {
     if flush_range(&no_faults, start, end).is_err() {
         return false;
     }
-    idle.move_out();
-    file.mount().stats.inc(Counter::Upgrades);
+    idle.disassociate();
+    file.sbi().stats.inc(Counter::Collapses);
     true
 }

@@ -10,7 +10,7 @@
 //! second time, and unlocks the entry.
 //!
 //! Here nobody changes the entry. What removes one has the `invalidate_lock` exclusively
-//! (`upgrade`, `vacating`), and DAX itself replaces only what is not backed by memory. So under the
+//! (`collapse`, `vacating`), and DAX itself replaces only what is not backed by memory. So under the
 //! shared lock:
 //!
 //! - A page frame that is this file's stays so. If the program's answer leads to that frame, it may
@@ -23,18 +23,18 @@
 //! - A table of pages and 2 MiB do not meet: mapping 2 MiB over a table is a warning of the kernel.
 //!   DAX excludes that by its lock of the entry, which this file does not take. Where an entry of a
 //!   page exists, no fault maps 2 MiB; where it does not, and the mapping has room for 2 MiB, a
-//!   fault of a page takes the lock exclusively ([`Fault::Alone`]). Only COW does not, as it looks
+//!   fault of a page takes the lock exclusively ([`Fault::NeedsDaxExclusive`]). Only COW does not, as it looks
 //!   before it puts a table anywhere.
 //!
 //! What the page cache says is looked up once, and noted in the folio
-//! ([`look_up`](lockless::look_up)), which is needed anyway: the file's `stamp`, and whether the
+//! ([`look_up`](lockless::look_up)), which is needed anyway: the file's `validity`, and whether the
 //! entry is marked dirty. The file gets another stamp, which nobody else ever had, whenever entries
 //! were written back or are about to be removed. With the stamp that is valid, a folio is settled,
 //! and so is what it says of its place in the file; without it, DAX may be in the middle of setting
 //! it up.
 //!
 //! What does not fit goes to DAX, which finds out why. A mapping whose stores are tracked never
-//! gets here ([`super::tracked_fault`]).
+//! gets here ([`super::fault_uffd_wp`]).
 
 use core::sync::atomic::Ordering;
 
@@ -58,26 +58,26 @@ use crate::{
 
 use super::{
     huge::{
-        has_room_for_huge,
+        pmd_fits,
         PMD_ORDER,
-        WITHIN, //
+        PMD_PAGE_MASK, //
     },
     mapped_inode::{
         MappedFile,
         MappedInode,
         PAGE, //
     },
-    tenancy::Tenancy, //
+    ownership::Association, //
 };
 
 /// What became of a fault.
 pub(super) enum Fault {
     /// It is over, with this result.
-    Done(c::vm_fault_t),
+    Mapped(c::vm_fault_t),
     /// It is DAX's.
-    Hard,
+    NeedsDax,
     /// It is DAX's, with the lock held exclusively.
-    Alone,
+    NeedsDaxExclusive,
 }
 
 /// Maps what a fault of 2^`order` pages asks for, if that needs no more than the page tables.
@@ -87,7 +87,7 @@ pub(super) enum Fault {
 /// The fault is of a page or of 2 MiB, of `inode`, and the `invalidate_lock` of its DAX page cache
 /// is held shared.
 #[inline]
-pub(super) unsafe fn soft_fault(
+pub(super) unsafe fn fault_fast(
     vmf: &VmFault,
     order: ffi::c_uint,
     inode: MappedInode<'_>,
@@ -113,26 +113,26 @@ struct Faulting<'a>(MappedInode<'a>);
 impl<'a> Faulting<'a> {
     #[inline]
     fn huge(self, vmf: &VmFault) -> Fault {
-        let first = vmf.pgoff() & !WITHIN;
+        let first = vmf.pgoff() & !PMD_PAGE_MASK;
         let pmd = vmf.pmd();
 
-        if !has_room_for_huge(vmf)
-            || (first | WITHIN) >= self.0.inode.size().div_ceil(PAGE)
+        if !pmd_fits(vmf)
+            || (first | PMD_PAGE_MASK) >= self.0.inode.size().div_ceil(PAGE)
             || !pmd.is_none() && !pmd.is_huge()
         {
-            return Fault::Hard;
+            return Fault::NeedsDax;
         }
         let write = vmf.is_write();
-        let Some(noted) = self.noted(first, WITHIN + 1, write) else {
-            return Fault::Hard;
+        let Some(cached) = self.cached(first, PMD_PAGE_MASK + 1, write) else {
+            return Fault::NeedsDax;
         };
-        if !noted.may_map || !noted.tenancy.is_huge() || noted.tenancy.first() != first {
-            return Fault::Hard;
+        if !cached.may_map || !cached.association.is_huge() || cached.association.first() != first {
+            return Fault::NeedsDax;
         }
         // SAFETY: The folio is in the page cache of the file, and stays there under the lock.
-        let folio = unsafe { noted.tenancy.folio().get() };
+        let folio = unsafe { cached.association.folio().get() };
         // SAFETY: `folio` is 2 MiB, and those that the file has there.
-        Fault::Done(unsafe { vmf.insert_folio_pmd(&folio, write) })
+        Fault::Mapped(unsafe { vmf.insert_folio_pmd(&folio, write) })
     }
 
     #[inline]
@@ -140,30 +140,30 @@ impl<'a> Faulting<'a> {
         let nohugepage = is_nohugepage(vmf.vma());
 
         if vmf.is_cow() {
-            return Fault::Hard;
+            return Fault::NeedsDax;
         }
         let write = vmf.is_write();
-        let noted = self.noted(vmf.pgoff(), 1, write);
-        let small = noted.as_ref().is_some_and(|noted| !noted.tenancy.is_huge());
-        if !small && !nohugepage && has_room_for_huge(vmf) {
-            return Fault::Alone;
+        let cached = self.cached(vmf.pgoff(), 1, write);
+        let small = cached.as_ref().is_some_and(|cached| !cached.association.is_huge());
+        if !small && !nohugepage && pmd_fits(vmf) {
+            return Fault::NeedsDaxExclusive;
         }
-        let Some(noted) = noted else {
-            return Fault::Hard;
+        let Some(cached) = cached else {
+            return Fault::NeedsDax;
         };
-        if !noted.may_map || vmf.pmd().is_huge() {
-            return Fault::Hard;
+        if !cached.may_map || vmf.pmd().is_huge() {
+            return Fault::NeedsDax;
         }
         // SAFETY: The folio is in the page cache of the file, and stays there under the lock.
-        let folio = unsafe { noted.tenancy.folio().get() };
+        let folio = unsafe { cached.association.folio().get() };
         // SAFETY: The page that `folio` was found by is what the file has there.
-        Fault::Done(unsafe { vmf.insert_page(&folio, write) })
+        Fault::Mapped(unsafe { vmf.insert_page(&folio, write) })
     }
 
     /// The frame where `pages` pages from `index` on begin, if they are in one piece and this file
     /// has that frame for this page already, and may store to it if that is what the fault does.
     #[inline]
-    fn noted(self, index: u64, pages: u64, write: bool) -> Option<Noted<'a>> {
+    fn cached(self, index: u64, pages: u64, write: bool) -> Option<Cached<'a>> {
         let MappedInode { inode, header } = self.0;
         if inode.is_bad() {
             return None;
@@ -171,7 +171,7 @@ impl<'a> Faulting<'a> {
         // mremap(2) lets a mapping begin at any page, also behind what a file can have.
         let pos = index.checked_mul(PAGE)?;
         let mapping = header.locate(pos, pages * PAGE, inode.size()).ok()?;
-        if !mapping.sound || mapping.length < pages * PAGE {
+        if !mapping.healthy || mapping.length < pages * PAGE {
             return None;
         }
         let pfn = mapping.device?.frame(mapping.addr)?;
@@ -183,9 +183,9 @@ impl<'a> Faulting<'a> {
             index,
             pfn,
         };
-        let (tenancy, may_map) =
-            lockless::look_up::<AsWritten, _>(&header.writers_back, &header.stamp, &place, write)?;
-        Some(Noted { tenancy, may_map })
+        let (association, may_map) =
+            lockless::look_up::<AsWritten, _>(&header.writers_back, &header.validity, &place, write)?;
+        Some(Cached { association, may_map })
     }
 }
 
@@ -204,7 +204,7 @@ struct PlaceOfFile<'a> {
 
 impl<'a> Place for PlaceOfFile<'a> {
     type Folio = Folio<'a>;
-    type Tenancy = Tenancy<'a>;
+    type Association = Association<'a>;
 
     #[inline(always)]
     fn folio(&self) -> Folio<'a> {
@@ -213,13 +213,13 @@ impl<'a> Place for PlaceOfFile<'a> {
     }
 
     #[inline(always)]
-    fn note(&self, folio: Folio<'a>, order: Ordering) -> u64 {
-        folio.note(order)
+    fn cookie(&self, folio: Folio<'a>, order: Ordering) -> u64 {
+        folio.cookie(order)
     }
 
     #[inline(always)]
-    fn set_note(&self, folio: Folio<'a>, note: u64, order: Ordering) {
-        folio.set_note(note, order);
+    fn set_cookie(&self, folio: Folio<'a>, cookie: u64, order: Ordering) {
+        folio.set_cookie(cookie, order);
     }
 
     #[inline(always)]
@@ -230,25 +230,25 @@ impl<'a> Place for PlaceOfFile<'a> {
     }
 
     #[inline(always)]
-    fn tenancy(&self, folio: Folio<'a>) -> Option<Tenancy<'a>> {
-        Tenancy::of(folio, self.file.mapping(), self.index)
+    fn association(&self, folio: Folio<'a>) -> Option<Association<'a>> {
+        Association::of(folio, self.file.mapping(), self.index)
     }
 
     #[inline(always)]
-    fn is_marked(&self, tenancy: &Tenancy<'a>) -> bool {
-        is_marked(self.file, tenancy)
+    fn is_marked(&self, association: &Association<'a>) -> bool {
+        is_marked(self.file, association)
     }
 }
 
 /// Memory that a file has.
-struct Noted<'a> {
-    tenancy: Tenancy<'a>,
+struct Cached<'a> {
+    association: Association<'a>,
     /// Nothing else has to be done for this fault.
     may_map: bool,
 }
 
 /// Whether the entry of a folio is marked dirty in the page cache of its tenant.
 #[cold]
-fn is_marked(file: &MappedFile, tenancy: &Tenancy<'_>) -> bool {
-    file.mapping().is_dirty(tenancy.first())
+fn is_marked(file: &MappedFile, association: &Association<'_>) -> bool {
+    file.mapping().is_dirty(association.first())
 }

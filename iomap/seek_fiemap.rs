@@ -36,21 +36,21 @@ use crate::{
 };
 
 use super::{
-    judge::page_end,
+    resolve::page_end,
     mapped_inode::{
         open_file,
         MappedInode, //
     },
-    refusal::refused,
+    mapping_error::report_error,
     writeback::write_back_inode, //
 };
 
-static REPORT_OPS: c::iomap_ops = ForReport::OPS;
+static SEEK_FIEMAP_OPS: c::iomap_ops = ForSeekFiemap::OPS;
 
 /// For asking: no fault, no tenant, no lock.
-struct ForReport;
+struct ForSeekFiemap;
 
-impl Operations for ForReport {
+impl Operations for ForSeekFiemap {
     unsafe fn begin(
         inode: &inode::Inode,
         pos: u64,
@@ -73,7 +73,7 @@ impl Operations for ForReport {
         // Memory that has failed is data all the same.
         let mapping = header
             .locate(pos, length, i_size)
-            .map_err(|refusal| refused(inode, header, pos, length, flags, refusal))?;
+            .map_err(|error| report_error(inode, header, pos, length, flags, error))?;
         mapping.fill(iomap);
         // In whole pages, for the last one is mapped whole.
         iomap.set_length(mapping.length.min(page_end(end) - mapping.offset));
@@ -106,7 +106,7 @@ pub(super) unsafe extern "C" fn llseek(
         return ENXIO.to_errno().into();
     }
     // SAFETY: `inode` is FUSE's and mapped.
-    let found = unsafe { seek(inode.inode, offset, &REPORT_OPS) };
+    let found = unsafe { seek(inode.inode, offset, &SEEK_FIEMAP_OPS) };
     if found < 0 {
         return found;
     }
@@ -137,7 +137,7 @@ pub(super) unsafe extern "C" fn fiemap(
             write_back_inode(mapped, 0, c::loff_t::MAX)?;
         }
         // SAFETY: `inode` is FUSE's and mapped.
-        unsafe { iomap::fiemap(inode, info, start, len, &REPORT_OPS) }?;
+        unsafe { iomap::fiemap(inode, info, start, len, &SEEK_FIEMAP_OPS) }?;
         Ok(0)
     })
 }

@@ -25,7 +25,7 @@ use crate::abstractions::sync::{
 
 /// The locks on the memory of a mount.
 #[pin_data]
-pub(crate) struct Tenants {
+pub(crate) struct Ownership {
     /// On who has which memory.
     #[pin]
     pub(crate) lock: RwSemaphore,
@@ -36,7 +36,7 @@ pub(crate) struct Tenants {
     shortcut: AtomicPtr<SrcuFast>,
 }
 
-impl Tenants {
+impl Ownership {
     pub(crate) fn new() -> impl PinInit<Self> {
         pin_init!(Self {
             lock <- RwSemaphore::new(
@@ -88,13 +88,13 @@ impl Tenants {
     /// [`EAGAIN`] if it would have to wait and must not.
     #[cold]
     #[inline(never)]
-    pub(crate) fn hold_still(&self, nowait: bool) -> Result<HoldsStill<'_>> {
+    pub(crate) fn lock_shared(&self, nowait: bool) -> Result<OwnershipReadGuard<'_>> {
         let lock = if nowait {
             self.lock.try_read().ok_or(EAGAIN)?
         } else {
             self.lock.read()
         };
-        Ok(HoldsStill { _lock: lock })
+        Ok(OwnershipReadGuard { _lock: lock })
     }
 
     /// What reads and writes of a mapped file are readers of.
@@ -108,8 +108,8 @@ impl Tenants {
     }
 }
 
-/// The lock on ownership, taken shared ([`Tenants::hold_still`]).
+/// The lock on ownership, taken shared ([`Ownership::lock_shared`]).
 #[must_use = "folios may change as soon as this is dropped"]
-pub(crate) struct HoldsStill<'a> {
+pub(crate) struct OwnershipReadGuard<'a> {
     _lock: ReadGuard<'a>,
 }

@@ -13,8 +13,8 @@ use crate::{
 };
 
 use super::{
-    huge::WITHIN,
-    judge::IOMAP_OPS,
+    huge::PMD_PAGE_MASK,
+    resolve::IOMAP_OPS,
     mapped_inode::{
         MappedInode,
         PAGE, //
@@ -27,7 +27,7 @@ use super::{
 /// # Safety
 ///
 /// The fault is of `inode`, and the `invalidate_lock` of its DAX page cache is held.
-pub(super) unsafe fn dax_fault(
+pub(super) unsafe fn fault_dax(
     vmf: &VmFault,
     order: ffi::c_uint,
     inode: MappedInode<'_>,
@@ -37,12 +37,12 @@ pub(super) unsafe fn dax_fault(
     let bad = inode.inode.is_bad();
 
     if bad {
-        inode.mount().look_for_bad();
+        inode.sbi().look_for_bad();
     }
     if first >= pages || bad {
         return c::vm_fault_reason_VM_FAULT_SIGBUS;
     }
-    if order != 0 && first | WITHIN >= pages {
+    if order != 0 && first | PMD_PAGE_MASK >= pages {
         return c::vm_fault_reason_VM_FAULT_FALLBACK;
     }
     // SAFETY: What a mapping of `inode` holds shows its DAX page cache, whose lock is held.
@@ -50,6 +50,6 @@ pub(super) unsafe fn dax_fault(
 }
 
 /// What a fault ends with if it fails.
-pub(super) const ERROR: c::vm_fault_t = c::vm_fault_reason_VM_FAULT_SIGBUS
+pub(super) const FAULT_FAILED: c::vm_fault_t = c::vm_fault_reason_VM_FAULT_SIGBUS
     | c::vm_fault_reason_VM_FAULT_OOM
     | c::vm_fault_reason_VM_FAULT_HWPOISON;

@@ -37,18 +37,18 @@ use crate::{
 };
 
 use super::{
-    hard_fault::{
-        dax_fault,
-        ERROR, //
+    fault_dax::{
+        fault_dax,
+        FAULT_FAILED, //
     },
     mapped_inode::{
         MappedFile,
         MappedInode,
         PAGE, //
     },
-    refusal::{
-        refused,
-        Refusal, //
+    mapping_error::{
+        report_error,
+        MappingError, //
     }, //
 };
 
@@ -59,7 +59,7 @@ use super::{
 /// The fault is of a page or of 2 MiB, in a mapping that is tracked, of `inode`, whose `file` is;
 /// and the `invalidate_lock` of its page cache is not held.
 #[cold]
-pub(super) unsafe fn tracked_fault(
+pub(super) unsafe fn fault_uffd_wp(
     vmf: &VmFault,
     order: ffi::c_uint,
     inode: MappedInode<'_>,
@@ -72,7 +72,7 @@ pub(super) unsafe fn tracked_fault(
     // With the lock, the entries of the page cache stay.
     let _locked = file.mapping().invalidate_lock().read();
     // INVARIANT: By the safety requirements, and as it is locked.
-    let fault = TrackedFault { vmf, inode, file };
+    let fault = UffdWpFault { vmf, inode, file };
 
     if vmf.is_mkwrite() {
         fault.make_writable()
@@ -91,17 +91,17 @@ pub(super) unsafe fn tracked_fault(
 /// It is in a mapping that is tracked, of `inode`, whose `file` is, and the `invalidate_lock` of
 /// its page cache is held shared. So its table of pages is there, or nothing, and no task maps 2
 /// MiB.
-struct TrackedFault<'a> {
+struct UffdWpFault<'a> {
     vmf: &'a VmFault,
     inode: MappedInode<'a>,
     file: &'a MappedFile,
 }
 
-impl TrackedFault<'_> {
+impl UffdWpFault<'_> {
     /// DAX's part of it.
     fn dax(&self) -> c::vm_fault_t {
         // SAFETY: By the type invariants this is a fault of `inode`, with the lock.
-        unsafe { dax_fault(self.vmf, 0, self.inode) }
+        unsafe { fault_dax(self.vmf, 0, self.inode) }
     }
 
     /// The same as if it were for reading. Where the page table has something, that stays; but the
@@ -149,7 +149,7 @@ impl TrackedFault<'_> {
     fn make_writable(&self) -> c::vm_fault_t {
         let (vmf, mapping) = (self.vmf, self.file.mapping());
         let ret = self.read();
-        if ret & ERROR != 0 {
+        if ret & FAULT_FAILED != 0 {
             return ret;
         }
         let seen = vmf.orig_pte();
@@ -178,13 +178,13 @@ impl TrackedFault<'_> {
         if is_hole {
             let flags = c::IOMAP_FAULT | c::IOMAP_WRITE;
             let (inode, header) = (self.inode.inode, self.inode.header);
-            let _ = refused(
+            let _ = report_error(
                 inode,
                 header,
                 index * PAGE,
                 PAGE,
                 flags,
-                Refusal::WriteToHole,
+                MappingError::WriteToHole,
             );
             return c::vm_fault_reason_VM_FAULT_SIGBUS;
         }

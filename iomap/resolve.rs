@@ -2,9 +2,9 @@
 
 //! `iomap_begin()` and `iomap_end()`: the program is asked, and its answer is judged.
 //!
-//! The program says where a byte is; [`Header::judge`] says whether it may be there. What is not
+//! The program says where a byte is; [`Header::validate`] says whether it may be there. What is not
 //! inside a held device that the file declared is refused with EIO; so is, in a fault, memory that
-//! is mapped at another place already ([`move_in`]). A mapping ends where the device's memory is
+//! is mapped at another place already ([`claim_pages`]). A mapping ends where the device's memory is
 //! not in one piece, and where it has failed ([`Mapping::cut_at_poison`]). Writes to a hole get no
 //! further ([`may_be_hole`]).
 
@@ -25,8 +25,8 @@ use crate::{
     },
     bindings::kernel as c,
     daxdev::Device,
-    fmap_ops::Claim,
-    sb_info::HoldsStill, //
+    fmap_ops::RawMapping,
+    sb_info::OwnershipReadGuard, //
 };
 
 use super::{
@@ -36,15 +36,15 @@ use super::{
         PAGE,
         PMD_SIZE, //
     },
-    refusal::{
-        refused,
-        Refusal, //
+    mapping_error::{
+        report_error,
+        MappingError, //
     },
-    tenancy::{
+    ownership::{
         is_leftover_but_for,
         may_be_hole,
-        move_in,
-        MovingIn, //
+        claim_pages,
+        OwnershipWriteGuard, //
     }, //
 };
 
@@ -62,19 +62,19 @@ pub(super) struct Mapping<'a> {
     pub(super) offset: u64,
     pub(super) length: u64,
     /// No memory of the device has failed.
-    pub(super) sound: bool,
+    pub(super) healthy: bool,
 }
 
 impl Mapping<'_> {
     /// Ends the mapping where memory has failed.
     #[cold]
-    fn cut_at_poison(&mut self) -> Result<(), Refusal> {
+    fn cut_at_poison(&mut self) -> Result<(), MappingError> {
         let Some(device) = self.device else {
             return Ok(());
         };
-        match device.sound_pages(self.addr, self.length / PAGE) {
-            None => Err(Refusal::FailedDevice),
-            Some(0) => Err(Refusal::Poisoned),
+        match device.healthy_pages(self.addr, self.length / PAGE) {
+            None => Err(MappingError::FailedDevice),
+            Some(0) => Err(MappingError::Poisoned),
             Some(pages) => {
                 self.length = self.length.min(pages * PAGE);
                 Ok(())
@@ -84,7 +84,7 @@ impl Mapping<'_> {
 
     /// Ends the mapping where memory is in use through another file, which is closed: what is
     /// written there, its user would read, or overwrite. Faults see to that themselves
-    /// ([`move_in`]).
+    /// ([`claim_pages`]).
     ///
     /// Nothing may sleep between the judgement and the copy (`daxdev::failure`), so the caller
     /// takes the lock on ownership before it judges.
@@ -93,8 +93,8 @@ impl Mapping<'_> {
         &mut self,
         device: &Device,
         header: &Header,
-        _still: &HoldsStill<'_>,
-    ) -> Result<(), Refusal> {
+        _still: &OwnershipReadGuard<'_>,
+    ) -> Result<(), MappingError> {
         let own = header.file();
         let pages = (self.length / PAGE).min(PMD_SIZE / PAGE);
         let free = device
@@ -109,11 +109,11 @@ impl Mapping<'_> {
                     unsafe { is_leftover_but_for(folio, own) }
                 })
             })
-            .ok_or(Refusal::FailedDevice)?
+            .ok_or(MappingError::FailedDevice)?
             .unwrap_or(pages);
 
         if free == 0 {
-            return Err(Refusal::SharedMemory);
+            return Err(MappingError::SharedMemory);
         }
         self.length = self.length.min(free * PAGE);
         Ok(())
@@ -139,10 +139,10 @@ impl Header {
         pos: u64,
         length: u64,
         i_size: u64,
-    ) -> Result<Mapping<'_>, Refusal> {
+    ) -> Result<Mapping<'_>, MappingError> {
         let mut mapping = self.locate(pos, length, i_size)?;
 
-        if !mapping.sound {
+        if !mapping.healthy {
             mapping.cut_at_poison()?;
         }
         Ok(mapping)
@@ -155,89 +155,89 @@ impl Header {
         pos: u64,
         length: u64,
         i_size: u64,
-    ) -> Result<Mapping<'_>, Refusal> {
+    ) -> Result<Mapping<'_>, MappingError> {
         if pos >= i_size.min(self.mapped_size) {
-            return Err(Refusal::BeyondFile);
+            return Err(MappingError::BeyondFile);
         }
         // Sizes and lengths are at most i64::MAX, so nothing overflows; `pos` is inside.
         let end = page_end(self.mapped_size);
         let offset = pos & !(PAGE - 1);
         let wanted = page_end(pos - offset + length).min(end - offset);
 
-        let claim = self
+        let raw = self
             .resolver
             .resolve(self.meta(), offset, wanted, self.mapped_size)
-            .map_err(Refusal::Program)?;
-        self.judge(claim, offset, end)
+            .map_err(MappingError::Program)?;
+        self.validate(raw, offset, end)
     }
 
     /// Whether what is at `pos`, in a file of `i_size` bytes, is on a device that has failed.
     #[cold]
     pub(super) fn device_has_failed(&self, pos: u64, i_size: u64) -> bool {
-        matches!(self.locate(pos, 1, i_size), Err(Refusal::FailedDevice))
+        matches!(self.locate(pos, 1, i_size), Err(MappingError::FailedDevice))
     }
 
     /// The kernel's own opinion of a claim about `offset`, in a file that ends at `end`.
     #[inline(always)]
-    fn judge(&self, claim: Claim, offset: u64, end: u64) -> Result<Mapping<'_>, Refusal> {
-        let Claim {
+    fn validate(&self, raw: RawMapping, offset: u64, end: u64) -> Result<Mapping<'_>, MappingError> {
+        let RawMapping {
             addr,
             length,
             dev_index,
             type_,
-        } = claim;
+        } = raw;
 
         if u32::from(type_) != c::FUSE_IOMAP_MAPPED {
-            return Self::judge_hole(claim, offset, end);
+            return Self::validate_hole(raw, offset, end);
         }
         if length == 0 {
-            return Err(Refusal::Empty);
+            return Err(MappingError::Empty);
         }
         if (addr | length) % PAGE != 0 {
-            return Err(Refusal::Unaligned);
+            return Err(MappingError::Unaligned);
         }
         if dev_index >= u64::BITS || self.dev_bitmap & (1 << dev_index) == 0 {
-            return Err(Refusal::UndeclaredDevice);
+            return Err(MappingError::UndeclaredDevice);
         }
-        let devices = &self.mount().devices;
-        let (device, sound) = match devices.get_sound(dev_index) {
+        let devices = &self.sbi().devices;
+        let (device, healthy) = match devices.get_healthy(dev_index) {
             Some(device) => (device, true),
             None => {
-                let device = devices.get(dev_index).ok_or(Refusal::FailedDevice)?;
+                let device = devices.get(dev_index).ok_or(MappingError::FailedDevice)?;
                 (device, false)
             }
         };
         // Where the device's memory is not in one piece, DAX would take the rest for nothing.
         let length = device
             .in_one_piece(addr, length)
-            .ok_or(Refusal::BeyondDevice)?;
+            .ok_or(MappingError::BeyondDevice)?;
         Ok(Mapping {
             device: Some(device),
             addr,
             offset,
             length: length.min(end - offset),
-            sound,
+            healthy,
         })
     }
 
     /// The same for what is not mapped.
     #[cold]
-    fn judge_hole(claim: Claim, offset: u64, end: u64) -> Result<Mapping<'static>, Refusal> {
-        if u32::from(claim.type_) != c::FUSE_IOMAP_HOLE {
-            return Err(Refusal::UnknownType);
+    fn validate_hole(raw: RawMapping, offset: u64, end: u64) -> Result<Mapping<'static>, MappingError> {
+        if u32::from(raw.type_) != c::FUSE_IOMAP_HOLE {
+            return Err(MappingError::UnknownType);
         }
-        if claim.length == 0 {
-            return Err(Refusal::Empty);
+        if raw.length == 0 {
+            return Err(MappingError::Empty);
         }
-        if claim.length % PAGE != 0 {
-            return Err(Refusal::Unaligned);
+        if raw.length % PAGE != 0 {
+            return Err(MappingError::Unaligned);
         }
         Ok(Mapping {
             device: None,
             addr: c::IOMAP_NULL_ADDR as u64,
             offset,
-            length: claim.length.min(end - offset),
-            sound: true,
+            length: raw.length.min(end - offset),
+            healthy: true,
         })
     }
 }
@@ -263,15 +263,15 @@ impl Operations for ForDax {
     ) -> Result {
         // SAFETY: `inode` is mapped, or the host of a DAX page cache: either has the header.
         let header = unsafe { header(inode) };
-        let still = still_for_write(header, flags)?;
+        let still = lock_for_write(header, flags)?;
         let place = |mut mapping: Mapping<'_>| {
-            let moving_in = match mapping.device {
+            let guard = match mapping.device {
                 Some(device) if flags & c::IOMAP_FAULT != 0 => {
                     let pages = length.min(mapping.length - (pos - mapping.offset)) / PAGE;
                     let addr = mapping.addr + (pos - mapping.offset);
                     // SAFETY: A file that faults has been mapped by mmap(2).
                     let file = unsafe { header.file_unchecked() };
-                    move_in(file, device, addr, pos, pages)?
+                    claim_pages(file, device, addr, pos, pages)?
                 }
                 Some(device) => {
                     if let Some(still) = &still {
@@ -285,21 +285,21 @@ impl Operations for ForDax {
                 }
             };
             mapping.fill(iomap);
-            iomap.set_private(MovingIn::into_raw(moving_in));
+            iomap.set_private(OwnershipWriteGuard::into_raw(guard));
             Ok(())
         };
 
         header
             .resolve(pos, length, inode.size())
             .and_then(place)
-            .map_err(|refusal| refused(inode, header, pos, length, flags, refusal))
+            .map_err(|error| report_error(inode, header, pos, length, flags, error))
     }
 
     /// A first touch is over.
     #[inline(always)]
     unsafe fn end(iomap: &Iomap) {
         // SAFETY: `begin()` left this in `iomap`, in the same task, and this is called once.
-        drop(unsafe { MovingIn::from_raw(iomap.private()) });
+        drop(unsafe { OwnershipWriteGuard::from_raw(iomap.private()) });
     }
 }
 
@@ -311,15 +311,15 @@ impl Operations for ForDax {
 ///
 /// [`EAGAIN`] if the write would have to wait and must not.
 #[inline]
-fn still_for_write(header: &Header, flags: ffi::c_uint) -> Result<Option<HoldsStill<'_>>> {
-    let mount = header.mount();
+fn lock_for_write(header: &Header, flags: ffi::c_uint) -> Result<Option<OwnershipReadGuard<'_>>> {
+    let sbi = header.sbi();
 
     if flags & c::IOMAP_WRITE == 0
         || flags & c::IOMAP_FAULT != 0
-        || !mount.mapped_files.has_leftovers()
+        || !sbi.mapped_files.has_leftovers()
     {
         return Ok(None);
     }
     let nowait = flags & c::IOMAP_NOWAIT != 0;
-    mount.tenants.hold_still(nowait).map(Some)
+    sbi.ownership.lock_shared(nowait).map(Some)
 }
