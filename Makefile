@@ -7,7 +7,7 @@
 #
 # kbuild reads Kbuild, never this file.
 
-# make takes a path with a space for two: "clean" would remove the first of them.
+# make takes a path with a space for two: "clean" would remove the first.
 ifneq ($(words $(CURDIR)),1)
 $(error make cannot work in '$(CURDIR)': the path of the source may have no spaces)
 endif
@@ -78,8 +78,8 @@ tests: | $(BUILD)
 	cd tools && cargo build --release --locked --examples --target-dir $(BUILD)/cargo
 	@install -D -t $(BUILD)/tests/examples $(addprefix $(BUILD)/cargo/release/examples/,one_file fuse_backend with_fuser)
 
-# What "make bench" needs besides: its programs, those that make file systems, and a
-# module that knows the format of striped itself (bench/native.rs).
+# What "make bench" needs in addition: its programs, those that make file systems, and a
+# module with the format of striped built in (bench/native.rs).
 bench-programs: | $(BUILD)
 	@$(MAKE) -C bench OUT=$(BUILD)/bench CC=gcc-14 CLANG=clang-19
 	@bench/collect $(BUILD)/bench/add
@@ -88,7 +88,7 @@ native-module: | $(BUILD)
 	@scripts/build-module /kernel/build $(BUILD)/native KRUSTFLAGS='--cfg=fmap_native -Aunused'
 	@install -D -m 644 $(BUILD)/native/fuse-dax-fmap.ko $(BUILD)/bench/native.ko
 
-# What exercises file systems and is no Debian package, and what helps with it.
+# File system exercisers that Debian does not package, and a library for them.
 exercisers: $(BUILD)/exercisers/bin/fsx $(BUILD)/exercisers/fixed.so
 
 $(BUILD)/exercisers/bin/fsx: | $(BUILD)
@@ -125,7 +125,7 @@ demo:
 	@scripts/build-quietly module bpf tools $(BUILD)/fmap-map
 	@demo/run $(DEVICE)
 
-# DEVICE restricts it only if it was asked for.
+# DEVICE restricts it only if it is set.
 check check-debug:
 	@scripts/check $(if $(filter check-debug,$@),--kernel debug) \
 		$(if $(filter-out file,$(origin DEVICE)),--device $(DEVICE)) \

@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Objects of the kernel as safe types, where the kernel crate has none yet.
+//! Safe wrappers of kernel objects that the kernel crate does not provide yet.
 //!
-//! Each file stands where its like would stand in `rust/kernel`, and knows nothing of this module.
+//! Each file has the path that it would have in `rust/kernel`, and depends on nothing else of this
+//! module but the bindings.
 
 pub(crate) mod bpf;
 pub(crate) mod cred;

@@ -1,38 +1,37 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! How the module gets between FUSE and the VFS: what attaches to a superblock, and what an open
-//! goes through.
+//! How the module gets between FUSE and the VFS: how a superblock becomes an fmap mount, and what
+//! an open goes through.
 //!
-//! FUSE has no hooks. All of this rests on exported interfaces.
+//! FUSE has no hooks. The module uses exported interfaces alone.
 //!
-//! # A mount's way to us
+//! # From a FUSE mount to an fmap mount
 //!
-//! 1. **INIT** (`init`) is seen by two tracepoint probes. When it is sent, the task that mounts is
-//!    current: if it has CAP_SYS_RAWIO and mounts for itself, an offer is written into the request
-//!    and kept. When it ends, the server's answer is read. The first probe runs under a spin lock
-//!    and never sleeps.
-//! 2. **Bind** (`init`): if the answer names ops, the offer becomes a `Connection`, and the
-//!    superblock gets a copy of FUSE's `super_operations` with four functions of ours. The copy is
-//!    the first member of what has the connection ([`Hooked`]): that is the way from any inode to
-//!    it.
-//! 3. **Open** (`open`): a fsnotify mark on the superblock reports each open before `->open()` is
-//!    called. A regular file then gets the *gate*, FUSE's `file_operations` with our `->open()`.
-//!    That settles whether the file is mapped, and hands over to the operations of a mapped file or
-//!    back to FUSE's own. The map may come with the answer to OPEN (`map_in_open`), for which the
-//!    first probe of requests adds to FUSE's request, or is asked for (`first_open`). A plain file
-//!    never passes through our code again (but for one that is open for neither reading nor
-//!    writing).
-//! 4. **put_super** undoes it all, after the last inode is gone.
+//! 1. **INIT** (`init`) is seen by two tracepoint probes. When it is sent, the mounter is the
+//!    current task: if it has CAP_SYS_RAWIO and mounts for itself, the first probe writes an offer
+//!    into the request and keeps an `Offer`. When it ends, the second probe reads the server's
+//!    answer. The first probe may run under a spin lock and never sleeps.
+//! 2. **Attach** (`init`): if the answer names ops, the offer becomes a `Connection`, and the
+//!    superblock gets a copy of FUSE's `super_operations` with four functions of the module. The
+//!    copy is the first member of the [`Hooked`] that has the connection, so the module finds the
+//!    connection from any inode.
+//! 3. **Open** (`open`): an fsnotify mark on the superblock reports each open before `->open()` is
+//!    called. A regular file then gets the *open shim*, FUSE's `file_operations` with the module's
+//!    `->open()`. It finds out whether the inode is mapped, and gives the file the operations of a
+//!    mapped file, or FUSE's own. The map comes with the answer to OPEN (`map_in_open`), for which
+//!    the first probe extends FUSE's request, or with the answer to GET_FMAP (`first_open`). A file
+//!    that is opened when its inode is known to be plain does not enter the module after that.
+//! 4. **put_super** undoes all of this, once the superblock has no inodes.
 //!
-//! # Who keeps the module
+//! # References to the module
 //!
-//! An offer, and then the connection, owns a reference to it (in its `Mounter`), given up last. A
-//! few instructions of ours are still to run then; [`Hooks`] waits for them when the module goes
-//! away.
+//! An offer, and then the connection, owns a reference to the module (in its `Mounter`), and drops
+//! it last. A few instructions of the module still run after that; [`Hooks`] waits for them when
+//! the module is unloaded.
 //!
 //! # Locks
 //!
-//! `OFFERS`, `WANTED`, `MOUNTS` and that of a `Superblock` are leaves. In this order: FUSE's
+//! `OFFERS`, `WANTED`, `MOUNTS` and the lock of a `Superblock` are leaves. In this order: FUSE's
 //! `fiq->lock`, `OFFERS` or `WANTED`; a request's `waitq.lock`, the ops' registry, `MOUNTS`. An
 //! open takes no lock of FUSE or the VFS.
 

@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The struct_ops type `fuse_dax_fmap_ops`: how the BPF core hands ops over, and what their
-//! programs may do.
+//! The struct_ops type `fuse_dax_fmap_ops`: its registration with the BPF core, and the bodies of
+//! its kfuncs.
 //!
 //! The types, the stubs and the kfuncs themselves are in C (`fuse_dax_fmap_btf.c`), because pahole
-//! leaves out what Rust defines. What a program may read, write and call is in `verifier`; what ops
-//! are, and how they are called, is in `fmap_ops`.
+//! emits no BTF for what Rust defines. What a program may read, write and call is in `verifier`;
+//! what ops are, and how they are called, is in `fmap_ops`.
 
 use core::ptr::{
     self,
@@ -47,7 +47,8 @@ mod verifier;
 
 // --- Bodies of the kfuncs -----------------------------------------------------------------------
 
-/// The bounds rule of all getters: `offset + size`, as 64 bits, must not exceed the buffer.
+/// Returns true if `offset + size`, in 64 bits, does not exceed the buffer: the check of all
+/// getters.
 fn in_bounds(offset: u32, size: u32, buf_size: u32) -> bool {
     u64::from(offset) + u64::from(size) <= u64::from(buf_size)
 }
@@ -145,7 +146,7 @@ unsafe extern "C" fn fuse_dax_fmap_resolve_get_meta(
     (resolve.args[ARG_DATA] as *const u8).wrapping_add(offset as usize)
 }
 
-// What C calls has the signature C declares.
+// Checks that each function that C calls has the signature that C declares.
 const _: () = {
     let _ = [
         fuse_dax_fmap_parse_get_blob,
@@ -192,7 +193,7 @@ impl StructOps for FmapOps {
         verifier::check_member(member, prog)
     }
 
-    /// Takes the name, and leaves the programs to the BPF core.
+    /// Copies the name. The BPF core sets up the programs.
     unsafe fn init_member(
         member: Member<'_>,
         kdata: NonNull<Self::Kdata>,
@@ -207,7 +208,7 @@ impl StructOps for FmapOps {
         Ok(true)
     }
 
-    /// Both programs, or none at all.
+    /// Requires both programs.
     fn validate(ops: &Self::Kdata) -> Result {
         if ops.dax_fmap_parse.is_none() || ops.iomap_begin.is_none() {
             return Err(EINVAL);
@@ -215,44 +216,46 @@ impl StructOps for FmapOps {
         Ok(())
     }
 
-    /// Makes the ops known by their name.
+    /// Registers the ops under their name.
     ///
-    /// Without a link nothing would tell whose ops these are or take them away when their owner is
-    /// gone, so one is required.
+    /// A link is required: without one, nothing shows which process owns the ops, or unregisters
+    /// them when it exits.
     unsafe fn reg(kdata: NonNull<Self::Kdata>, has_link: bool) -> Result {
         if !has_link {
             return Err(EOPNOTSUPP);
         }
-        // SAFETY: `kdata` has passed `validate()`, and stays valid until the registry forgets it.
+        // SAFETY: `kdata` has passed `validate()`, and stays valid as long as it is in the
+        // registry.
         fmap_ops::register(unsafe { Ops::new(kdata) })
     }
 
-    /// Stops new mounts from finding the ops; those that pinned them keep them.
+    /// Unregisters the ops: new mounts do not find them. Mounts that have pinned them keep them.
     unsafe fn unreg(kdata: NonNull<Self::Kdata>) {
         // SAFETY: `kdata` stays valid until this function returns.
         fmap_ops::unregister(unsafe { Ops::new(kdata) });
     }
 
-    /// Puts other ops in the place of those that a link has registered, under the same name.
+    /// Replaces the ops that a link has registered by others of the same name.
     unsafe fn update(old: NonNull<Self::Kdata>, new: NonNull<Self::Kdata>) -> Result {
-        // SAFETY: The link holds `old`, which the registry is about to forget.
+        // SAFETY: The link holds `old` as long as it is in the registry.
         let old = unsafe { Ops::new(old) };
-        // SAFETY: The link is about to hold `new`, until the registry forgets it.
+        // SAFETY: The BPF core holds `new` during the update, and the link as long as it is in the
+        // registry.
         fmap_ops::replace(old, unsafe { Ops::new(new) })
     }
 }
 
 static STRUCT_OPS: Table = Table::new::<FmapOps, crate::LocalModule>();
 
-/// Registers the type and its kfuncs. There is no way back: both go with the module's BTF.
+/// Registers the type and its kfuncs. They are not unregistered: both go with the module's BTF.
 ///
 /// # Errors
 ///
-/// [`ENOEXEC`] if the module has no BTF that this kernel accepts; then nothing could ever be
-/// registered.
+/// [`ENOEXEC`] if the module has no BTF that this kernel accepts: no ops could be registered.
 pub(crate) fn register() -> Result {
     fmap_ops::init();
-    // SAFETY: This function of C is made for it, and called once, while the module is loaded.
+    // SAFETY: `fuse_dax_fmap_register_bpf()` fills in and registers this table. It is called once,
+    // while the module is loaded.
     unsafe { STRUCT_OPS.register(c::fuse_dax_fmap_register_bpf) }?;
     if !verifier::knows_btf() {
         pr_err!("no BTF of this module: was it built without pahole, or for another kernel?\n");

@@ -2,22 +2,24 @@
 
 //! The DAX devices of a mount.
 //!
-//! A mount names its devices by index, 0 to 63. A slot is filled once, when the first file that
-//! uses it is opened (GET_DAXDEV), and stays so until unmount:
+//! The devices of a mount have indexes, 0 to 63. A slot is filled once, when the first file that
+//! uses its index is opened (GET_DAXDEV), and stays so until unmount:
 //!
-//! - A device is opened by path with the root directory and the credentials of the task that
-//!   mounted: the opener of a file has no say in where `/dev/dax0.0` leads.
+//! - A device is opened by path with the root directory and the credentials of the mounter: the
+//!   opener of a file cannot choose where `/dev/dax0.0` leads.
 //! - It has to be a character device of a device on the `dax` bus, and be bound to `fsdev_dax`.
-//!   Other DAX devices (pmem's) carry other private data, which `fs_dax_get()` would take for a
-//!   `struct dev_dax`; so this is checked before, not after.
+//!   Other DAX devices (pmem) have other private data, which `fs_dax_get()` would take for a
+//!   `struct dev_dax`, so the bus is checked before.
 //! - It is held exclusively (`fs_dax_get()`), and its driver's module is pinned. `fsdev_dax`
 //!   refuses to resize a bound device, so its size is read once.
 //!
-//! What happens when a device goes away, or some of its memory fails, is in `failure`; a slot
-//! remembers it in its `health`, and takes the device out of the fault path's sight (`healthy`).
+//! The removal of a device, and the failure of some of its memory, are handled in `failure`. A slot
+//! records both in its `health`, and the device is taken out of `healthy`, where the fault path
+//! looks.
 //!
-//! A page of a device belongs to one place of one file at a time, its tenant: DAX notes that in the
-//! folio, takes for granted that the file system sees to it, and corrupts folios otherwise.
+//! A page of a device is associated with one index of one file at a time. DAX stores the
+//! association in the folio, relies on the file system to allow only one, and corrupts folios
+//! otherwise.
 //!
 //! Lock order: `Devices::acquiring` (a wait, no lock), `HOLDERS`, `POISONED`.
 
@@ -43,7 +45,8 @@ pub(crate) use poison::{
     mark_page, //
 };
 
-/// Called once, while the module is loaded. May sleep.
+/// Initializes the lists of holders and of poison. Called once, while the module is loaded. May
+/// sleep.
 ///
 /// # Errors
 ///

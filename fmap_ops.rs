@@ -1,25 +1,24 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Ops: what a file format is made of, two BPF programs under a name. Who has registered which,
-//! and how they are called.
+//! Ops: a file format, as two BPF programs under a name. The registry of ops, and the calls of
+//! their programs.
 //!
-//! A user registers a map of type `fuse_dax_fmap_ops` with a BPF link (`bpf_struct_ops`). The
+//! User space registers a map of type `fuse_dax_fmap_ops` with a BPF link (`bpf_struct_ops`). The
 //! kernel then holds one `kdata`, a `struct fuse_dax_fmap_ops` whose two function pointers lead
 //! through a trampoline into the programs. `dax_fmap_parse()` is called that way. `iomap_begin()`
-//! is called in each fault, and directly ([`Resolver`]): half of what a trampoline does is for
-//! programs that ask about it.
+//! is called in each fault, and therefore directly ([`Resolver`]): half of the work of a trampoline
+//! is for helpers that it may not call.
 //!
-//! - [`Ops`] is `kdata` between `reg()` and `unreg()`: enough to look it up, not to call it.
-//! - [`PinnedOps`] holds a reference and may be called. A link that is detached, or updated to
-//!   another `kdata`, stops new pins and leaves the existing ones alone.
+//! - [`Ops`] is a `kdata` between `reg()` and `unreg()`. It can be looked up, but not called.
+//! - [`PinnedOps`] holds a reference and may be called. Detaching the link, or updating it to
+//!   another `kdata`, prevents new pins and leaves the existing ones alone.
 //!
-//! A program sees a context (`include/uapi/linux/fuse_dax_fmap.h`). It is the first member of a
-//! larger structure here, and the kfuncs go from the one to the other. This is sound because the
-//! verifier lets no other pointer through: a context argument is trusted, of exactly this BTF type,
-//! and only [`PinnedOps::parse`] and [`Resolver::resolve`] ever make one. To read the metadata in
-//! `iomap_begin()` takes no kfunc: its first line is a type of its own, so the verifier knows how
-//! far a program may read, and all of it is a range whose end the program compares with, as with a
-//! packet.
+//! A program gets a context (`include/uapi/linux/fuse_dax_fmap.h`). It is the first member of a
+//! larger structure here, and the kfuncs cast from the one to the other. This is safe because the
+//! verifier passes no other pointer: a context argument is trusted, of exactly this BTF type, and
+//! only [`PinnedOps::parse`] and [`Resolver::resolve`] make one. `iomap_begin()` reads the metadata
+//! without a kfunc: its first cache line is a type of its own, whose size the verifier knows, and
+//! all of it is a range whose end the program compares with, as with a packet.
 
 use core::{
     alloc::Layout,
@@ -47,7 +46,7 @@ mod meta_buf;
 
 pub(crate) use meta_buf::MetaBuf;
 
-// A build for the benchmark only: what a program costs.
+// Only for the benchmark of what a program costs.
 #[cfg(fmap_native)]
 #[path = "bench/native.rs"]
 mod native;
@@ -60,9 +59,11 @@ impl OpsName {
     /// `FUSE_DAX_FMAP_OPS_NAME_LEN`, with the NUL.
     pub(crate) const LEN: usize = 16;
 
+    /// Validates a name.
+    ///
     /// # Errors
     ///
-    /// [`EINVAL`] if the name is empty, has no NUL or another character.
+    /// [`EINVAL`] if the name is empty, has no NUL, or has a character that is not allowed.
     pub(crate) fn new(bytes: &[u8; Self::LEN]) -> Result<Self> {
         let len = bytes.iter().position(|&byte| byte == 0).ok_or(EINVAL)?;
         let allowed = |byte: &u8| byte.is_ascii_alphanumeric() || b"_.-".contains(byte);
@@ -75,12 +76,12 @@ impl OpsName {
         Ok(Self(name))
     }
 
-    /// With zeros behind the name.
+    /// Returns the name, with zeros behind it.
     pub(crate) fn to_bytes(self) -> [u8; Self::LEN] {
         self.0
     }
 
-    /// A name that went through [`OpsName::new`] before.
+    /// Takes a name that [`OpsName::new`] has validated before.
     pub(crate) fn from_validated(bytes: [u8; Self::LEN]) -> Self {
         Self(bytes)
     }
@@ -95,13 +96,13 @@ impl fmt::Display for OpsName {
     }
 }
 
-/// Registered ops. May go away at any time; see [`Ops::pin`].
+/// Registered ops. They may be unregistered at any time; see [`Ops::pin`].
 ///
 /// # Invariants
 ///
-/// The pointer is the `kdata` of a struct_ops map of our type. It is valid from `reg()`, or an
-/// `update()` to it, until `unreg()`, or an `update()` to another one, returns; an `Ops` is in the
-/// registry no longer than that.
+/// The pointer is the `kdata` of a struct_ops map of type `fuse_dax_fmap_ops`. It is valid from
+/// `reg()`, or an `update()` to it, until `unreg()`, or an `update()` to another one, returns; an
+/// `Ops` is in the registry no longer than that.
 #[derive(PartialEq, Eq)]
 pub(crate) struct Ops(NonNull<c::fuse_dax_fmap_ops>);
 
@@ -109,7 +110,7 @@ pub(crate) struct Ops(NonNull<c::fuse_dax_fmap_ops>);
 unsafe impl Send for Ops {}
 
 global_lock! {
-    /// What is registered.
+    /// The registered ops.
     // SAFETY: `init()` runs before the type is registered.
     unsafe(uninit) static REGISTERED: SpinLock<KVec<Ops>> = KVec::new();
 }
@@ -117,22 +118,22 @@ global_lock! {
 impl Ops {
     /// # Safety
     ///
-    /// `kdata` is valid, of a struct_ops map of our type that has passed `validate()`, until the
-    /// registry has forgotten the result.
+    /// `kdata` is of a struct_ops map of type `fuse_dax_fmap_ops` and has passed `validate()`. It
+    /// is valid until the result is out of the registry.
     pub(crate) unsafe fn new(kdata: NonNull<c::fuse_dax_fmap_ops>) -> Self {
         // INVARIANT: By the safety requirements.
         Self(kdata)
     }
 
     pub(crate) fn name(&self) -> OpsName {
-        // SAFETY: By the type invariants `kdata` is valid; nobody writes the name after `reg()`.
+        // SAFETY: By the type invariants `kdata` is valid. The name is not written after `reg()`.
         OpsName::from_validated(unsafe { (*self.0.as_ptr()).name })
     }
 
-    /// Keeps the programs callable, unless their map is about to be freed.
+    /// Takes a reference that keeps the programs callable, unless their map is about to be freed.
     pub(crate) fn pin(&self) -> Option<PinnedOps> {
-        // SAFETY: By the type invariants this is `kdata`, and still valid: the registry, which
-        // calls this under its lock, forgets it in `unreg()`.
+        // SAFETY: By the type invariants this is a `kdata`. It is valid: the registry calls this
+        // under its lock, which `unreg()` takes to remove it.
         unsafe { Pinned::get(self.0) }.map(PinnedOps)
     }
 }
@@ -142,13 +143,14 @@ pub(crate) struct PinnedOps(Pinned<c::fuse_dax_fmap_ops>);
 
 // --- The registry -------------------------------------------------------------------------------
 
-/// Called once, while the module is loaded, before the type is registered.
+/// Initializes the registry. Called once, while the module is loaded, before the type is
+/// registered.
 pub(crate) fn init() {
     // SAFETY: Called once, before the first use of the lock.
     unsafe { REGISTERED.init() }
 }
 
-/// Makes ops known.
+/// Adds ops to the registry.
 ///
 /// # Errors
 ///
@@ -159,15 +161,15 @@ pub(crate) fn register(ops: Ops) -> Result {
     if registered.iter().any(|other| other.name() == ops.name()) {
         return Err(EEXIST);
     }
-    // Rare and small, so simply done under the lock.
+    // Rare and small, so it is allocated under the lock.
     Ok(registered.push(ops, GFP_ATOMIC)?)
 }
 
-/// Puts `new` in the place of `old`. Who looks the name up gets the one or the other, always.
+/// Replaces `old` by `new`. A lookup of the name always finds one of them.
 ///
 /// # Errors
 ///
-/// [`EINVAL`] if their names differ: a name keeps its meaning.
+/// [`EINVAL`] if their names differ, or `old` is not registered.
 pub(crate) fn replace(old: Ops, new: Ops) -> Result {
     let mut registered = REGISTERED.lock();
 
@@ -181,7 +183,7 @@ pub(crate) fn replace(old: Ops, new: Ops) -> Result {
     Ok(())
 }
 
-/// Forgets ops, and gives the memory of the list back with the last of them.
+/// Takes ops out of the registry, and frees the list with the last of them.
 pub(crate) fn unregister(ops: Ops) {
     let mut registered = REGISTERED.lock();
 
@@ -191,7 +193,7 @@ pub(crate) fn unregister(ops: Ops) {
     }
 }
 
-/// Whether there are ops at all. Does not sleep.
+/// Returns true if any ops are registered. Does not sleep.
 pub(crate) fn any_registered() -> bool {
     !REGISTERED.lock().is_empty()
 }
@@ -213,7 +215,7 @@ pub(crate) fn lookup(name: OpsName) -> Result<PinnedOps> {
 
 // --- Calling the programs -----------------------------------------------------------------------
 
-/// What `dax_fmap_parse()` made of a server's answer.
+/// What `dax_fmap_parse()` has made of a server's answer.
 pub(crate) struct Parsed {
     /// The metadata, ready to be published.
     pub(crate) meta: MetaBuf,
@@ -223,22 +225,22 @@ pub(crate) struct Parsed {
     pub(crate) dev_bitmap: u64,
 }
 
-/// What `dax_fmap_parse()` says about a server's answer.
+/// The result of `dax_fmap_parse()` for a server's answer.
 pub(crate) enum Verdict {
-    /// It is a map.
+    /// The answer is a map.
     Map(Parsed),
-    /// It is not all of the map, for want of room. The map takes so many bytes; 0 if the program
-    /// does not know.
+    /// The answer is only a part of the map, as the buffer was too small. The map takes so many
+    /// bytes; 0 if the program does not know.
     NeedsBufSize(u32),
 }
 
-/// The context of `dax_fmap_parse()`, with what the program reaches through kfuncs alone.
+/// The context of `dax_fmap_parse()`, and what the program reaches through kfuncs only.
 #[repr(C)]
 pub(crate) struct ParseCtx {
     pub(crate) ctx: c::fuse_dax_fmap_parse_ctx,
     pub(crate) blob: *const u8,
     pub(crate) meta: Option<MetaBuf>,
-    /// What is wanted in front of the metadata.
+    /// The headroom in front of the metadata.
     pub(crate) headroom: Layout,
 }
 
@@ -249,21 +251,20 @@ pub(crate) struct ResolveCtx {
     pub(crate) args: [u64; ARG_DATA_END + 1],
 }
 
-/// Where the metadata begins and ends, among the arguments.
+/// The indices of the arguments that are the begin and the end of the metadata.
 pub(crate) const ARG_DATA: usize = 3;
 pub(crate) const ARG_DATA_END: usize = 4;
 
-/// The number of the member `iomap_begin`, which is what a program for it is loaded with as its
-/// `expected_attach_type`.
+/// The number of the member `iomap_begin`: the `expected_attach_type` of a program for it.
 pub(crate) const IOMAP_BEGIN_MEMBER: u32 = 2;
 
-// The kfuncs turn a pointer to `ctx` into one to the whole.
+// The kfuncs cast a pointer to `ctx` to one to the whole structure.
 const _: () = assert!(offset_of!(ParseCtx, ctx) == 0);
 const _: () = assert!(offset_of!(ResolveCtx, ctx) == 0);
 
-/// A program's return code: 0, or an errno that user space may see.
+/// Checks a program's return code: 0, or an errno that user space may see.
 ///
-/// Anything else, `ERESTARTSYS` and its kin among them, is a mistake of the program.
+/// Any other value, such as `-ERESTARTSYS`, is a bug of the program, and becomes [`EIO`].
 fn program_result(ret: i32) -> Result {
     const USER_VISIBLE_ERRNO: core::ops::Range<i32> = -511..0;
 
@@ -279,18 +280,18 @@ impl PinnedOps {
         OpsName::from_validated(self.0.kdata().name)
     }
 
-    /// The id of the struct_ops map: it tells ops from those that have the name after them.
+    /// Returns the id of the struct_ops map, which differs from that of later ops of the same name.
     pub(crate) fn map_id(&self) -> u32 {
         self.0.id()
     }
 
-    /// Calls `dax_fmap_parse()` with a server's answer, for which there was `buf_size`. What it makes
-    /// of that has `headroom` in front. May sleep.
+    /// Calls `dax_fmap_parse()` with a server's answer, for which there was a buffer of `buf_size`
+    /// bytes. The metadata gets `headroom` in front. May sleep.
     ///
     /// # Errors
     ///
-    /// The program's errno, but for [`ERANGE`]; [`EINVAL`] if what it reports makes no sense;
-    /// [`ENOMEM`].
+    /// The program's errno, except [`ERANGE`]; [`EIO`] for a return code that is none; [`EINVAL`]
+    /// if what it reports is invalid; [`ENOMEM`].
     pub(crate) fn parse(&self, blob: &[u8], buf_size: u32, headroom: Layout) -> Result<Verdict> {
         let mut parse = ParseCtx {
             ctx: c::fuse_dax_fmap_parse_ctx {
@@ -306,10 +307,11 @@ impl PinnedOps {
             headroom,
         };
 
-        // `validate()` saw both members set.
+        // `validate()` has checked that both members are set.
         let program = self.0.kdata().dax_fmap_parse.ok_or(EINVAL)?;
-        // SAFETY: The program is alive, as it is pinned. It reaches `parse` through the
-        // kfuncs alone and keeps no pointer: the verifier sees to that. `blob` outlives the call.
+        // SAFETY: The program is loaded, as it is pinned. The verifier ensures that it uses `parse`
+        // only through its argument `ctx` and the kfuncs, and keeps no pointer. `blob` outlives the
+        // call.
         let result = program_result(unsafe { program(ptr::addr_of_mut!(parse).cast()) });
         if result == Err(ERANGE) {
             return Ok(Verdict::NeedsBufSize(parse.ctx.blob_wanted));
@@ -331,14 +333,14 @@ impl PinnedOps {
         }))
     }
 
-    /// The way to `iomap_begin()` for a file's header.
+    /// Returns the program `iomap_begin()`, for a file's header.
     ///
     /// # Safety
     ///
     /// The caller keeps `self`, or another pin of the same ops, as long as the [`Resolver`] is
     /// used.
     pub(crate) unsafe fn resolver(&self) -> Result<Resolver> {
-        // INVARIANT: It is the program that the ops have for this member, and they hold it. The
+        // INVARIANT: This is the ops' program for the member, to which they hold a reference. The
         // caller keeps them pinned.
         self.0
             .program(IOMAP_BEGIN_MEMBER)
@@ -347,12 +349,12 @@ impl PinnedOps {
     }
 }
 
-/// `iomap_begin()` of pinned ops: one pointer, to be called from the fault path.
+/// The program `iomap_begin()` of pinned ops, to be called from the fault path.
 ///
-/// It runs under RCU and on one CPU, as through a trampoline, and is counted in the statistics of
-/// BPF. Both come from disabled preemption, as for programs at tracepoints, which may call what
-/// this may. What it has not got is a context of its own for the run (`current->bpf_ctx`): no
-/// helper and no kfunc that the verifier lets it call looks there.
+/// As through a trampoline, it runs under RCU and on one CPU, and is counted in the statistics of
+/// BPF. RCU and the one CPU come from disabled preemption, as for programs at tracepoints, which
+/// may call all that this program may. It has no run context (`current->bpf_ctx`): no helper or
+/// kfunc that the verifier lets it call uses that.
 ///
 /// # Invariants
 ///
@@ -361,12 +363,12 @@ impl PinnedOps {
 #[derive(Clone, Copy)]
 pub(crate) struct Resolver(NonNull<c::bpf_prog>);
 
-/// What `dax_fmap_parse()` left of a file's map.
+/// The metadata of a file, as `dax_fmap_parse()` left it.
 ///
 /// # Invariants
 ///
-/// `len` bytes from `first` on, and the whole of `first` in any case, are initialized, and nobody
-/// writes them for `'a`.
+/// `len` bytes from `first` on, and the whole of `first` in any case, are initialized, and not
+/// written for `'a`.
 #[derive(Clone, Copy)]
 pub(crate) struct Metadata<'a> {
     first: *const c::fuse_dax_fmap_meta,
@@ -377,7 +379,7 @@ pub(crate) struct Metadata<'a> {
 impl Metadata<'_> {
     /// # Safety
     ///
-    /// As the type invariants have it.
+    /// The type invariants hold for `first` and `len`.
     #[inline]
     pub(crate) unsafe fn new(first: *const c::fuse_dax_fmap_meta, len: u32) -> Self {
         // INVARIANT: By the safety requirements.
@@ -397,7 +399,7 @@ impl Metadata<'_> {
     }
 }
 
-/// What a program claims. Nothing of it is checked yet.
+/// A mapping as the program returned it, not validated yet.
 pub(crate) struct RawMapping {
     pub(crate) addr: u64,
     pub(crate) length: u64,
@@ -429,7 +431,7 @@ impl Resolver {
             },
             args: [0; ARG_DATA_END + 1],
         };
-        // A program that fills nothing in returns a mapping of length 0, which is refused.
+        // A program that writes nothing returns a mapping of length 0, which is a mapping error.
         let mut io = c::fuse_iomap_io {
             offset,
             length: 0,
@@ -448,9 +450,9 @@ impl Resolver {
             meta.first as u64,
             (meta.first as u64).wrapping_add(meta.len.into()),
         ];
-        // SAFETY: The program is loaded by the type invariants, and takes these five. It reads
-        // `resolve` and the metadata, up to its end, writes `io`, and keeps no pointer: the
-        // verifier sees to that.
+        // SAFETY: By the type invariants the program is loaded. It takes these five arguments. The
+        // verifier ensures that it reads only `resolve`, `io` and the metadata up to its end,
+        // writes only `io`, and keeps no pointer.
         let ret = unsafe { c::fuse_dax_fmap_run(resolve.args.as_ptr(), self.0.as_ptr()) };
         program_result(ret)?;
         Ok(RawMapping {

@@ -1,11 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! FUSE as it is: requests of ours to a server, maps in its answers to OPEN, and the task that
-//! mounted.
+//! FUSE as it is: requests of the module to a server, maps in answers to OPEN, and the mounter.
 //!
-//! FUSE's structures are private. What is known of them is in `abstractions/fs/fuse.rs`, and rests
-//! on exported functions, and on layouts from the BTF of the very kernel the module is built for.
-//! How the module gets between FUSE and the VFS is in `attach`.
+//! FUSE's structures are private. What the module knows of them is in `abstractions/fs/fuse.rs`,
+//! and relies on exported functions, and on layouts from the BTF of the very kernel the module is
+//! built for. How the module gets between FUSE and the VFS is in `attach`.
 
 use crate::bindings::kernel as c;
 

@@ -1,15 +1,14 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! fuse_dax_fmap: FUSE files that live in DAX memory, mapped by BPF, on a kernel nobody patched.
+//! fuse_dax_fmap: FUSE files that live in DAX memory, mapped by BPF, on an unpatched kernel.
 //!
 //! A FUSE server describes a file in any format it likes, a BPF program that it registered turns
-//! that into mappings, and from `open()` on every read, write and page fault goes straight to
-//! memory.
+//! that into mappings, and after `open()` every read, write and page fault goes straight to memory.
 //!
-//! The layers, from the top down. A file names none of a higher layer, and there are no circles
+//! The layers, from the top down. A file uses none of a higher layer, and there are no circles
 //! (`scripts/check-layers`).
 //!
-//! | room             | knows                                                                     |
+//! | layer            | knows                                                                     |
 //! |------------------|---------------------------------------------------------------------------|
 //! | `attach`         | how a superblock becomes an fmap mount: INIT, hooks, opening a file       |
 //! | `iomap`          | a mapped inode: `iomap_begin`, faults, reads, writes, writeback           |
@@ -17,15 +16,15 @@
 //! | `bpf_struct_ops` | how the BPF core hands ops over: the type, the verifier's policy, kfuncs  |
 //! | `daxdev`         | the devices of a mount and their failure                                  |
 //! | `fmap_ops`       | what ops are: names, the registry, how their programs are called          |
-//! | `fuse`           | FUSE as it is: requests to a server, the task that mounted                |
+//! | `fuse`           | FUSE as it is: requests to a server, the mounter                          |
 //! | `abstractions`   | objects of the kernel as safe types                                       |
 //!
-//! The other files are used by several rooms, and use none but `abstractions`. What is done without
-//! locks is in `lockless`, which runs on the host, too (`tools/model`).
+//! The other files are used by several layers, and use none but `abstractions`. What is done
+//! without locks is in `lockless`, which runs on the host, too (`tools/model`).
 
-// A constant that is not there, such as an errno that the prelude lacks, is no error in a pattern:
-// it becomes a variable that matches everything. What the compiler notices of that is an error
-// here.
+// In a pattern, a constant that does not exist, such as an errno that the prelude lacks, is no
+// error: it becomes a variable that matches everything. What the compiler notices of that is an
+// error here.
 #![deny(irrefutable_let_patterns, non_snake_case, unreachable_patterns)]
 
 use core::sync::atomic as atomics;
@@ -59,17 +58,17 @@ module! {
     license: "GPL",
 }
 
-/// Everything that is registered. The order of the fields is the order in which it goes away.
+/// Everything that the module registers. Fields are dropped in this order.
 ///
-/// The struct_ops type is not among them: it goes with the module's BTF.
+/// The struct_ops type is not among them: it is unregistered with the module's BTF.
 #[pin_data]
 struct FuseDaxFmap {
-    /// The list of bound mounts, for users.
+    /// The list of fmap mounts in debugfs.
     #[pin]
     mounts: debugfs::File<attach::MountList>,
     /// Keeps the directory of that file.
     _dir: debugfs::Dir,
-    /// What finds new mounts and opens.
+    /// The probes and the fsnotify group, which report new mounts and opens.
     _hooks: attach::Hooks,
 }
 

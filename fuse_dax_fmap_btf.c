@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * What BTF has to see.
+ * The part of the module that needs BTF.
  *
- * pahole leaves out everything that is defined in Rust, and the verifier knows
- * a module by its BTF alone. So the types that BPF programs see, the stubs
- * that carry their prototypes and the kfuncs are C; what they do is Rust
+ * pahole emits no BTF for what is defined in Rust, and the verifier knows a
+ * module only by its BTF. So the types that BPF programs see, the stubs that
+ * carry their prototypes and the kfuncs are in C; their bodies are in Rust
  * (bpf_struct_ops.rs). No decision is made here.
  */
 #include <linux/bpf.h>
@@ -16,12 +16,12 @@
 
 #include "fuse_dax_fmap_btf.h"
 
-/* The macro module! has no field for it. */
+/* The macro module! has no field for the version. */
 MODULE_VERSION(FUSE_DAX_FMAP_VERSION);
 
 char fuse_dax_fmap_default_ops[FUSE_DAX_FMAP_OPS_NAME_LEN];
 
-/* A string as of module_param_string(), whose setting is told. */
+/* As for module_param_string(), but Rust is notified of a new value. */
 static int set_default_ops(const char *val, const struct kernel_param *kp)
 {
 	int err = param_set_copystring(val, kp);
@@ -41,7 +41,7 @@ static const struct kparam_string default_ops_string = {
 	.string	= fuse_dax_fmap_default_ops,
 };
 
-/* Like module_param_cb(), which knows no strings. */
+/* Like module_param_cb(), which does not support strings. */
 __module_param_call(MODULE_PARAM_PREFIX, default_ops, &default_ops_param,
 		    .str = &default_ops_string, 0644, -1, 0);
 __MODULE_PARM_TYPE(default_ops, "string");
@@ -49,8 +49,8 @@ MODULE_PARM_DESC(default_ops,
 		 "ops of a privileged mount whose server names none (default: none)");
 
 /*
- * The stubs are never called: an ops without both programs is refused. They
- * tell the verifier the prototypes.
+ * The stubs are never called: ops without both programs are refused. The
+ * verifier takes the prototypes from them.
  */
 static int fuse_dax_fmap_ops__dax_fmap_parse(struct fuse_dax_fmap_parse_ctx *ctx)
 {
@@ -74,7 +74,7 @@ __bpf_kfunc_start_defs();
 
 /**
  * bpf_fuse_dax_parse_get_blob - read the server's answer
- * @ctx: what dax_fmap_parse() got
+ * @ctx: context of dax_fmap_parse()
  * @offset: first byte wanted
  * @rdonly_buf_size: bytes wanted, a constant
  *
@@ -89,13 +89,13 @@ bpf_fuse_dax_parse_get_blob(struct fuse_dax_fmap_parse_ctx *ctx, u32 offset,
 }
 
 /**
- * bpf_fuse_dax_parse_alloc_meta - make room for the metadata, once
- * @ctx: what dax_fmap_parse() got
+ * bpf_fuse_dax_parse_alloc_meta - allocate the metadata, once
+ * @ctx: context of dax_fmap_parse()
  * @size: bytes, 1 to FUSE_DAX_FMAP_META_MAX; they are zeroed
  *
  * May sleep.
  *
- * Return: 0, -EINVAL (size), -EBUSY (done before) or -ENOMEM.
+ * Return: 0, -EINVAL (size), -EBUSY (called before) or -ENOMEM.
  */
 __bpf_kfunc int
 bpf_fuse_dax_parse_alloc_meta(struct fuse_dax_fmap_parse_ctx *ctx, u32 size)
@@ -105,7 +105,7 @@ bpf_fuse_dax_parse_alloc_meta(struct fuse_dax_fmap_parse_ctx *ctx, u32 size)
 
 /**
  * bpf_fuse_dax_parse_get_meta - write the metadata
- * @ctx: what dax_fmap_parse() got
+ * @ctx: context of dax_fmap_parse()
  * @offset: first byte wanted
  * @rdwr_buf_size: bytes wanted, a constant
  *
@@ -121,7 +121,7 @@ bpf_fuse_dax_parse_get_meta(struct fuse_dax_fmap_parse_ctx *ctx, u32 offset,
 
 /**
  * bpf_fuse_dax_resolve_get_meta - read the metadata
- * @ctx: what iomap_begin() got
+ * @ctx: context of iomap_begin()
  * @offset: first byte wanted
  * @rdonly_buf_size: bytes wanted, a constant
  *
@@ -150,8 +150,8 @@ static const struct btf_kfunc_id_set fuse_dax_fmap_kfunc_set = {
 };
 
 /*
- * Prototypes with enums are C, too: bindgen makes integers of them, which a kernel
- * with CONFIG_CFI does not take for the same.
+ * Functions with enums in their prototypes are in C, too: bindgen turns the enums
+ * into integers, which are other types for a kernel with CONFIG_CFI.
  */
 static const struct bpf_func_proto *
 fuse_dax_fmap_get_func_proto(enum bpf_func_id func, const struct bpf_prog *prog)

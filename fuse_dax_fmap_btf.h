@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0 */
 /*
- * The seam between the C file and Rust. Rust checks the signature of every
- * function it defines here against bindgen's reading of this file.
+ * The interface between the C file and Rust. Rust checks the signature of each
+ * function that it defines against what bindgen makes of this file.
  */
 #ifndef _FUSE_DAX_FMAP_BTF_H
 #define _FUSE_DAX_FMAP_BTF_H
@@ -21,7 +21,7 @@ int fuse_dax_fmap_register_bpf(struct bpf_struct_ops *st);
 /* In C: the module parameter, always NUL terminated. */
 extern char fuse_dax_fmap_default_ops[FUSE_DAX_FMAP_OPS_NAME_LEN];
 
-/* In Rust: what happens when it is set. */
+/* In Rust: called after the parameter has been set. */
 void fuse_dax_fmap_default_ops_set(void);
 
 /* In Rust: the bodies of the kfuncs. */
@@ -34,7 +34,7 @@ u8 *fuse_dax_fmap_parse_get_meta(struct fuse_dax_fmap_parse_ctx *ctx,
 const u8 *fuse_dax_fmap_resolve_get_meta(struct fuse_dax_fmap_resolve_ctx *ctx,
 					 u32 offset, u32 size);
 
-/* In Rust: what the verifier asks. */
+/* In Rust: callbacks of the verifier. */
 bool fuse_dax_fmap_may_call(u32 func, const struct bpf_prog *prog);
 void fuse_dax_fmap_type_argument(int off, const struct bpf_prog *prog,
 				 struct bpf_insn_access_aux *info);

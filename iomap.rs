@@ -1,35 +1,34 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! A mapped file: what an inode has to be one, from its first open until it is evicted. What is
-//! done with it has files of its own; `resolve` is where the program is asked.
+//! Mapped files. This file makes an inode a mapped one at its first open, and undoes that at
+//! eviction. The operations of a mapped file are in the submodules; `resolve` calls the program.
 //!
-//! What is known of a mapped inode is in [`mapped_inode`]. No file of this room names this one,
-//! which makes an inode a mapped one and a plain one again.
+//! The module's state of a mapped inode is in [`mapped_inode`]. No submodule depends on this file.
 //!
 //! # Page caches
 //!
-//! FUSE's page cache of the inode stays FUSE's. The DAX entries of a mapped file are in a page
-//! cache of its own, which it gets when it is mapped by mmap(2) for the first time
-//! ([`page_cache`]). So to publish a map empties nothing, takes no lock, and asks nobody to wait.
+//! FUSE keeps the page cache of the inode for itself. The DAX entries of a mapped file are in a
+//! page cache of their own, which the file gets at its first mmap(2) ([`page_cache`]). Publishing a
+//! map therefore drops no pages, and waits for no task that uses the file.
 //!
 //! # The end of a map
 //!
-//! Eviction gives the memory up. Pages that are in use by direct I/O or a pipe then, are kept by
-//! the mount and given up later ([`kept`]); nothing in eviction waits for them. An inode that FUSE
-//! has marked bad, because its server uses the node id again, loses its memory while it is still
-//! open (`bad_inodes`).
+//! Eviction drops the memory. Pages that direct I/O or a pipe has pinned are kept by the mount and
+//! released later ([`kept`]); eviction does not wait for them. An inode that FUSE has marked bad,
+//! because its server reuses the node id, loses its memory while it is still open (`bad_inodes`).
 //!
 //! # Locks
 //!
-//! In this order: `inode->i_rwsem` (writes exclusively, reads shared), `mmap_lock`,
-//! `invalidate_lock` of the DAX page cache (faults, nearly always shared), a DAX entry, the mount's
-//! lock on who has which memory (`ownership`; the first touch of a piece of memory). The fault path
-//! takes no lock of ours; a write, if memory of a closed file is in use, has the same lock shared
-//! while it looks whose memory it is. Dropping entries takes `invalidate_lock` exclusively
-//! (`collapse`, `invalidate`), and who writes back passes through it (`writeback`). Who flushes is in
-//! a read side of SRCU, which memory that fails waits for with nothing held. Innermost are the lock
-//! of a page table and, inside it, that of a page cache's tree (`fault_uffd_wp`), and the list of
-//! mapped files, a spin lock with an inode's `i_lock` inside.
+//! The order is: `inode->i_rwsem` (exclusive for writes, shared for reads), `mmap_lock`,
+//! `invalidate_lock` of the DAX page cache (shared for most faults), a DAX entry, the mount's
+//! ownership lock (`ownership`), which a fault takes when it is the first to touch a piece of
+//! memory. A fast fault takes none of the module's locks. A write takes the ownership lock shared
+//! while it checks the owner, if memory of a closed file may be in use. Dropping entries takes
+//! `invalidate_lock` exclusively (`collapse`, `invalidate`), and so does writeback, to wait for
+//! faults (`writeback`). A flush is an SRCU read-side critical section; a memory failure waits for
+//! those with no lock held. Innermost are a page table lock with the `i_pages` lock inside
+//! (`fault_uffd_wp`), and the spin lock of the list of mapped files with an inode's `i_lock`
+//! inside.
 
 use core::{
     ptr::{
@@ -66,29 +65,29 @@ use crate::{
 };
 
 mod bad_inodes;
+mod collapse;
 mod device_failure;
 mod fallocate;
 mod fault;
-mod file;
 mod fault_dax;
+mod fault_fast;
+mod fault_uffd_wp;
+mod file;
 mod huge;
 mod inode;
+mod invalidate;
 mod io;
-mod resolve;
 mod kept;
 mod mapped_files;
 mod mapped_inode;
+mod mapping_error;
 mod mmap;
 mod no_faults;
-mod page_cache;
-mod mapping_error;
-mod seek_fiemap;
-mod fault_fast;
-mod validity;
 mod ownership;
-mod fault_uffd_wp;
-mod collapse;
-mod invalidate;
+mod page_cache;
+mod resolve;
+mod seek_fiemap;
+mod validity;
 mod vm_file;
 mod writeback;
 
@@ -121,8 +120,7 @@ use page_cache::{
 };
 use validity::new_validity;
 
-/// Makes the rest of a mapped file, in front of its metadata, before it is published. Does not
-/// sleep.
+/// Makes a [`Published`] of the header, in the headroom of its metadata. Does not sleep.
 fn complete(meta: MetaBuf, inode: &Inode, header: Header) -> NonNull<Header> {
     let whole = Published {
         empty: Opaque::uninit(),
@@ -132,22 +130,22 @@ fn complete(meta: MetaBuf, inode: &Inode, header: Header) -> NonNull<Header> {
     };
     let published = meta.into_raw().cast::<Published>();
 
-    // SAFETY: `published` is the headroom, which has the layout of the type.
+    // SAFETY: `published` points to the headroom of the metadata, which has the layout of the type.
     unsafe { published.write(whole) };
-    // SAFETY: It was written just now, and stays until `take_back()`.
+    // SAFETY: `published` was initialized just now, and stays until `take_back()`.
     let published = unsafe { published.as_ref() };
-    // SAFETY: `empty` stays as long as the inode, by which alone it is found.
+    // SAFETY: `empty` stays as long as the inode, and is only reached through it.
     unsafe { init_empty(published.empty.get(), inode) };
     NonNull::from(&published.header)
 }
 
-/// Makes a file a mapped one, and returns what it is now: `Plain` means for this open, not for
-/// ever.
+/// Publishes the map of a file and returns the file's state. `Plain` is for this open only: the
+/// next one tries again.
 ///
-/// The caller alone settles this file at the moment. Files of it may be open, and do what they like
-/// meanwhile: FUSE's page cache is not touched. If it has data that are not written back, or is
-/// mapped by one of those, or is being changed by one, the file stays FUSE's for now: there would
-/// be two sets of bytes.
+/// The caller is the single flight for this file. Files of the inode may be open and in use, as
+/// FUSE's page cache is not touched. If that page cache is dirty, under writeback or mapped by
+/// mmap(2), or an early file is being changed, the map is not published: there would be two sets of
+/// bytes.
 ///
 /// # Errors
 ///
@@ -155,9 +153,9 @@ fn complete(meta: MetaBuf, inode: &Inode, header: Header) -> NonNull<Header> {
 pub(crate) fn publish(inode: &Inode, parsed: Parsed, sbi: &SbInfo) -> Result<State> {
     let file_i_op = inode_operations(inode)?;
     let file_aops = aops(inode)?;
-    // SAFETY: The mount, which owns the pin, outlives the header.
+    // SAFETY: The mount owns the pin of the ops, and outlives the header.
     let resolver = unsafe { sbi.ops.resolver() }?;
-    // SAFETY: The mount, which owns the counters, outlives the header.
+    // SAFETY: The mount owns the counters, and outlives the header.
     let counts = unsafe { sbi.stats.shortcut() }.ok_or(EIO)?;
     let meta_len = parsed.meta.len();
     // INVARIANT: `meta_len` is that of the allocation; the mount is the inode's.
@@ -174,21 +172,21 @@ pub(crate) fn publish(inode: &Inode, parsed: Parsed, sbi: &SbInfo) -> Result<Sta
     };
     let header = complete(parsed.meta, inode, header);
 
-    // An operation of ours that is called before the header is there, by path or for a file that
-    // was open already, looks for that (`state`).
+    // The module's operations may be called before the header is published, by path or for an early
+    // file; they check `state()`.
     // SAFETY: The tables are copies of FUSE's for such an inode.
     unsafe { inode.data().set_operations(file_aops) };
     // SAFETY: The tables are copies of FUSE's for such an inode.
     unsafe { inode.set_operations(file_i_op) };
-    // Who changes the file through FUSE has asked before, with this lock, whether it is mapped.
+    // A task that changes the file through FUSE checks under this lock whether the file is mapped.
     let changing = sbi.changing.lock();
     if changing.get(&inode.key()).is_some() || inode.uses_page_cache() {
         drop(changing);
-        // SAFETY: `header` was made just now, and is not published.
+        // SAFETY: `header` was made above, and is not published.
         drop(unsafe { take_back(header) });
         return Ok(State::Plain);
     }
-    // SAFETY: FUSE leaves the field to this module, which takes the value for a header.
+    // SAFETY: FUSE leaves the field to this module, which takes this value for a header.
     let private = unsafe { inode.private() };
     lockless::publish::<AsWritten, _>(private, header.as_ptr().cast());
     drop(changing);
@@ -196,11 +194,11 @@ pub(crate) fn publish(inode: &Inode, parsed: Parsed, sbi: &SbInfo) -> Result<Sta
     Ok(State::Mapped)
 }
 
-/// A file of a mapped inode has been opened as a mapped one.
+/// Counts a file of a mapped inode that was opened as a mapped one.
 ///
 /// # Safety
 ///
-/// The inode is mapped, and in use.
+/// The inode is mapped and in use.
 pub(crate) unsafe fn opened(inode: *const c::inode) {
     // SAFETY: `inode` is in use, by the safety requirements.
     let inode = unsafe { fs::inode::Inode::from_raw(inode) };
@@ -210,9 +208,9 @@ pub(crate) unsafe fn opened(inode: *const c::inode) {
     published.open_files.fetch_add(1, Ordering::Relaxed);
 }
 
-/// A file that was counted ([`opened`]) is being closed, and its mappings are gone. If it was the
-/// last one and pages are in use by direct I/O or a pipe, the inode is held until they are not: the
-/// server learns of its end only then (FORGET), and may give the memory to another file.
+/// Undoes [`opened`] for a file that is being released, and has no VMA left. If it was the last one
+/// and direct I/O or a pipe has pages pinned, the mount holds the inode until they are idle: the
+/// server must not get FORGET earlier, as it may then give the memory to another file.
 ///
 /// # Safety
 ///
@@ -232,17 +230,17 @@ pub(crate) unsafe fn closed(inode: *mut c::inode) {
     }
 }
 
-/// Takes everything of ours off an inode that is being evicted, so that FUSE finds its own. Does
-/// not wait: what is busy is kept by the mount.
+/// Detaches the module's state from an inode that is being evicted, so that FUSE finds only its
+/// own. Does not wait: the mount keeps pinned memory.
 ///
 /// # Safety
 ///
-/// Called by `->evict_inode()` of a bound mount, before FUSE's.
+/// Called by `->evict_inode()` of an fmap mount, before FUSE's.
 pub(crate) unsafe fn evict(inode: *mut c::inode) {
-    // SAFETY: `inode` is being evicted, and not freed before FUSE's function has returned, by the
-    // safety requirements.
+    // SAFETY: By the safety requirements `inode` is being evicted, and not freed before FUSE's
+    // function has returned.
     let inode = unsafe { fs::inode::Inode::from_raw(inode) };
-    // SAFETY: FUSE leaves the field to this module, and expects null from here on.
+    // SAFETY: FUSE leaves the field to this module, and expects null after this.
     let field = unsafe { inode.private() };
     let private = field.load(Ordering::Relaxed);
     field.store(ptr::null_mut(), Ordering::Relaxed);
@@ -250,19 +248,19 @@ pub(crate) unsafe fn evict(inode: *mut c::inode) {
         return;
     };
     let header = header.cast::<Header>();
-    // SAFETY: `publish()` put the header there.
+    // SAFETY: `publish()` stored the header in `i_private`.
     let mapped = unsafe { header.as_ref() };
-    // SAFETY: By the type invariants the mount is still there, and stays after the header.
+    // SAFETY: By the type invariants the mount outlives the header.
     let sbi = unsafe { mapped.sbi.as_ref() };
 
     sbi.files.add(-1, Relaxed);
     let Some(file) = mapped.file().map(NonNull::from) else {
-        // SAFETY: The inode, which had it, does not point to the header any more.
+        // SAFETY: `i_private`, which pointed to the header, was cleared above.
         drop(unsafe { take_back(header) });
         return;
     };
-    // SAFETY: No file of the inode is open, so nothing is mapped any more, and `file` is in the
-    // list of its mount.
+    // SAFETY: No file of the inode is open, so no VMA maps it, and `file` is in the list of its
+    // mount.
     let evicted = unsafe { Evicted::new(file) };
     sbi.mapped_files.evict(sbi, evicted);
 }

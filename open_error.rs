@@ -11,7 +11,7 @@ pub(crate) struct Failure {
 }
 
 impl Failure {
-    /// For `map_err()`: the errno stays, the cause says where it came from.
+    /// For `map_err()`: keeps the errno, and adds the cause.
     pub(crate) fn because(cause: &'static str) -> impl FnOnce(Error) -> Self {
         move |errno| Self { errno, cause }
     }

@@ -2,9 +2,9 @@
 
 //! Rate limits for the kernel log.
 //!
-//! Whoever opens a file decides how often it fails, so a line about that is limited. The limit
-//! belongs to a mount, not to a line of code: a noisy mount does not silence the others. What is
-//! said about no bound mount has a limit of its own, in a static.
+//! The task that opens a file decides how often that fails, so lines about it are limited. The
+//! limit belongs to a mount, not to a line of code, so a noisy mount does not silence the others.
+//! Lines about no fmap mount have a limit of their own, in a static.
 
 pub(crate) use crate::abstractions::ratelimit::RateLimit;
 

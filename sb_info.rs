@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What a bound mount has besides its FUSE connection. Every mapped file points here.
+//! The state of an fmap mount, apart from its FUSE connection. Every mapped file points to it.
 
 use core::ptr::NonNull;
 
@@ -52,91 +52,91 @@ use crate::{
 };
 
 mod mapped_files;
+mod ownership;
 mod released;
 mod superblock;
-mod ownership;
 
 pub(crate) use mapped_files::{
     ListedFile,
     Lists,
     MappedFiles, //
 };
+pub(crate) use ownership::{
+    Ownership, //
+    OwnershipReadGuard,
+};
 pub(crate) use released::Released;
 pub(crate) use superblock::{
     DeviceNumber,
     Superblock, //
 };
-pub(crate) use ownership::{
-    OwnershipReadGuard,
-    Ownership, //
-};
 
-/// What a bound mount has besides its FUSE connection. Every mapped file points here.
+/// The state of an fmap mount, apart from its FUSE connection. Every mapped file points to it.
 ///
-/// It outlives the superblock if memory of its files is still in use then: the devices stay held
-/// until that is given up. The order of the last fields is the order in which they go away.
+/// It outlives the superblock if memory of its files is in use at unmount: the devices stay held
+/// until that is released. The last fields must be dropped in this order.
 #[pin_data]
 pub(crate) struct SbInfo {
     references: Refcount,
-    /// The superblock, as long as it is there.
+    /// The superblock, until `put_super()`.
     #[pin]
     pub(crate) superblock: Superblock,
-    /// How many files are mapped.
+    /// The number of mapped inodes.
     pub(crate) files: Atomic<i64>,
     #[pin]
     pub(crate) mapped_files: MappedFiles,
-    /// Who has which memory of the devices.
+    /// Locks which file owns which memory of the devices.
     #[pin]
     pub(crate) ownership: Ownership,
     pub(crate) stats: Stats,
-    /// Limits what is logged about opens.
+    /// Limits the log messages about opens.
     #[pin]
     pub(crate) opens: RateLimit,
-    /// Limits what is logged about mappings.
+    /// Limits the log messages about mappings.
     #[pin]
     pub(crate) mappings: RateLimit,
-    /// Files whose map is being fetched.
+    /// The first opens that are fetching a map, by inode.
     #[pin]
     pub(crate) opening: SingleFlight,
-    /// Inodes, by their address, whose bytes are being changed through FUSE by a file that will be
-    /// a mapped one once the inode is, and how many system calls do so.
+    /// The inodes, by address, that are being changed through an early open file, and the number of
+    /// system calls that do so.
     #[pin]
     pub(crate) changing: SpinLock<RBTree<usize, u32>>,
-    /// The server has no maps at all (ENOSYS).
+    /// True if the server has no maps at all (ENOSYS).
     no_maps: Atomic<bool>,
-    /// Gives up kept memory.
+    /// Releases kept memory.
     #[pin]
     releasing: DelayedWork<Self, RELEASING>,
     /// Looks for files whose inodes FUSE has marked bad.
     #[pin]
     looking: DelayedWork<Self, LOOKING>,
-    /// Ends the mount, for a task that has the last reference to its superblock and must not wait.
+    /// Drops the last active reference to the superblock, for a task that must not wait.
     #[pin]
     ending: Work<Self, ENDING>,
-    /// How long a look took last time, in microseconds.
+    /// How long the last look took, in microseconds.
     look_us: Atomic<u64>,
-    /// Whether it is about to.
+    /// True if `looking` is queued, and has not begun to look.
     will_look: Atomic<bool>,
-    /// The devices its files have used so far.
+    /// The devices that its files have used so far.
     #[pin]
     pub(crate) devices: Devices,
-    /// The ops that parse and resolve its files' maps. Who holds a device is known by their name.
+    /// The ops that parse and resolve its files' maps. The log says their name.
     pub(crate) ops: PinnedOps,
-    /// Says that the devices are not held any more.
+    /// Completed when the devices are not held any more.
     pub(crate) released: Released,
-    /// From the end of the superblock on; before, its connection keeps the module.
+    /// Set in `put_super()`. Before that, the connection keeps the module loaded.
     module: SetOnce<ModuleRef>,
 }
 
-// It is made where memory can only be had in small pieces. (Lockdep's locks are large.)
+// It is allocated with GFP_ATOMIC. (Lockdep's locks are large.)
 #[cfg(not(CONFIG_LOCKDEP))]
 const _: () = assert!(size_of::<SbInfo>() <= 2048);
 
-/// The work item that gives up kept memory. What it does is in `iomap`.
+/// The work item that releases kept memory (`iomap::kept`).
 pub(crate) const RELEASING: u64 = 0;
-/// The work item that looks for files whose inodes FUSE has marked bad. What it does is in `iomap`.
+/// The work item that looks for files whose inodes FUSE has marked bad (`iomap::bad_inodes`).
 pub(crate) const LOOKING: u64 = 1;
-/// The work item that ends a mount.
+/// The work item that drops the last active reference to a superblock.
 const ENDING: u64 = 2;
 
 impl_has_delayed_work! {
@@ -155,21 +155,19 @@ impl WorkItem<ENDING> for SbInfo {
     type Pointer = ARef<Self>;
 
     fn run(sbi: ARef<Self>) {
-        // SAFETY: `end_later()`, which alone queues this, has left it an active reference.
+        // SAFETY: Only `end_later()` queues this work item, and leaves it an active reference.
         unsafe { ActiveSb::end(&sbi) };
     }
 }
 
 impl SbInfo {
-    /// The least and the most time between a reason to look for bad inodes and the look, in
-    /// milliseconds.
+    /// The bounds of the delay before a look for bad inodes, in milliseconds.
     const LOOK_MS_MIN: u64 = 10;
     const LOOK_MS_MAX: u64 = 10_000;
-    /// Looking takes no more than one part in this many of a CPU, as long as the most time allows
-    /// that.
+    /// The looks take at most 1/`LOOK_SHARE` of a CPU, unless `LOOK_MS_MAX` bounds the delay.
     const LOOK_SHARE: u64 = 300;
 
-    /// Does not sleep.
+    /// Creates the state of a mount that is being attached. Does not sleep.
     ///
     /// # Errors
     ///
@@ -190,11 +188,11 @@ impl SbInfo {
             opens <- RateLimit::new(),
             mappings <- RateLimit::new(),
             opening <- SingleFlight::new(),
-            changing <- new_spinlock!(RBTree::new(), "fuse_dax_fmap::Mount::changing"),
+            changing <- new_spinlock!(RBTree::new(), "fuse_dax_fmap::SbInfo::changing"),
             no_maps: Atomic::new(false),
-            releasing <- new_delayed_work!("fuse_dax_fmap::Mount::giving_up"),
-            looking <- new_delayed_work!("fuse_dax_fmap::Mount::looking"),
-            ending <- new_work!("fuse_dax_fmap::Mount::ending"),
+            releasing <- new_delayed_work!("fuse_dax_fmap::SbInfo::releasing"),
+            looking <- new_delayed_work!("fuse_dax_fmap::SbInfo::looking"),
+            ending <- new_work!("fuse_dax_fmap::SbInfo::ending"),
             look_us: Atomic::new(0),
             will_look: Atomic::new(false),
             devices <- Devices::new(),
@@ -202,15 +200,16 @@ impl SbInfo {
             module: SetOnce::new(),
         });
         let sbi = KBox::pin_init(init, GFP_ATOMIC | __GFP_NOWARN)?;
-        // SAFETY: It stays where it is until `dec_ref()` makes a box of it again, and has one
-        // reference.
+        // SAFETY: `sbi` is not moved until `dec_ref()` makes a box of it again, and the `ARef` owns
+        // its one reference.
         Ok(unsafe {
             let sbi = KBox::into_raw(Pin::into_inner_unchecked(sbi));
             ARef::from_raw(NonNull::new_unchecked(sbi))
         })
     }
 
-    /// Begins to count, and makes what files and devices need. May sleep. One task at a time.
+    /// Allocates the counters and what files and devices need. May sleep. Callers must not run
+    /// concurrently.
     ///
     /// # Errors
     ///
@@ -221,7 +220,7 @@ impl SbInfo {
         self.devices.start()
     }
 
-    /// Takes a reference to a mount, unless the last one has been given up.
+    /// Takes a reference to a mount, unless the last one has been dropped.
     ///
     /// # Safety
     ///
@@ -233,7 +232,7 @@ impl SbInfo {
 
         while seen != 0 {
             match count.cmpxchg(seen, seen + 1, Relaxed) {
-                // SAFETY: The reference was taken just now.
+                // SAFETY: The `cmpxchg()` took a reference to `sbi`, which the `ARef` owns.
                 Ok(_) => return Some(unsafe { ARef::from_raw(sbi) }),
                 Err(now) => seen = now,
             }
@@ -241,40 +240,40 @@ impl SbInfo {
         None
     }
 
-    /// Keeps the module as long as the mount is there.
+    /// Keeps the module loaded until `self` is freed.
     pub(crate) fn keep_module(&self) {
         if let Some(module) = ModuleRef::new() {
             self.module.populate(module);
         }
     }
 
-    /// Whether the server has said that it has no maps at all.
+    /// Returns true if the server has answered that it has no maps at all.
     pub(crate) fn has_no_maps(&self) -> bool {
         self.no_maps.load(Relaxed)
     }
 
-    /// The server has said so.
-    pub(crate) fn has_no_maps_at_all(&self) {
+    /// Records that the server has no maps at all.
+    pub(crate) fn set_no_maps(&self) {
         self.no_maps.store(true, Relaxed);
     }
 
-    /// Has kept memory looked at again after a while.
+    /// Queues `releasing`, later each time.
     pub(crate) fn release_kept_later(&self) {
         let delay = msecs_to_jiffies(self.mapped_files.patience());
         let queued =
             workqueue::system_long().enqueue_delayed::<_, RELEASING>(ARef::from(self), delay);
 
-        // If it is queued already, that will do.
+        // It may be queued already.
         drop(queued);
     }
 
-    /// Has files looked at, soon, whether FUSE has marked their inodes bad.
+    /// Queues a look for files whose inodes FUSE has marked bad.
     pub(crate) fn look_for_bad(&self) {
         if self.files.load(Relaxed) == 0 {
             return;
         }
         self.mapped_files.suspect();
-        // Either the look that begins at this moment sees what is bad, or this sees that it has
+        // Either a look that begins at this moment sees the bad inode, or this sees that it has
         // begun.
         if self.will_look.xchg(true, Full) {
             return;
@@ -286,11 +285,11 @@ impl SbInfo {
         drop(workqueue::system_long().enqueue_delayed::<_, LOOKING>(ARef::from(self), delay));
     }
 
-    /// Looks for files whose inodes FUSE has marked bad, by `look`, which returns whether some of
-    /// their memory is busy: then it looks again, soon.
+    /// Looks for files whose inodes FUSE has marked bad, by calling `look`. Queues another look if
+    /// that returns true: some of their memory is busy.
     pub(crate) fn look(&self, look: impl FnOnce() -> bool) {
         let start = Instant::<Monotonic>::now();
-        // What is bad before this is seen.
+        // `look` sees every inode that was marked bad before this.
         self.will_look.xchg(false, Full);
         let busy = look();
         let us = start.elapsed().as_micros_ceil().max(0);
@@ -301,65 +300,65 @@ impl SbInfo {
         }
     }
 
-    /// Has the mount ended by a work item, which gets the caller's active reference: the last one.
+    /// Queues `ending`, which takes over the caller's active reference, the last one.
     pub(crate) fn end_later(&self) {
-        // It is not queued: then it would have a reference of its own.
+        // It cannot be queued already, as it would own an active reference, too.
         drop(workqueue::system_long().enqueue::<_, ENDING>(ARef::from(self)));
     }
 
-    /// Does not look any more: the superblock is being shut down, and has no inodes.
+    /// Cancels `looking`, when the superblock is being shut down and has no inodes.
     pub(crate) fn stop_looking(&self) {
         // SAFETY: The work item is part of `self`, and was initialized with it.
         let pending = unsafe {
             let work = DelayedWork::raw_as_work(&raw const self.looking);
-            // A work item that may be delayed is the first member of its `struct delayed_work`.
+            // The `struct work_struct` is the first member of its `struct delayed_work`.
             c::cancel_delayed_work(Work::raw_get(work).cast())
         };
         if pending {
-            // SAFETY: What was queued owned a reference, which is ours now.
+            // SAFETY: The canceled work item owned a reference to `self`, which is dropped here.
             drop(unsafe { ARef::from_raw(NonNull::from(self)) });
         }
     }
 }
 
-// SAFETY: The count keeps a mount, and the last reference frees it.
+// SAFETY: `self` is freed only in `dec_ref()`, by the last reference.
 unsafe impl AlwaysRefCounted for SbInfo {
     fn inc_ref(&self) {
         self.references.inc();
     }
 
     unsafe fn dec_ref(sbi: NonNull<Self>) {
-        // SAFETY: By the safety requirements it is there, and a reference the caller's to give up.
+        // SAFETY: `sbi` is valid, as the caller owns a reference, by the safety requirements.
         if unsafe { sbi.as_ref() }.references.dec_and_test() {
-            // SAFETY: `new()` made it as a box, and nothing points to it any more.
+            // SAFETY: `sbi` was a pinned box in `new()`, and this was the last reference to it.
             drop(unsafe { Pin::new_unchecked(KBox::from_raw(sbi.as_ptr())) });
         }
     }
 }
 
-/// For the log: `major:minor`, as in /proc/self/mountinfo.
+/// `major:minor`, for the log, as in /proc/self/mountinfo.
 impl fmt::Display for SbInfo {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_fmt(fmt!("{}", self.superblock))
     }
 }
 
-/// A superblock that stays mounted.
+/// An active reference to the superblock of a mount, which keeps it mounted.
 ///
-/// Dropping it never waits. If it is what is left of the mount, a work item ends the mount: FUSE
-/// waits for the server then, as long as that likes.
+/// Dropping it does not wait. A work item drops the last one, as shutting down the superblock waits
+/// for the server.
 #[must_use = "the mount is kept only as long as this is there"]
 pub(crate) struct ActiveSb {
-    /// There until this is dropped.
+    /// `Some` until `drop()`.
     sb: Option<ActiveSuper>,
     sbi: ARef<SbInfo>,
 }
 
 impl ActiveSb {
-    /// Keeps a mount, unless it is about to go.
+    /// Takes an active reference. Returns `None` if the superblock is being shut down, or is gone.
     pub(crate) fn new(sbi: &SbInfo) -> Option<Self> {
         let locked = sbi.superblock.sb.lock();
-        // SAFETY: By the type invariants of `Superblock` it is valid, with the lock held.
+        // SAFETY: By the type invariants of `Superblock` it is valid while the lock is held.
         let sb = unsafe { locked.0?.as_ref() }.try_get_active()?;
 
         Some(Self {
@@ -368,15 +367,15 @@ impl ActiveSb {
         })
     }
 
-    /// Gives up the last active reference, and waits for the end of the mount.
+    /// Drops the last active reference, and waits until the superblock is shut down.
     ///
     /// # Safety
     ///
-    /// An active reference of `sbi` was left behind, and is the caller's.
+    /// The caller owns an active reference of `sbi` from [`ActiveSuper::into_raw`].
     pub(crate) unsafe fn end(sbi: &SbInfo) {
         let sb = sbi.superblock.sb.lock().0;
 
-        // SAFETY: By the safety requirements. That reference keeps the superblock up to here.
+        // SAFETY: The caller owns an active reference, which has kept `sb` valid.
         drop(sb.map(|sb| unsafe { ActiveSuper::from_raw(sb) }));
     }
 }
@@ -384,7 +383,7 @@ impl ActiveSb {
 impl Drop for ActiveSb {
     fn drop(&mut self) {
         if let Some(Err(last)) = self.sb.take().map(ActiveSuper::put_unless_last) {
-            // What is left is ours, and becomes the work item's.
+            // `ending` takes over the reference.
             let _ = last.into_raw();
             self.sbi.end_later();
         }

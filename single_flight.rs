@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Single flight: of several tasks that want the same thing done, one does it, and the others wait
-//! for the outcome. No lock is held meanwhile.
+//! Single flight: of several tasks that want the same, one does it, and the others wait for it. No
+//! lock is held while it is done.
 
 use kernel::{
     new_mutex,
@@ -15,16 +15,16 @@ use kernel::{
 
 use crate::abstractions::sync::completion::Completion;
 
-/// Things that one task at a time does while others wait for the outcome.
+/// Keys of things that one task at a time does, while other tasks wait.
 #[pin_data]
 pub(crate) struct SingleFlight {
-    /// The key of each task, and what others wait for, once there are any.
+    /// The keys of all flights, with what other tasks wait for, once there are any.
     #[pin]
     busy: Mutex<RBTree<usize, Option<Arc<Completion>>>>,
 }
 
-/// The right to do the thing named by `key`, given up on drop.
-#[must_use = "the turn is over when this is dropped"]
+/// Guard of the task that does the thing of `key`. Tasks that wait go on when it is dropped.
+#[must_use = "the flight ends when this is dropped"]
 pub(crate) struct Flight<'a> {
     flights: &'a SingleFlight,
     key: usize,
@@ -33,13 +33,13 @@ pub(crate) struct Flight<'a> {
 impl SingleFlight {
     pub(crate) fn new() -> impl PinInit<Self> {
         pin_init!(Self {
-            busy <- new_mutex!(RBTree::new(), "fuse_dax_fmap::in_flight"),
+            busy <- new_mutex!(RBTree::new(), "fuse_dax_fmap::SingleFlight::busy"),
         })
     }
 
-    /// Waits until nobody else is at `key`, or the thing is done: `None`.
+    /// Waits for the flight of `key`, and takes it. Returns `None` as soon as `done` returns true.
     ///
-    /// Those who wait for the same all go on when it is done, and not one after the other.
+    /// Once it is done, all tasks that wait go on at once, not one after the other.
     ///
     /// # Errors
     ///
@@ -52,10 +52,7 @@ impl SingleFlight {
             }
             let Some(left) = busy.get_mut(&key) else {
                 busy.try_create_and_insert(key, None, GFP_KERNEL)?;
-                return Ok(Some(Flight {
-                    flights: self,
-                    key,
-                }));
+                return Ok(Some(Flight { flights: self, key }));
             };
             let left = match left {
                 Some(left) => left.clone(),

@@ -1,13 +1,13 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Counters of a mount, for people.
+//! Counters of a mount, for users.
 //!
 //! They are per CPU, so counting writes no cache line that another CPU writes, and takes no lock
-//! and no atomic operation. A sum is read without stopping anybody: it is exact when the mount is
-//! idle.
+//! and no atomic operation. Counting goes on while a sum is read: the sum is exact when the mount
+//! is idle.
 //!
-//! Memory per CPU cannot be had reliably where a mount is bound, under a spin lock. So it is
-//! allocated before the first file can be opened, where that may sleep.
+//! A mount is attached under a spin lock, where per-CPU memory cannot be allocated reliably. So it
+//! is allocated later, before the first file can be opened, by a task that may sleep.
 
 use kernel::{
     fmt,
@@ -23,13 +23,13 @@ use crate::abstractions::percpu::{
 /// What is counted, in the order in which it is shown.
 #[derive(Clone, Copy)]
 pub(crate) enum Counter {
-    /// Faults that mapped 2 MiB.
+    /// PMD faults that succeeded.
     HugeFaults,
-    /// Faults that mapped a page.
+    /// PTE faults that succeeded.
     PageFaults,
     /// Faults that ended with a signal.
     FailedFaults,
-    /// Ranges of 2 MiB that were mapped by page and can be mapped as one again.
+    /// Aligned ranges of 2 MiB that had PTE entries and can be mapped by a PMD entry again.
     Collapses,
     /// Bytes that read(2) and its kin copied.
     ReadBytes,
@@ -45,7 +45,7 @@ pub(crate) enum Counter {
     RefusedMaps,
     /// Opens that failed for another reason than a signal, refused maps included.
     FailedOpens,
-    /// Answers of `iomap_begin()` that were refused, or that were errors.
+    /// Answers of `iomap_begin()` that were errors, or not valid (`MappingError`).
     RefusedMappings,
 }
 
@@ -54,7 +54,7 @@ const NAMES: [&str; 12] = [
     "faults_2m",
     "faults_4k",
     "faults_failed",
-    "upgrades",
+    "collapses",
     "read_bytes",
     "written_bytes",
     "get_fmap",
@@ -75,7 +75,7 @@ impl Stats {
         Self(SetOnce::new())
     }
 
-    /// Begins to count. May sleep. One task at a time.
+    /// Begins to count. May sleep. Called by one task at a time.
     ///
     /// # Errors
     ///
@@ -93,13 +93,14 @@ impl Stats {
         }
     }
 
-    /// The way to the counters for who counts in the fault path, or `None` if they have not begun.
+    /// Returns the address of the counters, for the fault path, or `None` if counting has not
+    /// begun.
     ///
     /// # Safety
     ///
-    /// The caller does not use it longer than `self`.
+    /// The caller does not use the result longer than `self`.
     pub(crate) unsafe fn shortcut(&self) -> Option<Shortcut> {
-        // INVARIANT: The caller sees to it.
+        // INVARIANT: By the safety requirements.
         self.0.as_ref().map(|counters| Shortcut(counters.address()))
     }
 }
@@ -108,18 +109,18 @@ impl Stats {
 ///
 /// # Invariants
 ///
-/// The mount's [`Stats`] are there as long as this is used ([`Stats::shortcut`]).
+/// The mount's [`Stats`] exist as long as this is used ([`Stats::shortcut`]).
 pub(crate) struct Shortcut(Address<{ NAMES.len() }>);
 
 impl Shortcut {
     #[inline]
     pub(crate) fn add(&self, counter: Counter, number: u64) {
-        // SAFETY: By the type invariants the counters are there.
+        // SAFETY: By the type invariants the counters exist.
         unsafe { self.0.add(counter as usize, number) }
     }
 }
 
-/// ` name=sum` for each counter.
+/// Writes ` name=sum` for each counter.
 impl fmt::Display for Stats {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for (counter, name) in NAMES.iter().enumerate() {

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Programs of BPF, as the verifier sees them, and types of struct_ops.
+//! BPF programs, as the verifier sees them, and struct_ops types.
 //!
 //! C headers: [`include/linux/bpf.h`](srctree/include/linux/bpf.h),
 //! [`include/linux/bpf_verifier.h`](srctree/include/linux/bpf_verifier.h),

@@ -21,35 +21,35 @@ use kernel::{
 
 use crate::bindings::kernel as c;
 
-/// The subjective credentials of the current task. Does not sleep.
+/// Returns the subjective credentials of the current task. Does not sleep.
 pub(crate) fn current() -> ARef<Credential> {
-    // SAFETY: The current task is valid, and changes its credentials itself.
+    // SAFETY: The current task is valid, and no other task changes its credentials.
     let cred = unsafe { (*c::get_current()).cred };
 
-    // SAFETY: The current task keeps its credentials meanwhile.
+    // SAFETY: The current task holds a reference to `cred` while another one is taken.
     ARef::from(unsafe { Credential::from_ptr(cred) })
 }
 
-/// The real user id of credentials.
+/// Returns the real user id of `cred`.
 pub(crate) fn uid(cred: &Credential) -> Kuid {
     // SAFETY: `cred` is valid, and its ids do not change.
     Kuid::from_raw(unsafe { (*cred.as_ptr()).uid })
 }
 
-/// Whether the current task has a capability (`CAP_*`) in the initial user namespace. Neither
-/// sleeps nor logs.
+/// Returns true if the current task has a capability (`CAP_*`) in the initial user namespace.
+/// Neither sleeps nor logs.
 pub(crate) fn capable_noaudit(capability: u32) -> bool {
     // SAFETY: The namespace is static.
     unsafe { c::ns_capable_noaudit(&raw mut c::init_user_ns, capability as ffi::c_int) }
 }
 
-/// Calls `act`, with the current task acting by other credentials meanwhile. Calls nest.
+/// Calls `act` with `cred` as the subjective credentials of the current task. Calls may be nested.
 pub(crate) fn with<T>(cred: &Credential, act: impl FnOnce() -> T) -> T {
-    // SAFETY: `cred` is valid until the call returns, and is the task's no longer than that.
+    // SAFETY: `cred` is valid until this returns, and is reverted before.
     let old = unsafe { c::override_creds(cred.as_ptr()) };
     let result = act();
 
-    // SAFETY: `old` are the credentials that the task had, and has kept.
+    // SAFETY: `old` are the credentials that were overridden, which the task still holds.
     unsafe { c::revert_creds(old) };
     result
 }

@@ -55,14 +55,16 @@ use super::{
     module::Module, //
 };
 
-/// `dax_read_lock()`: a device that is alive stays so. May sleep; nests.
-#[must_use = "the lock is given up when it is dropped"]
+/// Evidence that `dax_read_lock()` is held: a device that is alive stays alive. A holder may sleep,
+/// and locks may be nested.
+#[must_use = "the lock is released when it is dropped"]
 pub(crate) struct ReadLock {
     id: ffi::c_int,
     _same_task: NotThreadSafe,
 }
 
 impl ReadLock {
+    /// Takes the lock.
     pub(crate) fn new() -> Self {
         Self {
             // SAFETY: There are no requirements.
@@ -74,7 +76,7 @@ impl ReadLock {
 
 impl Drop for ReadLock {
     fn drop(&mut self) {
-        // SAFETY: `new()` has taken it, in this task.
+        // SAFETY: `new()` has taken the lock, in this task.
         unsafe { c::dax_read_unlock(self.id) }
     }
 }
@@ -83,21 +85,23 @@ impl Drop for ReadLock {
 ///
 /// # Invariants
 ///
-/// It has a reference as long as this is borrowed.
+/// The device has a reference as long as it is borrowed.
 #[repr(transparent)]
 pub(crate) struct DaxDevice(Opaque<c::dax_device>);
 
-// SAFETY: A device belongs to no task.
+// SAFETY: A device is not tied to a task.
 unsafe impl Send for DaxDevice {}
-// SAFETY: What is used of a device here is atomic, or has a lock of its own.
+// SAFETY: The fields that are used here are atomic, or protected by a lock of the device.
 unsafe impl Sync for DaxDevice {}
 
 impl DaxDevice {
+    /// Creates a reference to a [`DaxDevice`] from a raw pointer.
+    ///
     /// # Safety
     ///
-    /// `dax_dev` is valid, and has a reference, for `'a`.
+    /// `dax_dev` must be valid, and have a reference, for `'a`.
     pub(crate) unsafe fn from_raw<'a>(dax_dev: *mut c::dax_device) -> &'a Self {
-        // SAFETY: `dax_dev` is valid by the safety requirements, and the types have one layout.
+        // SAFETY: `dax_dev` is valid by the safety requirements, and `Self` is transparent.
         unsafe { &*dax_dev.cast() }
     }
 
@@ -106,53 +110,56 @@ impl DaxDevice {
         self.0.get()
     }
 
-    /// What it is held with; null if it is not held.
+    /// Returns the holder data of the device, or null if it is not held.
     pub(crate) fn holder(&self) -> *mut ffi::c_void {
         // SAFETY: By the type invariants the device is valid.
         unsafe { c::dax_holder(self.as_raw()) }
     }
 
-    /// Holds the device, and takes a reference to it: `fs_dax_get()`. Waits for the lock of the
-    /// device, which no signal ends.
+    /// Becomes the holder of the device, and takes a reference to it: `fs_dax_get()`. Waits
+    /// uninterruptibly for the lock of the device.
     ///
     /// # Errors
     ///
-    /// [`EBUSY`] if it is held; [`EOPNOTSUPP`] if its driver has no memory map; [`ENODEV`] if it is
-    /// not alive.
+    /// - [`EBUSY`] if the device has a holder.
+    /// - [`EOPNOTSUPP`] if it is bound to another driver than fsdev_dax.
+    /// - [`ENODEV`] if it is not alive, or not bound to a driver.
     ///
     /// # Safety
     ///
-    /// The device sits on the dax bus. `holder` is not null.
+    /// The device must be on the dax bus, and `holder` must not be null.
     pub(crate) unsafe fn hold<T: HolderOperations>(&self, holder: *mut ffi::c_void) -> Result {
-        // SAFETY: By the safety requirements its private data are a `struct dev_dax`, as this takes
-        // for granted. The table is static.
+        // SAFETY: By the safety requirements the private data are a `struct dev_dax`, as
+        // `fs_dax_get()` expects. The table is static.
         to_result(unsafe { c::fs_dax_get(self.as_raw(), holder, Vtable::<T>::OPS) })
     }
 
-    /// Puts a reference, and ends the hold unless `holder` is null.
+    /// Drops a reference, and stops holding the device unless `holder` is null.
     ///
     /// # Safety
     ///
-    /// [`Self::hold`] has taken the reference, and this is called once. `holder` is null, or the
-    /// device is held with it, or with nothing: `fs_put_dax()` takes the operations off whatever
-    /// holds it.
+    /// [`Self::hold`] must have taken the reference, and this must be called once for it. `holder`
+    /// must be null, or the device must be held with it, or not be held: `fs_put_dax()` removes the
+    /// operations of any holder.
     pub(crate) unsafe fn put(&self, holder: *mut ffi::c_void) {
-        // SAFETY: The reference is given up, by the safety requirements.
+        // SAFETY: By the safety requirements this drops a reference that `hold()` has taken.
         unsafe { c::fs_put_dax(self.as_raw(), holder) }
     }
 
-    /// Whether DAX flushes the CPU's caches when it writes back.
+    /// Returns true if DAX flushes the CPU's caches at writeback.
     pub(crate) fn has_write_cache(&self) -> bool {
         // SAFETY: By the type invariants the device is valid.
         unsafe { c::dax_write_cache_enabled(self.as_raw()) }
     }
 
+    /// Sets what [`Self::has_write_cache`] returns.
     pub(crate) fn set_write_cache(&self, enabled: bool) {
         // SAFETY: By the type invariants the device is valid.
         unsafe { c::dax_write_cache(self.as_raw(), enabled) }
     }
 
-    /// Whether what is in the CPU's caches is durable.
+    /// Returns true if the device supports synchronous flushes: data are durable once they are
+    /// flushed from the CPU's caches.
     pub(crate) fn is_synchronous(&self) -> bool {
         // SAFETY: By the type invariants the device is valid.
         unsafe { c::dax_synchronous(self.as_raw()) }
@@ -162,44 +169,43 @@ impl DaxDevice {
     ///
     /// # Safety
     ///
-    /// The page frame has a memory map, and is in the kernel's own mapping.
+    /// The page frame must have a struct page, and be mapped in the direct map.
     pub(crate) unsafe fn flush(&self, pfn: u64) {
-        // SAFETY: By the type invariants the device is valid; the page is there, by the safety
-        // requirements.
+        // SAFETY: The device is valid by the type invariants, the page by the safety requirements.
         unsafe { c::fuse_dax_fmap_flush(self.as_raw(), pfn as ffi::c_ulong) }
     }
 
-    /// Has reads survive memory that the CPU cannot read.
+    /// Makes reads of memory with uncorrectable errors return short instead of crashing the kernel.
     pub(crate) fn set_nomc(&self) {
         // SAFETY: By the type invariants the device is valid.
         unsafe { c::set_dax_nomc(self.as_raw()) }
     }
 
-    /// The device as the dax bus knows it, `None` if it is not alive.
+    /// Returns the `struct dev_dax` of the device, or [`None`] if the device is not alive.
     ///
     /// # Safety
     ///
-    /// The device sits on the dax bus.
+    /// The device must be on the dax bus.
     pub(crate) unsafe fn dev_dax<'a>(&'a self, _lock: &'a ReadLock) -> Option<&'a DevDax> {
         // SAFETY: By the type invariants the device is valid.
         let dev_dax = unsafe { c::dax_get_private(self.as_raw()) };
 
-        // SAFETY: The private data of a device on the dax bus are a `struct dev_dax`, and stay
-        // under the lock; the types have one layout.
+        // SAFETY: The private data of a device on the dax bus are a `struct dev_dax`, which stays
+        // valid under the lock, and `DevDax` is transparent.
         unsafe { dev_dax.cast::<DevDax>().as_ref() }
     }
 
-    /// A page, for [`RecoveryPage::write`].
+    /// Returns a page for [`RecoveryPage::write`].
     ///
     /// # Errors
     ///
-    /// [`EIO`] if the device is not alive any more.
+    /// [`EIO`] if the device has no such page, or is no longer alive.
     ///
     /// # Safety
     ///
-    /// The lock alone does not keep the device alive: its driver looks for its private data again,
-    /// and follows what `dax_get_private()` returns. The device was alive when the task slept last,
-    /// and what takes its life waits for such tasks.
+    /// The device must have been alive when the task last slept, and what makes it no longer alive
+    /// must wait for such tasks first. The lock alone does not keep it alive: its driver gets its
+    /// private data again, and dereferences what `dax_get_private()` returns.
     pub(crate) unsafe fn recovery_page<'a>(
         &'a self,
         pgoff: u64,
@@ -209,15 +215,15 @@ impl DaxDevice {
 
         let pgoff = pgoff as ffi::c_ulong;
         let (mut kaddr, mut pfn) = (ptr::null_mut(), 0);
-        // SAFETY: By the type invariants the device is valid, and it is alive, by the safety
-        // requirements. `kaddr` and `pfn` are written to.
+        // SAFETY: By the type invariants the device is valid. By the safety requirements it is
+        // alive. The pointers are valid for writes.
         let pages =
             unsafe { c::dax_direct_access(self.as_raw(), pgoff, 1, MODE, &mut kaddr, &mut pfn) };
         if pages < 1 {
             return Err(EIO);
         }
-        // INVARIANT: The driver says so; the memory map goes after the device's life, which waits
-        // for the lock.
+        // INVARIANT: `dax_direct_access()` has set `kaddr` and `pfn` for page `pgoff`. The memory
+        // map is freed after the device is no longer alive, and that waits for the lock.
         Ok(RecoveryPage {
             dax_dev: self,
             pgoff,
@@ -227,12 +233,12 @@ impl DaxDevice {
     }
 }
 
-/// A page of a device that the CPU may not be able to read.
+/// A page of a device that may have uncorrectable memory errors.
 ///
 /// # Invariants
 ///
 /// `kaddr` and `pfn` are those of page `pgoff` of the device. The page has a memory map as long as
-/// this is used, in the read side of a [`ReadLock`], and the task does not sleep meanwhile.
+/// this is used, under a [`ReadLock`], and the task does not sleep meanwhile.
 pub(crate) struct RecoveryPage<'a> {
     dax_dev: &'a DaxDevice,
     pgoff: ffi::c_ulong,
@@ -241,20 +247,20 @@ pub(crate) struct RecoveryPage<'a> {
 }
 
 impl RecoveryPage<'_> {
-    /// Its page frame.
+    /// Returns the page frame number.
     pub(crate) fn pfn(&self) -> u64 {
         self.pfn as u64
     }
 
-    /// Writes it past the caches. That replaces whole lines, and with them what the CPU could not
-    /// read there, on hardware that can.
+    /// Overwrites the page, bypassing the caches. This replaces whole cache lines, which clears
+    /// uncorrectable errors on hardware that can.
     ///
     /// # Errors
     ///
-    /// [`EIO`] if the driver cannot.
+    /// [`EIO`] if the driver does not write the whole page.
     pub(crate) fn write(&self, page: &mut [u8; PAGE_SIZE]) -> Result {
-        // SAFETY: By the type invariants the page is the device's. The machine check handler may
-        // have taken it out of the kernel's own mapping.
+        // SAFETY: By the type invariants the page is one of the device. The machine check handler
+        // may have removed it from the direct map.
         unsafe { c::clear_mce_nospec(self.pfn) };
         let source = c::kvec {
             iov_base: page.as_mut_ptr().cast(),
@@ -262,9 +268,9 @@ impl RecoveryPage<'_> {
         };
         let mut iter = MaybeUninit::uninit();
         let iter = iter.as_mut_ptr();
-        // SAFETY: `source` is valid as long as `iter`.
+        // SAFETY: `source` is valid for as long as `iter` is used.
         unsafe { c::iov_iter_kvec(iter, c::ITER_SOURCE, &source, 1, PAGE_SIZE) };
-        // SAFETY: By the type invariants `kaddr` is the page's, and `iter` has as many bytes.
+        // SAFETY: By the type invariants `kaddr` is the page's address. `iter` has PAGE_SIZE bytes.
         let written = unsafe {
             c::dax_recovery_write(
                 self.dax_dev.as_raw(),
@@ -285,34 +291,34 @@ impl RecoveryPage<'_> {
 ///
 /// # Invariants
 ///
-/// It is valid as long as it is borrowed, with its ranges.
+/// The device and its ranges are valid as long as it is borrowed.
 #[repr(transparent)]
 pub(crate) struct DevDax(Opaque<f::dev_dax>);
 
-/// Memory of a device in one piece.
+/// A physically contiguous range of a device's memory.
 pub(crate) struct Range {
-    /// Where it begins on the device, in pages.
+    /// Offset on the device, in pages.
     pub(crate) pgoff: u64,
-    /// Where it is, in bytes.
+    /// Physical address, in bytes.
     pub(crate) start: u64,
     pub(crate) len: u64,
 }
 
 impl DevDax {
-    /// Bytes.
+    /// Returns the size in bytes.
     pub(crate) fn size(&self) -> u64 {
         // SAFETY: By the type invariants this is valid.
         unsafe { (*self.0.get()).cached_size }
     }
 
-    /// Its memory, in the order of addresses.
+    /// Returns the ranges of the device, in the order of their offsets.
     pub(crate) fn ranges(&self) -> impl Iterator<Item = Range> + '_ {
         // SAFETY: By the type invariants this is valid.
         let (first, number) = unsafe { ((*self.0.get()).ranges, (*self.0.get()).nr_range) };
         let ranges = if first.is_null() {
             &[]
         } else {
-            // SAFETY: There are so many, which do not change while the device is bound.
+            // SAFETY: There are `nr_range` entries, which do not change while the device is bound.
             unsafe { slice::from_raw_parts(first, number as usize) }
         };
 
@@ -323,8 +329,8 @@ impl DevDax {
         })
     }
 
-    /// The physical address of `size` bytes from page `pgoff` on, `None` if they are not there, or
-    /// not in one piece.
+    /// Returns the physical address of `size` bytes from page `pgoff` on, or [`None`] if they are
+    /// out of range or not contiguous.
     pub(crate) fn pgoff_to_phys(&self, pgoff: u64, size: u64) -> Option<u64> {
         let dev_dax = self.0.get().cast();
         let (pgoff, size) = (pgoff as ffi::c_ulong, size as ffi::c_ulong);
@@ -335,11 +341,11 @@ impl DevDax {
     }
 }
 
-/// A device of the dax bus.
+/// A device on the dax bus.
 ///
 /// # Invariants
 ///
-/// All are those of one device, which is on the dax bus.
+/// All fields belong to one device, which is on the dax bus.
 pub(crate) struct BusDevice<'a> {
     dax_dev: &'a DaxDevice,
     device: &'a Device,
@@ -355,63 +361,63 @@ impl<'a> BusDevice<'a> {
         self.device
     }
 
-    /// The module of its driver, unless that is part of the kernel.
+    /// Returns the module of the driver, or [`None`] if the driver is built in.
     pub(crate) fn driver(&self) -> Option<&'a Module> {
         self.driver
     }
 
-    /// The device behind an open character device, if it is one of the dax bus.
+    /// Returns the device of an open file, or [`None`] if it is not on the dax bus.
     ///
     /// # Safety
     ///
-    /// `file` was not opened with O_PATH.
+    /// `file` must not have been opened with O_PATH.
     pub(crate) unsafe fn of(file: &'a LocalFile) -> Option<Self> {
         let inode = file.inode();
         if !inode.is_character_device() {
             return None;
         }
-        // SAFETY: `file` is open, by the safety requirements, so `chrdev_open()` has set this.
+        // SAFETY: By the safety requirements `chrdev_open()` has opened `file`, and set `i_cdev`.
         let cdev = unsafe { (*inode.as_raw()).__bindgen_anon_5.i_cdev };
         let cdev = NonNull::new(cdev)?.as_ptr();
-        // SAFETY: An open file keeps its cdev, and that the kobject that is its parent.
+        // SAFETY: An open file holds a reference to its cdev, and a cdev to its parent kobject.
         let (parent, driver) = unsafe { ((*cdev).kobj.parent, (*cdev).owner) };
-        // A kobject is a device if it has the type of one that certainly is.
-        // SAFETY: `platform_bus` is a device, which is there from boot on.
+        // A kobject is part of a `struct device` if it has the type of one that certainly is.
+        // SAFETY: `platform_bus` is a static device, initialized at boot.
         let ktype = unsafe { (&raw const c::platform_bus.kobj.ktype).read() };
-        // SAFETY: `parent` is null, or kept by `file`.
+        // SAFETY: `parent` is null, or valid as long as `file`.
         if unsafe { parent.as_ref() }?.ktype != ktype {
             return None;
         }
         // SAFETY: `parent` is the kobject of a device.
         let device = unsafe { container_of!(parent, c::device, kobj) };
-        // SAFETY: `device` is kept by `file`.
+        // SAFETY: `device` is valid as long as `file`.
         let bus = NonNull::new(unsafe { (*device).bus }.cast_mut())?;
-        // SAFETY: A device on a bus keeps that, and a bus has a name.
+        // SAFETY: A device holds a reference to its bus, and a bus has a name.
         let name = unsafe { CStr::from_char_ptr((*bus.as_ptr()).name) };
         if name.to_bytes() != b"dax" {
             return None;
         }
-        // SAFETY: The inode of a character device on the dax bus is that of its DAX device.
+        // SAFETY: The inode of a character device on the dax bus is part of a `struct dax_device`.
         let dax_dev = NonNull::new(unsafe { c::inode_dax(inode.as_raw()) })?;
-        // INVARIANT: The name of the bus says so.
+        // INVARIANT: The name of the bus was checked above.
         Some(Self {
-            // SAFETY: `file` keeps its inode, and so the DAX device.
+            // SAFETY: `file` holds a reference to its inode, and so to the DAX device.
             dax_dev: unsafe { DaxDevice::from_raw(dax_dev.as_ptr()) },
-            // SAFETY: `file` keeps `device`.
+            // SAFETY: `device` is valid as long as `file`.
             device: unsafe { Device::from_raw(device) },
-            // SAFETY: `file` keeps the module that its operations are from.
+            // SAFETY: `file` holds a reference to the module that its operations are from.
             driver: unsafe { Module::from_raw(driver) },
         })
     }
 }
 
-/// What the holder of a device is told.
+/// Callbacks for the holder of a device.
 pub(crate) trait HolderOperations: 'static {
-    /// Memory of the device has failed, or goes away (`flags`, of `MF_*`). [`EOPNOTSUPP`] has the
-    /// kernel do what it can.
+    /// Called when memory of the device has failed or is about to be removed (`flags`, of `MF_*`).
+    /// With [`EOPNOTSUPP`] the kernel falls back to its own handling.
     ///
-    /// Called by the dax core with a device that is alive, and is or was held, in a
-    /// [`ReadLock`] of the caller's.
+    /// The dax core calls this under a [`ReadLock`], with a device that is alive. The device is
+    /// held, or was held when the dax core looked.
     fn notify_failure(dax_dev: &DaxDevice, offset: u64, len: u64, flags: ffi::c_int) -> Result;
 }
 
@@ -425,14 +431,14 @@ impl<T: HolderOperations> Vtable<T> {
 
     /// # Safety
     ///
-    /// Called by the dax core, with a device that is alive.
+    /// Must only be called by the dax core, with a device that is alive.
     unsafe extern "C" fn notify_failure(
         dax_dev: *mut c::dax_device,
         offset: u64,
         len: u64,
         flags: ffi::c_int,
     ) -> ffi::c_int {
-        // SAFETY: `dax_dev` has a reference of the dax core's.
+        // SAFETY: The dax core holds a reference to `dax_dev` during the call.
         let dax_dev = unsafe { DaxDevice::from_raw(dax_dev) };
 
         from_result(|| T::notify_failure(dax_dev, offset, len, flags).map(|()| 0))

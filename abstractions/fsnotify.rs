@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Groups that are told of opens on superblocks.
+//! fsnotify groups that are notified of opens on superblocks.
 //!
 //! C header: [`include/linux/fsnotify_backend.h`](srctree/include/linux/fsnotify_backend.h)
 //!
@@ -21,7 +21,7 @@
 //!     }
 //! }
 //!
-//! // SAFETY: `put()` is called when the module goes away, after the last mark.
+//! // SAFETY: `put()` is called when the module is unloaded, after the last mark was added.
 //! let group = unsafe { Group::new::<Opens>(c::fsnotify_group_prio_FSNOTIFY_PRIO_NORMAL) }?;
 //! group.mark_opens(inode.super_block(), "example")?;
 //! ```
@@ -48,16 +48,17 @@ use super::fs::{
     super_block::SuperBlock, //
 };
 
-/// What a group does.
+/// Callbacks of a group.
 pub(crate) trait Operations: 'static {
-    /// What a mark carries.
+    /// The data of a mark.
     type Data: Send + Sync + 'static;
 
-    /// FS_OPEN_PERM: a file on a marked superblock has its operations, and has not been opened.
+    /// Called for FS_OPEN_PERM: a file on a marked superblock is being opened. It has its
+    /// operations already, and has not been opened by them.
     fn open_perm(file: &OpeningFile);
 
-    /// A mark goes. If its superblock is being shut down, the superblock is still there, and has
-    /// not looked yet for inodes that are in use.
+    /// Called before a mark is freed. If that is because its superblock is being shut down, the
+    /// superblock is still valid, and has not evicted its inodes yet.
     fn freeing_mark(data: &Self::Data);
 }
 
@@ -72,16 +73,16 @@ pub(crate) struct Group<D> {
     _marks: PhantomData<D>,
 }
 
-// SAFETY: A group belongs to no task.
+// SAFETY: A group is not tied to a task.
 unsafe impl<D: Send> Send for Group<D> {}
 // SAFETY: Adding a mark takes a lock of the group.
 unsafe impl<D: Send> Sync for Group<D> {}
 
-/// A mark, in one piece with what it carries.
+/// A mark, and its data.
 ///
 /// # Invariants
 ///
-/// `mark` is the first member: fsnotify knows the whole by it.
+/// `mark` is the first member: fsnotify passes the address of it.
 #[repr(C)]
 struct Mark<D> {
     mark: c::fsnotify_mark,
@@ -103,7 +104,7 @@ impl<T: Operations> Vtable<T> {
 
     /// # Safety
     ///
-    /// Called by fsnotify, with an event on a superblock that is marked.
+    /// Must only be called by fsnotify, with an event on a marked superblock.
     unsafe extern "C" fn handle_event(
         _group: *mut c::fsnotify_group,
         mask: u32,
@@ -119,9 +120,9 @@ impl<T: Operations> Vtable<T> {
         if mask & c::FS_OPEN_PERM != 0
             && data_type == c::fsnotify_data_type_FSNOTIFY_EVENT_PATH as ffi::c_int
         {
-            // FS_OPEN_PERM is reported with `&file->f_path`.
+            // The data of FS_OPEN_PERM are `&file->f_path`.
             let file = data.wrapping_byte_sub(F_PATH).cast_mut().cast();
-            // SAFETY: `file` is being opened by the task that reports it, and has its operations.
+            // SAFETY: The current task is opening `file`, which has its operations already.
             T::open_perm(unsafe { OpeningFile::from_raw(file) });
         }
         0
@@ -129,24 +130,23 @@ impl<T: Operations> Vtable<T> {
 
     /// # Safety
     ///
-    /// Called by fsnotify, with a mark of [`Group::mark_opens`].
+    /// Must only be called by fsnotify, with a mark of [`Group::mark_opens`].
     unsafe extern "C" fn freeing_mark(mark: *mut c::fsnotify_mark, _group: *mut c::fsnotify_group) {
-        // SAFETY: `mark` is the first member of a `Mark` that is freed after this.
+        // SAFETY: `mark` is the first member of a `Mark`, which is freed later.
         T::freeing_mark(unsafe { &(*mark.cast::<Mark<T::Data>>()).data });
     }
 
     /// # Safety
     ///
-    /// Called by fsnotify, when nothing refers to the mark any more.
+    /// Must only be called by fsnotify, when nothing refers to the mark any more.
     unsafe extern "C" fn free_mark(mark: *mut c::fsnotify_mark) {
-        // SAFETY: `mark_opens()` made `mark` of a box, which is given back here.
+        // SAFETY: `mark` is the box that `mark_opens()` leaked.
         drop(unsafe { KBox::from_raw(mark.cast::<Mark<T::Data>>()) });
     }
 }
 
 impl<D: Send + Sync + 'static> Group<D> {
-    /// A group without marks. Of several groups with a mark those of a higher priority are told
-    /// first (`FSNOTIFY_PRIO_*`).
+    /// Creates a group without marks. Higher priorities (`FSNOTIFY_PRIO_*`) are notified first.
     ///
     /// # Errors
     ///
@@ -154,8 +154,8 @@ impl<D: Send + Sync + 'static> Group<D> {
     ///
     /// # Safety
     ///
-    /// Marks and their callbacks outlive the result: [`Self::put`] is called before the code of `T`
-    /// goes away, and no mark is added after that.
+    /// [`Self::put`] must be called before the code of `T` is unloaded, and no mark may be added
+    /// after that: marks and their callbacks outlive the result.
     pub(crate) unsafe fn new<T: Operations<Data = D>>(
         priority: c::fsnotify_group_prio,
     ) -> Result<Self> {
@@ -163,20 +163,22 @@ impl<D: Send + Sync + 'static> Group<D> {
         let group = from_err_ptr(unsafe { c::fsnotify_alloc_group(Vtable::<T>::TABLE, 0) })?;
         let group = NonNull::new(group).ok_or(ENOMEM)?;
 
-        // SAFETY: `group` is ours alone, and has no marks yet.
+        // SAFETY: `group` is used by nothing else, and has no marks yet.
         unsafe { (*group.as_ptr()).priority = priority };
-        // INVARIANT: Allocated just now.
+        // INVARIANT: The reference is that of `fsnotify_alloc_group()`.
         Ok(Self {
             group,
             _marks: PhantomData,
         })
     }
 
-    /// Has opens on a superblock reported, until it is shut down. May sleep.
+    /// Requests notifications of opens on a superblock, until it is shut down. May sleep.
     ///
     /// # Errors
     ///
-    /// [`ENOMEM`], and what `fsnotify_add_mark()` returns ([`EEXIST`]: the group has marked it).
+    /// - [`ENOMEM`].
+    /// - [`EEXIST`] if the group has already marked the superblock.
+    /// - Others of `fsnotify_add_mark()`.
     pub(crate) fn mark_opens(&self, sb: &SuperBlock, data: D) -> Result {
         const TYPE: u32 = c::fsnotify_obj_type_FSNOTIFY_OBJ_TYPE_SB as u32;
 
@@ -186,32 +188,32 @@ impl<D: Send + Sync + 'static> Group<D> {
         };
         let mark = KBox::into_raw(KBox::new(mark, GFP_KERNEL)?).cast::<c::fsnotify_mark>();
 
-        // SAFETY: `mark` is zeroed memory, and the group is there by the type invariants.
+        // SAFETY: `mark` is zeroed memory. By the type invariants the group is valid.
         unsafe { c::fsnotify_init_mark(mark, self.group.as_ptr()) };
-        // SAFETY: `mark` is initialized, and still ours alone.
+        // SAFETY: `mark` is initialized, and used by nothing else yet.
         unsafe { (*mark).mask = c::FS_OPEN_PERM };
-        // SAFETY: `mark` is initialized, and no object has it yet; `sb` is valid.
+        // SAFETY: `mark` is initialized, and attached to no object; `sb` is valid.
         let added = unsafe { c::fsnotify_add_mark(mark, sb.as_raw().cast(), TYPE, 0) };
-        // SAFETY: The reference of `fsnotify_init_mark()` is ours. fsnotify has taken its own, or
-        // this frees the mark.
+        // SAFETY: This drops the reference of `fsnotify_init_mark()`. fsnotify has taken one of its
+        // own, or else this frees the mark.
         unsafe { c::fsnotify_put_mark(mark) };
         to_result(added)
     }
 
-    /// Gives the group up. May sleep.
+    /// Drops the reference to the group. May sleep.
     ///
-    /// A group is kept in a static, where the callbacks find it, and a static is not dropped: hence
-    /// this.
+    /// This is not [`Drop`]: a group is stored in a static, for callbacks, and statics are not
+    /// dropped.
     ///
     /// # Safety
     ///
-    /// No superblock is marked any more, and the group is not used after this.
+    /// No superblock may be marked any more, and the group must not be used after this.
     pub(crate) unsafe fn put(&self) {
-        // SAFETY: The only requirement is that the task may sleep. What marks there are, are about
+        // SAFETY: The only requirement is that the task may sleep. Marks that still exist are about
         // to be freed, and refer to the group.
         unsafe { c::fsnotify_wait_marks_destroyed() };
-        // SAFETY: By the type invariants `self` owns this reference, which is not used any more, by
-        // the safety requirements.
+        // SAFETY: By the type invariants `self` owns this reference, which by the safety
+        // requirements is not used any more.
         unsafe { c::fsnotify_put_group(self.group.as_ptr()) };
     }
 }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! iomap: where bytes of a file are.
+//! iomap: translation of file ranges to device ranges.
 //!
 //! C header: [`include/linux/iomap.h`](srctree/include/linux/iomap.h)
 //!
@@ -33,7 +33,7 @@ use crate::{
     bindings::kernel as c, //
 };
 
-/// A `struct iomap` that is to be filled in: zeroed before, which is a hole.
+/// A `struct iomap` that is to be filled in. It is zeroed before, which is a hole.
 #[repr(transparent)]
 pub(crate) struct Iomap(c::iomap);
 
@@ -44,7 +44,8 @@ impl Iomap {
         self.set_range(c::IOMAP_NULL_ADDR as u64, offset, length);
     }
 
-    /// What is at byte `addr` of a device, or a hole if there is none.
+    /// Sets the range of the file, and the address on the device where it begins. It is a hole
+    /// unless [`Self::set_dax_dev`] is called.
     #[inline]
     pub(crate) fn set_range(&mut self, addr: u64, offset: u64, length: u64) {
         self.0.addr = addr;
@@ -57,16 +58,18 @@ impl Iomap {
         self.0.length = length;
     }
 
+    /// Makes this a mapping to a device.
+    ///
     /// # Safety
     ///
-    /// The device is held until the operation is over.
+    /// The device must be held until the operation ends.
     #[inline]
     pub(crate) unsafe fn set_dax_dev(&mut self, dax_dev: &DaxDevice) {
         self.0.type_ = c::IOMAP_MAPPED as u16;
         self.0.dax_dev = dax_dev.as_raw();
     }
 
-    /// What [`Operations::end`] gets.
+    /// Sets a pointer for [`Operations::end`].
     #[inline]
     pub(crate) fn set_private(&mut self, private: *mut ffi::c_void) {
         self.0.private = private;
@@ -78,12 +81,12 @@ impl Iomap {
     }
 }
 
-/// What a file system answers.
+/// Callbacks of a file system.
 pub(crate) trait Operations: Sized {
-    /// Whether [`Self::end`] is to be called.
+    /// True if [`Self::end`] is to be called.
     const HAS_END: bool = false;
 
-    /// The table, for the C side.
+    /// The table of C functions.
     const OPS: c::iomap_ops = c::iomap_ops {
         iomap_begin: Some(iomap_begin::<Self>),
         iomap_end: if Self::HAS_END {
@@ -94,11 +97,11 @@ pub(crate) trait Operations: Sized {
         ..pin_init::zeroed()
     };
 
-    /// Where byte `pos` is, and up to `length` of those behind it.
+    /// Maps byte `pos` of a file, and up to `length` bytes from there.
     ///
     /// # Safety
     ///
-    /// The inode is one that the table was given to iomap for.
+    /// The inode must be one for which `OPS` was passed to iomap.
     unsafe fn begin(
         inode: &Inode,
         pos: u64,
@@ -107,17 +110,18 @@ pub(crate) trait Operations: Sized {
         iomap: &mut Iomap,
     ) -> Result;
 
-    /// The operation is over that [`Self::begin`] was called for.
+    /// Called at the end of the operation that [`Self::begin`] was called for.
     ///
     /// # Safety
     ///
-    /// `begin()` has filled in `iomap`, in the same task; this is called once for each time.
+    /// `begin()` must have filled in `iomap`, in the same task. This must be called once for each
+    /// call.
     unsafe fn end(_iomap: &Iomap) {}
 }
 
 /// # Safety
 ///
-/// Called by iomap or the DAX core, for an inode that the table was given to it for.
+/// Must only be called by iomap or the DAX core, for an inode for which the table was passed to it.
 unsafe extern "C" fn iomap_begin<T: Operations>(
     inode: *mut c::inode,
     pos: c::loff_t,
@@ -126,12 +130,12 @@ unsafe extern "C" fn iomap_begin<T: Operations>(
     iomap: *mut c::iomap,
     _srcmap: *mut c::iomap,
 ) -> ffi::c_int {
-    // SAFETY: `inode` is in use meanwhile, by the safety requirements.
+    // SAFETY: `inode` is in use during the call.
     let inode = unsafe { Inode::from_raw(inode) };
-    // SAFETY: `iomap` is the caller's, to be filled in, and `Iomap` is transparent.
+    // SAFETY: `iomap` is valid and to be filled in, and `Iomap` is transparent.
     let iomap = unsafe { &mut *iomap.cast::<Iomap>() };
 
-    // SAFETY: `inode` is one that the table was given to iomap for.
+    // SAFETY: By the safety requirements the table was passed to iomap for `inode`.
     match unsafe { T::begin(inode, pos as u64, length as u64, flags, iomap) } {
         Ok(()) => 0,
         Err(errno) => errno.to_errno(),
@@ -140,7 +144,7 @@ unsafe extern "C" fn iomap_begin<T: Operations>(
 
 /// # Safety
 ///
-/// Called by iomap or the DAX core, after [`iomap_begin`], in the same task.
+/// Must only be called by iomap or the DAX core, after [`iomap_begin`], in the same task.
 unsafe extern "C" fn iomap_end<T: Operations>(
     _inode: *mut c::inode,
     _pos: c::loff_t,
@@ -149,62 +153,64 @@ unsafe extern "C" fn iomap_end<T: Operations>(
     _flags: ffi::c_uint,
     iomap: *mut c::iomap,
 ) -> ffi::c_int {
-    // SAFETY: `iomap` is what `iomap_begin()` has filled in.
+    // SAFETY: `iomap_begin()` has filled in `iomap`.
     unsafe { T::end(&*iomap.cast::<Iomap>()) };
     0
 }
 
-/// lseek(2) with SEEK_DATA. Returns the offset, or an errno.
+/// Does what lseek(2) with SEEK_DATA does. Returns the offset, or a negative errno.
 ///
 /// # Safety
 ///
-/// The inode is one that `ops` understand.
+/// The inode must be one that `ops` are for.
 pub(crate) unsafe fn seek_data(
     inode: &Inode,
     offset: c::loff_t,
     ops: &'static c::iomap_ops,
 ) -> c::loff_t {
-    // SAFETY: `inode` is in use; the rest is the caller's to promise.
+    // SAFETY: `inode` is in use; the caller guarantees the rest.
     unsafe { c::iomap_seek_data(inode.as_raw(), offset, ops) }
 }
 
-/// lseek(2) with SEEK_HOLE. Returns the offset, or an errno.
+/// Does what lseek(2) with SEEK_HOLE does. Returns the offset, or a negative errno.
 ///
 /// # Safety
 ///
-/// The inode is one that `ops` understand.
+/// The inode must be one that `ops` are for.
 pub(crate) unsafe fn seek_hole(
     inode: &Inode,
     offset: c::loff_t,
     ops: &'static c::iomap_ops,
 ) -> c::loff_t {
-    // SAFETY: `inode` is in use; the rest is the caller's to promise.
+    // SAFETY: `inode` is in use; the caller guarantees the rest.
     unsafe { c::iomap_seek_hole(inode.as_raw(), offset, ops) }
 }
 
-/// What a user has asked for with FS_IOC_FIEMAP.
+/// A `struct fiemap_extent_info`: a request of FS_IOC_FIEMAP.
 #[repr(transparent)]
 pub(crate) struct FiemapInfo(c::fiemap_extent_info);
 
 impl FiemapInfo {
+    /// Creates a reference to a [`FiemapInfo`] from a raw pointer.
+    ///
     /// # Safety
     ///
-    /// `info` is the argument of `->fiemap()`, which is called for `'a`.
+    /// `info` must be the argument of a `->fiemap()` that is being called for `'a`.
     pub(crate) unsafe fn from_raw<'a>(
         info: *mut kernel::bindings::fiemap_extent_info,
     ) -> &'a mut Self {
-        // The kernel crate does not know its fields.
-        // SAFETY: `info` is valid and the caller's, and `Self` is transparent.
+        // In the bindings of the kernel crate the type is opaque.
+        // SAFETY: `info` is valid, and used by nothing else; `Self` is transparent.
         unsafe { &mut *info.cast() }
     }
 
-    /// Whether the file is to be written back first.
+    /// Returns true if the file is to be written back first.
     pub(crate) fn wants_sync(&self) -> bool {
         self.0.fi_flags & c::FIEMAP_FLAG_SYNC != 0
     }
 }
 
-/// FS_IOC_FIEMAP.
+/// Does what FS_IOC_FIEMAP does.
 ///
 /// # Errors
 ///
@@ -212,7 +218,7 @@ impl FiemapInfo {
 ///
 /// # Safety
 ///
-/// The inode is one that `ops` understand.
+/// The inode must be one that `ops` are for.
 pub(crate) unsafe fn fiemap(
     inode: &Inode,
     info: &mut FiemapInfo,
@@ -220,6 +226,6 @@ pub(crate) unsafe fn fiemap(
     len: u64,
     ops: &'static c::iomap_ops,
 ) -> Result {
-    // SAFETY: `inode` and `info` are valid; the rest is the caller's to promise.
+    // SAFETY: `inode` and `info` are valid; the caller guarantees the rest.
     to_result(unsafe { c::iomap_fiemap(inode.as_raw(), &mut info.0, start, len, ops) })
 }

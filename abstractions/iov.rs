@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Buffers of I/O, in either direction.
+//! I/O buffers, of either direction.
 //!
-//! The kernel crate's `IovIterSource` and `IovIterDest` know the direction, and panic if it is the
-//! other one. What is here need not know it.
+//! The kernel crate's `IovIterSource` and `IovIterDest` are for one direction, and panic on an
+//! iterator of the other. The type here is for both.
 //!
 //! C header: [`include/linux/uio.h`](srctree/include/linux/uio.h)
 
@@ -18,27 +18,30 @@ use crate::bindings::kernel as c;
 
 /// A `struct iov_iter`.
 ///
-/// It is only handed out as `&IovIter`: its buffer may be gone before another one's, so two must
-/// not be swapped.
+/// Callers only get a `&IovIter`: its buffer may be freed before that of another iterator, so two
+/// of them must not be swapped.
 ///
 /// # Invariants
 ///
-/// It is valid, and so is the buffer, for its direction; a page of a user's buffer may be missing.
-/// One task uses it.
+/// The iterator is valid, and so is its buffer for its direction, though pages of a user's buffer
+/// may not be present. Only one task uses the iterator.
 #[repr(transparent)]
 pub(crate) struct IovIter(Opaque<c::iov_iter>);
 
 impl IovIter {
+    /// Creates a reference to an [`IovIter`] from a raw pointer.
+    ///
     /// # Safety
     ///
-    /// `iter` and its buffer are valid for `'a`, and nothing else uses `iter` meanwhile.
+    /// For `'a` `iter` and its buffer must be valid, and nothing else may use `iter`.
     #[inline]
     pub(crate) unsafe fn from_raw<'a>(iter: *mut c::iov_iter) -> &'a Self {
-        // SAFETY: `iter` is valid and the caller's, and `Self` is transparent.
+        // SAFETY: `iter` is valid, and used by nothing else; `Self` is transparent.
         unsafe { &*iter.cast() }
     }
 
-    /// Calls `with` with the first `count` bytes of some memory to be written from, or all.
+    /// Calls `with` with the first `count` bytes of `pieces`, or all if there are fewer, as the
+    /// source of a write.
     pub(crate) fn with_source<T, const N: usize>(
         pieces: [&[u8]; N],
         count: usize,
@@ -52,10 +55,10 @@ impl IovIter {
         let mut iter = MaybeUninit::<c::iov_iter>::uninit();
         let raw = iter.as_mut_ptr();
 
-        // SAFETY: `source` and what it names are valid as long as `iter`, are only read, and have
-        // `count` bytes.
+        // SAFETY: `source` and what it points to are valid as long as `iter`, are only read, and
+        // have `count` bytes.
         unsafe { c::iov_iter_kvec(raw, c::ITER_SOURCE, source.as_ptr(), N, count) };
-        // SAFETY: `iter` was made above.
+        // SAFETY: `iter` was initialized above.
         with(unsafe { Self::from_raw(raw) })
     }
 
@@ -64,7 +67,7 @@ impl IovIter {
         self.0.get()
     }
 
-    /// How many bytes are left.
+    /// Returns the number of bytes left.
     #[inline]
     pub(crate) fn count(&self) -> usize {
         // SAFETY: By the type invariants `self` is valid.
@@ -73,32 +76,32 @@ impl IovIter {
         sizes.count
     }
 
-    /// Copies from the buffer, up to a page of it that is missing. Returns how many bytes that
-    /// were. Does not sleep.
+    /// Copies from the buffer, up to a page of it that is not present. Returns the number of bytes
+    /// copied. Does not sleep.
     pub(crate) fn copy_from_nofault(&self, to: &mut [u8]) -> usize {
         let (to, len): (*mut ffi::c_void, _) = (to.as_mut_ptr().cast(), to.len());
 
-        // SAFETY: `to` has room for `len` bytes; by the type invariants `self` is valid.
+        // SAFETY: `to` is valid for writes of `len` bytes. By the type invariants `self` is valid.
         unsafe { c::fuse_dax_fmap_copy_nofault(to, len, self.as_raw()) }
     }
 
-    /// Takes back the last `bytes` bytes.
+    /// Goes back by `bytes` bytes.
     ///
     /// # Safety
     ///
-    /// So many were taken from it.
+    /// The iterator must have advanced by at least `bytes` bytes.
     pub(crate) unsafe fn revert(&self, bytes: usize) {
-        // SAFETY: `self` is valid, and so much was taken from it, by the safety requirements.
+        // SAFETY: `self` is valid. By the safety requirements it has advanced that far.
         unsafe { c::iov_iter_revert(self.as_raw(), bytes) }
     }
 
-    /// Faults in up to `len` bytes of the buffer. Returns how many could be.
+    /// Faults in up to `len` bytes of the buffer. Returns how many bytes could be faulted in.
     pub(crate) fn fault_in(&self, len: usize) -> usize {
         // SAFETY: By the type invariants `self` is valid.
         unsafe { c::fuse_dax_fmap_fault_in(self.as_raw(), len) }
     }
 
-    /// Whether a byte that a copy needs next may be missing in the buffer.
+    /// Returns true if a byte that a copy needs next may not be present in the buffer.
     pub(crate) fn is_missing(&self) -> bool {
         // SAFETY: By the type invariants `self` is valid.
         unsafe { c::fuse_dax_fmap_is_missing(self.as_raw()) }

@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Lists through what is in them, which stay where they are and are owned elsewhere.
+//! Intrusive lists of elements that do not move and are owned elsewhere.
 //!
-//! The kernel crate's `List` owns what is in it. Here a list says what is there, and what goes away
-//! is taken out first. A marker is a place in a list, for a walk that gives up the lock
-//! every now and then.
+//! The kernel crate's `List` owns its elements. Here a list only refers to them, and an element is
+//! removed before it goes away. A marker is a position in a list, for a walk that drops the lock
+//! from time to time.
 
 use core::{
     marker::PhantomData,
@@ -20,11 +20,11 @@ use core::{
 
 use kernel::sync::SpinLock;
 
-/// A place in a list, or in none.
+/// The link of an element or of a marker, which may be in a list.
 ///
 /// # Invariants
 ///
-/// In a list, `owner` is null for a marker, and else valid until the link is taken out.
+/// If the link is in a list, `owner` is null for a marker, or else valid until the link is removed.
 pub(crate) struct Link<T> {
     next: AtomicPtr<Link<T>>,
     prev: AtomicPtr<Link<T>>,
@@ -40,9 +40,9 @@ impl<T> Link<T> {
         }
     }
 
-    /// What this is the place of; `None` for a marker.
+    /// Returns the element that the link belongs to, or [`None`] for a marker.
     fn owner(&self) -> Option<&T> {
-        // SAFETY: By the type invariants it is null, or valid.
+        // SAFETY: By the type invariants `owner` is null or valid.
         unsafe { self.owner.load(Relaxed).as_ref() }
     }
 }
@@ -51,18 +51,18 @@ impl<T> Link<T> {
 ///
 /// # Invariants
 ///
-/// `first` is null, or the first of links that know the next one and the one before.
+/// `first` is null, or the first of a chain of links, each with its next and its previous one.
 pub(crate) struct List<T> {
     first: *mut Link<T>,
     _owners: PhantomData<*mut T>,
 }
 
-// SAFETY: What is in a list belongs to no task, if that may be shared.
+// SAFETY: A list is not tied to a task, and its elements may be shared.
 unsafe impl<T: Send + Sync> Send for List<T> {}
 
 impl<T> List<T> {
     pub(crate) const fn new() -> Self {
-        // INVARIANT: There is nothing in it.
+        // INVARIANT: The list is empty.
         Self {
             first: ptr::null_mut(),
             _owners: PhantomData,
@@ -73,21 +73,21 @@ impl<T> List<T> {
         self.first.is_null()
     }
 
-    /// The link that a pointer in the list names.
+    /// Returns the link that a pointer refers to, if it is not null.
     ///
     /// # Safety
     ///
-    /// `link` is null, or in the list.
+    /// `link` must be null, or in the list.
     unsafe fn next_of<'a>(link: *mut Link<T>) -> Option<&'a Link<T>> {
-        // SAFETY: `link` is null or valid, by the safety requirements.
+        // SAFETY: By the safety requirements `link` is null or valid.
         unsafe { link.as_ref() }
     }
 
-    /// Puts a link behind `prev`, or at the front.
+    /// Inserts a link after `prev`, or at the front.
     ///
     /// # Safety
     ///
-    /// `link` is in no list, and stays where it is until it is taken out; `prev` is in this list.
+    /// `link` must be in no list, and not move until it is removed; `prev` must be in this list.
     unsafe fn insert(&mut self, link: &Link<T>, prev: Option<&Link<T>>) {
         let raw = ptr::from_ref(link).cast_mut();
         let next = match prev {
@@ -100,48 +100,47 @@ impl<T> List<T> {
             Relaxed,
         );
         link.next.store(next, Relaxed);
-        // SAFETY: `next` is null, or in this list, by the type invariants.
+        // SAFETY: By the type invariants `next` is null, or in this list.
         if let Some(next) = unsafe { Self::next_of(next) } {
             next.prev.store(raw, Relaxed);
         }
     }
 
-    /// Puts something at the front.
+    /// Inserts an element at the front.
     ///
     /// # Safety
     ///
-    /// `link` is that of `owner`, and in no list. Both stay where they are until `link` is taken
-    /// out.
+    /// `link` must be that of `owner`, and in no list. Both must not move until `link` is removed.
     pub(crate) unsafe fn push(&mut self, owner: &T, link: &Link<T>) {
         link.owner.store(ptr::from_ref(owner).cast_mut(), Relaxed);
-        // SAFETY: `link` is in no list, and stays, by the safety requirements.
+        // SAFETY: By the safety requirements `link` is in no list, and does not move.
         unsafe { self.insert(link, None) }
     }
 
-    /// Takes a link out.
+    /// Removes a link.
     ///
     /// # Safety
     ///
-    /// It is in this list.
+    /// The link must be in this list.
     pub(crate) unsafe fn remove(&mut self, link: &Link<T>) {
         let (prev, next) = (link.prev.load(Relaxed), link.next.load(Relaxed));
 
-        // SAFETY: `prev` is null, or in this list, by the type invariants.
+        // SAFETY: By the type invariants `prev` is null, or in this list.
         match unsafe { Self::next_of(prev) } {
             Some(prev) => prev.next.store(next, Relaxed),
             None => self.first = next,
         }
-        // SAFETY: `next` is null, or in this list, by the type invariants.
+        // SAFETY: By the type invariants `next` is null, or in this list.
         if let Some(next) = unsafe { Self::next_of(next) } {
             next.prev.store(prev, Relaxed);
         }
     }
 
-    /// Takes out the first thing. Markers before it stay.
+    /// Removes the first element, and returns it. Markers before it stay in the list.
     pub(crate) fn pop(&mut self) -> Option<NonNull<T>> {
         let mut next = self.first;
 
-        // SAFETY: `next` is null, or in this list, by the type invariants.
+        // SAFETY: By the type invariants `next` is null, or in this list.
         while let Some(link) = unsafe { Self::next_of(next) } {
             if let Some(owner) = NonNull::new(link.owner.load(Relaxed)) {
                 // SAFETY: `link` is in this list.
@@ -153,12 +152,12 @@ impl<T> List<T> {
         None
     }
 
-    /// What is in the list from now on, for a walk without its lock. What is put in meanwhile is
-    /// not seen.
+    /// Returns an iterator over the elements, for a walk without the lock. Elements that are
+    /// inserted later are not visited.
     ///
     /// # Safety
     ///
-    /// For `'a` nothing is taken out.
+    /// For `'a` nothing may be removed.
     pub(crate) unsafe fn iter<'a>(&self) -> impl Iterator<Item = &'a T>
     where
         T: 'a,
@@ -166,7 +165,7 @@ impl<T> List<T> {
         let mut next = self.first;
 
         core::iter::from_fn(move || {
-            // SAFETY: `next` is null, or in the list, of which nothing is taken out.
+            // SAFETY: `next` is null, or in the list, from which nothing is removed.
             let link: &'a Link<T> = unsafe { Self::next_of(next) }?;
 
             next = link.next.load(Relaxed);
@@ -176,7 +175,7 @@ impl<T> List<T> {
     }
 }
 
-/// A place in a list, for a walk.
+/// A position in a list, for a walk.
 ///
 /// # Invariants
 ///
@@ -187,12 +186,13 @@ pub(crate) struct Marker<T> {
 }
 
 impl<T> Marker<T> {
-    /// Calls `walk` with a marker that is at the front of a list of `lists` at first, and is taken
-    /// out afterwards.
+    /// Calls `walk` with a marker, which is inserted at the front of one of the lists that `lists`
+    /// protects, and removed afterwards.
     ///
     /// # Safety
     ///
-    /// `list_of` always names the same list, which is neither moved nor replaced meanwhile.
+    /// `list_of` must always return the same list, which must be neither moved nor replaced during
+    /// the call.
     pub(crate) unsafe fn with<L, R>(
         lists: &SpinLock<L>,
         list_of: fn(&mut L) -> &mut List<T>,
@@ -209,37 +209,38 @@ impl<T> Marker<T> {
         let list = list_of(&mut locked);
 
         marker.list = list;
-        // INVARIANT: Put in here; nothing else takes a marker out.
-        // SAFETY: `marker` is in no list, and stays where it is until it is taken out below.
+        // INVARIANT: The marker is inserted here, and nothing else removes it.
+        // SAFETY: `marker` is in no list, and does not move until it is removed below.
         unsafe { list.insert(&marker.link, None) };
         drop(locked);
         let done = walk(&marker);
-        // SAFETY: `marker` is in the list, which is the same, by the safety requirements.
+        // SAFETY: `marker` is in the list, which is the same by the safety requirements.
         unsafe { list_of(&mut lists.lock()).remove(&marker.link) };
         done
     }
 
-    /// What is behind it: nothing, another marker, or something. `list` is the one that it is in.
+    /// Returns what comes after the marker in `list`, which must be its list: nothing, another
+    /// marker, or an element.
     pub(crate) fn next<'a>(&self, list: &'a List<T>) -> Option<Option<&'a T>> {
         if !ptr::eq(self.list, list) {
             return None;
         }
-        // SAFETY: The next link is null, or in `list`, by the type invariants.
+        // SAFETY: By the type invariants the next link is null, or in `list`.
         unsafe { List::next_of(self.link.next.load(Relaxed)) }.map(Link::owner)
     }
 
-    /// Moves it behind what is behind it. `list` is the one that it is in.
+    /// Moves the marker one position further in `list`, which must be its list.
     pub(crate) fn advance(&self, list: &mut List<T>) {
         if !ptr::eq(self.list, list) {
             return;
         }
-        // SAFETY: The next link is null, or in `list`, by the type invariants.
+        // SAFETY: By the type invariants the next link is null, or in `list`.
         let next = unsafe { List::next_of(self.link.next.load(Relaxed)) };
 
         if next.is_some() {
-            // SAFETY: The link is in `list`, by the type invariants.
+            // SAFETY: By the type invariants the link is in `list`.
             unsafe { list.remove(&self.link) };
-            // SAFETY: The link was taken out just now; `next` is in `list`.
+            // SAFETY: The link was removed just above; `next` is in `list`.
             unsafe { list.insert(&self.link, next) };
         }
     }

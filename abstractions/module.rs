@@ -28,54 +28,55 @@ use crate::bindings::kernel as c;
 #[repr(transparent)]
 pub(crate) struct Module(Opaque<c::module>);
 
-// SAFETY: A module belongs to no task.
+// SAFETY: A module is not tied to a task.
 unsafe impl Send for Module {}
-// SAFETY: The count of references is all that is used, and it is per CPU.
+// SAFETY: Only the reference count is used, and it may be changed by several tasks at once.
 unsafe impl Sync for Module {}
 
 impl Module {
-    /// The module that `M` describes, whose code calls this.
+    /// Returns the module that `M` describes, whose code calls this.
     pub(crate) fn this<M: ModuleMetadata>() -> &'static Self {
-        // SAFETY: The pointer is that of a module whose code runs, so it is valid as long as there
-        // is code to use the result. (No module of a build without modules gets here.)
+        // SAFETY: The module's code is running, so the pointer is valid as long as there is code to
+        // use the result. (It would be null for code that is built in, which this is not.)
         unsafe { &*this_module::<M>().as_ptr().cast() }
     }
 
-    /// The module that `module` points to, `None` if it is null: then its code is the kernel's.
+    /// Creates a reference to a [`Module`] from a raw pointer. Returns [`None`] if it is null, i.e.
+    /// for code that is built in.
     ///
     /// # Safety
     ///
-    /// `module` is null, or valid for `'a`, with a reference.
+    /// `module` must be null, or valid and referenced for `'a`.
     pub(crate) unsafe fn from_raw<'a>(module: *mut c::module) -> Option<&'a Self> {
-        // SAFETY: `module` is null or valid, by the safety requirements; the types have one layout.
+        // SAFETY: By the safety requirements `module` is null or valid, and `Self` is transparent.
         unsafe { module.cast::<Self>().as_ref() }
     }
 
-    /// A reference, `None` if the module is going away.
+    /// Takes a reference. Returns [`None`] if the module is being unloaded.
     pub(crate) fn try_get(&self) -> Option<ModuleRef> {
         // SAFETY: `self` is a module that is loaded.
         let got = unsafe { c::try_module_get(self.0.get()) };
 
-        // INVARIANT: The reference was taken just now.
+        // INVARIANT: The reference was taken just above.
         got.then(|| ModuleRef(NonNull::from(self)))
     }
 
-    /// Another reference.
+    /// Takes another reference.
     ///
     /// # Safety
     ///
-    /// The module has one already: it is not going away.
+    /// The module must have a reference already, so that it is not being unloaded.
     pub(crate) unsafe fn get(&self) -> ModuleRef {
-        // SAFETY: `self` has a reference, by the safety requirements.
+        // SAFETY: By the safety requirements `self` has a reference.
         unsafe { c::__module_get(self.0.get()) };
-        // INVARIANT: The reference was taken just now.
+        // INVARIANT: The reference was taken just above.
         ModuleRef(NonNull::from(self))
     }
 }
 
-/// A reference to a module. Dropping it may be the last thing that code of the module does.
+/// A reference to a module. Once it is dropped, the module may be unloaded.
 ///
-/// The kernel crate's `ARef` is no place for it: code of a module runs, and so names it, also when
+/// It is not the kernel crate's `ARef`: code of a module still runs, and so has a `&Module`, when
 /// there are no references any more, and none may be taken.
 ///
 /// # Invariants
@@ -84,9 +85,9 @@ impl Module {
 #[must_use = "the reference is put when it is dropped"]
 pub(crate) struct ModuleRef(NonNull<Module>);
 
-// SAFETY: A module belongs to no task.
+// SAFETY: A module is not tied to a task.
 unsafe impl Send for ModuleRef {}
-// SAFETY: Nothing is done with a shared one.
+// SAFETY: A `&ModuleRef` gives access to nothing.
 unsafe impl Sync for ModuleRef {}
 
 impl Drop for ModuleRef {

@@ -1,9 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Counters per CPU.
+//! Per-CPU counters.
 //!
-//! Counting writes no cache line that another CPU writes, and takes no lock and no atomic
-//! operation.
+//! An increment takes no lock and no atomic operation, and writes no other CPU's cache line.
 //!
 //! C header: [`include/linux/percpu.h`](srctree/include/linux/percpu.h)
 //!
@@ -25,16 +24,16 @@ use crate::bindings::kernel as c;
 ///
 /// # Invariants
 ///
-/// The pointer is a per-CPU one of `N` values, which `self` owns.
+/// The pointer is a per-CPU pointer to `N` values, which `self` owns.
 pub(crate) struct Counters<const N: usize>(NonNull<[u64; N]>);
 
-// SAFETY: Memory per CPU belongs to no task.
+// SAFETY: Per-CPU memory is not tied to a task.
 unsafe impl<const N: usize> Send for Counters<N> {}
-// SAFETY: Each CPU writes its own values, and a sum loads single words.
+// SAFETY: Each CPU only writes its own values, and a sum reads single words.
 unsafe impl<const N: usize> Sync for Counters<N> {}
 
 impl<const N: usize> Counters<N> {
-    /// All 0. May sleep.
+    /// Allocates counters, which are all 0. May sleep.
     ///
     /// # Errors
     ///
@@ -44,25 +43,24 @@ impl<const N: usize> Counters<N> {
         // SAFETY: `size` and `align` are those of a type.
         let memory = unsafe { c::pcpu_alloc_noprof(size, align, false, c::GFP_KERNEL) };
 
-        // INVARIANT: Allocated just now, and zeroed.
+        // INVARIANT: The memory was allocated just above, and is zeroed.
         NonNull::new(memory.cast()).map(Self).ok_or(ENOMEM)
     }
 
-    /// The same counters, for counting. It is no longer valid than `self`, which no lifetime says:
-    /// see [`Address`].
+    /// Returns the per-CPU address of the counters. No lifetime ties it to `self`: see [`Address`].
     #[inline]
     pub(crate) fn address(&self) -> Address<N> {
         Address(self.0.as_ptr().addr())
     }
 
-    /// Adds to a counter; to none if there is no such one.
+    /// Adds to a counter. Does nothing if there is no such counter.
     #[inline]
     pub(crate) fn add(&self, counter: usize, number: u64) {
-        // SAFETY: `self` is there.
+        // SAFETY: The counters are valid as long as `self`.
         unsafe { self.address().add(counter, number) }
     }
 
-    /// What all CPUs have counted: exact if none counts at the moment.
+    /// Returns the sum over all CPUs. It is exact if no CPU counts at the same time.
     pub(crate) fn sum(&self, counter: usize) -> u64 {
         if counter >= N {
             return 0;
@@ -79,7 +77,7 @@ impl<const N: usize> Drop for Counters<N> {
     }
 }
 
-/// The per-CPU address of [`Counters`], to be kept apart from them.
+/// The per-CPU address of [`Counters`], which may be stored apart from them.
 #[derive(Clone, Copy)]
 pub(crate) struct Address<const N: usize>(usize);
 
@@ -89,12 +87,12 @@ impl<const N: usize> Address<N> {
         self.0 + counter * size_of::<u64>()
     }
 
-    /// Adds to a counter; to none if there is no such one. The compiler knows whether there is, as
-    /// it knows the number.
+    /// Adds to a counter. Does nothing if there is no such counter; the check is resolved at
+    /// compile time, as callers pass a constant.
     ///
     /// # Safety
     ///
-    /// The [`Counters`] that it is from are there.
+    /// The [`Counters`] must still exist.
     #[inline(always)]
     pub(crate) unsafe fn add(self, counter: usize, number: u64) {
         if counter < N {

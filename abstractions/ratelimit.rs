@@ -22,8 +22,7 @@ use kernel::{
 
 use crate::bindings::kernel as c;
 
-/// A `struct ratelimit_state`: at most ten lines in five seconds, as the kernel's own
-/// `pr_*_ratelimited`.
+/// A `struct ratelimit_state` for at most ten lines in five seconds, as in `pr_*_ratelimited()`.
 ///
 /// # Invariants
 ///
@@ -34,22 +33,23 @@ pub(crate) struct RateLimit {
     state: Opaque<c::ratelimit_state>,
 }
 
-// SAFETY: `struct ratelimit_state` belongs to no task.
+// SAFETY: `struct ratelimit_state` is not tied to a task.
 unsafe impl Send for RateLimit {}
-// SAFETY: A lock of its own protects `struct ratelimit_state`.
+// SAFETY: `struct ratelimit_state` has a lock of its own.
 unsafe impl Sync for RateLimit {}
 
 impl RateLimit {
     const INTERVAL_MS: u32 = 5000;
     const BURST: i32 = 10;
 
-    /// Not a multiple of HZ: what bindgen sees of it is user space's.
+    /// Returns the interval in jiffies. It does not use HZ, of which bindgen sees user space's.
     fn interval() -> i32 {
         msecs_to_jiffies(Self::INTERVAL_MS) as i32
     }
 
+    /// Creates a rate limit.
     pub(crate) fn new() -> impl PinInit<Self> {
-        // INVARIANT: Initialized here.
+        // INVARIANT: The state is initialized here.
         pin_init!(Self {
             state <- Opaque::ffi_init(|slot| {
                 // SAFETY: `slot` is valid for writes, and pinned.
@@ -58,31 +58,31 @@ impl RateLimit {
         })
     }
 
-    /// For a static, to be initialized when the module is loaded.
+    /// Creates a rate limit for a static, which is initialized when the module is loaded.
     ///
     /// # Safety
     ///
-    /// [`RateLimit::init`] is called before [`RateLimit::allow`].
+    /// [`RateLimit::init`] must be called before [`RateLimit::allow`].
     pub(crate) const unsafe fn uninit() -> Self {
-        // INVARIANT: Initialized before it is used, by the safety requirements.
+        // INVARIANT: By the safety requirements the state is initialized before it is used.
         Self {
             state: Opaque::uninit(),
         }
     }
 
-    /// Initializes what [`RateLimit::uninit`] made.
+    /// Initializes a rate limit from [`RateLimit::uninit`].
     ///
     /// # Safety
     ///
-    /// It is called once, before any other use.
+    /// This must be called once, before any other use.
     pub(crate) unsafe fn init(&'static self) {
-        // SAFETY: `state` is part of a static, so it does not move; nothing else uses it, by the
-        // safety requirements.
+        // SAFETY: `state` is part of a static, so it does not move. By the safety requirements
+        // nothing else uses it.
         unsafe { c::ratelimit_state_init(self.state.get(), Self::interval(), Self::BURST) }
     }
 
-    /// Whether a line may be printed now. `name` is in the kernel's own line about those that were
-    /// not.
+    /// Returns true if a line may be printed now. The kernel prints `name` when it reports how many
+    /// lines were suppressed.
     pub(crate) fn allow(&self, name: &CStr) -> bool {
         // SAFETY: By the type invariants `state` is initialized. `name` is only printed.
         unsafe { c::___ratelimit(self.state.get(), name.as_char_ptr()) != 0 }

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Lists of entries that live on the stacks of tasks that wait.
+//! Lists of entries on the stacks of waiting tasks.
 //!
-//! The kernel crate's `List` owns its entries, which takes an allocation for each.
+//! The kernel crate's `List` owns its entries, so each would have to be allocated.
 //!
 //! # Examples
 //!
@@ -20,7 +20,7 @@ use core::ptr::{
     NonNull, //
 };
 
-/// An entry, which is in a list, or in none.
+/// An entry, which may be in a list.
 pub(crate) struct Entry<T> {
     value: T,
     next: *mut Entry<T>,
@@ -35,22 +35,22 @@ impl<T> Entry<T> {
     }
 }
 
-/// A list, the latest entry first.
+/// A list in which the latest entry is the first.
 ///
 /// # Invariants
 ///
-/// All entries are valid, and used by nothing else ([`StackList::push`]).
+/// All entries are valid, and nothing else uses them ([`StackList::push`]).
 pub(crate) struct StackList<T> {
     first: *mut Entry<T>,
     len: usize,
 }
 
-// SAFETY: The entries are used only by the owner of the list.
+// SAFETY: Only the owner of the list uses the entries.
 unsafe impl<T: Send> Send for StackList<T> {}
 
 impl<T> StackList<T> {
     pub(crate) const fn new() -> Self {
-        // INVARIANT: There are no entries.
+        // INVARIANT: The list is empty.
         Self {
             first: ptr::null_mut(),
             len: 0,
@@ -61,29 +61,31 @@ impl<T> StackList<T> {
         self.len
     }
 
+    /// Inserts an entry at the front.
+    ///
     /// # Safety
     ///
-    /// `entry` is valid, is in no list, and is used by nothing else until it has been removed.
+    /// `entry` must be valid, in no list, and used by nothing else until it is removed.
     pub(crate) unsafe fn push(&mut self, entry: NonNull<Entry<T>>) {
-        // SAFETY: `entry` is valid, and in no list, by the safety requirements.
+        // SAFETY: By the safety requirements `entry` is valid, and in no list.
         unsafe { (*entry.as_ptr()).next = self.first };
-        // INVARIANT: By the safety requirements.
+        // INVARIANT: By the safety requirements `entry` is valid, and used by nothing else.
         self.first = entry.as_ptr();
         self.len += 1;
     }
 
-    /// Removes the first entry that `matches`.
+    /// Removes the first entry for which `matches` returns true.
     fn take(&mut self, matches: impl Fn(*mut Entry<T>, &T) -> bool) -> Option<NonNull<Entry<T>>> {
         let mut link = &raw mut self.first;
 
         loop {
-            // SAFETY: `link` is the head of the list, or part of an entry that is in it.
+            // SAFETY: `link` is the head of the list, or part of an entry in it.
             let entry = NonNull::new(unsafe { *link })?;
             // SAFETY: By the type invariants `entry` is valid.
             if matches(entry.as_ptr(), unsafe { &(*entry.as_ptr()).value }) {
                 // SAFETY: By the type invariants `entry` is valid.
                 let next = unsafe { (*entry.as_ptr()).next };
-                // SAFETY: `link` is the head of the list, or part of an entry that is in it.
+                // SAFETY: `link` is the head of the list, or part of an entry in it.
                 unsafe { *link = next };
                 self.len -= 1;
                 return Some(entry);
@@ -93,20 +95,20 @@ impl<T> StackList<T> {
         }
     }
 
-    /// Removes an entry, if it is still in the list.
+    /// Removes an entry, if it is in the list.
     pub(crate) fn remove(&mut self, entry: NonNull<Entry<T>>) {
         self.take(|other, _| ptr::eq(other, entry.as_ptr()));
     }
 
-    /// Removes the first entry that `matches`, and returns what was in it.
+    /// Removes the first entry for which `matches` returns true, and returns its value.
     pub(crate) fn remove_first(&mut self, matches: impl Fn(&T) -> bool) -> Option<T>
     where
         T: Copy,
     {
         let entry = self.take(|_, value| matches(value))?;
 
-        // SAFETY: The entry is valid: who pushed it needs the list, which is borrowed, to remove
-        // it.
+        // SAFETY: The entry is still valid: the task that pushed it has to remove it first, and
+        // cannot do so while the list is borrowed.
         Some(unsafe { (*entry.as_ptr()).value })
     }
 }

@@ -16,34 +16,34 @@ use kernel::{
 
 use crate::bindings::kernel as c;
 
-/// The flags of the current task (`PF_*`).
+/// Returns the flags of the current task (`PF_*`).
 pub(crate) fn flags() -> u32 {
-    // SAFETY: The current task is valid, and changes its flags itself.
+    // SAFETY: The current task is valid, and no other task changes its flags.
     unsafe { (*c::get_current()).flags }
 }
 
-/// Whether the current task is being killed.
+/// Returns true if the current task is being killed.
 #[inline]
 pub(crate) fn fatal_signal_pending() -> bool {
-    // SAFETY: May be called in any task.
+    // SAFETY: There are no requirements.
     let current = unsafe { c::get_current() };
-    // SAFETY: `current` is the task that runs, so it stays valid.
+    // SAFETY: `current` is the running task, so it is valid.
     unsafe { c::fatal_signal_pending(current) != 0 }
 }
 
-/// Sleeps for a while, or until the task is killed.
+/// Sleeps for `jiffies`, or until the current task is killed.
 pub(crate) fn sleep_killable(jiffies: Jiffies) {
     // SAFETY: The only requirement is that the task may sleep.
     unsafe { c::schedule_timeout_killable(jiffies as ffi::c_long) };
 }
 
-/// What a task does on its way to user space.
+/// Work that a task does when it returns to user space.
 pub(crate) trait WorkOnReturn: Sized + 'static {
-    /// May sleep; no lock is held.
+    /// Does the work. May sleep; no lock is held.
     fn run(self);
 }
 
-/// Work of a task.
+/// Work that is queued for a task.
 #[repr(C)]
 struct Work<T> {
     head: c::callback_head,
@@ -53,20 +53,19 @@ struct Work<T> {
 impl<T: WorkOnReturn> Work<T> {
     /// # Safety
     ///
-    /// Called by the task for which [`run_on_return`] has queued this.
+    /// Must only be called by the task for which [`run_on_return`] has queued this.
     unsafe extern "C" fn run(head: *mut c::callback_head) {
         const { assert!(offset_of!(Work<T>, head) == 0) };
 
-        // SAFETY: `head` is the first member of a `Work` that `run_on_return()` made of a box and
-        // gave away.
+        // SAFETY: `head` is the first member of a `Work` whose box `run_on_return()` leaked.
         let work = unsafe { KBox::from_raw(head.cast::<Self>()) };
 
         KBox::into_inner(work).item.run();
     }
 }
 
-/// Has the current task do something on its way to user space, which is before it ends. It may be
-/// dropped instead, if the task is exiting already. May sleep.
+/// Queues work that the current task does when it returns to user space, or when it exits. If the
+/// task can no longer run work, the work is dropped at once. May sleep.
 ///
 /// # Errors
 ///
@@ -74,8 +73,9 @@ impl<T: WorkOnReturn> Work<T> {
 ///
 /// # Safety
 ///
-/// The module stays loaded until `item` has run or been dropped; what unloads it then waits for the
-/// last instructions of tasks that were at it (`synchronize_rcu_tasks()`).
+/// The module must stay loaded until `item` has run or been dropped. What unloads the module after
+/// that must wait for the last instructions of tasks that were running or dropping `item`
+/// (`synchronize_rcu_tasks()`).
 pub(crate) unsafe fn run_on_return<T: WorkOnReturn>(item: T) -> Result {
     let head = c::callback_head {
         func: Some(Work::<T>::run),
@@ -84,9 +84,9 @@ pub(crate) unsafe fn run_on_return<T: WorkOnReturn>(item: T) -> Result {
     let work = KBox::into_raw(KBox::new(Work { head, item }, GFP_KERNEL)?);
     let mode = c::task_work_notify_mode_TWA_RESUME;
 
-    // SAFETY: The work is the task's until it is called back.
+    // SAFETY: The work is owned by the task until its callback.
     if unsafe { c::task_work_add(c::get_current(), work.cast(), mode) } != 0 {
-        // SAFETY: The work was not taken, so the box is still ours.
+        // SAFETY: The work was not queued, so this function still owns the box.
         drop(unsafe { KBox::from_raw(work) });
     }
     Ok(())

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Probes of tracepoints that other code defines.
+//! Probes for tracepoints that other code defines.
 //!
-//! A tracepoint that no symbol is exported for is found by its name, in the kernel or in a module.
+//! Tracepoints without an exported symbol are found by name, in the kernel or in a module.
 //!
 //! C header: [`include/linux/tracepoint.h`](srctree/include/linux/tracepoint.h)
 //!
@@ -38,22 +38,22 @@ use crate::bindings::kernel as c;
 ///
 /// # Invariants
 ///
-/// The pointer is valid as long as the module is loaded that found it ([`Tracepoint::find`]).
+/// The pointer is valid as long as the module that found it is loaded ([`Tracepoint::find`]).
 #[derive(Clone, Copy)]
 pub(crate) struct Tracepoint(NonNull<c::tracepoint>);
 
-// SAFETY: A tracepoint belongs to no task.
+// SAFETY: A tracepoint is not tied to a task.
 unsafe impl Send for Tracepoint {}
-// SAFETY: Nothing of a tracepoint is used but by the kernel, under a lock of its own.
+// SAFETY: Only the kernel accesses a tracepoint, under a lock of its own.
 unsafe impl Sync for Tracepoint {}
 
-/// What is looked for, and what has been found of it.
+/// A search for tracepoints by name.
 struct Search<'a, const N: usize> {
     names: [&'a CStr; N],
     found: [Option<Tracepoint>; N],
 }
 
-/// A look at the modules' tracepoints.
+/// A search through the tracepoints of all modules.
 #[repr(C)]
 struct ModuleSearch<'a, const N: usize> {
     block: c::notifier_block,
@@ -63,16 +63,16 @@ struct ModuleSearch<'a, const N: usize> {
 impl<const N: usize> Search<'_, N> {
     /// # Safety
     ///
-    /// `tracepoint` is valid, and stays so as long as this module is loaded.
+    /// `tracepoint` must be valid as long as this module is loaded.
     unsafe fn consider(&mut self, tracepoint: NonNull<c::tracepoint>) {
-        // SAFETY: `tracepoint` is valid, by the safety requirements.
+        // SAFETY: By the safety requirements `tracepoint` is valid.
         let name = unsafe { (*tracepoint.as_ptr()).name };
-        // SAFETY: The name of a tracepoint is a string as static as the tracepoint.
+        // SAFETY: The name of a tracepoint is a string that is valid as long as the tracepoint.
         let name = unsafe { CStr::from_char_ptr(name) };
 
         for (wanted, found) in self.names.iter().zip(self.found.iter_mut()) {
             if **wanted == *name {
-                // INVARIANT: By the safety requirements.
+                // INVARIANT: By the safety requirements `tracepoint` stays valid.
                 *found = Some(Tracepoint(tracepoint));
             }
         }
@@ -81,25 +81,25 @@ impl<const N: usize> Search<'_, N> {
 
 /// # Safety
 ///
-/// Called by the tracepoint core with a tracepoint of the kernel, and with a [`Search`].
+/// Must only be called by the tracepoint core, with a tracepoint of the kernel and a [`Search`].
 unsafe extern "C" fn consider<const N: usize>(
     tracepoint: *mut c::tracepoint,
     search: *mut ffi::c_void,
 ) {
-    // SAFETY: `search` is the one of `find()`, which has lent it to nothing else.
+    // SAFETY: `search` is the local variable of `find()`, which waits for this call.
     let search = unsafe { &mut *search.cast::<Search<'_, N>>() };
 
     if let Some(tracepoint) = NonNull::new(tracepoint) {
-        // SAFETY: `tracepoint` is part of the kernel, which stays.
+        // SAFETY: `tracepoint` is part of the kernel, so it is always valid.
         unsafe { search.consider(tracepoint) };
     }
 }
 
-/// Looks through the tracepoints of a module that is loaded, or being loaded.
+/// Searches the tracepoints of a module that is loaded, or being loaded.
 ///
 /// # Safety
 ///
-/// Called by the tracepoint core with a `struct tp_module`, for a block in a [`ModuleSearch`].
+/// Must only be called by the tracepoint core, with a `tp_module` and a [`ModuleSearch`]'s block.
 unsafe extern "C" fn consider_module<const N: usize>(
     block: *mut c::notifier_block,
     state: ffi::c_ulong,
@@ -108,15 +108,15 @@ unsafe extern "C" fn consider_module<const N: usize>(
     if state != c::module_state_MODULE_STATE_COMING as ffi::c_ulong {
         return 0;
     }
-    // SAFETY: `block` is that of the `ModuleSearch` of `find()`, which has lent it to nothing else.
+    // SAFETY: `block` is in the `ModuleSearch` of `find()`, which waits for this call.
     let search = unsafe { &mut (*container_of!(block, ModuleSearch<'_, N>, block)).search };
-    // SAFETY: `tp_module` is a valid `struct tp_module`, of a module that is there.
+    // SAFETY: `tp_module` is a valid `struct tp_module`.
     let module = unsafe { (*tp_module.cast::<c::tp_module>()).mod_ };
-    // SAFETY: `module` is valid, as the tracepoint core is at it.
+    // SAFETY: `module` is valid, as the tracepoint core calls this for it.
     let (places, number) = unsafe { ((*module).tracepoints_ptrs, (*module).num_tracepoints) };
 
     for index in 0..number as usize {
-        // A module lists its tracepoints as offsets from where each of them stands
+        // The tracepoints of a module are listed as offsets, each relative to its own address
         // (CONFIG_HAVE_ARCH_PREL32_RELOCATIONS).
         let place = places.wrapping_add(index);
         // SAFETY: `place` is one of the module's `num_tracepoints` offsets.
@@ -124,8 +124,8 @@ unsafe extern "C" fn consider_module<const N: usize>(
         let tracepoint = place.wrapping_byte_offset(offset).cast_mut();
 
         if let Some(tracepoint) = NonNull::new(tracepoint.cast()) {
-            // SAFETY: `tracepoint` is the module's. The caller of `find()` keeps that module, if
-            // the name is one that it wants.
+            // SAFETY: `tracepoint` belongs to the module. If its name is searched for, the module
+            // stays loaded by the safety requirements of `find()`.
             unsafe { search.consider(tracepoint) };
         }
     }
@@ -133,17 +133,16 @@ unsafe extern "C" fn consider_module<const N: usize>(
 }
 
 impl Tracepoint {
-    /// Finds tracepoints by their names, in the kernel or, if none of them is there, in modules.
-    /// May sleep.
+    /// Finds tracepoints by name in the kernel or, if it has none of them, in modules. May sleep.
     ///
     /// # Errors
     ///
-    /// [`ENOMEM`], and what looking into modules returns.
+    /// [`ENOMEM`], and those of looking into modules.
     ///
     /// # Safety
     ///
-    /// If a module that is loaded has tracepoints of these names, it stays loaded as long as the
-    /// calling module.
+    /// A loaded module with tracepoints of these names must stay loaded as long as the calling
+    /// module.
     pub(crate) unsafe fn find<const N: usize>(names: [&CStr; N]) -> Result<[Option<Self>; N]> {
         let mut search = ModuleSearch {
             block: c::notifier_block {
@@ -157,23 +156,23 @@ impl Tracepoint {
         };
         let in_kernel = (&raw mut search.search).cast();
 
-        // SAFETY: `consider()` gets a `Search` that nothing else uses meanwhile.
+        // SAFETY: `consider()` is called with a `Search` that nothing else uses during the call.
         unsafe { c::for_each_kernel_tracepoint(Some(consider::<N>), in_kernel) };
         if search.search.found.iter().all(Option::is_none) {
-            // All of it: the callback goes from the block to the search.
+            // This points to all of `search`, as the callback goes from the block to the rest.
             let block = (&raw mut search).cast::<c::notifier_block>();
 
-            // SAFETY: `block` is valid until it is unregistered, which is next. Registering calls
-            // back for each module that is loaded.
+            // SAFETY: `block` is valid until it is unregistered below. The registration calls back
+            // for each loaded module.
             to_result(unsafe { c::register_tracepoint_module_notifier(block) })?;
-            // SAFETY: `block` was registered just now.
+            // SAFETY: `block` was registered just above.
             unsafe { c::unregister_tracepoint_module_notifier(block) };
         }
         Ok(search.search.found)
     }
 }
 
-/// A function that a tracepoint calls until this is dropped, and a moment longer: see
+/// A registered probe. After it is dropped, a CPU may still be calling it: see
 /// [`synchronize_unregister`].
 ///
 /// # Invariants
@@ -185,13 +184,13 @@ pub(crate) struct Probe {
     probe: *mut ffi::c_void,
 }
 
-// SAFETY: A registration belongs to no task.
+// SAFETY: A registration is not tied to a task.
 unsafe impl Send for Probe {}
-// SAFETY: Nothing is done with a shared reference.
+// SAFETY: No method takes a shared reference.
 unsafe impl Sync for Probe {}
 
 impl Probe {
-    /// May sleep.
+    /// Registers a probe. May sleep.
     ///
     /// # Errors
     ///
@@ -199,15 +198,15 @@ impl Probe {
     ///
     /// # Safety
     ///
-    /// `probe` is a function with the prototype of the tracepoint, behind an argument that is a
-    /// null pointer. [`synchronize_unregister`] is called before its code goes away.
+    /// `probe` must be a function with the prototype of the tracepoint, preceded by an argument
+    /// that is a null pointer. [`synchronize_unregister`] must be called before its code goes away.
     pub(crate) unsafe fn register(tracepoint: Tracepoint, probe: *mut ffi::c_void) -> Result<Self> {
-        // SAFETY: `tracepoint` is valid by its type invariants, and `probe` is such a function by
-        // the safety requirements.
+        // SAFETY: By its type invariants `tracepoint` is valid. By the safety requirements `probe`
+        // has the prototype that it needs.
         to_result(unsafe {
             c::tracepoint_probe_register(tracepoint.0.as_ptr(), probe, ptr::null_mut())
         })?;
-        // INVARIANT: Registered just now.
+        // INVARIANT: `probe` was registered just above.
         Ok(Self { tracepoint, probe })
     }
 }
@@ -216,12 +215,12 @@ impl Drop for Probe {
     fn drop(&mut self) {
         let tracepoint = self.tracepoint.0.as_ptr();
 
-        // SAFETY: By the type invariants `probe` is registered there.
+        // SAFETY: By the type invariants `probe` is registered at `tracepoint`, without data.
         unsafe { c::tracepoint_probe_unregister(tracepoint, self.probe, ptr::null_mut()) };
     }
 }
 
-/// Waits until no probe is called any more that was unregistered before this. May sleep.
+/// Waits until no CPU calls a probe that was unregistered before. May sleep.
 pub(crate) fn synchronize_unregister() {
     // SAFETY: The only requirement is that the task may sleep.
     unsafe { c::tracepoint_synchronize_unregister() }

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The connection of a bound mount, which is kept with the superblock's operations
-//! ([`Hooked`]), and the list of all bound mounts.
+//! The connection of an fmap mount, which is kept with the superblock's operations ([`Hooked`]),
+//! and the list of all fmap mounts.
 
 use core::ptr::NonNull;
 
@@ -40,27 +40,27 @@ use super::{
 };
 
 global_lock! {
-    /// Bound mounts, for the list that users can read.
+    /// All fmap mounts, for the list in debugfs.
     // SAFETY: `Hooks::new()` initializes it before the probes are registered.
     pub(super) unsafe(uninit) static MOUNTS: SpinLock<KVec<ConnectionPtr>> = KVec::new();
 }
 
-/// A bound mount. Its superblock owns it, from `attach()` until it is put, and goes through the
+/// An fmap mount. Its superblock owns it, from `attach()` until `->put_super()`, and calls the
 /// hooks below.
 #[pin_data]
 pub(super) struct Connection {
-    /// Whether opens are reported.
+    /// True once the superblock has its fsnotify mark.
     marked: Atomic<bool>,
-    /// Whether the server can bring maps along with the answer to OPEN.
+    /// True if the server can send maps with its answer to OPEN.
     pub(super) map_in_open: bool,
     #[pin]
     marking: Mutex<()>,
     pub(super) sbi: ARef<SbInfo>,
-    /// Dropped last: it keeps the module.
+    /// Dropped last, as it owns the reference to the module.
     mounter: Pin<KBox<Mounter>>,
 }
 
-/// A bound mount in the list.
+/// A connection in the list of fmap mounts.
 ///
 /// # Invariants
 ///
@@ -68,7 +68,7 @@ pub(super) struct Connection {
 #[derive(PartialEq, Eq)]
 pub(super) struct ConnectionPtr(pub(super) NonNull<Hooked<Connection>>);
 
-// SAFETY: Only used under the lock of `MOUNTS`.
+// SAFETY: The pointer is only used with the lock of `MOUNTS` held.
 unsafe impl Send for ConnectionPtr {}
 
 impl Connection {
@@ -86,7 +86,7 @@ impl Connection {
         })
     }
 
-    /// The connection of an inode, if its superblock is bound.
+    /// Returns the connection of an inode's superblock, if that is an fmap mount.
     #[inline]
     pub(super) fn of_inode(inode: &Inode) -> Option<&Hooked<Self>> {
         Hooked::of_inode(inode)
@@ -100,7 +100,7 @@ impl Connection {
         &self.mounter
     }
 
-    /// Makes sure that opens are reported, and counted. May sleep.
+    /// Allocates what files need, and marks the superblock, unless that has been done. May sleep.
     pub(super) fn mark(this: &Hooked<Self>) -> Result {
         if this.marked.load(Relaxed) {
             return Ok(());
@@ -108,7 +108,7 @@ impl Connection {
         let _marking = this.marking.lock();
         if !this.marked.load(Relaxed) {
             this.sbi.start()?;
-            // SAFETY: The superblock owns the connection, which keeps the mount.
+            // SAFETY: The superblock owns the connection, which owns a reference to `sbi`.
             unsafe { report_opens(this.sb(), &this.sbi) }?;
             this.marked.store(true, Relaxed);
         }
@@ -123,28 +123,28 @@ impl fmt::Display for Connection {
 }
 
 impl SuperHooks for Connection {
-    /// Opens are reported before there is an inode: no file but the root directory can have been
-    /// opened before.
+    /// Marks the superblock before it has an inode besides the root, so that no open of a file is
+    /// missed.
     fn alloc_inode(this: &Hooked<Self>) -> Result {
         Self::mark(this)?;
-        // A node id that is used again, for another file, makes the old inode bad; the next thing
-        // that FUSE does is to allocate the new one.
+        // When a node id is used again, FUSE marks the old inode bad, and allocates the new one
+        // next.
         this.sbi.look_for_bad();
         Ok(())
     }
 
     unsafe fn evict_inode(inode: *mut c::inode) {
-        // SAFETY: `inode` is being evicted by the VFS, and FUSE's own has not been called.
+        // SAFETY: The VFS is evicting `inode`, and calls FUSE's own function after this.
         unsafe { iomap::evict(inode) };
     }
 
-    /// What is in the CPU's caches first, and then FUSE's, which may ask the server.
+    /// Flushes the CPU's caches, before FUSE's own function, which may send a request.
     fn sync_fs(this: &Hooked<Self>) -> Result {
-        // SAFETY: The superblock of `this` stays mounted meanwhile.
+        // SAFETY: The VFS keeps the superblock of `this` mounted until this returns.
         unsafe { iomap::sync_all(&this.sbi) }
     }
 
-    /// The last inode is gone, and so is the mark.
+    /// Ends the mount. The superblock has no inodes and no mark any more.
     fn put_super(this: Pin<KBox<Hooked<Self>>>) {
         let listed = ConnectionPtr(NonNull::from(&*this));
 
@@ -158,22 +158,23 @@ impl SuperHooks for Connection {
         this.sbi.superblock.is_gone();
         this.sbi.stop_looking();
         let (released, device) = (this.sbi.released.event(), this.sbi.superblock.device);
-        // The mounter keeps the module no longer than this.
+        // Until now the mounter, a part of `this`, owned the reference to the module.
         this.sbi.keep_module();
         drop(this);
         wait_on_return(released, device);
     }
 }
 
-/// The list of bound mounts that users can read.
+/// The list of fmap mounts that users read in debugfs.
 pub(crate) struct MountList;
 
 impl MountList {
-    /// A line for each mount: `major:minor ops=name map=id files=number devices=index:path,...`,
-    /// and its counters (`stats`), each as `name=number`.
+    /// Writes a line for each mount:
+    /// `major:minor ops=name map=id files=number devices=index:path,...`, and its counters
+    /// (`stats`), each as `name=number`.
     pub(crate) fn show(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for conn in MOUNTS.lock().iter() {
-            // SAFETY: By the type invariants of `ConnectionPtr` it is valid, with the lock held.
+            // SAFETY: By the type invariants the connection is valid, as the lock is held.
             let conn = unsafe { conn.0.as_ref() };
             let sbi = &conn.sbi;
 

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The first open of a file: whether it is mapped.
+//! The first open of a file, which decides whether its inode is mapped or plain.
 //!
-//! A file is in one of three states ([`State`]), and changes it once, at its first open:
+//! An inode is in one of three states ([`State`]). It changes once, at its first open:
 //!
 //! ```text
 //!             GET_FMAP, dax_fmap_parse(), GET_DAXDEV for new devices
@@ -11,15 +11,15 @@
 //!      +----- "no map": ENODATA, ENOENT, ENOSYS -----------------------> Plain
 //! ```
 //!
-//! until it is evicted. A failure leaves it `Unknown` and fails the open.
+//! It stays what it is until it is evicted. A failure leaves it `Unknown` and fails the open.
 //!
-//! A first open takes one round trip, as without maps: the server brings the map along with the
-//! answer to OPEN, if it can do that; else it is asked for the map and, while it looks for that,
-//! gets the OPEN. What FUSE does at the end of an open (to the page cache, above all) must not meet
-//! a mapped file, so all that is done with the map is done after it.
+//! A first open takes one round trip, as in plain FUSE: the server sends the map with its answer to
+//! OPEN, if it can do that; else the module sends GET_FMAP, and FUSE sends OPEN while the server
+//! works on that. What FUSE does at the end of an open (to its page cache, above all) must not be
+//! done to a mapped inode, so the map is parsed and published after it.
 //!
-//! One task fetches the map of one file, or acquires one device; others that want the same wait for
-//! it (`SingleFlight`), and so for its OPEN. No lock is held across a request.
+//! One task fetches the map of one inode, or acquires one device; other tasks that want the same
+//! wait for it (`SingleFlight`), and so for its OPEN. No lock is held across a request.
 
 use kernel::prelude::*;
 
@@ -49,7 +49,7 @@ use crate::{
 
 use super::connection::Connection;
 
-/// Sizes of the room offered for a map, in bytes.
+/// Sizes of the buffer for GET_FMAP, in bytes, in the order in which they are tried.
 const BUF_SIZES: [u32; 5] = [
     BLOB_MIN,
     BLOB_MIN * 4,
@@ -58,26 +58,26 @@ const BUF_SIZES: [u32; 5] = [
     BLOB_MAX,
 ];
 
-/// What came of FUSE's open of a file that is being settled.
+/// The result of FUSE's own open during the first open of an inode.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Opened {
-    /// FUSE has opened it.
+    /// FUSE has opened the file.
     Yes,
-    /// It has to wait until it is known whether the file is mapped.
+    /// FUSE is to open the file once it is known whether the inode is mapped.
     NotYet,
-    /// It has failed, whether the file is mapped or not.
+    /// The open fails, whether the inode is mapped or not.
     Refused,
 }
 
-/// Settles whether a file is mapped, fetching its map if this is its first open. May sleep.
+/// Finds out whether an inode is mapped, and fetches its map if this is its first open. May sleep.
 ///
-/// If the server is asked, `open` is called before its answer is waited for: it has FUSE open the
-/// file, unless that has to wait, and returns what came of it. Nobody else publishes a map of the
-/// file while that runs. An opener whom the server refuses brings no map.
+/// If the map has to be fetched, `open` is called before the answer is waited for. It calls FUSE's
+/// own open, unless that has to wait for the map, and returns the result. No other task publishes a
+/// map of the inode while `open` runs. If the server refuses the open, its map is ignored.
 ///
 /// # Errors
 ///
-/// Whatever the open fails with; the cause has been logged.
+/// The errno for the open to fail with; the cause has been logged, unless it is a signal.
 pub(super) fn map_state(
     conn: &Connection,
     inode: &Inode,
@@ -107,7 +107,7 @@ pub(super) fn map_state(
     let fetched = fetch(conn, inode, open);
     drop(flight);
     fetched.map_err(|Failure { errno, cause }| {
-        // An opener that was killed is nobody's mistake.
+        // A signal is no failure of the server or of the map.
         if errno != EINTR && errno != ERESTARTSYS {
             sbi.stats.inc(Counter::FailedOpens);
             pr_warn_limited!(
@@ -123,7 +123,7 @@ pub(super) fn map_state(
     })
 }
 
-/// Fetches and publishes the map of a file that nobody else is at.
+/// Fetches and publishes the map of an inode. The caller is its single flight.
 fn fetch(
     conn: &Connection,
     inode: &Inode,
@@ -143,7 +143,7 @@ fn fetch(
     iomap::publish(inode, parsed, sbi).map_err(Failure::because("publishing the map"))
 }
 
-/// Makes sure that a device is held, asking the server for its path if need be.
+/// Makes sure that the mount holds a device; asks the server for its path if it does not.
 fn acquire(conn: &Connection, inode: &Inode, index: u32) -> Result<(), Failure> {
     let sbi = conn.sbi();
 
@@ -154,16 +154,16 @@ fn acquire(conn: &Connection, inode: &Inode, index: u32) -> Result<(), Failure> 
             .open(&path)
             .map_err(Failure::because("the DAX device cannot be opened"))
     };
-    // SAFETY: `devices` is a part of `sbi`, which is pinned.
+    // SAFETY: `devices` is part of `sbi`, which is pinned.
     unsafe { sbi.devices.acquire(index, sbi, &sbi.opens, open) }
 }
 
-/// Gets the map of a file from the server, and has it parsed; `None` if it has none, or the opener
-/// is refused.
+/// Gets the map of an inode from the server and parses it. Returns `None` if there is no map, or if
+/// the server refuses the open.
 ///
-/// That a map needs more room is said by the server (ERANGE), or by the program, about an answer in
-/// which the server says so in its own way. Then the server is asked again, with the next room that
-/// is not less than what the program wants. So no room is offered twice, whatever they say.
+/// If a map does not fit in the buffer, the server answers ERANGE, or the program says so about an
+/// answer in the server's own format. Then GET_FMAP is sent again, with the next size that is not
+/// less than what the program wants. So no size is tried twice.
 fn get_map(
     conn: &Connection,
     inode: &Inode,
@@ -225,7 +225,7 @@ fn get_map(
     Err(too_short)
 }
 
-/// Calls `dax_fmap_parse()` with an answer for which there was `buf_size`.
+/// Calls `dax_fmap_parse()` with an answer for which there was a buffer of `buf_size` bytes.
 fn parse(sbi: &SbInfo, blob: &[u8], buf_size: u32) -> Result<Verdict, Failure> {
     let verdict = match sbi.ops.parse(blob, buf_size, iomap::HEADROOM) {
         Ok(Verdict::NeedsBufSize(wanted)) if wanted > BLOB_MAX => Err(too_large()),
@@ -248,7 +248,7 @@ fn parse_failed(errno: Error) -> Failure {
     }
 }
 
-/// What an error means that the server answered instead of a map: that there is none, or a failure.
+/// Interprets an error that the server sent instead of a map: no map, or a failed open.
 fn no_map<T>(
     conn: &Connection,
     inode: &Inode,
@@ -256,7 +256,7 @@ fn no_map<T>(
     cause: &'static str,
 ) -> Result<Option<T>, Failure> {
     match errno {
-        ENOSYS => conn.sbi().has_no_maps_at_all(),
+        ENOSYS => conn.sbi().set_no_maps(),
         ENODATA | ENOENT => iomap::remember_plain(inode),
         errno => return Err(Failure { errno, cause }),
     }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What the module hangs into the kernel, and how it comes off again.
+//! The probes and the fsnotify group: registering and unregistering them.
 
 use kernel::{
     ffi,
@@ -40,22 +40,22 @@ use super::{
 
 /// The probes, and the group of marks ([`GROUP`]).
 ///
-/// Dropped when no mount is bound, no offer is out and no ops are registered: each of them keeps
-/// the module.
+/// Dropped when there are no fmap mounts, no offers and no registered ops: each of them owns a
+/// reference to the module.
 pub(crate) struct Hooks {
-    /// There once it is registered, until this is dropped.
+    /// `Some` once it is registered, until this is dropped.
     send: Option<Probe>,
     end: Option<Probe>,
 }
 
 impl Hooks {
-    /// Gets between the VFS and FUSE. Called once, while the module is loaded.
+    /// Registers the probes and makes the group. Called once, when the module is loaded.
     ///
     /// # Errors
     ///
     /// [`ENOENT`] if this kernel's FUSE has no tracepoints; [`ENOMEM`].
     pub(crate) fn new() -> Result<Self> {
-        // SAFETY: Called once, before the first use of the locks and the limit.
+        // SAFETY: This is called once, before the first use of the locks and the limit.
         unsafe {
             UNATTACHED.init();
             OFFERS.init();
@@ -64,21 +64,22 @@ impl Hooks {
             MAKING_TABLES.init();
         }
         let names = [c"fuse_request_send", c"fuse_request_end"];
-        // SAFETY: If FUSE is a module this one depends on it by its symbols, so it is loaded
-        // already and stays.
+        // SAFETY: If FUSE is a module, this one uses its symbols, so FUSE is loaded and stays
+        // loaded as long as this module.
         let [Some(send), Some(end)] = (unsafe { Tracepoint::find(names) })? else {
             pr_err!("this kernel's FUSE has no tracepoints: CONFIG_FUSE_FS and CONFIG_TRACEPOINTS are needed\n");
             return Err(ENOENT);
         };
 
-        // Before nearly all other groups: a fanotify listener gets its own file with its event, and
-        // that has to find the gate in the inode. Among groups of this class the address decides.
+        // The highest priority, so that the inode has the open shim before a fanotify listener is
+        // told: the listener gets a file of its own, whose open is not reported. Groups of one
+        // priority are ordered by address.
         const PRIORITY: c::fsnotify_group_prio = c::fsnotify_group_prio_FSNOTIFY_PRIO_PRE_CONTENT;
-        // SAFETY: `drop()` puts the group. No superblock is attached then, and none is marked
-        // later.
+        // SAFETY: `drop()` puts the group. There is no fmap mount then, and no superblock is marked
+        // after that.
         GROUP.populate(unsafe { Group::new::<Opens>(PRIORITY) }?);
 
-        // The end first: an offer whose end is not seen would stay for ever.
+        // The end probe first: it frees the offers that the other probe makes.
         let mut hooks = Self {
             send: None,
             end: None,
@@ -97,14 +98,14 @@ impl Drop for Hooks {
         drop(self.end.take());
         synchronize_unregister();
         if let Some(group) = GROUP.as_ref() {
-            // SAFETY: No mount is bound, so there are no marks but those that fsnotify is about to
-            // free, and none is added any more.
+            // SAFETY: There is no fmap mount, so the only marks are those that fsnotify is about to
+            // free, and no mark is added any more.
             unsafe { group.put() };
         }
-        // Somebody may have given up the last reference to the module in code of ours, or reported
-        // a failure to a holder that is gone, and still be on the way out.
+        // A task may have dropped the last reference to the module in its code, or reported a
+        // failure to a holder that is gone, and not have left that code yet.
         daxdev::drain();
-        // Mapped files are freed by RCU callbacks of ours.
+        // Mapped files are freed by RCU callbacks of the module.
         rcu_barrier();
         synchronize_rcu_tasks();
     }

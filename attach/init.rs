@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! INIT: the offer to a server, its answer, and binding the mount.
+//! INIT: the offer to a server, the server's answer, and attaching.
 //!
-//! Two tracepoint probes see every request of FUSE. INIT may be asynchronous, finished by whoever
-//! ends the request, or synchronous, finished by the task that mounts; see [`end_synchronous`] for
-//! what the second one takes.
+//! Two tracepoint probes see every request of FUSE. The answer to an asynchronous INIT is processed
+//! by the task that ends the request, that to a synchronous one by the mounter
+//! ([`end_synchronous`]).
 
 use core::{
     mem::offset_of,
@@ -60,8 +60,8 @@ use crate::{
     },
     sb_info::{
         DeviceNumber,
-        SbInfo,
         Released,
+        SbInfo,
         Superblock, //
     }, //
 };
@@ -73,17 +73,17 @@ use super::connection::{
 };
 
 global_lock! {
-    /// Offers whose INIT is under way.
+    /// Offers whose INIT has not ended.
     // SAFETY: `Hooks::new()` initializes it before the probes are registered.
     pub(super) unsafe(uninit) static OFFERS: SpinLock<Option<KBox<Offer>>> = None;
 }
 
-/// Limits what is logged about mounts that are not bound, and about the parameter.
+/// Limits what is logged about mounts that are not attached, and about `default_ops`.
 // SAFETY: `Hooks::new()` initializes it before the probes are registered, and `LOADED` is set after
 // that.
 pub(super) static UNATTACHED: RateLimit = unsafe { RateLimit::uninit() };
 
-/// Whether the registry can be asked. The kernel sets parameters before it calls any code of a
+/// True once the registry may be used. The kernel sets parameters before it calls any code of a
 /// module.
 static LOADED: Atomic<bool> = Atomic::new(false);
 
@@ -97,13 +97,14 @@ const _: () = assert!(ANSWER_NAME + OpsName::LEN == InitAnswer::SIZE);
 const _: () = assert!(size_of::<f::fuse_init_in>() == 64);
 const _: () = assert!(OpsName::LEN == c::FUSE_DAX_FMAP_OPS_NAME_LEN as usize);
 
-/// An INIT that carries our offer and has not ended.
+/// An INIT that carries the module's offer and has not ended.
 ///
 /// # Invariants
 ///
-/// `mount` is valid until the request has been put, and `answer` was so when the request was sent.
+/// `mount` is valid until the request has been put, and `answer` was valid when the request was
+/// sent.
 pub(super) struct Offer {
-    /// The request, as what it is recognized by.
+    /// Identifies the request.
     req: RequestId,
     mount: NonNull<fuse::Mount>,
     /// Where FUSE puts the server's answer, among the arguments of the request.
@@ -112,12 +113,12 @@ pub(super) struct Offer {
     next: Option<KBox<Offer>>,
 }
 
-// SAFETY: An offer is made by the task that mounts and taken by the one that ends the request.
+// SAFETY: The mounter makes an offer, and the task that ends the request takes it.
 unsafe impl Send for Offer {}
 
-/// `fuse_request_send`: a request is about to become visible to the server, normally in the context
-/// of the task that it is sent for (INIT: that mounts), with `fiq->lock` held if it goes through
-/// /dev/fuse.
+/// Probe of `fuse_request_send`: a request is about to become visible to the server. The current
+/// task is normally the one that the request is sent for (for INIT, the mounter). `fiq->lock` is
+/// held if the request goes through /dev/fuse.
 ///
 /// # Safety
 ///
@@ -134,8 +135,8 @@ pub(super) unsafe extern "C" fn request_send(_data: *mut ffi::c_void, req: *cons
     }
 }
 
-/// Makes an offer, unless there is a reason not to.
-// The probe sees all requests of all FUSE mounts: what is rare is out of its way.
+/// Makes an offer, if the mounter may offer maps to the server and there is memory.
+// Out of line: the probe runs for all requests of all FUSE mounts, and INIT is rare.
 #[cold]
 #[inline(never)]
 fn offer(req: Sending<'_>) -> Option<()> {
@@ -145,7 +146,7 @@ fn offer(req: Sending<'_>) -> Option<()> {
     if !mount.super_block().is_of_initial_user_namespace() {
         return None;
     }
-    // What can fail comes first: a mounter must not be dropped here, for that may sleep.
+    // Allocated first: if it failed later, the mounter would be dropped here, which may sleep.
     let offer = KBox::<Offer>::new_uninit(GFP_ATOMIC | __GFP_NOWARN).ok()?;
     let mounter = Mounter::current(mount.conn().owner())?;
 
@@ -159,7 +160,7 @@ fn offer(req: Sending<'_>) -> Option<()> {
     );
     let mut offers = OFFERS.lock();
     let next = offers.take();
-    // INVARIANT: A request keeps its mount, and both are valid at this moment.
+    // INVARIANT: The request keeps its mount. `mount` and `answer` are valid now.
     *offers = Some(KBox::write(
         offer,
         Offer {
@@ -173,7 +174,7 @@ fn offer(req: Sending<'_>) -> Option<()> {
     Some(())
 }
 
-/// Takes the offer that went out with a request, if one did.
+/// Takes the offer that a request carries, if it carries one.
 fn take_offer(req: RequestId) -> Option<KBox<Offer>> {
     let mut offers = OFFERS.lock();
     let mut taken = None;
@@ -191,13 +192,13 @@ fn take_offer(req: RequestId) -> Option<KBox<Offer>> {
     taken
 }
 
-/// `fuse_request_end`: a request has been answered, or given up.
+/// Probe of `fuse_request_end`: a request has been answered or aborted.
 ///
 /// # Safety
 ///
 /// Called by the tracepoint.
 pub(super) unsafe extern "C" fn request_end(_data: *mut ffi::c_void, req: *const f::fuse_req) {
-    // SAFETY: `req` ends, and is valid until all have put it.
+    // SAFETY: `req` is ending, and FUSE puts its reference to it after the tracepoint.
     let req = unsafe { Request::from_raw(req) };
     if req.opcode() != Request::INIT {
         return;
@@ -216,11 +217,11 @@ pub(super) unsafe extern "C" fn request_end(_data: *mut ffi::c_void, req: *const
         Outcome::Plain(mounter)
     } else {
         // SAFETY: By the type invariants of `Offer` it is valid, as `req` has not been put. The
-        // server has answered, and FUSE has not done anything with the answer yet.
+        // server has answered `req`, an INIT, and FUSE has not processed the answer yet.
         let mount = unsafe { Mounting::new(mount) };
         if req.is_asynchronous() {
-            // SAFETY: The arguments of an asynchronous INIT are freed by its `end`, which runs
-            // after this.
+            // SAFETY: `answer` is among the arguments of an asynchronous INIT, which its `end`
+            // frees, after this.
             let answer = unsafe { answer.as_ref() };
             conclude(answer, mount, mounter)
         } else {
@@ -232,8 +233,8 @@ pub(super) unsafe extern "C" fn request_end(_data: *mut ffi::c_void, req: *const
         Outcome::Attached => (),
         Outcome::Plain(mounter) => Mounter::put_later(mounter),
         Outcome::Refused(mounter) => {
-            // Nothing but INIT can have been sent, so the server sees the end of its connection and
-            // every operation ENOTCONN.
+            // INIT is the first request, so the server sees the end of its connection, and every
+            // operation fails with ENOTCONN.
             req.abort_channel();
             Mounter::put_later(mounter);
         }
@@ -242,14 +243,14 @@ pub(super) unsafe extern "C" fn request_end(_data: *mut ffi::c_void, req: *const
 
 /// Acts on the answer to a synchronous INIT.
 ///
-/// The task that mounts waits for FR_FINISHED, which was set before the tracepoint was reached, and
-/// then frees the arguments with the answer. While it is on the request's wait queue it cannot go
-/// on: it needs the queue's lock to leave. Normally it is.
+/// The mounter waits for FR_FINISHED, which FUSE set before the tracepoint, and then frees the
+/// arguments with the answer. While the mounter is on the request's wait queue it cannot go on: it
+/// needs the queue's lock to leave. Normally it is there.
 ///
 /// If it is not (it was preempted before it came to wait, or a signal took it off), the answer is
-/// copied, and the copy counts if FUSE had not finished with the answer by then: it says so, in
-/// `conn_init`, before it frees the answer. Otherwise nobody knows what the server wanted, and it
-/// is cut off.
+/// copied, and the copy is used if FUSE had not processed the answer by then: before FUSE frees an
+/// answer that it accepts, it sets `conn_init`. Otherwise it is unknown what the server wanted, and
+/// the module cuts it off.
 ///
 /// # Safety
 ///
@@ -261,12 +262,12 @@ unsafe fn end_synchronous(
     mounter: Pin<KBox<Mounter>>,
 ) -> Outcome {
     if let Some(waiter) = req.lock_waiter() {
-        // SAFETY: The arguments are there as long as the task that waits cannot go on. Only that
-        // task uses them besides.
+        // SAFETY: `answer` is among the arguments, which only the mounter uses and frees. It cannot
+        // go on as long as `waiter` exists.
         let answer = unsafe { &mut *answer.as_ptr() };
         let outcome = match conclude(answer, mount, mounter) {
             Outcome::Refused(mounter) => {
-                // With another major number mount(2) fails.
+                // mount(2) fails if the answer has another major number.
                 answer.refuse();
                 Outcome::Plain(mounter)
             }
@@ -282,8 +283,8 @@ unsafe fn end_synchronous(
     if let (Some(copy), false) = (copy, mount.conn().has_read_init()) {
         let outcome = conclude(&copy, mount, mounter);
 
-        // Files may be there already that no inode will be allocated for. It is possible to sleep
-        // here; and if this fails, the next inode tries again.
+        // Inodes may have been allocated before the superblock had the hooks. This task may sleep;
+        // and if this fails, the next `->alloc_inode()` tries again.
         if matches!(outcome, Outcome::Attached) {
             if let Some(conn) = Connection::of_inode(mount.root()) {
                 let _ = Connection::mark(conn);
@@ -295,14 +296,14 @@ unsafe fn end_synchronous(
     Outcome::Refused(mounter)
 }
 
-/// The name that the server answered.
+/// Returns the name of ops in the server's answer.
 fn name_in(answer: &InitAnswer) -> [u8; OpsName::LEN] {
     let (_, rest) = answer.as_bytes().split_at(ANSWER_NAME);
 
     *rest.first_chunk().unwrap_or(&[0; OpsName::LEN])
 }
 
-/// The flags that the server answered.
+/// Returns the flags in the server's answer.
 fn flags_in(answer: &InitAnswer) -> u32 {
     let (_, rest) = answer.as_bytes().split_at(ANSWER_FLAGS);
 
@@ -310,16 +311,17 @@ fn flags_in(answer: &InitAnswer) -> u32 {
         .map_or(0, |bytes| u32::from_ne_bytes(*bytes))
 }
 
-/// The parameter: the ops of servers that name none, if it is not empty.
+/// Returns the parameter `default_ops`: the ops for servers that name none, unless it is empty.
 fn default_ops() -> [u8; OpsName::LEN] {
-    // SAFETY: The parameter may change meanwhile; what is read then is some name, or none.
+    // SAFETY: The parameter is a static array. If it changes meanwhile, the result is some name, or
+    // none.
     unsafe { (&raw const c::fuse_dax_fmap_default_ops).read_volatile() }
         // What was written with echo ends in a newline.
         .map(|byte| if byte == b'\n' { 0 } else { byte })
 }
 
-/// Says so if the parameter names ops that nobody has registered: mounts would get plain FUSE, and
-/// only then say why. May sleep.
+/// Logs a line if the parameter names ops that are not registered. Otherwise the log would only say
+/// so when a mount gets plain FUSE. May sleep.
 fn check_default_ops() {
     let name = default_ops();
     if name[0] == 0 {
@@ -334,17 +336,17 @@ fn check_default_ops() {
     pr_notice_limited!(UNATTACHED, "default_ops '{name}': {cause}\n");
 }
 
-/// Looks at the parameter as it was set when the module was loaded; later, when it is set.
+/// Checks the parameter as it was set when the module was loaded.
 pub(crate) fn loaded() {
     LOADED.store(true, Release);
     check_default_ops();
 }
 
-/// The parameter has been set.
+/// Checks the parameter, which has been set after that.
 ///
 /// # Safety
 ///
-/// Called by C, where it is possible to sleep.
+/// Called by C, in a task that may sleep.
 #[no_mangle]
 unsafe extern "C" fn fuse_dax_fmap_default_ops_set() {
     if LOADED.load(Acquire) {
@@ -352,7 +354,7 @@ unsafe extern "C" fn fuse_dax_fmap_default_ops_set() {
     }
 }
 
-// What C calls has the signature C declares.
+// The function has the signature that C declares.
 const _: () = {
     let _ = [
         fuse_dax_fmap_default_ops_set,
@@ -360,12 +362,12 @@ const _: () = {
     ];
 };
 
-/// What becomes of a mount that got an offer.
+/// What becomes of a mount whose server got an offer.
 enum Outcome {
     Attached,
-    /// FUSE as ever.
+    /// It is plain FUSE.
     Plain(Pin<KBox<Mounter>>),
-    /// It has to fail: a server must not believe in maps that it does not have.
+    /// It has to fail: its server named ops, and would rely on maps that are not used.
     Refused(Pin<KBox<Mounter>>),
 }
 
@@ -406,7 +408,7 @@ fn conclude(answer: &InitAnswer, mount: Mounting<'_>, mounter: Pin<KBox<Mounter>
     }
 }
 
-/// Binds a mount to ops.
+/// Attaches a mount to ops.
 fn attach(
     name: &[u8; OpsName::LEN],
     flags: u32,
@@ -437,10 +439,10 @@ fn attach(
     let Ok(released) = Released::new() else {
         return Err((mounter, "no memory"));
     };
-    // SAFETY: `put_super()` says that `sb` is gone; it is called once `sb` is bound, and if it does
-    // not come to that, nothing is left of this.
+    // SAFETY: Once `sb` is attached, `put_super()` calls `is_gone()` before `sb` is freed. If this
+    // function fails before that, it drops the result.
     let superblock = unsafe { Superblock::new(sb) };
-    let Ok(fmap) = SbInfo::new(superblock, ops, released) else {
+    let Ok(sbi) = SbInfo::new(superblock, ops, released) else {
         return Err((mounter, "no memory"));
     };
     let Ok(memory) = KBox::new_uninit(GFP_ATOMIC | __GFP_NOWARN) else {
@@ -450,32 +452,32 @@ fn attach(
     if mounts.reserve(1, GFP_ATOMIC | __GFP_NOWARN).is_err() {
         return Err((mounter, "no memory"));
     }
-    let data = Connection::new(fmap, flags, mounter);
-    // SAFETY: The operations of `sb` are FUSE's, which stays as this module depends on it. `sb`
-    // owns the connection.
+    let data = Connection::new(sbi, flags, mounter);
+    // SAFETY: The operations of `sb` are FUSE's, and FUSE stays loaded as this module depends on
+    // it. `sb` owns the connection.
     let conn = unsafe { Hooked::new(memory, sb, data) };
-    // INVARIANT: The connection is in the list until `put_super()`. There is room.
+    // INVARIANT: The connection is in the list until `put_super()`. The list has capacity.
     let _ = mounts.push_within_capacity(ConnectionPtr(conn));
     drop(mounts);
 
-    // The default compares S_DAX with what the server says, finds a difference, and forgets the
-    // inode at each close.
+    // In its default mode FUSE does not cache an inode whose S_DAX differs from the server's
+    // FUSE_ATTR_DAX.
     mount.never_use_dax();
 
-    // SAFETY: The connection stays until `put_super()`, which cannot have come yet.
+    // SAFETY: `conn` stays valid until `put_super()`, which is not called before it is attached.
     let attached = unsafe { conn.as_ref() };
     pr_info!(
-        "{}: bound to ops {}\n",
+        "{}: attached to ops {}\n",
         *attached.sbi,
         attached.sbi.ops.name()
     );
-    // SAFETY: `conn` was made just now, and its superblock is being mounted. The `Mounter` in it
-    // keeps the module, and `Hooks::drop` waits for the rest of `put_super()`.
+    // SAFETY: `conn` was made just above, and its superblock is being mounted. The `Mounter` in it
+    // owns a reference to the module, and `Hooks::drop` waits for the rest of `put_super()`.
     unsafe { Hooked::attach(conn) };
     Ok(())
 }
 
-/// Bytes of somebody's string.
+/// A string from user space: what is no graphic ASCII character is printed as `?`.
 struct Printable<'a>(&'a [u8]);
 
 impl fmt::Display for Printable<'_> {

@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The fsnotify mark of a superblock, by which opens are reported, and which goes before its
-//! inodes.
+//! The fsnotify mark of a superblock: it reports opens, and is freed before the inodes.
 
 use core::ptr::NonNull;
 
@@ -18,36 +17,36 @@ use crate::{
     sb_info::SbInfo, //
 };
 
-/// The group of all marks. It only ever sees opens.
+/// The group of all marks. Opens are its only events.
 pub(super) static GROUP: SetOnce<Group<Marked>> = SetOnce::new();
 
-/// The mount of a superblock that is marked.
+/// The data of a mark: the `SbInfo` of the superblock.
 ///
 /// # Invariants
 ///
-/// The mount is valid: a mark goes before its superblock, which keeps the mount.
+/// The pointer is valid: a mark is freed before its superblock, which keeps the `SbInfo`.
 pub(super) struct Marked(NonNull<SbInfo>);
 
-// SAFETY: A mount belongs to no task.
+// SAFETY: An `SbInfo` belongs to no task.
 unsafe impl Send for Marked {}
-// SAFETY: A mount is used by several tasks at once.
+// SAFETY: Several tasks may use an `SbInfo` at once.
 unsafe impl Sync for Marked {}
 
 impl Marked {
     pub(super) fn sbi(&self) -> &SbInfo {
-        // SAFETY: By the type invariants the mount is valid.
+        // SAFETY: By the type invariants the pointer is valid.
         unsafe { self.0.as_ref() }
     }
 }
 
-/// Has opens on a superblock reported, until it is shut down. May sleep.
+/// Puts a mark on a superblock, which reports opens until the superblock is shut down. May sleep.
 ///
 /// # Safety
 ///
-/// The superblock keeps `sbi`.
+/// The superblock keeps `sbi` valid.
 pub(super) unsafe fn report_opens(sb: &SuperBlock, sbi: &SbInfo) -> Result {
     let group = GROUP.as_ref().ok_or(EIO)?;
 
-    // INVARIANT: The superblock, which keeps the mount, loses its mark before.
+    // INVARIANT: The mark is freed before the superblock, which keeps `sbi` valid.
     group.mark_opens(sb, Marked(NonNull::from(sbi)))
 }

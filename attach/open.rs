@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Opening a file of a bound mount: the mark that reports it, the gate, and the operations an open
-//! file ends up with.
+//! Opening a file of an fmap mount: the mark that reports it, the open shim, and the operations
+//! that an open file gets.
 
 use core::ptr;
 
@@ -49,18 +49,19 @@ use super::{
 
 mod early;
 
-/// The gate, if the operations of a file are those it was made from, or it has not been made yet.
+/// Returns the tables if the file has the operations that they were made from, or the open shim.
+/// Makes them for the first file.
 ///
 /// # Safety
 ///
-/// `file` is of a bound mount.
+/// `file` is of an fmap mount.
 unsafe fn shim_for(file: &OpeningFile) -> Option<&'static OpenShim> {
-    let theirs: *const _ = file.operations();
+    let current: *const _ = file.operations();
 
     if OPEN_SHIM.as_ref().is_none() {
         let _making = MAKING_TABLES.lock();
-        // SAFETY: By the safety requirements this table is FUSE's, which stays.
-        let template = unsafe { &*theirs };
+        // SAFETY: By the safety requirements this table is FUSE's, which stays loaded.
+        let template = unsafe { &*current };
         // INVARIANT: The table is FUSE's.
         OPEN_SHIM.populate(Table(OpenShim {
             orig: Orig(template),
@@ -80,7 +81,7 @@ unsafe fn shim_for(file: &OpeningFile) -> Option<&'static OpenShim> {
                 ..early::file_operations(template)
             },
             no_rw: c::file_operations {
-                // A loop device does not ask whether the descriptor allows it.
+                // A loop device does not check whether its file is open for that.
                 read_iter: None,
                 write_iter: None,
                 ..early::file_operations(template)
@@ -88,10 +89,10 @@ unsafe fn shim_for(file: &OpeningFile) -> Option<&'static OpenShim> {
         }));
     }
     let shim = OPEN_SHIM.as_ref().map(|table| &table.0)?;
-    (ptr::eq(shim.orig.0, theirs) || ptr::eq(&shim.shim, theirs)).then_some(shim)
+    (ptr::eq(shim.orig.0, current) || ptr::eq(&shim.shim, current)).then_some(shim)
 }
 
-/// What is told of opens on bound superblocks, and of their end.
+/// Callbacks for opens on fmap mounts, and for the end of their superblocks.
 pub(super) struct Opens;
 
 impl fsnotify::Operations for Opens {
@@ -104,12 +105,12 @@ impl fsnotify::Operations for Opens {
         if has_open_shim(file) || !inode.is_regular() || Connection::of_inode(inode).is_none() {
             return;
         }
-        // The file's table was loaded from the inode, maybe before another task changed it there.
-        // SAFETY: The superblock is bound.
+        // The table of the file may be from before another task gave the inode the open shim.
+        // SAFETY: The superblock has a connection, so `file` is of an fmap mount.
         let Some(shim) = (unsafe { shim_for(file) }) else {
             return;
         };
-        // SAFETY: The gate is made for FUSE's regular files.
+        // SAFETY: The open shim is for regular files of FUSE, and `inode` is one.
         unsafe { inode.set_file_operations(&shim.shim) };
 
         let operations = if file.has_private_data() {
@@ -117,23 +118,23 @@ impl fsnotify::Operations for Opens {
         } else {
             &shim.shim
         };
-        // SAFETY: The file is to be opened by the gate, or FUSE has opened it, and it is one of
-        // the kind that `created()` found.
+        // SAFETY: The open shim is to open the file, or FUSE has, and `created()` found its
+        // operations.
         unsafe { file.set_operations(operations) };
     }
 
-    /// The superblock is being shut down: the last moment before it looks for inodes that are in
+    /// Releases held inodes, before the superblock, which is being shut down, looks for inodes in
     /// use.
     fn freeing_mark(marked: &Marked) {
         marked.sbi().mapped_files.shut_down();
     }
 }
 
-/// What operations a file has that was opened by CREATE: FUSE's, as long as the file is not mapped
-/// by another opener. It may be already, if the server answered with a file that was there. If the
-/// open fails after this, `->release()` is not called.
+/// Returns the operations for a file that was opened by CREATE: they call FUSE's own as long as no
+/// other open makes the inode mapped. The inode may be mapped already, if the server answered with
+/// a file that existed. If the open fails after this, `->release()` is not called.
 fn created(file: &OpeningFile, shim: &'static OpenShim) -> &'static c::file_operations {
-    // SAFETY: The file is of a bound mount, so its inode is FUSE's.
+    // SAFETY: The file is of an fmap mount, so its inode is FUSE's.
     match iomap::state(unsafe { Inode::of(file.inode()) }) {
         State::Plain => shim.orig.0,
         _ if is_no_rw(file.mode()) => &shim.no_rw,
@@ -141,24 +142,25 @@ fn created(file: &OpeningFile, shim: &'static OpenShim) -> &'static c::file_oper
     }
 }
 
-/// Whether a file is being opened that has the gate's table from its inode.
+/// Returns true if a file that is being opened has the open shim from its inode.
 fn has_open_shim(file: &OpeningFile) -> bool {
-    let theirs = file.operations().open;
+    let current = file.operations().open;
 
-    !file.has_private_data() && theirs.is_some_and(|theirs| ptr::fn_addr_eq(theirs, open as Open))
+    !file.has_private_data()
+        && current.is_some_and(|current| ptr::fn_addr_eq(current, open as Open))
 }
 
 type Open = unsafe extern "C" fn(*mut c::inode, *mut c::file) -> ffi::c_int;
 
-/// Operations of a file that is being opened and is no mapped one: FUSE's own, or such that are
-/// FUSE's own as long as the file is not mapped.
+/// Operations for a file that is being opened and is not a mapped one: FUSE's own, or ones that
+/// call FUSE's own as long as the inode is not mapped.
 ///
 /// # Invariants
 ///
-/// They are for any regular file of FUSE's.
+/// They are for any regular file of FUSE.
 struct NotMapped(&'static c::file_operations);
 
-/// A file that is being opened, and came by the gate.
+/// A file that is being opened by the open shim.
 ///
 /// # Invariants
 ///
@@ -168,25 +170,25 @@ struct PendingOpen<'a> {
     inode: &'a Inode,
     file: &'a OpeningFile,
     shim: &'static OpenShim,
-    /// What FUSE said when it was to open it, if it was.
+    /// The result of FUSE's own open, if that has been called.
     opened: Option<Result>,
 }
 
-/// `->open()` of the gate.
+/// `->open()` of the open shim.
 ///
 /// # Safety
 ///
-/// Called by the VFS, for a file that has the gate's table.
+/// Called by the VFS, for a file that has the open shim.
 unsafe extern "C" fn open(inode: *mut c::inode, file: *mut c::file) -> ffi::c_int {
-    // SAFETY: `inode` is FUSE's, as only such inodes get the gate's table, and in use by the open.
+    // SAFETY: `inode` is FUSE's, as only such inodes get the open shim, and in use by the open.
     let inode = unsafe { Inode::new(inode) };
     // SAFETY: `file` has its inode and operations, and is being opened by this task.
     let file = unsafe { OpeningFile::from_raw(file) };
     let f_op = ptr::from_ref(file.operations()).cast_mut();
-    // SAFETY: The table of `file` is the gate's, which is part of a `OpenShim` that stays.
+    // SAFETY: The table of `file` is the open shim, part of an `OpenShim` that is never freed.
     let shim = unsafe { &*container_of!(f_op, OpenShim, shim) };
 
-    // INVARIANT: The VFS passes a file and its inode, and FUSE knows nothing of it yet.
+    // INVARIANT: The VFS passes a file and its inode, and FUSE has not been asked to open the file.
     let mut pending = PendingOpen {
         inode,
         file,
@@ -208,7 +210,7 @@ impl PendingOpen<'_> {
         self.open_unknown()
     }
 
-    /// Opens a file that is not known to be mapped; or not yet.
+    /// Opens a file whose inode is plain, or not known to be mapped.
     #[inline(never)]
     fn open_unknown(&mut self) -> Result {
         let inode = self.inode;
@@ -222,8 +224,8 @@ impl PendingOpen<'_> {
             map_state(conn, inode, || {
                 // OPEN would truncate a file that may turn out to be mapped.
                 if !truncates {
-                    // While this runs, the inode is not mapped.
-                    // INVARIANT: They are FUSE's own.
+                    // While this runs, the inode does not become mapped.
+                    // INVARIANT: FUSE's own operations are for any regular file of FUSE.
                     let _ = self.orig_open(NotMapped(self.shim.orig.0));
                 }
                 match self.opened {
@@ -238,14 +240,15 @@ impl PendingOpen<'_> {
                 self.orig_release();
                 Err(errno)
             }
-            // FUSE says EIO, too, where it cannot do I/O the way the server wants. Nobody asks it
-            // to.
+            // FUSE also fails with EIO if the server wants an I/O mode that does not fit. A mapped
+            // file does no I/O through FUSE.
             (Ok(State::Mapped), None | Some(Err(EIO))) => self.open_mapped(),
             (Err(errno), _) | (Ok(_), Some(Err(errno))) => Err(errno),
             (Ok(State::Mapped), Some(Ok(()))) => {
-                // What FUSE takes away from a file with FOPEN_STREAM or FOPEN_NONSEEKABLE, memory
-                // has.
-                // SAFETY: It is the mode that the VFS gave to the file, which becomes a mapped one.
+                // For FOPEN_STREAM or FOPEN_NONSEEKABLE, FUSE clears mode bits that a mapped file
+                // needs.
+                // SAFETY: `f_mode` is the mode that the VFS gave to the file, which becomes a
+                // mapped one.
                 unsafe { self.file.set_mode(f_mode) };
                 // SAFETY: The inode is mapped, and FUSE has opened the file.
                 unsafe { self.become_mapped() };
@@ -255,19 +258,19 @@ impl PendingOpen<'_> {
         }
     }
 
-    /// Opens a file that is known to be mapped.
+    /// Opens a file whose inode is known to be mapped.
     fn open_mapped(&mut self) -> Result {
         if self.file.has_flags(c::O_TRUNC) {
             if self.inode.size() != 0 {
                 return Err(EOPNOTSUPP);
             }
-            // The file is empty for the kernel; what it is for the server shall stay.
+            // The file is empty for the kernel; the server must not truncate what it has.
             self.file.clear_flags(c::O_TRUNC);
         }
         self.file.generic_open()?;
-        // OPEN, and no more: what FUSE then does concerns its page cache and its own I/O.
+        // Only sends OPEN: what FUSE does after that concerns its page cache and its own I/O.
         // SAFETY: By the type invariants the file is one of the inode, and FUSE has not opened it:
-        // it was not asked, or has failed.
+        // its open was not called, or has failed.
         unsafe { self.inode.do_open(self.file) }?;
         self.opened = Some(Ok(()));
         // SAFETY: The inode is mapped, and FUSE has opened the file.
@@ -275,7 +278,7 @@ impl PendingOpen<'_> {
         Ok(())
     }
 
-    /// Makes it an open mapped file.
+    /// Makes the file an open mapped file.
     ///
     /// # Safety
     ///
@@ -288,24 +291,24 @@ impl PendingOpen<'_> {
         // SAFETY: The inode of the file is mapped, by the safety requirements.
         unsafe { iomap::set_f_mapping(self.file.as_raw()) };
         let mode = self.file.mode() | c::FMODE_CAN_ODIRECT | c::FMODE_NOWAIT;
-        // SAFETY: The operations of mapped files can do both.
+        // SAFETY: The operations of mapped files support O_DIRECT and RWF_NOWAIT.
         unsafe { self.file.set_mode(mode) };
     }
 
-    /// FUSE's own open, unless FUSE has opened it already, of a file that gets `operations`.
+    /// Gives the file `operations`, and calls FUSE's own open, unless FUSE has opened it.
     ///
     /// # Errors
     ///
-    /// FUSE's own.
+    /// Those of FUSE's own open.
     fn orig_open(&mut self, operations: NotMapped) -> Result {
-        // SAFETY: By the invariants of both types they are for this file.
+        // SAFETY: By the invariants of both types `operations` are for this file.
         unsafe { self.file.set_operations(operations.0) };
         if self.opened == Some(Ok(())) {
             return Ok(());
         }
         let opened = match self.shim.orig.0.open {
-            // SAFETY: The function is FUSE's by the invariants of `Plain`. By those of this type
-            // the file is one of the inode, and FUSE has not opened it.
+            // SAFETY: The function is FUSE's by the invariants of `Orig`. By those of this type the
+            // file is one of the inode, and FUSE has not opened it.
             Some(open) => to_result(unsafe { open(self.inode.as_raw(), self.file.as_raw()) }),
             None => Ok(()),
         };
@@ -324,8 +327,8 @@ impl PendingOpen<'_> {
     }
 }
 
-/// The operations of a file that is not a mapped one, and may become one if it is not known to be
-/// plain.
+/// Returns the operations for a file that is not a mapped one: FUSE's own if the inode is known to
+/// be plain, else those of an early file.
 fn not_mapped(inode: &Inode, conn: &Connection, no_rw: bool, shim: &'static OpenShim) -> NotMapped {
     // INVARIANT: All of these are made for FUSE's files.
     NotMapped(match iomap::state(inode) {
@@ -336,9 +339,9 @@ fn not_mapped(inode: &Inode, conn: &Connection, no_rw: bool, shim: &'static Open
     })
 }
 
-/// `->flush()` of an open mapped file: for each close(2).
+/// `->flush()` of an open mapped file, which each close(2) calls.
 ///
-/// FUSE's own writes pages back, of which there are none, before it looks whether the server has
+/// FUSE's own writes back pages, of which there are none, before it checks whether the server has
 /// FLUSH.
 ///
 /// # Safety
@@ -357,7 +360,7 @@ unsafe extern "C" fn flush(file: *mut c::file, id: c::fl_owner_t) -> ffi::c_int 
     }
 }
 
-/// `->release()` of an open mapped file: the last descriptor, and the last mapping, are gone.
+/// `->release()` of an open mapped file, which has no descriptors and no mappings any more.
 ///
 /// # Safety
 ///
@@ -374,10 +377,9 @@ unsafe extern "C" fn release(inode: *mut c::inode, file: *mut c::file) -> ffi::c
     unsafe { table.0.orig.release(inode, file) }
 }
 
-/// `->fsync()` of an open mapped file: flushes first, and then asks the server, if there is one to
-/// be asked.
+/// `->fsync()` of an open mapped file: flushes first, and then sends FSYNC, if the server has it.
 ///
-/// What is durable does not depend on the server: after ENOTCONN, too, the data are flushed.
+/// Durability does not depend on the server: data are flushed even if FSYNC fails (ENOTCONN).
 ///
 /// # Safety
 ///
@@ -390,14 +392,14 @@ unsafe extern "C" fn fsync(
 ) -> ffi::c_int {
     // SAFETY: `file` is open, and its inode mapped, by the safety requirements.
     let flushed = unsafe { iomap::sync_range(file, start, end) };
-    // It also reports what was recorded as lost, once for each open file.
+    // FUSE's own also reports recorded losses, once for each open file.
     // SAFETY: `file` is open, and the other arguments are the VFS's.
     let sent = unsafe { orig_fsync(file, start, end, datasync) };
 
     from_result(|| flushed.and(sent).map(|()| 0))
 }
 
-/// FUSE's own fsync: waits for its writes, and asks the server.
+/// Calls FUSE's own fsync, which waits for its writes and sends FSYNC.
 ///
 /// # Safety
 ///

@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The end of a mount whose memory is still in use.
+//! Unmounting while memory of the mount is in use.
 //!
 //! Direct I/O or a pipe may have pages of a mount's files when it is unmounted. The devices stay
-//! held until those are given up (`kept`, in `iomap`); the rest of the mount goes at
-//! once. So that a device is free when umount(2) returns, its caller waits for that: killably, and
-//! without any lock, on its way back to user space. A killed one leaves the rest to the module.
-//! Another task that happens to be the last one to use a mount (that closes a file of it after
+//! held until those pages are dropped (`kept`, in `iomap`); the rest of the mount is freed at once.
+//! So that a device is free when umount(2) returns, the calling task waits for that: killably, and
+//! without any lock, on its way back to user space. If it is killed, the module still drops the
+//! pages later. Another task that drops the last reference to a mount (it closes a file of it after
 //! umount -l, say) does not wait: the pages may be its own.
 
 use kernel::{
@@ -25,23 +25,23 @@ use crate::{
     sb_info::DeviceNumber, //
 };
 
-/// A task that waits on its way to user space.
+/// The wait of a task in umount(2), on its way to user space.
 struct Wait {
     released: Arc<Completion>,
     device: DeviceNumber,
     _module: ModuleRef,
 }
 
-/// Has the current task wait until the devices of a mount are free, if they are not, and if it can
-/// be killed. May sleep.
+/// Makes the current task wait on its way to user space, if it is in umount(2) and the devices of
+/// the mount are not free. May sleep.
 pub(super) fn wait_on_return(released: Arc<Completion>, device: DeviceNumber) {
     const NO_SYSTEM_CALL: u32 = c::PF_KTHREAD | c::PF_EXITING | c::PF_USER_WORKER;
 
     if released.is_done() {
         return;
     }
-    // SAFETY: A task that is no thread of the kernel has registers of a system call if it is in
-    // one.
+    // SAFETY: The current task is no kernel thread, so it has the registers of its system call, if
+    // it is in one.
     let waits = task::flags() & NO_SYSTEM_CALL == 0 && unsafe { c::fuse_dax_fmap_in_umount() };
     let (Some(_module), true) = (ModuleRef::new(), waits) else {
         pr_info!("{device}: unmounted; its devices stay held until no memory is in use\n");
@@ -59,7 +59,7 @@ pub(super) fn wait_on_return(released: Arc<Completion>, device: DeviceNumber) {
 
 impl task::WorkOnReturn for Wait {
     fn run(self) {
-        // A look at what is idle is nearly always all that it takes.
+        // Usually the pages are idle by now, and a work item only has to find that out.
         if self
             .released
             .wait_killable_timeout(msecs_to_jiffies(PATIENCE_MS))
@@ -79,5 +79,5 @@ impl task::WorkOnReturn for Wait {
     }
 }
 
-/// How long a wait is not worth a line in the log.
+/// A wait that is shorter is not logged.
 const PATIENCE_MS: u32 = 1000;

@@ -1,13 +1,13 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * hashmap: the format of striped, but the fault path does not use what is kept behind the
- * inode, except for a number. Each call looks the file up in a BPF hash map: the other way to do it
- * that was discussed, here to be measured.
+ * hashmap: the format of striped, but the fault path uses only a number from the metadata of an
+ * inode. With it, each call looks the file up in a BPF hash map: an alternative design, to be
+ * measured here.
  *
- * The parser is that of striped, to the letter. When the metadata is ready, its first line becomes
- * the value of the map, and gets the file's number in the place of the last strip. This is all
- * that files of one linear extent have, and others are refused: how a tree is searched has
- * nothing to do with where it is.
+ * The parser is that of striped. When the metadata is ready, its first cache line becomes the
+ * value of the map, with the file's number in the place of the last strip. That is all the
+ * metadata of a file of one linear extent; the parser rejects other files, because how a tree is
+ * searched does not depend on where it is.
  */
 #include "striped.h"
 #include "extent_map.bpf.h"
@@ -36,7 +36,7 @@ static __always_inline int hash_resolve(const __u64 *args)
 	return map_resolve_from(args, head);
 }
 
-/* Files that are gone are not taken out; the oldest are overwritten. */
+/* Evicted files are not removed; new ones overwrite the oldest. */
 static __always_inline int hash_end(struct map_builder *map, struct fuse_dax_fmap_parse_ctx *ctx,
 				    __u32 nr_extents)
 {

@@ -1,8 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0 */
 /*
- * How a program in the guest tells trace_plugin.c, in QEMU, which instructions it
- * means: two no-operations that no compiler makes. On a machine without the
- * plugin they do nothing.
+ * How a program in the guest marks instructions for trace_plugin.c, in QEMU: with two
+ * no-operations that no compiler emits. Without the plugin they do nothing.
  */
 #ifndef MARKER_H
 #define MARKER_H

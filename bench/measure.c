@@ -29,9 +29,9 @@
  * --------
  *
  * QEMU with "-icount shift=0" and one CPU advances its clock, and with it the TSC, by one
- * nanosecond for each instruction of the guest. So RDTSC counts instructions, of user space
- * and of the kernel. It is read between any two touches. What the loop itself takes is found
- * by running it once more, over memory that is mapped by then, and taken off.
+ * nanosecond for each instruction of the guest. So RDTSC counts instructions, of user space and of
+ * the kernel. It is read between any two touches. The cost of the loop itself is found by running
+ * it again, over memory that is mapped by then, and subtracted.
  *
  * The timer goes on ticking. Ticks come at a known distance, so touches that a tick may have
  * interrupted are known and left out of the mean. The result of a pattern is the
@@ -137,7 +137,7 @@ static void find_ticks(void)
 static bool tick_between(uint64_t from, uint64_t to)
 {
 	for (unsigned int i = 0; i < phases; i++)
-		/* How long before @to, at least, was the last one, if it was late? */
+		/* At least how long before @to was the last tick, if it was late? */
 		if ((to + SLACK + TICK - phase[i]) % TICK <= to - from + 2 * SLACK)
 			return true;
 	return false;
@@ -177,7 +177,7 @@ static int by_value(const void *a, const void *b)
 	return x < y ? -1 : x > y;
 }
 
-/* What one turn of the loop takes that has just run. */
+/* The cost of one iteration of the loop that has just run. */
 static uint64_t median_turn(unsigned int n)
 {
 	static uint64_t turn[TOUCHES];
@@ -206,7 +206,7 @@ static void report(const char *pattern, struct pass *pass, unsigned int n)
 	}
 	qsort(pass, config.passes, sizeof(*pass), by_mean);
 	if (config.wall)
-		/* Whoever disturbs makes it longer. */
+		/* A disturbance makes it longer. */
 		printf("wall %s %s 1 %.1f\n", config.name, pattern, pass[0].raw);
 	else
 		printf("row %s %s %u %s %.1f %.1f %.1f %.1f %u %u %u\n", config.name, pattern,
@@ -224,7 +224,7 @@ static void make_cold(void)
 		errx(1, "failed: %s", config.cold);
 }
 
-/* What a process or a mount left to be done later gets done. Costs nothing: it is idle. */
+/* Wait for deferred work of a process or a mount. Costs nothing: the CPU is idle. */
 static void settle(void)
 {
 	usleep(100 * 1000);
@@ -264,7 +264,7 @@ static __attribute__((noinline)) void touch_write(char *map)
 	when[touches] = __rdtsc();
 }
 
-/* The same, but one touch is between markers. To be called twice, too. */
+/* The same, but one touch is between markers. Called twice, too. */
 static void touch_traced(char *map, bool write)
 {
 	for (unsigned int i = 0; i < touches; i++) {

@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: GPL-2.0
 
 //! What the benchmark compares a BPF program with: `iomap_begin()` of `bpf/striped.bpf.c` in Rust,
-//! in the module itself, as a file system does that knows its format.
+//! in the module, as in a file system that knows its format.
 //!
-//! Only a module that is built with `--cfg fmap_native` has this (see `bench/`); the one that is
-//! shipped knows no format. Metadata is what the program's parser left, the lookup is that of
-//! `bpf/extent_map.bpf.h`, line by line, and each access is checked against the metadata's size, as
-//! the kfunc does it.
+//! Only a module that is built with `--cfg fmap_native` has this (see `bench/`); the released
+//! module knows no format. The metadata is what the parser of the BPF program made, the lookup is
+//! that of `bpf/extent_map.bpf.h`, line by line, and each access is checked against the size of the
+//! metadata, as the kfunc does.
 
 use kernel::{
     page::PAGE_SHIFT,
@@ -87,7 +87,7 @@ struct Tree2 {
     node: [Node; FANOUT],
 }
 
-/// What is at `offset` in the metadata.
+/// Returns the `T` at `offset` in the metadata.
 #[inline]
 fn meta_at<T>(meta: &[u8], offset: u32) -> Result<&T> {
     let end = u64::from(offset) + size_of::<T>() as u64;
@@ -100,7 +100,7 @@ fn meta_at<T>(meta: &[u8], offset: u32) -> Result<&T> {
     Ok(unsafe { &*meta.as_ptr().add(offset as usize).cast::<T>() })
 }
 
-/// A page of an interleaved extent: which strip, how deep in it, for how many pages.
+/// Where a page of an interleaved extent is: the strip, the offset in it, and for how many pages.
 struct Place {
     strip: u32,
     page: u32,
@@ -125,7 +125,7 @@ fn place_in_extent(extent: Extent, page: u32, left: u32) -> Result<Place> {
     })
 }
 
-/// `length` bytes of a strip, from `offset` on.
+/// Returns the mapping of `length` bytes of a strip, from `offset` on.
 #[inline]
 fn report(strip: u64, offset: u64, length: u64) -> Claim {
     let dev_index = strip & PAGE_MASK;
@@ -147,7 +147,7 @@ fn report_place(strip: u64, place: &Place) -> Claim {
     )
 }
 
-/// The last entry that does not begin behind `page`: four steps.
+/// Returns the last entry that does not begin behind `page`, in four steps.
 #[inline]
 fn find(first: &[u32; FANOUT], page: u32) -> usize {
     let mut i = 0;

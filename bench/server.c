@@ -14,8 +14,8 @@
  *			all chunks
  *	-g		see below
  *	-t THREADS	(1)
- *	-a		maps do not come with OPEN, but are asked for
- *	-z		OPEN gets ENOSYS: FUSE opens without asking from then on
+ *	-a		the reply to OPEN has no map: the kernel sends GET_FMAP
+ *	-z		OPEN gets ENOSYS: FUSE sends no OPEN from then on
  *
  * Maps have the format of bpf/striped.h, or of bpf/famfs.h. Each file has its own memory,
  * one behind the other. SIZE is divided into EXTENTS equal extents; chunks of interleaved
@@ -27,7 +27,7 @@
  * EXTENTS of them in all, in GROUPS groups; SIZE is what it comes to. The pages are
  * found with the options -b and -g of measure.c.
  *
- * What a file holds is of no importance: plain READs get zeros, WRITEs are forgotten.
+ * The contents of files do not matter: plain READs get zeros, WRITEs are dropped.
  */
 #define _GNU_SOURCE
 #include <err.h>
@@ -86,7 +86,7 @@ static struct {
 } map;
 static size_t map_len;
 
-/* What is sent instead, if the format is famfs's. */
+/* The map in the format of famfs, which is sent instead. */
 static struct {
 	struct famfs_header header;
 	union {
@@ -98,7 +98,7 @@ static struct {
 static struct striped_extent *extent;
 static struct striped_strip *strip;
 
-/* Room on the devices: for pages of 2 MiB, and behind it for what is smaller. */
+/* Free space on the devices: for pages of 2 MiB, and behind it for smaller ones. */
 static uint64_t large_room[DEVICES], small_room[DEVICES];
 
 static void add_extent(uint64_t length, uint64_t chunk, bool large)
@@ -224,7 +224,7 @@ static void make_famfs_map(void)
 
 static void reply(const struct fuse_in_header *in, int error, const void *data, size_t len)
 {
-	/* It fails if whoever asked is gone. */
+	/* It fails if the task that waited is gone. */
 	fuse_wire_reply(fuse_fd, in, error, data, len);
 }
 
@@ -295,7 +295,7 @@ static void reply_read(const struct fuse_in_header *in, const struct fuse_read_i
 	reply(in, 0, zeros, left < MAX_WRITE ? left : MAX_WRITE);
 }
 
-/* The map of a file in @to, at most @room bytes: how many, or -ERANGE. */
+/* Write the map of a file to @to, at most @room bytes. Its size, or -ERANGE. */
 static int map_of(uint64_t nodeid, void *to, size_t room)
 {
 	struct {

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * slowest: an iomap_begin() that takes as long as one can that the kernel loads.
+ * slowest: the slowest iomap_begin() that the kernel loads.
  *
- * The verifier follows a million instructions. The longest way to spend one of those is to
- * look something up in a hash with the longest key that is allowed. The file is linear.
+ * The verifier follows a million instructions. The slowest use of one of those is a lookup
+ * in a hash map with keys of the largest size. The file is linear.
  */
 #include <linux/bpf.h>
 #include <linux/fuse_dax_fmap.h>

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * trace_plugin.so,out=FILE: a plugin for QEMU's emulation that writes down every
- * instruction between two markers (marker.h), and what memory it touches:
+ * trace_plugin.so,out=FILE: a plugin for QEMU's emulation that records every instruction
+ * between two markers (marker.h), and the memory that it accesses:
  *
  *	begin			for each pair of markers
  *	i ADDRESS		an instruction

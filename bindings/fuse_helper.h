@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0 */
 /*
  * FUSE's and dax's private types, which are in no headers package. They are
- * dumped from the BTF of the kernel that the module is built for, so this is
- * read without any kernel header; the functions are those that FUSE exports.
+ * dumped from the BTF of the kernel that the module is built for, so this file
+ * includes no kernel header. The functions are those that FUSE exports.
  */
 #include "vmlinux.h"
 

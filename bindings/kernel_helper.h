@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0 */
 /*
  * Kernel headers that the module uses and the kernel crate does not bind.
- * bindgen reads this with the flags of the C compiler; Kbuild names what is
- * taken from it.
+ * bindgen reads this with the flags of the C compiler; Kbuild lists the items
+ * to take from it.
  */
 #include <linux/bpf.h>
 #include <linux/bpf_verifier.h>
@@ -42,7 +42,7 @@ struct file *alloc_empty_backing_file(int flags, const struct cred *cred,
 				      const struct file *user_file);
 void backing_file_set_user_path(struct file *f, const struct path *path);
 
-/* Macros with casts, which bindgen does not evaluate. Kbuild takes the prefix off. */
+/* Macros with casts, which bindgen does not evaluate. Kbuild strips the prefix. */
 const fmode_t RUST_CONST_HELPER_FMODE_BACKING = FMODE_BACKING;
 const fmode_t RUST_CONST_HELPER_FMODE_CAN_ODIRECT = FMODE_CAN_ODIRECT;
 const fmode_t RUST_CONST_HELPER_FMODE_CAN_READ = FMODE_CAN_READ;
@@ -73,7 +73,7 @@ static inline struct page *fuse_dax_fmap_page(unsigned long pfn)
 	return pfn_to_page(pfn);
 }
 
-/* Whether the current system call is umount(2), of 64 bits, and without MNT_DETACH. */
+/* Returns true if the current system call is a 64-bit umount(2) without MNT_DETACH. */
 static inline bool fuse_dax_fmap_in_umount(void)
 {
 	unsigned long args[6];
@@ -90,7 +90,7 @@ static inline void fuse_dax_fmap_flush(struct dax_device *dax_dev, unsigned long
 	dax_flush(dax_dev, page_address(pfn_to_page(pfn)), PAGE_SIZE);
 }
 
-/* An SRCU for fast readers. A reader's counter is an integer on the way through Rust. */
+/* SRCU with fast readers. Rust passes a reader's counter as an integer. */
 static inline int fuse_dax_fmap_srcu_init(struct srcu_struct *srcu, const char *name,
 					  struct lock_class_key *key)
 {
@@ -111,10 +111,10 @@ static inline void fuse_dax_fmap_srcu_read_unlock(struct srcu_struct *srcu, uint
 	srcu_read_unlock_fast(srcu, (struct srcu_ctr __percpu *)counter);
 }
 
-/* How many bytes are copied as one reader: a memory failure waits for a slow one. */
+/* Bytes that are copied by one SRCU reader, for which a memory failure waits. */
 #define FUSE_DAX_FMAP_RW_STEP (1ul << 20)
 
-/* dax_iomap_rw() of at most @step bytes, that ends where a page of the buffer is missing. */
+/* dax_iomap_rw() of at most @step bytes, which ends where a page of the buffer is missing. */
 static __always_inline ssize_t fuse_dax_fmap_rw_step(struct kiocb *iocb, struct iov_iter *iter,
 						     size_t step, const struct iomap_ops *ops,
 						     struct srcu_struct *srcu)
@@ -150,7 +150,7 @@ static noinline __cold ssize_t fuse_dax_fmap_rw_rest(struct kiocb *iocb, struct 
 	return done;
 }
 
-/* The same of at most @max bytes; as a reader of @srcu, for a step at a time. */
+/* The same for at most @max bytes, in steps, each as a reader of @srcu. */
 static inline ssize_t fuse_dax_fmap_rw_nofault(struct kiocb *iocb, struct iov_iter *iter,
 					       u64 max, const struct iomap_ops *ops,
 					       struct srcu_struct *srcu)
@@ -163,7 +163,7 @@ static inline ssize_t fuse_dax_fmap_rw_nofault(struct kiocb *iocb, struct iov_it
 	return fuse_dax_fmap_rw_rest(iocb, iter, max - step, ops, srcu, ret);
 }
 
-/* copy_from_iter(), likewise. */
+/* copy_from_iter(), which ends where a page of the buffer is missing. */
 static inline size_t fuse_dax_fmap_copy_nofault(void *to, size_t len, struct iov_iter *from)
 {
 	size_t ret;
@@ -175,12 +175,12 @@ static inline size_t fuse_dax_fmap_copy_nofault(void *to, size_t len, struct iov
 }
 
 /*
- * Faults in up to @len bytes of a buffer, for the way that it is used. Returns how many could
- * be: none, too, once the task has met memory that the CPU cannot read, as the kernel panics if it
- * does so too often in one system call.
+ * Faults in up to @len bytes of a buffer, to be read or written as the iterator says. Returns how
+ * many bytes were faulted in: 0, too, if the task has consumed poison in this system call, as the
+ * kernel panics if it does so too often in one.
  *
- * A stack grows by an access as by the user's own, and by nothing else. So what is to be written
- * to is accessed first, and one segment at a time.
+ * A stack only grows by an access such as the user's own. So a buffer to be written is first read,
+ * one segment at a time.
  */
 static inline size_t fuse_dax_fmap_fault_in(const struct iov_iter *iter, size_t len)
 {
@@ -197,8 +197,8 @@ static inline size_t fuse_dax_fmap_fault_in(const struct iov_iter *iter, size_t 
 }
 
 /*
- * Whether a byte that a copy needs next may be missing in the buffer. Copies go by words, and end
- * at one that is not all there.
+ * Returns true if a byte that the next copy needs may be missing in the buffer. A copy works word
+ * by word, and ends at a word that is not all there.
  */
 static inline bool fuse_dax_fmap_is_missing(const struct iov_iter *iter)
 {
@@ -220,18 +220,18 @@ static inline bool fuse_dax_fmap_is_missing(const struct iov_iter *iter)
 			return true;
 		if (iov_iter_rw(iter) != READ)
 			continue;
-		/* It may be another thread's: what that stores meanwhile stays. */
+		/* Tests for write access, and keeps a concurrent store by another thread. */
 		pagefault_disable();
 		ret = __try_cmpxchg_user(p, &byte, byte, fault);
 		pagefault_enable();
 		if (ret < 0)
 			return true;
 	}
-	/* An empty segment says nothing. */
+	/* With an empty segment, nothing is known. */
 	return !segment;
 }
 
-/* Macros that are locks. */
+/* Macros for locks. */
 static inline void fuse_dax_fmap_xa_lock_irq(struct xarray *xa)
 {
 	xa_lock_irq(xa);
@@ -243,9 +243,9 @@ static inline void fuse_dax_fmap_xa_unlock_irq(struct xarray *xa)
 }
 
 /*
- * Whether no page of @pages from @pfn on is in the page cache of any file but @own. A
- * first touch of 2 MiB asks for all 512, so this is a loop around the macro, and not the
- * macro. Memory of devices has its struct pages side by side (SPARSEMEM_VMEMMAP).
+ * Returns true if none of @pages pages from @pfn on is in a page cache other than @own. A first
+ * PMD fault checks 512 pages, so the loop around the macro is here, and not in Rust. The struct
+ * pages of device memory are contiguous (SPARSEMEM_VMEMMAP).
  */
 static inline bool fuse_dax_fmap_are_vacant(unsigned long pfn, u64 pages,
 					    const struct address_space *own)
@@ -261,7 +261,7 @@ static inline bool fuse_dax_fmap_are_vacant(unsigned long pfn, u64 pages,
 	return true;
 }
 
-/* With the statistics of BPF switched on. Out of the way, as it needs registers. */
+/* With BPF statistics enabled. Not inlined, as it needs registers. */
 static noinline __cold int fuse_dax_fmap_run_counted(const u64 *args,
 						     const struct bpf_prog *prog)
 {
@@ -269,9 +269,9 @@ static noinline __cold int fuse_dax_fmap_run_counted(const u64 *args,
 }
 
 /*
- * What a trampoline does around a program, but for the context of its own, and the way
- * tracepoints do it: without preemption, which is a read side of RCU and one CPU at once.
- * Lockdep has to be told so. The arguments come in the order in which the program gets them.
+ * Runs a program as a trampoline does, but without a run context, and as tracepoints do with
+ * preemption disabled, which is an RCU read-side critical section and prevents migration.
+ * Lockdep has to be told so. The arguments are in the order in which the program gets them.
  */
 static inline int fuse_dax_fmap_run(const u64 *args, const struct bpf_prog *prog)
 {
@@ -289,8 +289,8 @@ static inline int fuse_dax_fmap_run(const u64 *args, const struct bpf_prog *prog
 }
 
 /*
- * Macros that are code. A per-CPU u64 comes as an integer: its address space is
- * lost on the way through Rust.
+ * Macros that are code. A per-CPU u64 is passed as an integer, as Rust has no
+ * address spaces.
  */
 static inline void fuse_dax_fmap_count(uintptr_t counter, u64 number)
 {

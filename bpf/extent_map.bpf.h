@@ -1,30 +1,30 @@
 /* SPDX-License-Identifier: GPL-2.0 */
 /*
- * What a program keeps of a file map, and how it finds an offset in it. The
- * formats differ, their meaning does not: a file is a row of extents, an extent
- * is one strip of a device or chunks dealt out in turn to several. So each
- * program brings its own parser, and all share this.
+ * The metadata that the reference programs make of a file map, and the lookup of an offset in
+ * it. The formats differ, their meaning does not: a file is a sequence of extents, and an
+ * extent is one strip of a device, or chunks that are distributed over several strips in turn.
+ * So each program has its own parser, and all share this file.
  *
  * A file of one extent with few strips, the usual one, is one cache line:
  *
  *	head: size | extent | strips
  *
- * Any other is a search tree, of which a lookup reads one line per level, one more of
- * the leaf, and one of the strips if they are several:
+ * Any other is a search tree. A lookup reads one line per level, one more of the leaf, and one
+ * of the strips if the extent has several:
  *
  *	head: size | levels of nodes
  *	nodes: first page of each leaf, 16 in a node, if there are several leaves;
- *	       above them, if they are several, the top: first page of each node
+ *	       above them, if there are several nodes, the top: first page of each node
  *	leaves: first page of each extent, and the extents, 15 in a leaf
  *	strips of interleaved extents
  *
- * The head is what the program gets as struct fuse_dax_fmap_meta, and may simply read.
- * Behind it, it has to compare with the end of the metadata first, once for all nodes
- * and once for a leaf.
+ * The program gets the head as struct fuse_dax_fmap_meta, and may read it without a check. For
+ * what follows it has to compare with the end of the metadata first, once for all nodes and
+ * once for a leaf.
  *
- * The parts count in pages of 4 KiB, so that 32 bits are enough for 16 TiB and
- * divisions are short. An extent of one strip is that strip, and is found without a
- * conversion. Cost on the fault path is the reason for all of this.
+ * All parts count in pages of 4 KiB, so 32 bits are enough for 16 TiB and divisions are short.
+ * An extent of one strip is stored as that strip, and is found without a conversion. The reason
+ * for all of this is the cost on the fault path.
  */
 #ifndef _EXTENT_MAP_BPF_H
 #define _EXTENT_MAP_BPF_H
@@ -51,16 +51,16 @@
 typedef __u64 map_strip;
 
 /*
- * If it is linear, its strip. Else the highest bit, which no address has, the number
- * of strips, two at least; where the first one is, in units of strips; and the pages in
- * a chunk. In the head, instead of all extents, a tree: the lowest numbers that have the
- * highest bit.
+ * Of a linear extent: its strip. Otherwise: the highest bit, which no address has; the number
+ * of strips, at least two; the place of the first one, in units of strips; and the pages in a
+ * chunk. In the head of a tree it has the number of levels instead: one of the lowest values
+ * with the highest bit, see extent_of_tree().
  */
 typedef __u64 map_extent;
 
-#define EXTENT_STRIPS	0x7fffU		/* more than there is room for */
+#define EXTENT_STRIPS	0x7fffU		/* more than fit into the metadata */
 
-/* As far as the verifier follows a pointer, the strip of the highest address. */
+/* The largest size for which the verifier can follow a pointer to the last strip. */
 #define META_SIZE_MAX	(FUSE_DAX_FMAP_META_MAX - sizeof(map_strip))
 #define STRIPS_END	(META_SIZE_MAX / sizeof(map_strip))
 
@@ -107,12 +107,12 @@ struct map_node {
 };
 
 struct map_leaf {
-	__u32	first[LEAF_EXTENTS + 1];	/* the last one: of the next leaf */
+	__u32	first[LEAF_EXTENTS + 1];	/* the last entry: of the next leaf */
 	map_extent extent[LEAF_EXTENTS];
 	__u64	reserved;
 };
 
-/* The metadata of a tree, by its levels of nodes. */
+/* The metadata of a tree with 0, 1 or 2 levels of nodes. */
 struct map_tree_0 {
 	struct map_head head;
 	struct map_leaf leaf[];
@@ -136,9 +136,9 @@ struct map_tree_2 {
  */
 
 /*
- * Goes from @first, the first page of an entry, to the last one of 16 that does not begin
- * behind @page; and along with it through @beside, which has an item for each. The barriers:
- * clang would compare twice instead of jumping once.
+ * Moves @first from the first of 16 entries to the last one that does not begin behind @page,
+ * and @beside, which has an item for each entry, along with it. Without the barriers, clang
+ * would compare twice instead of jumping once.
  */
 #define FIND_STEP(first, beside, page, n)				\
 	do {								\
@@ -158,14 +158,14 @@ struct map_tree_2 {
 		FIND_STEP(first, beside, page, 1);			\
 	} while (0)
 
-/* A page of an interleaved extent: which strip, how deep in it, for how many pages. */
+/* A page of an interleaved extent: its strip, its page there, and how many pages follow. */
 struct map_place {
 	__u32	strip;
 	__u32	page;
 	__u32	left;
 };
 
-/* x86 divides in the register that r0 becomes: no other has to make way then. */
+/* r0 is rax, in which x86 divides: the JIT would save rax around any other division. */
 static __always_inline __u32 divide(__u32 a, __u32 b)
 {
 #ifdef __bpf__
@@ -193,13 +193,13 @@ static __always_inline struct map_place place_in_extent(map_extent extent, __u32
 	};
 }
 
-/* @length bytes of a strip, from @offset on. */
+/* Reports @length bytes of a strip, from @offset on. */
 static __always_inline void strip_report(struct fuse_iomap_io *io, map_strip strip,
 					 __u64 offset, __u64 length)
 {
 	__u64 dev_index = strip & PAGE_MASK;
 
-	asm volatile("" : "+r"(dev_index));	/* or clang makes it a longer mask again */
+	asm volatile("" : "+r"(dev_index));	/* otherwise clang makes it a longer mask */
 	io->length = length;
 	io->dev_index = dev_index;
 	io->addr = strip - dev_index + offset;
@@ -212,8 +212,8 @@ static __always_inline void place_report(struct fuse_iomap_io *io, map_strip str
 }
 
 /*
- * Arguments of iomap_begin(), see struct fuse_dax_fmap_ops. Read where they are needed,
- * once more if need be: there are more of them than registers to keep them in.
+ * Arguments of iomap_begin(), see struct fuse_dax_fmap_ops. They are read where they are
+ * needed, again if need be, as there are more of them than registers.
  */
 enum { ARG_CTX, ARG_IO, ARG_META, ARG_DATA, ARG_DATA_END };
 
@@ -222,13 +222,14 @@ static __always_inline void *argument(const __u64 *args, int n)
 	return (void *)*(const volatile __u64 *)&args[n];
 }
 
-/* What the verifier wants to see before the program reads behind the head. */
+/* The check that the verifier requires before the program reads behind the head. */
 #define is_beyond(item, data_end)	((const void *)((item) + 1) > (data_end))
 
 /*
- * The leaf of entry @first of the nodes, a power of two of them, that end where the leaves
- * begin: so the difference, modulo their size, is where the entry is in them. It is one that
- * the verifier knows nothing about, or it would look at all leaves one by one.
+ * Returns the leaf of entry @first of the nodes. Their number is a power of two, and they end
+ * where the leaves begin: so the difference, modulo their size, is the offset of the entry in
+ * them. The verifier knows nothing about this number: otherwise it would follow each leaf
+ * separately.
  */
 static __always_inline const struct map_leaf *leaf_of(const __u32 *first, __u32 nodes,
 						      const struct map_leaf *leaves)
@@ -240,8 +241,8 @@ static __always_inline const struct map_leaf *leaf_of(const __u32 *first, __u32 
 }
 
 /*
- * A program of its own, so that the usual file does not pay for what it needs. What it
- * takes is the arguments of iomap_begin(), as the kernel passes them: most are for the end.
+ * A function of its own, so that the usual file does not pay for what it needs. It takes the
+ * arguments of iomap_begin() as the kernel passes them: most are needed at its end only.
  */
 static __noinline int map_resolve_any(const __u64 *args, __u64 page, const struct map_head *head)
 {
@@ -314,7 +315,7 @@ static __always_inline int map_resolve_from(const __u64 *args, const struct map_
 	if (__builtin_expect(left <= 0, 0)) {
 		int err = -ERANGE;
 
-		asm volatile("" : "+r"(err));	/* or clang has it ready for each call */
+		asm volatile("" : "+r"(err));	/* otherwise clang loads it at each call */
 		return err;
 	}
 	if (__builtin_expect(!extent_is_linear(head->extent), 0))
@@ -323,20 +324,19 @@ static __always_inline int map_resolve_from(const __u64 *args, const struct map_
 	return 0;
 }
 
-/* iomap_begin(), all of it. */
+/* The whole of iomap_begin(). */
 static __always_inline int map_resolve(const __u64 *args)
 {
 	return map_resolve_from(args, argument(args, ARG_META));
 }
 
 /*
- * Building: map_begin(), then each extent followed by its strips, then map_end().
- * The caller has checked what it adds, and adds as many as it announced.
+ * Building: map_begin(), then each extent followed by its strips, then map_end(). The caller
+ * has checked what it adds, and adds as many as it has announced.
  *
- * The number @n of an extent is passed in, and not counted here: it has to come
- * from bpf_for(). A counter of our own starts at a value that the verifier knows,
- * and with branches that depend on it (n % FANOUT) it would follow every round of
- * the loop by itself.
+ * The number @n of an extent is passed in, and not counted here: it has to come from bpf_for().
+ * The verifier would know the start value of a counter in map_builder, and because of the
+ * branches that depend on it (n % FANOUT) would follow each round of the loop separately.
  */
 
 struct map_builder {
@@ -363,7 +363,7 @@ struct map_builder {
 #define blob_at(ctx, offset, type) \
 	((const type *)bpf_fuse_dax_parse_get_blob(ctx, offset, sizeof(type)))
 
-/* Pages that each strip of an extent needs: its rows, the last one in full. */
+/* The pages that each strip of an extent needs: its rows, the last one in full. */
 static __always_inline __u64 strip_pages(__u64 pages, __u64 chunk, __u32 nr_strips)
 {
 	__u64 row = chunk * nr_strips;
@@ -401,7 +401,7 @@ static __always_inline __u32 node_entry(const struct map_builder *map, __u32 n)
 	return nodes + n * sizeof(__u32);
 }
 
-/* Offset of what leaf @leaf says about the first page of its extent @n, or of the next leaf. */
+/* Offset of the first page of extent @n of leaf @leaf, or of the next leaf. */
 static __always_inline __u32 leaf_entry(const struct map_builder *map, __u32 leaf, __u32 n)
 {
 	return map->leaves + leaf * sizeof(struct map_leaf) + n * sizeof(__u32);
@@ -423,7 +423,7 @@ static __always_inline int map_begin(struct map_builder *map,
 		return -EINVAL;
 	if (nr_extents > 1 || nr_strips > HEAD_STRIPS) {
 		__u32 leaves = (nr_extents + LEAF_EXTENTS - 1) / LEAF_EXTENTS;
-		/* An interleaved extent has one at least that a linear one has not. */
+		/* Each interleaved extent has at least one strip more than a linear one. */
 		__u64 interleaved = 2 * (__u64)(nr_strips - nr_extents);
 
 		if (leaves > FANOUT) {
@@ -447,8 +447,8 @@ static __always_inline int map_begin(struct map_builder *map,
 }
 
 /*
- * Strips that extent @n of @nr_extents can have, of @nr_strips for all: each behind it needs
- * one. map_begin() counts on it.
+ * The strips that extent @n of @nr_extents can have, of @nr_strips in all: each extent behind
+ * it needs one. map_begin() relies on this.
  */
 static __always_inline __u32 map_strips_left(const struct map_builder *map, __u32 n,
 					     __u32 nr_extents, __u32 nr_strips)
@@ -492,8 +492,8 @@ static __always_inline int map_add_extent(struct map_builder *map,
 }
 
 /*
- * The strip of a linear extent takes its place. No branch tells which it is: the
- * verifier would follow both, in each round of the loop.
+ * The strip of a linear extent replaces the extent. There is no branch for it: the verifier
+ * would follow both sides, in each round of the loop.
  */
 static __always_inline int map_add_strip(struct map_builder *map,
 					 struct fuse_dax_fmap_parse_ctx *ctx,

@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * famfs: the file maps of unmodified famfs servers. famfs.h is the format and its
- * rules; extent_map.bpf.h is what remains of it after open, and the lookup.
+ * famfs: the file maps of unmodified famfs servers. famfs.h has the format and its rules;
+ * extent_map.bpf.h the metadata that is made of it, and the lookup.
  *
- * A list of a few extents is kept as it is, and each strip is compared with all behind
- * it to find overlaps. A long list is taken for a striped file, chunk by chunk: it is
- * read once, each extent compared with one before it, and what is kept, and compared
- * with all others, is the strips.
+ * A list of a few extents is kept as it is, and each strip is compared with all that
+ * follow, to find overlaps. A long list must be that of a striped file, chunk by chunk:
+ * it is read once, and each extent compared with one before it. The strips are kept, and
+ * compared with one another.
  */
 #include "famfs.h"
 #include "extent_map.bpf.h"
@@ -21,7 +21,7 @@ static __always_inline int check_header(const struct famfs_header *h)
 	return 0;
 }
 
-/* What the header says that the map takes, if it says that. */
+/* Checks the size of the map in the header, if there is one. */
 static __always_inline int check_fmap_size(struct fuse_dax_fmap_parse_ctx *ctx,
 					   const struct famfs_header *h)
 {
@@ -53,7 +53,7 @@ static __always_inline int check_iext(const struct famfs_iext *e, int is_last)
 	return 0;
 }
 
-/* @any_length: of the last extent of a file, which ends with it. */
+/* @any_length: this is the last extent of a file, and ends with the file. */
 static __always_inline int check_strip(const struct famfs_simple_ext *s, __u64 pages,
 				       bool any_length)
 {
@@ -130,7 +130,7 @@ static __noinline int parse_extents(struct fuse_dax_fmap_parse_ctx *pctx,
 	if (pctx->blob_size > FAMFS_MAX_FMAP)
 		return -E2BIG;
 
-	/* Headers of extents and strips have the same size: count both, take off one. */
+	/* An extent header is as large as a strip: count both, subtract the headers. */
 	nr_strips = (pctx->blob_size - sizeof(*h)) / sizeof(struct famfs_simple_ext);
 	if (pctx->blob_size != sizeof(*h) + nr_strips * sizeof(struct famfs_simple_ext) ||
 	    nr_strips < h->nextents)
@@ -197,9 +197,7 @@ static __noinline int parse_extents(struct fuse_dax_fmap_parse_ctx *pctx,
 	return 0;
 }
 
-/*
- * A striped file, as the list of its chunks.
- */
+/* A striped file that is a list of its chunks. */
 struct stripe {
 	__u64	chunk;		/* bytes */
 	__u64	last_length;	/* of the last extent, at most a chunk */
@@ -222,8 +220,9 @@ static __always_inline bool is_behind(const struct famfs_simple_ext *b,
 
 /*
  * Reads the list, once. The first extent that lies behind extent 0 is the first of the
- * second row, so it tells the number of strips; and there is no other, or two would be at
- * the same place. So a list that turns out to be no stripe is read on.
+ * second row, so its index is the number of strips. There is no other such extent, or two
+ * would be at the same place: to find that, a list that turns out to be no stripe is read
+ * to its end.
  */
 static __always_inline int read_stripe(struct fuse_dax_fmap_parse_ctx *ctx,
 				       const struct famfs_header *h, struct stripe *stripe)
@@ -236,7 +235,7 @@ static __always_inline int read_stripe(struct fuse_dax_fmap_parse_ctx *ctx,
 	if (!first)
 		return -EBADMSG;
 	chunk = first->len;
-	/* So nothing overflows that is computed from it. */
+	/* Nothing that is computed from the chunk overflows then. */
 	if (chunk >> PAGE_SHIFT > PAGES_MAX)
 		return -E2BIG;
 
@@ -269,7 +268,7 @@ static __always_inline int read_stripe(struct fuse_dax_fmap_parse_ctx *ctx,
 	return 0;
 }
 
-/* Bytes of strip @n, up to the end of its last extent. */
+/* The bytes of strip @n, up to the end of its last extent. */
 static __always_inline __u64 strip_length(const struct stripe *stripe, __u32 n)
 {
 	__u32 row = stripe->last / stripe->nr_strips;

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0 WITH Linux-syscall-note */
 /*
  * famfs: the file map that famfs servers answer to GET_FMAP, version 1; read by
- * famfs.bpf.c. A layout we did not choose; little endian.
+ * famfs.bpf.c. The layout is that of famfs; little endian.
  *
  *	struct famfs_header
  *	  simple:	struct famfs_simple_ext[nextents]
@@ -15,8 +15,8 @@
  * famfs patches for FUSE) leave @fmap_size 0. The next ones say there how many bytes
  * the map takes, and differ in this:
  *
- *  - A map that does not fit in the room of GET_FMAP is not refused with ERANGE. The
- *    answer is its header alone.
+ *  - If a map does not fit into the buffer of GET_FMAP, the answer is not ERANGE, but the
+ *    header of the map alone.
  *
  *  - A striped file may be sent unrolled: a simple list with an extent for each chunk,
  *    in file order. Over n strips, extent i + n is the chunk behind extent i on its
@@ -25,8 +25,8 @@
  *
  * Rules, and how the open fails when one is broken:
  *
- *  ERANGE	not a failure: a header alone, whose @fmap_size is larger than the room
- *		that the server had. It is asked again with more room
+ *  ERANGE	not a failure: a header alone, whose @fmap_size is larger than the buffer
+ *		of the request. The kernel asks again with a larger one
  *  EBADMSG	the blob is not this format: size (too short, or bytes left over); a
  *		@fmap_size that is neither 0 nor the size; a reserved field that is not 0
  *  EOPNOTSUPP	fmap_version, ext_type or file_type
@@ -40,7 +40,7 @@
  *		  lengths and chunk sizes are not 0. Only nbytes of the last extent
  *		  may be any number but 0, and so may the length of the last simple
  *		  extent if the file ends with it.
- *		- an extent has a strip at least; its strips have room for its rows:
+ *		- an extent has at least one strip; its strips hold its rows:
  *		  ceil(nbytes / (chunk_size * nstrips)) * chunk_size
  *		- the extents hold @file_size bytes, and there is one unless it is 0
  *  ENXIO	devindex is below 64

@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * striped: any number of extents over any devices. striped.h is the format and
- * its rules; extent_map.bpf.h is what remains of it after open, and the lookup.
+ * striped: any number of extents over any devices. striped.h has the format and its rules;
+ * extent_map.bpf.h the metadata that is made of it, and the lookup.
  *
- * Nothing is sorted here: the table of strips is read twice, once as the extents use
- * it and once in device order, which the blob links.
+ * The program does not sort: it reads the table of strips twice, once as the extents use
+ * it and once in device order, along the links of the blob.
  */
 #include "striped.h"
 #include "extent_map.bpf.h"
@@ -24,7 +24,7 @@ static __always_inline int check_header(struct fuse_dax_fmap_parse_ctx *ctx,
 		return -EBADMSG;
 	if (h->nr_extents > STRIPED_EXTENTS_MAX)
 		return -E2BIG;
-	/* Often there would be room for a few more; but the rule is that of the format. */
+	/* A few more would often fit, but this is the rule of the format. */
 	if (h->nr_strips >= h->nr_extents &&
 	    STRIPED_META_SIZE(h->nr_extents, h->nr_strips) > STRIPED_META_MAX)
 		return -E2BIG;
@@ -51,8 +51,8 @@ static __always_inline int check_strip(const struct striped_strip *s, __u64 page
 }
 
 /*
- * Follow the links through the strips. Each begins at or behind the end of the
- * one before, so none is met twice; so nr_strips steps meet all.
+ * Follows the links through the strips. Each strip begins at or behind the end of the one
+ * before, so none is met twice, and nr_strips steps meet all of them.
  */
 static __always_inline int check_overlap(struct fuse_dax_fmap_parse_ctx *ctx,
 					 const struct striped_header *h)

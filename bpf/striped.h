@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: ((GPL-2.0 WITH Linux-syscall-note) OR MIT) */
 /*
  * striped: a file map made of extents, each on one device or interleaved over
- * several. What a server answers to FUSE_GET_FMAP when it named "striped" in
- * INIT; read by striped.bpf.c and by nobody else.
+ * several. A server that has named "striped" in INIT answers FUSE_GET_FMAP with
+ * it. Only striped.bpf.c reads it.
  *
  *	struct striped_header
  *	struct striped_extent[nr_extents]	in file order
@@ -36,24 +36,23 @@
  *		STRIPED_META_SIZE() is no more than STRIPED_META_MAX. 2,048 extents
  *		with 4,096 strips fit, or one with 8,023.
  *  EINVAL	- lengths, offsets and chunk sizes are multiples of STRIPED_ALIGN;
- *		  lengths are not 0. For faults of 2 MiB make them multiples of
- *		  2 MiB.
+ *		  lengths are not 0. PMD faults need multiples of 2 MiB.
  *		- the extents use all strips, each at least one, a linear extent
  *		  exactly one
  *		- a strip of a linear extent is as long as the extent; of an
  *		  interleaved one as long as its rows:
  *		  ceil(length / (chunk_size * n)) * chunk_size
  *		- the extents cover @file_size, and the last one holds its last
- *		  byte. What lies beyond is room that the file does not use. An empty
- *		  file has no extents.
+ *		  byte. The file does not use what lies behind that. An empty file
+ *		  has no extents.
  *		- @first_strip and @next lead through all strips, see below
  *  ENXIO	dev_index is below 64
  *  EOVERFLOW	a strip ends below 2^63
  *  EADDRINUSE	no two strips overlap
  *
- * A table sorted by device is what it takes to see overlaps in one pass, so the
- * server sorts: @first_strip is the strip with the lowest (dev_index, offset),
- * @next of a strip the one that follows in this order, STRIPED_END after the last.
+ * To find overlaps in one pass, the parser needs the strips in device order, in which
+ * the server links them: @first_strip is the strip with the lowest (dev_index, offset),
+ * @next of a strip is the one that follows in this order, STRIPED_END after the last.
  * Both are indices into the table of strips. A strip that links itself leads through
  * no others, and overlaps none: EINVAL.
  */
@@ -66,7 +65,7 @@
 #define STRIPED_MAGIC		0x50525453U	/* "STRP" */
 #define STRIPED_VERSION		1
 #define STRIPED_ALIGN		4096U
-#define STRIPED_END		0xffffffffU	/* no next strip; first of none */
+#define STRIPED_END		0xffffffffU	/* no next strip; no strips at all */
 
 struct striped_header {
 	__u32	magic;		/* STRIPED_MAGIC */
@@ -94,9 +93,9 @@ struct striped_strip {
 };
 
 /*
- * Metadata that a file takes in the kernel, at most: a line for the header, 17 for the
- * nodes of a search tree, and its leaves, which hold 15 extents each; the strips of
- * extents that have more than one.
+ * The metadata of a file in the kernel, at most: a line for the header, 17 for the
+ * nodes of a search tree, and its leaves, which hold 15 extents each; and the strips
+ * of extents that have more than one.
  */
 #define STRIPED_META_SIZE(nr_extents, nr_strips)				\
 	(64ULL + 17 * 64 + 192 * (((nr_extents) + 14) / 15) +			\

@@ -2,17 +2,17 @@
 
 //! The verifier's policy: what a program may read, write and call.
 //!
-//! A program may read its arguments, and write their OUT fields. The verifier knows the type of
-//! what is about to be written by its BTF id; which ids the two types with OUT fields have is taken
-//! from the prototypes of the ops, as each program is loaded.
+//! A program may read its arguments, and write their OUT fields. The verifier identifies the type
+//! of the object to be written by its BTF id. The ids of the two types with OUT fields are taken
+//! from the prototypes of the ops when a program is loaded.
 //!
-//! `dax_fmap_parse()` may sleep, `iomap_begin()` may not. It runs in page faults with preemption
-//! disabled, so it has to be short: it calls only kfuncs of this module, and only helpers that are
+//! `dax_fmap_parse()` may sleep. `iomap_begin()` may not, and has to be short, as it runs in page
+//! faults with preemption disabled: it calls only kfuncs of this module, and only helpers that are
 //! short themselves ([`fuse_dax_fmap_may_call`]), and has no loop that the verifier does not follow
-//! to its end ([`is_bounded`]). Then it takes at most as many steps as the verifier looks at, a
-//! million (BPF_COMPLEXITY_LIMIT_INSNS). Other kfuncs are refused for another reason, too: the
-//! verifier would let them write to a buffer that is called a packet, and so to the metadata. Our
-//! own need no policy: the types of their arguments and their flags keep each in its place.
+//! to its end ([`is_bounded`]). So it runs at most as many instructions as the verifier looks at, a
+//! million (BPF_COMPLEXITY_LIMIT_INSNS). Other kfuncs are also refused because the verifier would
+//! let them write to the metadata, which it takes for a packet. The module's own kfuncs need no
+//! policy: the types of their arguments and their flags restrict each to its program.
 
 use core::mem::{
     offset_of,
@@ -53,7 +53,7 @@ use crate::{
 
 /// The module's BTF, and in it the types whose OUT fields a program may write.
 ///
-/// Written while the type is registered and at each load of a program, with the same values.
+/// Written while the type is registered and at each load of a program, always with the same values.
 struct Types {
     btf: SetOnce<&'static Btf>,
     parse_ctx: Atomic<u32>,
@@ -97,7 +97,7 @@ const IOMAP_BEGIN: usize = offset_of!(c::fuse_dax_fmap_ops, iomap_begin);
 const IOMAP_BEGIN_DATA: ffi::c_int = (ARG_DATA * size_of::<u64>()) as ffi::c_int;
 const IOMAP_BEGIN_DATA_END: ffi::c_int = (ARG_DATA_END * size_of::<u64>()) as ffi::c_int;
 
-// It is the third of three.
+// `iomap_begin` is the third of three members.
 const _: () = assert!(
     NAME < DAX_FMAP_PARSE
         && DAX_FMAP_PARSE < IOMAP_BEGIN
@@ -105,17 +105,17 @@ const _: () = assert!(
         && IOMAP_BEGIN - DAX_FMAP_PARSE == size_of::<usize>()
 );
 
-/// Remembers the BTF. That it is called is the proof that the module has any.
+/// Stores the module's BTF. The BPF core calls this only if the module has one.
 pub(super) fn init(btf: &'static Btf) {
     TYPES.btf.populate(btf);
 }
 
-/// Whether [`init`] has been called.
+/// Returns true if [`init`] has been called.
 pub(super) fn knows_btf() -> bool {
     TYPES.btf.as_ref().is_some()
 }
 
-/// What the module's BTF is recognized by.
+/// Returns the address of the module's BTF, which identifies it.
 fn btf_address() -> Option<usize> {
     TYPES
         .btf
@@ -123,15 +123,17 @@ fn btf_address() -> Option<usize> {
         .map(|btf| core::ptr::from_ref(*btf) as usize)
 }
 
-/// `dax_fmap_parse()` may sleep, `iomap_begin()` runs in page faults and may not.
+/// Checks a program for a member. `dax_fmap_parse()` may sleep; `iomap_begin()` runs in page
+/// faults, may not sleep, and must be bounded.
 ///
 /// # Errors
 ///
-/// [`EINVAL`] if the program is not one for the member.
+/// [`EINVAL`] if the program is not allowed for the member.
 pub(super) fn check_member(member: Member<'_>, prog: &Prog) -> Result {
     let btf = TYPES.btf.as_ref().ok_or(EINVAL)?;
-    // SAFETY: The BPF core passes members of our type, which is from this BTF. Both functions have
-    // two arguments and more that are pointers, as the header has it.
+    // SAFETY: The BPF core passes members of `fuse_dax_fmap_ops`, which is from this BTF. As the
+    // header declares, argument 0 of `dax_fmap_parse()` and arguments 0 and 1 of `iomap_begin()`
+    // are pointers.
     let argument_type = |arg| unsafe { btf.argument_type(member, arg) };
 
     match member.offset() {
@@ -143,14 +145,13 @@ pub(super) fn check_member(member: Member<'_>, prog: &Prog) -> Result {
     Ok(())
 }
 
-/// Whether all that a program does is bounded by what the verifier looks at once. The log says what
-/// is not, if the loader wants to know: it is the kernel's log, as the verifier's is not at hand
-/// here.
+/// Returns true if the verifier bounds the run time of a program. If not, the kernel log has the
+/// cause: the verifier's log is not available here.
 fn is_bounded(prog: &Prog) -> bool {
     const CALL: u8 = (c::BPF_JMP | c::BPF_CALL) as u8;
     const MAY_GOTO: u8 = (c::BPF_JMP | c::BPF_JCOND) as u8;
     const KFUNC: u8 = c::BPF_PSEUDO_KFUNC_CALL as u8;
-    /// Others are tries, lists, or have maps of any type inside.
+    /// The map types with a fast lookup. Others are tries or lists, or contain maps of any type.
     const FAST: [c::bpf_map_type; 4] = [
         c::bpf_map_type_BPF_MAP_TYPE_ARRAY,
         c::bpf_map_type_BPF_MAP_TYPE_PERCPU_ARRAY,
@@ -158,16 +159,17 @@ fn is_bounded(prog: &Prog) -> bool {
         c::bpf_map_type_BPF_MAP_TYPE_PERCPU_HASH,
     ];
 
-    /// A lookup hashes all of the key, which may be another map's value, of megabytes.
+    /// The largest key in bytes: a lookup hashes the whole key, which may be a value of another
+    /// map, of megabytes.
     const KEY_MAX: u32 = 64;
 
     let insns = prog.instructions();
     let is_kernel_kfunc =
         |insn: &c::bpf_insn| insn.code == CALL && insn.src_reg() == KFUNC && insn.off == 0;
-    let ours = btf_address();
-    let is_foreign = |module| Some(module) != ours;
-    // The first function is the program itself; the verifier follows static ones where they are
-    // called, and global ones on their own.
+    let own = btf_address();
+    let is_foreign = |module| Some(module) != own;
+    // The first function is the program itself. The verifier follows static functions where they
+    // are called, but verifies global ones separately.
     let has_global = prog
         .functions()
         .iter()
@@ -179,7 +181,8 @@ fn is_bounded(prog: &Prog) -> bool {
             || map.flags() & c::BPF_F_ZERO_SEED != 0
             || map.key_size() > KEY_MAX
     };
-    // SAFETY: Members are checked after the verifier has put maps into the instructions.
+    // SAFETY: The verifier has put the addresses of maps into the instructions before members are
+    // checked.
     let has_slow_map = unsafe { prog.maps() }.any(is_slow);
 
     let cause = if insns.iter().any(is_kernel_kfunc) {
@@ -191,8 +194,8 @@ fn is_bounded(prog: &Prog) -> bool {
     } else if has_slow_map {
         "has a map in which looking something up may take long"
     } else if prog.has_arena() {
-        // It is loaded by address, and not as a map. A page of it that is not there is an exception
-        // for each load, with a stack trace.
+        // A program loads from an arena by address. Each load from a page that is not there is an
+        // exception, with a stack trace.
         "has an arena"
     } else if has_global {
         "has a global function"
@@ -203,8 +206,8 @@ fn is_bounded(prog: &Prog) -> bool {
     false
 }
 
-/// Which helpers a program may call. `iomap_begin()` may call those that take a short time,
-/// whatever they are called with, and change nothing.
+/// Returns true if a program may call a helper. `iomap_begin()` may call helpers that take a short
+/// time for all arguments, and change nothing.
 ///
 /// # Safety
 ///
@@ -234,11 +237,11 @@ pub(super) unsafe extern "C" fn fuse_dax_fmap_may_call(
     member != IOMAP_BEGIN_MEMBER || SHORT.contains(&func)
 }
 
-/// Gives an argument of `iomap_begin()` its type, where BTF has none for it.
+/// Sets the type of an argument of `iomap_begin()` for which BTF has none.
 ///
-/// It gets the metadata as a range whose end is known when it runs. For the verifier that is a
-/// packet, as is an option of setsockopt(2) (kernel/bpf/cgroup.c): what has been compared with its
-/// end may be read, and nothing written.
+/// The metadata is a range whose end is known at run time only. For the verifier it is a packet, as
+/// is an option of setsockopt(2) (kernel/bpf/cgroup.c): the program may read what it has compared
+/// with the end, and write nothing.
 ///
 /// # Safety
 ///
@@ -264,7 +267,7 @@ pub(super) unsafe extern "C" fn fuse_dax_fmap_type_argument(
     }
 }
 
-/// Whether a program may write `size` bytes at `off` of what `reg` points to: OUT fields only.
+/// Decides if a program may write `size` bytes at `off` of what `reg` points to: OUT fields only.
 ///
 /// # Safety
 ///

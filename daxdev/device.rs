@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The slots of a mount, and the devices in them: how one is held, and given up.
+//! The slots of a mount, and the devices in them: how a device is held, and released.
 
 use core::{
     ptr::{
@@ -75,30 +75,30 @@ pub(crate) const DEVICES_MAX: usize = c::FUSE_DAX_FMAP_DEVICES_MAX as usize;
 
 /// The devices of a mount, by index.
 ///
-/// A mount is bound where memory can only be had in small pieces, so the slots come later
+/// Only small allocations are possible while a mount is attached, so the slots are allocated later
 /// ([`Devices::start`]).
 ///
 /// # Invariants
 ///
-/// What is in `healthy` is null, or points to what is in the slot's `device`.
+/// A pointer in `healthy` is null, or points to the `device` of the slot of the same index.
 #[pin_data]
 pub(crate) struct Devices {
-    /// The devices that nothing is wrong with: what the fault path looks at.
+    /// The healthy devices, for the fault path.
     healthy: [AtomicPtr<Device>; DEVICES_MAX],
     slots: SetOnce<KBox<[Slot; DEVICES_MAX]>>,
     #[pin]
     acquiring: SingleFlight,
 }
 
-/// One index.
+/// The slot of an index.
 struct Slot {
     device: SetOnce<Device>,
-    /// 0 if all is well, as nearly always.
+    /// 0 if the device is healthy, else flags.
     health: AtomicU32,
 }
 
 impl Slot {
-    /// The device goes away or has gone.
+    /// The device is being removed, or has been.
     const FAILED: u32 = 1 << 0;
     /// Memory has failed, maybe of this device: see [`poison`].
     const POISONED: u32 = 1 << 1;
@@ -115,20 +115,20 @@ impl Slot {
 /// `dax_dev` sits on the dax bus, is held with `holder` and stays valid until `fs_put_dax()`.
 pub(crate) struct Device {
     dax_dev: NonNull<DaxDevice>,
-    /// Bytes, a multiple of the page size.
+    /// The size in bytes, a multiple of the page size.
     size: u64,
-    /// The same if all of them are in one piece, else 0.
+    /// The same if the device is in one piece, else 0.
     one_piece: u64,
-    /// The first page frame, if all are in one piece.
+    /// The first page frame, if the device is in one piece.
     first_pfn: Option<u64>,
     /// Its memory, in the order of addresses.
     pieces: KVec<Piece>,
     holder: Cookie,
-    /// Its slot is valid as long as it is held.
+    /// Its slot, which is valid as long as the device is held.
     slot: NonNull<Slot>,
-    /// Whether it said that it has a write cache before it was held.
+    /// True if the device reported a write cache before it was held.
     write_cache: bool,
-    /// What drives it, if that is a module.
+    /// The module of its driver, if there is one.
     _driver: Option<ModuleRef>,
     /// Its own name, as in /sys/bus/dax/devices.
     name: CString,
@@ -162,7 +162,7 @@ struct Piece {
 }
 
 impl Device {
-    /// The page frame at `addr`, which may be gone with the device already.
+    /// Returns the page frame at `addr`, which may have been removed with the device.
     #[inline]
     pub(crate) fn frame(&self, addr: u64) -> Option<u64> {
         match self.first_pfn {
@@ -174,8 +174,8 @@ impl Device {
         }
     }
 
-    /// How many of `length` bytes from `addr` on are in one piece; `None` if they are not all
-    /// inside the device.
+    /// Returns how many of `length` bytes from `addr` on are in one piece; `None` if they are not
+    /// all inside the device.
     #[inline]
     pub(crate) fn in_one_piece(&self, addr: u64, length: u64) -> Option<u64> {
         let end = addr.checked_add(length)?;
@@ -201,8 +201,8 @@ impl Device {
             .find(|piece| (piece.start..piece.end).contains(&addr))
     }
 
-    /// Calls `look` with the frames of `pages` pages from `addr` on, which stay what they are
-    /// meanwhile; `None` if the device is going away.
+    /// Calls `look` with the frames of `pages` pages from `addr` on, which do not change until it
+    /// returns. Returns `None` if the device is being removed.
     pub(crate) fn with_frames<T>(
         &self,
         addr: u64,
@@ -218,12 +218,12 @@ impl Device {
 }
 
 impl Device {
-    /// Whether something is wrong with it, or with a part.
+    /// Returns true if the device, or some of its memory, may have failed.
     pub(crate) fn may_be_unhealthy(&self) -> bool {
         self.slot().health.load(Ordering::Relaxed) != 0
     }
 
-    /// Whether a page frame is of this device.
+    /// Returns true if a page frame is of this device.
     pub(crate) fn has_frame(&self, pfn: u64) -> bool {
         self.pieces.iter().any(|piece| {
             let pages = (piece.end - piece.start) / PAGE_SIZE as u64;
@@ -231,9 +231,9 @@ impl Device {
         })
     }
 
-    /// Reads what the device is made of, and how large it is; leaves it empty if it is not alive.
-    /// fsdev_dax sets the size before it makes the device available, and refuses to resize a device
-    /// that is bound to it, so it stays so.
+    /// Reads the ranges and the size of the device; leaves it empty if it is not alive. The size
+    /// stays the same: fsdev_dax sets it before it makes the device available, and refuses to
+    /// resize a device that is bound to it.
     ///
     /// # Errors
     ///
@@ -248,7 +248,7 @@ impl Device {
             return Ok(());
         };
 
-        // Reads survive poison that was not known, as pmem's do.
+        // Reads survive unknown poison, as those of pmem do.
         dax_dev.set_nomc();
         for range in dev_dax.ranges() {
             let start = range.pgoff * page;
@@ -270,8 +270,8 @@ impl Device {
 }
 
 impl Device {
-    /// How many of `pages` pages from `addr` on come before the first one that has failed; `None`
-    /// if the device is going away.
+    /// Returns how many of `pages` pages from `addr` on come before the first one that has failed;
+    /// `None` if the device is being removed.
     #[cold]
     pub(crate) fn healthy_pages(&self, addr: u64, pages: u64) -> Option<u64> {
         let healthy = self.with_frames(addr, pages, |frames| {
@@ -279,28 +279,29 @@ impl Device {
         })?;
         match healthy {
             Some(healthy) => Some(healthy),
-            // Not in one piece: then at least the first page is.
+            // The pages are not in one piece, but the first page is.
             None => self.with_frames(addr, 1, |frames| frames.healthy()),
         }
     }
 
-    /// Writes a page that has failed anew, and takes it back into use.
+    /// Rewrites a page that has failed, and takes it back into use.
     ///
-    /// The driver stores past the caches. That replaces whole lines, and with them the poison, on
-    /// hardware that can; if it cannot, the next access reports it again.
+    /// The driver's stores bypass the caches. They replace whole cache lines, and with them the
+    /// poison, if the hardware can do that; if not, the next access reports the poison again.
     ///
     /// # Errors
     ///
-    /// [`EIO`] if the device is going away; [`EJUKEBOX`] if a report of the failure has not
-    /// settled: come again, without locks.
+    /// [`EIO`] if the device is being removed, or cannot be written; [`EJUKEBOX`] if a report of
+    /// the failure has not settled: the caller retries, with no locks held in between.
     ///
     /// # Safety
     ///
-    /// The caller has validated a mapping of the device, and not slept since (see `failure`).
+    /// The caller must have validated a mapping of the device, and not have slept since (see
+    /// `failure`).
     pub(crate) unsafe fn rewrite(&self, addr: u64, page: &mut [u8; PAGE_SIZE]) -> Result {
         let lock = ReadLock::new();
         let pgoff = addr / PAGE_SIZE as u64;
-        // SAFETY: The device was alive when the task slept last, by the safety requirements.
+        // SAFETY: By the safety requirements the device was alive when the task last slept.
         let failed = unsafe { self.dax_dev().recovery_page(pgoff, &lock) }?;
         let report = settled(&failed)?;
 
@@ -319,7 +320,7 @@ impl Drop for Device {
     fn drop(&mut self) {
         holder::unregister(self.holder, || {
             let dax_dev = self.dax_dev();
-            // A device that went away has lost its holder, or is about to, and may get another one.
+            // A removed device has lost its holder, or is about to, and may have another one.
             let held = !self.slot().has_failed();
             if held && !self.write_cache {
                 dax_dev.set_write_cache(false);
@@ -344,7 +345,7 @@ impl Devices {
         })
     }
 
-    /// Makes room for devices. May sleep. One task at a time.
+    /// Allocates the slots. May sleep. Called by one task at a time.
     ///
     /// # Errors
     ///
@@ -362,18 +363,18 @@ impl Devices {
         Ok(())
     }
 
-    /// A device goes away: marks it failed. Returns whether it is held.
+    /// Marks a device that is being removed as failed. Returns true if it is held.
     pub(crate) fn device_fails(&self, index: u32) -> bool {
         self.mark(index, Slot::FAILED);
         self.held(index).is_some()
     }
 
-    /// Some memory of a device has failed.
+    /// Marks a device of which some memory has failed.
     pub(crate) fn memory_fails(&self, index: u32) {
         self.mark(index, Slot::POISONED);
     }
 
-    /// Marks a device: takes it out of the fault path's sight.
+    /// Marks a device, and takes it out of `healthy`, where the fault path looks.
     fn mark(&self, index: u32, mark: u32) {
         let Some(slot) = self.slot(index) else {
             return;
@@ -381,7 +382,7 @@ impl Devices {
         lockless::mark::<AsWritten, _>(&self.healthy[index as usize], &slot.health, mark);
     }
 
-    /// Puts a device in its slot, which has been held just now.
+    /// Puts a device that has just been held into its slot.
     fn fill(&self, index: u32, slot: &Slot, device: Device) {
         slot.device.populate(device);
         if let Some(device) = slot.device.as_ref() {
@@ -394,37 +395,38 @@ impl Devices {
         self.slots.as_ref()?.get(index as usize)
     }
 
-    /// The device of an index, if it is held and has not failed.
+    /// Returns the device of an index, if it is held and has not failed.
     pub(crate) fn get(&self, index: u32) -> Option<&Device> {
         let slot = self.slot(index)?;
 
         slot.device.as_ref().filter(|_| !slot.has_failed())
     }
 
-    /// The device of an index, if it is held and nothing is wrong with it, not even with a part.
+    /// Returns the device of an index, if it is held and healthy.
     #[inline]
     pub(crate) fn get_healthy(&self, index: u32) -> Option<&Device> {
         let healthy = lockless::healthy::<AsWritten, _>(self.healthy.get(index as usize)?);
 
-        // SAFETY: By the type invariants; a slot keeps its device as long as the mount is there.
+        // SAFETY: By the type invariants `healthy` is the device of the slot, which keeps it as
+        // long as the mount exists.
         NonNull::new(healthy).map(|device| unsafe { device.as_ref() })
     }
 
-    /// The device of an index, whether it has failed or not.
+    /// Returns the device of an index if it is held, failed or not.
     pub(crate) fn held(&self, index: u32) -> Option<&Device> {
         self.slot(index)?.device.as_ref()
     }
 
-    /// Makes sure that a device is held, by `holder`; if it is not, `open` opens it, without
-    /// O_PATH. `limit` is for the log. May sleep.
+    /// Makes sure that a device is held by `holder`. If it is not, `open` opens it, without O_PATH.
+    /// `limit` is for the log. May sleep.
     ///
     /// # Errors
     ///
-    /// Whatever an open that needs the device fails with.
+    /// The errno of the open(2) that needs the device, and the cause for the log.
     ///
     /// # Safety
     ///
-    /// `holder` owns `self`, outlives it, and stays where it is.
+    /// `holder` must own `self`, outlive it, and not be moved.
     pub(crate) unsafe fn acquire(
         &self,
         index: u32,
@@ -458,7 +460,7 @@ impl Devices {
         Ok(())
     }
 
-    /// Holds a device that is open.
+    /// Holds the device behind an open file.
     fn hold(
         &self,
         slot: &Slot,
@@ -467,7 +469,7 @@ impl Devices {
         ops: &(dyn HolderOps + 'static),
         limit: &RateLimit,
     ) -> Result<Device, Failure> {
-        // SAFETY: `acquire()` asks for a file that was opened without O_PATH.
+        // SAFETY: `acquire()` requires that `file` was opened without O_PATH.
         let found = unsafe { BusDevice::of(file) }.ok_or(Failure {
             errno: ENODEV,
             cause: "GET_DAXDEV: this is no device of the dax bus",
@@ -480,13 +482,14 @@ impl Devices {
             holder::unregister(holder, || ());
             return Err(cannot_be_held(errno, limit, &name, found.dax_dev()));
         }
-        // A driver is unbound with this lock held, and looks for a holder then. If the device is
-        // alive, it finds us.
+        // The driver is unbound with this lock held, and looks for a holder then. If the device is
+        // alive, it finds `holder`.
         let locked = device::lock(found.device());
-        // `kill_dax()` may have looked for a holder before we were one, told nobody, and cleared
-        // the holder since; the driver may even be bound again, and the device be another mount's.
+        // `kill_dax()` may have looked for a holder before `take()`, notified none, and cleared
+        // `holder` since. The driver may even be bound again, and another mount hold the device.
         if found.dax_dev().holder() != holder.as_ptr() {
-            // SAFETY: `take()` has a reference to the device, which is given up; the lock is held.
+            // SAFETY: `take()` has taken a reference to the device, which is dropped here. The
+            // device is locked.
             holder::unregister(holder, || unsafe { give_back(found.dax_dev(), holder) });
             return Err(GOES_AWAY);
         }
@@ -500,7 +503,7 @@ impl Devices {
         Ok(held)
     }
 
-    /// Makes a slot known that is about to hold a device.
+    /// Adds a slot that is about to hold a device to the list of holders.
     fn announce(
         &self,
         slot: &Slot,
@@ -512,7 +515,7 @@ impl Devices {
 
         slot.health.store(0, Ordering::Relaxed);
         // INVARIANT: The devices are those of `ops`, which outlives them (see `acquire()`), and
-        // `Device::drop` takes the holder out.
+        // `Device::drop` takes the holder out of the list.
         holder::register(Holder {
             cookie: holder,
             index,
@@ -520,7 +523,8 @@ impl Devices {
             name: CString::try_from(name).map_err(|_| Failure::because("no memory")(ENOMEM))?,
         })
         .map_err(Failure::because("no memory"))?;
-        // In this order: what fails from now on is reported, what failed before is known.
+        // In this order: memory that fails from now on is reported, and memory that failed before
+        // is in the list of poison.
         if poison::exists() {
             self.mark(index, Slot::POISONED);
         }
@@ -528,7 +532,7 @@ impl Devices {
     }
 }
 
-/// For the list of mounts: `index:name`, separated by commas, `!` behind a failed one.
+/// For the list of mounts: `index:name`, separated by commas, `!` behind a failed device.
 impl fmt::Display for Devices {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut separator = "";
@@ -551,7 +555,7 @@ impl fmt::Display for Devices {
     }
 }
 
-/// Why a device cannot be held.
+/// Returns why a device cannot be held, and logs its holder.
 fn cannot_be_held(errno: Error, limit: &RateLimit, name: &CStr, dax_dev: &DaxDevice) -> Failure {
     let cause = match errno {
         EBUSY => {
@@ -566,10 +570,10 @@ fn cannot_be_held(errno: Error, limit: &RateLimit, name: &CStr, dax_dev: &DaxDev
     Failure { errno, cause }
 }
 
-/// The device that has been taken just now, and is locked. It is not measured yet.
+/// Makes a [`Device`] of a device that has just been taken, and is locked. It is not measured yet.
 fn held(found: &BusDevice<'_>, slot: &Slot, holder: Cookie, name: CString) -> Device {
-    // Between the CPU and the memory are caches, though the driver does not say so: DAX then
-    // flushes them when it writes back. (The dax bus has write(2) go around them.)
+    // There are CPU caches in front of the memory, although the driver reports no write cache. With
+    // this, DAX flushes them when it writes back. (On the dax bus, write(2) bypasses them.)
     let write_cache = found.dax_dev().has_write_cache();
     found.dax_dev().set_write_cache(true);
 
@@ -596,34 +600,34 @@ const GOES_AWAY: Failure = Failure {
     cause: "the DAX device has no memory, or goes away",
 };
 
-/// Gives up a device that was taken, and is not ours any more: it was unbound before its driver
-/// could know of us.
+/// Releases a device that was taken, but has lost its holder: its driver was unbound before it
+/// could notify `holder`.
 ///
 /// # Safety
 ///
-/// `dax_dev` has a reference that is the caller's to give up, and its device is locked.
+/// The caller owns a reference to `dax_dev`, which this drops, and has locked its device.
 unsafe fn give_back(dax_dev: &DaxDevice, holder: Cookie) {
-    // Our operations may have come after `kill_dax()` had taken those off. They must not stay; but
-    // if another one holds the device, they are his. Who wants to become that waits for the lock,
-    // before he tries.
+    // `fs_dax_get()` may have stored `holder_ops` after `kill_dax()` had cleared it, and it must
+    // not stay. But if the device has another holder, `holder_ops` belongs to that one. A task that
+    // wants to become the holder waits for the device lock before it tries.
     let holder = if dax_dev.holder().is_null() {
         holder.as_ptr()
     } else {
         ptr::null_mut()
     };
-    // SAFETY: `dax_dev` has a reference that may be given up, by the safety requirements.
+    // SAFETY: By the safety requirements the caller owns a reference to `dax_dev`.
     unsafe { dax_dev.put(holder) };
 }
 
-/// How often somebody looks whether a driver is done with a device.
+/// Interval between attempts to lock a device.
 const AGAIN_MS: u32 = 10;
 
 /// Takes a device for a holder.
 ///
-/// `fs_dax_get()` waits for the lock of the device, and nobody can kill it. The lock is held while
-/// a driver is unbound, as long as pages are in use (`failure`). So it is called when the lock is
-/// free, and nobody holds the device: then there are no pages to wait for, whoever takes the lock
-/// first.
+/// `fs_dax_get()` waits for the lock of the device, and is not killable. The task that unbinds a
+/// driver has the lock as long as pages are in use (`failure`). So `fs_dax_get()` is called when
+/// the lock is free and the device has no holder: then there are no pages to wait for, even if
+/// another task takes the lock first.
 ///
 /// # Errors
 ///
@@ -634,7 +638,7 @@ fn take(found: &BusDevice<'_>, holder: Cookie) -> Result {
             return Err(EBUSY);
         }
         if device::try_lock(found.device()).is_some() {
-            // Unlocked at once.
+            // The guard is dropped, so the device is unlocked.
             break;
         }
         task::sleep_killable(msecs_to_jiffies(AGAIN_MS));
@@ -642,11 +646,11 @@ fn take(found: &BusDevice<'_>, holder: Cookie) -> Result {
             return Err(EINTR);
         }
     }
-    // SAFETY: A `BusDevice` sits on the dax bus.
+    // SAFETY: A `BusDevice` sits on the dax bus, and a cookie is never null.
     unsafe { found.dax_dev().hold::<Reports>(holder.as_ptr()) }
 }
 
-/// Logs who has a device that cannot be held.
+/// Logs the holder of a device that cannot be held.
 fn say_who_holds(limit: &RateLimit, name: &CStr, dax_dev: &DaxDevice) {
     holder::with_holder(dax_dev, |holder| match holder {
         Some(holder) => pr_warn_limited!(limit, "{name} is held by {holder}\n"),

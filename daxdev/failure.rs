@@ -1,21 +1,21 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What the kernel tells the holder of a device: that memory has failed, or that the device goes
-//! away.
+//! The kernel's reports to the holder of a device: memory has failed, or the device is being
+//! removed.
 //!
-//! Both come through [`Reports::notify_failure`], in the middle of somebody else's work: of the
-//! task that consumed the poison, of whoever unbinds the driver.
+//! [`Reports::notify_failure`] gets both, in the task that handles the failure (often the one that
+//! consumed the poison), or that unbinds the driver.
 //!
-//! **A device that goes away** is marked failed, everything on it is unmapped, and every later
-//! mapping of it is refused. Its memory map goes with it as soon as the report returns, so the
-//! report waits until nobody has a page of it any more.
+//! **A device that is being removed** is marked failed, everything on it is unmapped, and every
+//! later mapping of it is an error. Its memory map is freed after the report returns, so the report
+//! waits until no page of it is in use.
 //!
-//! **Memory that has failed** is remembered ([`poison`]), its page is unmapped, and the tasks that
+//! **Memory that has failed** is recorded ([`poison`]), its page is unmapped, and the tasks that
 //! map it get SIGBUS: at once if they consumed it or asked for that (PR_MCE_KILL), else at their
 //! next access. Nothing else of the device changes.
 //!
-//! A report names a device, and its holder is the slot whose cookie the dax core knows: there
-//! may be other slots that had the device once, or are about to find that they cannot have it.
+//! A report names a device, and its holder is the slot whose cookie the dax core has. Other slots
+//! may have held the device before, or may be about to fail to hold it.
 
 use kernel::{
     ffi,
@@ -52,13 +52,14 @@ use super::{
     poison, //
 };
 
-/// Calls of [`Reports::notify_failure`] that are under way. The dax core cannot be waited for.
+/// The number of calls of [`Reports::notify_failure`] in progress. The dax core has no way to wait
+/// for them.
 static NOTIFYING: Atomic<i64> = Atomic::new(0);
 
-/// Waits until no report of a failure is under way any more. There are no holders left.
+/// Waits until no report of a failure is in progress. Called when there are no holders left.
 pub(crate) fn drain() {
-    // A task of the dax core that has found our operations, and does not count itself yet, has not
-    // slept since.
+    // A task in the dax core that has found `Reports`, but is not counted in `NOTIFYING` yet, has
+    // not slept since.
     synchronize_rcu_tasks();
     while NOTIFYING.load(Relaxed) != 0 || poison::are_ending() {
         fsleep(Delta::from_millis(1));
@@ -66,17 +67,17 @@ pub(crate) fn drain() {
     poison::forget_all();
 }
 
-/// What the dax core reports about a device that is or was held by a slot.
+/// Handles the dax core's reports about a device that is or was held by a slot.
 pub(super) struct Reports;
 
 impl HolderOperations for Reports {
-    /// `EOPNOTSUPP` would have the generic code kill the tasks that map the page, but that takes
-    /// the first page of a 2 MiB folio for the one that failed: wrong address, wrong page, and at
-    /// times no task.
+    /// If this returned `EOPNOTSUPP` for failed memory, generic code would kill the tasks that map
+    /// the page. But it takes the first page of a 2 MiB folio for the failed one: it reports the
+    /// wrong address and the wrong page, and sometimes finds no task.
     fn notify_failure(dax_dev: &DaxDevice, offset: u64, len: u64, flags: ffi::c_int) -> Result {
         NOTIFYING.add(1, Relaxed);
         let result = if flags & c::mf_flags_MF_MEM_PRE_REMOVE as ffi::c_int != 0 {
-            // A mount that is going away cannot be used, but is soon gone.
+            // A mount without references cannot be used any more, but releases its devices soon.
             while take_out_of_use(dax_dev) == Progress::Again {
                 fsleep(Delta::from_millis(1));
             }
@@ -101,7 +102,7 @@ fn take_out_of_use(dax_dev: &DaxDevice) -> Progress {
         return Progress::Done;
     };
     let Some(ops) = holder.ops().get() else {
-        // Its devices are about to be given up.
+        // The mount is about to release its devices.
         return Progress::Again;
     };
     let index = holder.index;
@@ -113,33 +114,33 @@ fn take_out_of_use(dax_dev: &DaxDevice) -> Progress {
             holder
         );
     }
-    // Who gives up the last reference to a superblock, or to a mount, takes this lock.
+    // Dropping the last reference to a superblock, or to `ops`, takes this lock.
     drop(holders);
     if !is_held {
-        // Nothing is mapped yet of what is still being acquired.
+        // A device that is still being acquired has no mappings.
         return Progress::Done;
     }
     ops.device_removed(index);
-    // From the moment on that the dax core has taken the device's life, its driver must not be
-    // asked for an address any more: it would follow a NULL pointer (`__fsdev_dax_direct_access()`
-    // relies on `dax_get_private()`, which looks at the life again). No fault is at that; reads and
-    // writes that were judged before have not slept since.
+    // Once the dax core has cleared `DAXDEV_ALIVE`, the driver must not be asked for an address: it
+    // would dereference NULL (`__fsdev_dax_direct_access()` does not check `dax_get_private()`,
+    // which then returns NULL). No fault is in the driver now; reads and writes whose mapping was
+    // validated before have not slept since.
     synchronize_rcu_tasks();
     Progress::Done
 }
 
-/// Takes failed memory out of use, and tells who maps it.
+/// Takes failed memory out of use, and notifies the tasks that map it.
 ///
 /// # Errors
 ///
-/// [`EOPNOTSUPP`] if there is nobody to tell, or it cannot be remembered; the generic code then
-/// does what it can. Those of `mf_dax_kill_procs()`.
+/// [`EOPNOTSUPP`] if the device has no holder or is not alive, or if the page cannot be recorded:
+/// generic code then does what it can. Those of `HolderOps::memory_failed()`.
 fn memory_has_failed(dax_dev: &DaxDevice, offset: u64, len: u64, flags: ffi::c_int) -> Result {
     let page = PAGE_SIZE as u64;
     let pages = len.div_ceil(page);
 
     for at in (0..pages).map(|n| offset.saturating_add(n * page)) {
-        // If there is no memory, what is there has to do.
+        // If this fails, the spare entries have to suffice.
         let _ = poison::make_room();
         let holders = HOLDERS.lock();
         let Some(holder) = Holder::of(&holders, dax_dev) else {
@@ -151,7 +152,7 @@ fn memory_has_failed(dax_dev: &DaxDevice, offset: u64, len: u64, flags: ffi::c_i
         let pfn = frames_at(dev_dax, at, 1).pfn.ok_or(EOPNOTSUPP)?;
         drop(lock);
         let report = poison::Report::begin(pfn).map_err(|_| EOPNOTSUPP)?;
-        // From here on nobody maps, reads or writes it.
+        // From here on no task maps, reads or writes the page.
         holder.ops().memory_fails(holder.index);
         pr_err!(
             "{:#x} of a device of {} has failed (page frame {:#x})\n",
@@ -163,7 +164,8 @@ fn memory_has_failed(dax_dev: &DaxDevice, offset: u64, len: u64, flags: ffi::c_i
         drop(holders);
 
         if let Some(ops) = ops {
-            // SAFETY: The dax core reports in a read side of `dax_read_lock()`, in which the device
+            // SAFETY: `ops` holds the device of `pfn`. This handles a memory failure, which the dax
+            // core reports in a read-side critical section of `dax_read_lock()`. In it the device
             // was alive just now: its driver is unbound, and the memory map freed, after that.
             unsafe { ops.memory_failed(pfn, flags) }?;
         }

@@ -12,16 +12,16 @@ use crate::{
     bindings::kernel as c, //
 };
 
-/// Memory of a device, as the page frames it is made of.
+/// Pages of a device, as page frames.
 #[derive(Clone, Copy)]
 pub(crate) struct Frames {
-    /// The first one, or `None` if they are not all there in one piece: DAX does not map those as
-    /// one.
+    /// The first one, or `None` if they are not all there in one piece: DAX does not map those at
+    /// once.
     pub(crate) pfn: Option<u64>,
     pub(crate) pages: u64,
 }
 
-/// The frames of `pages` pages from `addr` on. They stay what they are as long as the device is
+/// Returns the frames of `pages` pages from `addr` on. They do not change as long as the device is
 /// alive.
 pub(super) fn frames_at(dev_dax: &DevDax, addr: u64, pages: u64) -> Frames {
     let page = PAGE_SIZE as u64;
@@ -34,7 +34,8 @@ pub(super) fn frames_at(dev_dax: &DevDax, addr: u64, pages: u64) -> Frames {
 }
 
 impl Frames {
-    /// Whether no page of them is in the page cache of any file but `own`, which may be null.
+    /// Returns true if none of the pages is associated with a page cache other than `own`, which
+    /// may be null.
     ///
     /// # Safety
     ///

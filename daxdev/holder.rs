@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What holds devices: a mount, which is told when one of them fails; and the list of all that are
-//! held.
+//! Holders of devices (a mount, which is notified when one of its devices fails), and the list of
+//! all devices that are held.
 //!
-//! The shape is that of the kernel's `struct dax_holder_operations` (include/linux/dax.h), with one
-//! function for each of the two things that are reported.
+//! Modelled on the kernel's `struct dax_holder_operations` (include/linux/dax.h), with two
+//! functions for each of the two kinds of report.
 
 use core::{
     ops::Deref,
@@ -34,27 +34,28 @@ use kernel::{
 
 use crate::abstractions::dax::DaxDevice;
 
-/// What a holder of devices does when one of them fails.
+/// The operations of a holder of devices, for when one of them fails.
 pub(crate) trait HolderOps: Sync {
-    /// For the log: who it is.
+    /// Writes the name of the holder, for the log.
     fn describe(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result;
 
-    /// Takes a reference, unless the last one has been given up. Does not sleep.
+    /// Takes a reference, unless the last one has been dropped. Does not sleep.
     fn get(&self) -> Option<HolderRef>;
 
-    /// A device is about to go away: nothing of it is mapped anew from here on. Returns whether
-    /// something may be mapped already. Does not sleep.
+    /// Marks a device that is about to be removed: from here on nothing of it is mapped anew.
+    /// Returns true if something may be mapped already. Does not sleep.
     fn device_fails(&self, index: u32) -> bool;
 
-    /// Unmaps what is mapped of a device that goes away, and waits until no page of it is in use.
+    /// Unmaps what is mapped of a device that is being removed, and waits until no page of it is in
+    /// use.
     fn device_removed(&self, index: u32);
 
-    /// Some memory of a device has failed: from here on [`is_poisoned`](super::is_poisoned) is
-    /// asked before it is used. Does not sleep.
+    /// Marks a device of which some memory has failed: from here on
+    /// [`is_poisoned`](super::is_poisoned) is checked before its memory is used. Does not sleep.
     fn memory_fails(&self, index: u32);
 
-    /// Memory has failed, and is known as poisoned: unmaps the page frame, and tells the tasks that
-    /// map it. `flags` are those of `memory_failure()`. May sleep.
+    /// Unmaps a page frame that has failed and is in the list of poison, and notifies the tasks
+    /// that map it. `flags` are those of `memory_failure()`. May sleep.
     ///
     /// # Errors
     ///
@@ -62,16 +63,17 @@ pub(crate) trait HolderOps: Sync {
     ///
     /// # Safety
     ///
-    /// The frame is of a device that the holder has. The caller handles a memory failure, in a read
-    /// side of `dax_read_lock()` in which the device was alive: so the frame has a memory map.
+    /// The frame must be of a device that this holder holds. The caller must handle a memory
+    /// failure, in a read-side critical section of `dax_read_lock()` in which the device was alive,
+    /// so that the frame has a memory map.
     unsafe fn memory_failed(&self, pfn: u64, flags: ffi::c_int) -> Result;
 }
 
-/// A reference to a holder, whatever type it is of.
+/// A reference to a holder of any type.
 ///
 /// # Invariants
 ///
-/// `self` owns a reference to `ops`, which `put` gives up.
+/// `self` owns a reference to `ops`, which `put` drops.
 pub(crate) struct HolderRef {
     ops: NonNull<dyn HolderOps>,
     put: unsafe fn(NonNull<dyn HolderOps>),
@@ -81,9 +83,10 @@ impl HolderRef {
     pub(crate) fn new<T: HolderOps + AlwaysRefCounted + 'static>(holder: ARef<T>) -> Self {
         /// # Safety
         ///
-        /// `ops` is a `T`, with a reference that is the caller's to give up.
+        /// `ops` is a `T`. The caller owns a reference to it, which this drops.
         unsafe fn put<T: AlwaysRefCounted>(ops: NonNull<dyn HolderOps>) {
-            // SAFETY: `ops` is a `T`, with a reference of the caller's, by the safety requirements.
+            // SAFETY: By the safety requirements `ops` is a `T`, to which the caller owns a
+            // reference.
             unsafe { T::dec_ref(ops.cast()) }
         }
 
@@ -109,8 +112,8 @@ impl Drop for HolderRef {
     }
 }
 
-/// What the dax core knows a holder by: a number that is used once, as the address of a slot may be
-/// another slot's by the time that the dax core forgets it.
+/// The `holder_data` that the dax core has for a holder: a number that is used once. The address of
+/// a slot would not do, as it may be another slot's before the dax core clears it.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) struct Cookie(usize);
 
@@ -121,7 +124,7 @@ impl Cookie {
         Self(LAST.fetch_add(1, Relaxed) + 1)
     }
 
-    /// Never null, and never followed.
+    /// Returns a pointer that is never null, and never dereferenced.
     pub(super) fn as_ptr(self) -> *mut ffi::c_void {
         ptr::without_provenance_mut(self.0)
     }
@@ -134,9 +137,9 @@ impl Cookie {
 /// While it is in `HOLDERS`, `ops` is valid.
 pub(super) struct Holder {
     pub(super) cookie: Cookie,
-    /// Which device it is, of those of `ops`.
+    /// The index of the device, among those of `ops`.
     pub(super) index: u32,
-    /// Whose files are in the device.
+    /// The holder, whose files are in the device.
     pub(super) ops: NonNull<dyn HolderOps>,
     /// The device's own name.
     pub(super) name: CString,
@@ -146,22 +149,22 @@ pub(super) struct Holder {
 unsafe impl Send for Holder {}
 
 global_lock! {
-    /// All slots that hold a device, or did until it went away.
+    /// All slots that hold a device, or did until it was removed.
     ///
-    /// A failure is reported by device, at any time until `fs_put_dax()` and a moment longer; what
-    /// is not in here any more gets no report.
-    // SAFETY: `init()` runs before any mount is bound.
+    /// The failure of a device may be reported until `fs_put_dax()`, and slightly later. A slot
+    /// that is not in here any more gets no report.
+    // SAFETY: `init()` runs before any mount is attached.
     pub(super) unsafe(uninit) static HOLDERS: Mutex<KVec<Holder>> = KVec::new();
 }
 
-/// Called once, while the module is loaded.
+/// Initializes the list. Called once, while the module is loaded.
 pub(super) fn init() {
     // SAFETY: Called once, before the first use of the lock.
     unsafe { HOLDERS.init() }
 }
 
 impl Holder {
-    /// The holder of a device, if it is one of us.
+    /// Returns the holder of a device, if that is in `holders`.
     pub(super) fn of<'a>(holders: &'a [Self], dax_dev: &DaxDevice) -> Option<&'a Self> {
         let cookie = dax_dev.holder();
 
@@ -176,7 +179,7 @@ impl Holder {
     }
 }
 
-/// For the log: who has a device.
+/// For the log: the holder of a device.
 impl fmt::Display for Holder {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.ops().describe(f)?;
@@ -184,25 +187,25 @@ impl fmt::Display for Holder {
     }
 }
 
-/// Puts a slot into the list. First, then the device may be held: a failure may be reported as soon
+/// Adds a slot to the list. Called before the device is held, as a failure may be reported as soon
 /// as it is.
 pub(super) fn register(holder: Holder) -> Result {
     Ok(HOLDERS.lock().push(holder, GFP_KERNEL)?)
 }
 
-/// Takes a slot out of the list, and calls `drop_range` meanwhile: no report begins before that is
-/// done.
-pub(super) fn unregister(cookie: Cookie, drop_range: impl FnOnce()) {
+/// Takes a slot out of the list, and calls `release` with the list locked: no report begins
+/// before that is done.
+pub(super) fn unregister(cookie: Cookie, release: impl FnOnce()) {
     let mut holders = HOLDERS.lock();
 
     holders.retain(|other| other.cookie != cookie);
     if holders.is_empty() {
         *holders = KVec::new();
     }
-    drop_range();
+    release();
 }
 
-/// Calls `tell` with the holder of a device, `None` if that is none of us.
+/// Calls `tell` with the holder of a device; with `None` if that is not in the list.
 pub(super) fn with_holder(dax_dev: &DaxDevice, tell: impl FnOnce(Option<&Holder>)) {
     tell(Holder::of(&HOLDERS.lock(), dax_dev));
 }

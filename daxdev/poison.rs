@@ -1,21 +1,22 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Memory that has failed: which page frames, and how one gets well again.
+//! Memory that has failed: the list of its page frames, and how a page is taken back into use.
 //!
-//! The list is the module's, not a mount's: poison stays where it is when the mount goes. It is
-//! forgotten when the page is rewritten, or with the module. The kernel's own mark, PG_hwpoison, is
-//! no substitute: it lands on the first page of a 2 MiB folio, whichever page failed, and
-//! `unpoison_memory()` does not take pages of devices.
+//! The list belongs to the module and not to a mount, as poison stays where it is after the
+//! unmount. A page is removed from the list when it is rewritten, or when the module is unloaded.
+//! The kernel's own mark, PG_hwpoison, is no substitute: it is set on the first page of a 2 MiB
+//! folio, whichever page failed, and `unpoison_memory()` does not accept pages of devices.
 //!
-//! Only who has a device with the mark `POISONED` looks here, so nobody else pays for it.
+//! The list is only looked at for devices that are marked `POISONED`, so it costs nothing
+//! otherwise.
 //!
 //! A failure is not over when its report returns: only then does the machine check handler take the
-//! page out of the kernel's own mapping (`set_mce_nospec()`). A page that were written anew before
-//! that would be in use, and flushing it an oops. So each report, also one of a page that is known,
-//! has to have *settled* before the page is written anew. The handler of memory that a task has
-//! consumed is work which that task does on its way to user space; what it adds to that work is
-//! done after it ([`Ended`]). Of a handler in a kernel thread nothing tells; it is given
-//! [`SETTLE_MS`].
+//! page out of the direct map (`set_mce_nospec()`). If the page were rewritten before that, it
+//! would be in use, and flushing it would oops. So each report, including one of a page that is in
+//! the list already, has to have *settled* before the page is rewritten. If a task has consumed the
+//! poison, the handler is task work, run on the way to user space, and task work that the report
+//! adds runs after it ([`Ended`]). Nothing signals the end of a handler in a kernel thread; it is
+//! given [`SETTLE_MS`].
 
 use core::mem;
 
@@ -47,8 +48,8 @@ use super::frames::Frames;
 pub(crate) use crate::abstractions::mm::hwpoison::mark_page;
 
 global_lock! {
-    /// Page frames that have failed, in order.
-    // SAFETY: `init()` runs before any mount is bound.
+    /// The page frames that have failed, in ascending order.
+    // SAFETY: `init()` runs before any mount is attached.
     unsafe(uninit) static POISONED: SpinLock<KVec<Failed>> = KVec::new();
 }
 
@@ -56,26 +57,27 @@ global_lock! {
 #[derive(Clone, Copy)]
 struct Failed {
     pfn: u64,
-    /// The last report of it: a number that no other report has, of this page or another.
+    /// The number of its last report. No other report has it, of this page or another.
     report: u64,
-    /// Reports whose handler may not be done yet.
+    /// The number of reports that have not ended.
     under_way: u32,
-    /// The handlers of the others are done so many milliseconds after the last one has ended.
+    /// When the last report ended. The handlers of all that have ended are done `settles_ms`
+    /// milliseconds later.
     ended: Instant<Monotonic>,
     settles_ms: i64,
 }
 
 impl Failed {
-    /// How long some handler may take yet.
+    /// Returns for how many more milliseconds a handler may be running.
     fn unsettled_ms(&self) -> i64 {
         self.settles_ms - self.ended.elapsed().as_millis()
     }
 }
 
-/// Room for so many page frames there is always, if there is any memory at all to be had meanwhile.
+/// The spare capacity that the list should always have, in page frames.
 const SPARE: usize = 64;
 
-/// Called once, while the module is loaded. May sleep.
+/// Initializes the list. Called once, while the module is loaded. May sleep.
 ///
 /// # Errors
 ///
@@ -86,7 +88,7 @@ pub(super) fn init() -> Result {
     make_room()
 }
 
-/// Sees to it that [`SPARE`] page frames can be remembered without memory. May sleep.
+/// Ensures that [`SPARE`] page frames can be recorded without an allocation. May sleep.
 ///
 /// # Errors
 ///
@@ -102,7 +104,7 @@ pub(super) fn make_room() -> Result {
     };
     let mut frames = KVec::with_capacity(known + 4 * SPARE, GFP_KERNEL)?;
     let mut poisoned = POISONED.lock();
-    // Others may have been here.
+    // Another task may have done the same.
     if frames.capacity() > poisoned.capacity() {
         frames.extend_from_slice(&poisoned, GFP_ATOMIC)?;
         let old = mem::replace(&mut *poisoned, frames);
@@ -116,18 +118,18 @@ fn find(poisoned: &[Failed], pfn: u64) -> Result<usize, usize> {
     poisoned.binary_search_by_key(&pfn, |failed| failed.pfn)
 }
 
-/// A report about a page, until its handler is done.
+/// A report about a page, until it returns to the machine check handler.
 #[must_use = "the report ends when this is dropped"]
 pub(super) struct Report(u64);
 
 /// How long a handler in a kernel thread may take after its report.
 const SETTLE_MS: i64 = 10_000;
 
-/// The last number of a report.
+/// The number of the last report.
 static REPORTS: Atomic<u64> = Atomic::new(0);
 
 impl Report {
-    /// Remembers that a page frame has failed.
+    /// Records that a page frame has failed.
     ///
     /// # Errors
     ///
@@ -144,7 +146,7 @@ impl Report {
                     ended: Instant::now(),
                     settles_ms: 0,
                 };
-                // There is room (`make_room()`), so this is short.
+                // This allocates only if the spare entries are used up.
                 poisoned.push(failed, GFP_ATOMIC)?;
                 poisoned[at..].rotate_right(1);
                 at
@@ -164,27 +166,27 @@ impl Drop for Report {
 
         let ended = Ended::new(self.0);
         if task::flags() & NO_SYSTEM_CALL == 0 {
-            // Without memory for it, this is as in a kernel thread.
+            // Without memory, `ended` is dropped at once, as in a kernel thread.
             // SAFETY: Unloading waits for `ended` (`are_ending()`), and `Hooks::drop` for tasks.
             let _ = unsafe { task::run_on_return(ended) };
         }
     }
 }
 
-/// Work that a task does after the handler of the failure that it has reported.
+/// Task work that runs after the handler of the failure that the task has reported.
 struct Ended {
     pfn: u64,
-    /// How many milliseconds the handler may take yet.
+    /// How many more milliseconds the handler may take.
     settles_ms: i64,
 }
 
-/// How many [`Ended`] there are, before the module may go.
+/// The number of [`Ended`]. The module is not unloaded before it is 0.
 static ENDING: Atomic<i64> = Atomic::new(0);
 
 impl Ended {
     fn new(pfn: u64) -> Self {
         ENDING.add(1, Relaxed);
-        // What is not done by the task is dropped, and then nothing tells.
+        // If the task does not run this, it is dropped, and nothing signals the end of the handler.
         Self {
             pfn,
             settles_ms: SETTLE_MS,
@@ -202,7 +204,7 @@ impl Drop for Ended {
     fn drop(&mut self) {
         let mut poisoned = POISONED.lock();
 
-        // While this is under way, the page is not forgotten.
+        // A page with a report that has not ended stays in the list.
         if let Ok(at) = find(&poisoned, self.pfn) {
             let failed = &mut poisoned[at];
             failed.under_way -= 1;
@@ -214,19 +216,20 @@ impl Drop for Ended {
     }
 }
 
-/// Whether tasks have yet to come back from the handler of a failure.
+/// Returns true if tasks have not yet returned from the handler of a failure.
 pub(super) fn are_ending() -> bool {
     ENDING.load(Relaxed) != 0
 }
 
-/// The last report of a page frame that has failed, if all of them have settled.
+/// Returns the number of the last report of a page frame that has failed, if all its reports have
+/// settled.
 ///
 /// # Errors
 ///
-/// [`EJUKEBOX`] if it has not: come again.
+/// [`EJUKEBOX`] if not: the caller retries.
 pub(super) fn settled(page: &RecoveryPage<'_>) -> Result<u64> {
     let poisoned = POISONED.lock();
-    // If it is not there, another task was faster.
+    // If it is not in the list, another task has rewritten the page.
     let failed = find(&poisoned, page.pfn()).map(|at| poisoned[at]);
 
     match failed {
@@ -235,12 +238,12 @@ pub(super) fn settled(page: &RecoveryPage<'_>) -> Result<u64> {
     }
 }
 
-/// Forgets a page frame that was written anew, unless it was reported after `report`. Another task
-/// may have written it, too, by another file, and it may have failed since.
+/// Removes a page frame that was rewritten from the list, unless it was reported after `report`:
+/// another task may have rewritten it, too, through another file, and it may have failed since.
 ///
 /// # Errors
 ///
-/// [`EJUKEBOX`] if it was.
+/// [`EJUKEBOX`] if it was reported after `report`.
 pub(super) fn forget(page: &RecoveryPage<'_>, report: u64) -> Result {
     let mut poisoned = POISONED.lock();
     let Ok(at) = find(&poisoned, page.pfn()) else {
@@ -251,15 +254,15 @@ pub(super) fn forget(page: &RecoveryPage<'_>, report: u64) -> Result {
     }
     poisoned[at..].rotate_left(1);
     poisoned.pop();
-    // Under the lock: a later report marks it after this.
-    // SAFETY: By its type invariants `page` is there, with its memory map.
+    // Under the lock: a later report sets PG_hwpoison after this.
+    // SAFETY: By the type invariants of `page` the frame is of a device, and has a memory map.
     unsafe { mark_page(page.pfn(), false) };
     Ok(())
 }
 
-/// Gives the memory of the list back. Nobody knows then that the machine check handler has taken
-/// those pages out of the kernel's own mapping, and to flush one is an oops; unbinding the device
-/// maps them anew.
+/// Frees the list. If the module is loaded again, it does not know that the machine check handler
+/// has taken those pages out of the direct map, and flushing one would oops. Unbinding the device
+/// maps them again.
 pub(super) fn forget_all() {
     let forgotten = mem::replace(&mut *POISONED.lock(), KVec::new());
 
@@ -271,18 +274,18 @@ pub(super) fn forget_all() {
     }
 }
 
-/// Whether there is any.
+/// Returns true if any page frame has failed.
 pub(super) fn exists() -> bool {
     !POISONED.lock().is_empty()
 }
 
-/// Whether page frame `pfn` has failed.
+/// Returns true if page frame `pfn` has failed.
 pub(crate) fn is_poisoned(pfn: u64) -> bool {
     find(&POISONED.lock(), pfn).is_ok()
 }
 
 impl Frames {
-    /// How many of these pages come before the first one that has failed.
+    /// Returns how many of these pages come before the first one that has failed.
     pub(super) fn healthy(&self) -> u64 {
         let Some(pfn) = self.pfn else {
             return 0;

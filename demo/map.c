@@ -18,7 +18,7 @@
 #define HUGE	(2UL << 20)
 #define LINE	256
 
-/* Like mmap(), at an address that a 2 MiB page can have. */
+/* Like mmap(), at an address that allows 2 MiB pages. */
 static char *map_aligned(int fd, size_t size)
 {
 	char *room, *map;

@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Memory for the metadata of a file, with headroom in front for what its user keeps with it, as an
-//! skb has for headers.
+//! Memory for the metadata of a file, with headroom in front for a header, as in an skb.
 
 use core::{
     alloc::Layout,
@@ -23,7 +22,7 @@ use kernel::{
 
 use crate::bindings::kernel as c;
 
-/// Metadata that belong to no file yet, or to none any more.
+/// Metadata that belongs to no file yet, or no longer to one.
 ///
 /// # Invariants
 ///
@@ -38,7 +37,7 @@ pub(crate) struct MetaBuf {
 unsafe impl Send for MetaBuf {}
 
 impl MetaBuf {
-    /// Of the headroom, the metadata, and zeros up to the end of their first line.
+    /// Returns the layout of the headroom and the metadata, which takes at least one cache line.
     fn layout(headroom: Layout, len: u32) -> Result<Layout> {
         let room = size_of::<c::fuse_dax_fmap_meta>().max(len as usize);
         let size = headroom.size().checked_add(room).ok_or(EINVAL)?;
@@ -46,8 +45,8 @@ impl MetaBuf {
         Layout::from_size_align(size, headroom.align()).map_err(|_| EINVAL)
     }
 
-    /// `headroom`, whose size is a multiple of its alignment, and `len` bytes of metadata, all
-    /// zeroed and accounted to the opener. May sleep.
+    /// Allocates `headroom`, whose size is a multiple of its alignment, and `len` bytes of
+    /// metadata, all zeroed and accounted to the opener. May sleep.
     ///
     /// # Errors
     ///
@@ -71,13 +70,14 @@ impl MetaBuf {
 
     /// The metadata.
     pub(crate) fn bytes_mut(&mut self) -> &mut [u8] {
-        // SAFETY: `start` owns at least this much, by the type invariants.
+        // SAFETY: By the type invariants the allocation at `start` is at least as large as the
+        // headroom.
         let bytes = unsafe { self.start.add(self.headroom.size()) };
         // SAFETY: `bytes` are initialized, and `self` owns them, by the type invariants.
         unsafe { core::slice::from_raw_parts_mut(bytes.as_ptr(), self.len as usize) }
     }
 
-    /// Where the headroom begins, to be written by the caller. Nothing frees it until
+    /// Returns the start of the headroom, which the caller writes. The memory is not freed until
     /// [`MetaBuf::from_raw`] takes it back.
     pub(crate) fn into_raw(self) -> NonNull<u8> {
         let start = self.start;
@@ -90,8 +90,8 @@ impl MetaBuf {
     ///
     /// # Safety
     ///
-    /// `start` comes from there, of a buffer with this headroom and length, and nothing points into
-    /// it any more.
+    /// `start` comes from [`MetaBuf::into_raw`] of a buffer with this headroom and length, and
+    /// nothing points into the buffer any more.
     pub(crate) unsafe fn from_raw(start: NonNull<u8>, headroom: Layout, len: u32) -> Self {
         // INVARIANT: The allocation is `start`'s, by the safety requirements.
         Self {

@@ -2,26 +2,27 @@
 
 //! Maps that come with the answer to OPEN, from a server that can do that.
 //!
-//! OPEN is FUSE's own request. Before the server can see it, the probe of requests that are being
-//! sent has its answer consist of two parts, the second of which is the map:
+//! OPEN is FUSE's own request. Before the server can see it, the probe of `fuse_request_send` adds
+//! a second part to the answer, which is the map:
 //!
 //! ```text
 //!   opener                                    probe, in the same task       server
 //!   MapInOpen::during()
 //!     WANTED: this channel, this task, this node id
-//!     FUSE's ->open(): OPEN ----------------> + flag, + room ------------->
+//!     FUSE's ->open(): OPEN ----------------> + flag, + buffer ----------->
 //!     <--------------------------------------------- fuse_open_out, fuse_open_fmap_out
 //!   the map, if FUSE has opened the file
 //! ```
 //!
-//! An entry of `WANTED` is used once, by the first OPEN that this task sends to this server: FUSE's
-//! `->open()` sends it before it does anything else. What it does then may open files of other
-//! servers in the same task (FUSE passthrough), with node ids that those chose; their channels are
+//! An entry of `WANTED` is used once, by the first OPEN that its task sends to its server: FUSE's
+//! `->open()` sends it before it does anything else. After that, FUSE may open files of other
+//! servers in the same task (passthrough), with node ids of those servers; their channels are
 //! others.
 //!
-//! The room is on the opener's stack, as are the arguments of FUSE's request: who opens waits for
-//! an OPEN that the server has got, even when it is being killed. The size of the second part is
-//! fixed, as FUSE would take what it is told of one that varies for an error.
+//! The buffer is on the opener's stack, as are the arguments of FUSE's request: the opener waits
+//! for an OPEN that the server has read, even when it is being killed. The size of the second part
+//! is fixed: if it varied (`out_argvar`), FUSE would return the size, which its open takes for an
+//! error.
 
 use core::{
     mem::{
@@ -64,37 +65,37 @@ use crate::{
 
 const MAP_MAX: usize = c::FUSE_DAX_FMAP_OPEN_MAP_MAX as usize;
 
-/// Room for a map.
+/// The buffer for a map.
 pub(crate) struct MapInOpen(MaybeUninit<c::fuse_open_fmap_out>);
 
-/// Whose OPEN is to bring a map, and where to.
+/// The OPEN that is to return a map, and the buffer for it.
 ///
 /// # Invariants
 ///
 /// `answer` is valid until the task has the answer to that OPEN.
 #[derive(Clone, Copy)]
 pub(crate) struct Wanted {
-    /// The server's.
+    /// The channel to the server.
     chan: ChannelId,
     task: *mut c::task_struct,
     nodeid: u64,
     answer: *mut c::fuse_open_fmap_out,
 }
 
-// SAFETY: What is in the list is used under its lock, or by the task that it belongs to.
+// SAFETY: An entry is used with the lock of the list held, or by the task that it belongs to.
 unsafe impl Send for Wanted {}
 
 global_lock! {
-    /// Maps that are wanted, by tasks in [`MapInOpen::during`]. A probe takes it, with `fiq->lock`
-    /// held.
+    /// Maps that are wanted by tasks in [`MapInOpen::during`]. The probe takes the lock with
+    /// `fiq->lock` held.
     // SAFETY: `Hooks::new()` initializes it before the probes are registered.
     pub(crate) unsafe(uninit) static WANTED: SpinLock<StackList<Wanted>> = StackList::new();
 }
 
-/// How many are in [`WANTED`]: the probe looks there only if any.
+/// The number of entries in [`WANTED`]. If it is 0, the probe does not take the lock.
 static NR_WANTED: Atomic<usize> = Atomic::new(0);
 
-/// Changes [`WANTED`].
+/// Changes [`WANTED`], and [`NR_WANTED`] with it.
 fn with_wanted<T>(change: impl FnOnce(&mut StackList<Wanted>) -> T) -> T {
     let mut wanted = WANTED.lock();
     let result = change(&mut wanted);
@@ -107,22 +108,22 @@ fn with_wanted<T>(change: impl FnOnce(&mut StackList<Wanted>) -> T) -> T {
 const _: () = assert!(size_of::<c::fuse_open_fmap_out>() == 8 + MAP_MAX);
 
 impl MapInOpen {
-    /// No map, so far.
+    /// Makes a buffer without a map.
     pub(crate) fn new() -> Self {
         Self(MaybeUninit::uninit())
     }
 
-    /// Calls `open`, which has FUSE open the file in the current task and returns whether it did,
-    /// and has the OPEN that is sent meanwhile ask for the map.
+    /// Calls `open`, and returns the map that came with the answer to its OPEN. `open` calls FUSE's
+    /// own open in the current task, and returns true if FUSE has opened the file.
     ///
     /// # Errors
     ///
-    /// [`ERANGE`] if the map has to be asked for another way; the server's, as those of GET_FMAP;
-    /// [`EIO`] if what came is no map.
+    /// [`ERANGE`] if GET_FMAP has to be sent; an error of the server, with the meaning that it has
+    /// for GET_FMAP; [`EIO`] if the answer is no map.
     pub(crate) fn during(&mut self, inode: &Inode, open: impl FnOnce() -> bool) -> Result<&[u8]> {
         let answer = self.0.as_mut_ptr();
-        // What an OPEN does not bring is to be asked for.
-        // SAFETY: `answer` is part of `self`.
+        // If no OPEN returns a map, GET_FMAP is to be sent.
+        // SAFETY: `answer` points into `self`.
         unsafe { (*answer).size = ERANGE.to_errno() };
 
         // INVARIANT: The task is in this function until it has the answer, see the top.
@@ -133,23 +134,23 @@ impl MapInOpen {
             answer,
         });
         let entry = NonNull::from(&mut entry);
-        // SAFETY: The entry stays where it is, and unused, until it is removed below.
+        // SAFETY: `entry` is valid and not used otherwise until it is removed below.
         with_wanted(|wanted| unsafe { wanted.push(entry) });
 
         let opened = open();
 
         with_wanted(|wanted| wanted.remove(entry));
-        // An answer that FUSE did not take may be there in part.
+        // If FUSE did not accept an answer, it may have copied a part.
         if !opened {
             return Err(ERANGE);
         }
-        // SAFETY: `size` was set above, and FUSE is done with it.
+        // SAFETY: `size` was set above, and FUSE is done with `answer`.
         match unsafe { (*answer).size } {
             size @ 0.. if size as usize <= MAP_MAX => {
-                // SAFETY: `answer` is part of `self`.
+                // SAFETY: `answer` points into `self`.
                 let map = unsafe { &raw const (*answer).map };
-                // SAFETY: As `size` is another one now, FUSE has copied an answer, and all of it,
-                // or the open had failed. It is not longer than `map`.
+                // SAFETY: `size` is not the one set above, so FUSE has copied an answer, and all of
+                // it, as the open has not failed. It is not longer than `map`.
                 Ok(unsafe { slice::from_raw_parts(map.cast(), size as usize) })
             }
             size @ -511..=-1 => Err(Error::from_errno(size)),
@@ -158,7 +159,7 @@ impl MapInOpen {
     }
 }
 
-/// Has an OPEN that is about to be sent ask for the map, if the task that sends it wants that.
+/// Makes an OPEN that is about to be sent ask for the map, if its task wants that.
 #[inline]
 pub(crate) fn ask_for_map(req: Sending<'_>) {
     if NR_WANTED.load(Relaxed) != 0 {
@@ -170,7 +171,7 @@ pub(crate) fn ask_for_map(req: Sending<'_>) {
 #[inline(never)]
 fn ask_if_wanted(mut req: Sending<'_>) {
     let (chan, task, nodeid) = (req.channel(), Task::current_raw(), req.nodeid());
-    // It is used once, and nobody else has to pass it while the server takes its time.
+    // Used once, an entry is not in the way of other tasks that search the list.
     let this = with_wanted(|wanted| {
         wanted.remove_first(|this| {
             this.chan == chan && ptr::eq(this.task, task) && this.nodeid == nodeid
@@ -183,6 +184,6 @@ fn ask_if_wanted(mut req: Sending<'_>) {
         return;
     };
     args.set_open_flags(c::FUSE_DAX_FMAP_OPEN_MAP);
-    // SAFETY: By the type invariants of `Wanted`.
+    // SAFETY: By the type invariants of `Wanted`, `answer` is valid until the task has the answer.
     unsafe { args.add_answer(this.answer) };
 }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Who mounted: what keeps the module, and opens devices, for a mount.
+//! The mounter: opens the devices of a mount, and owns the mount's reference to the module.
 
 use kernel::{
     cred::Credential,
@@ -35,13 +35,13 @@ use crate::{
     bindings::kernel as c, //
 };
 
-/// A reference to this module. Dropping it may be the last thing that code of ours does.
+/// A reference to this module. Dropping it may be the last thing that code of the module does.
 pub(crate) struct ModuleRef {
     _module: module::ModuleRef,
 }
 
 impl ModuleRef {
-    /// `None` if the module is going away.
+    /// Returns `None` if the module is being unloaded.
     pub(crate) fn new() -> Option<Self> {
         let _module = Module::this::<crate::LocalModule>().try_get()?;
 
@@ -49,7 +49,7 @@ impl ModuleRef {
     }
 }
 
-/// The task that mounted: its credentials and its root directory, with which devices are opened.
+/// The credentials and the root directory of the task in mount(2), with which devices are opened.
 #[pin_data]
 pub(crate) struct Mounter {
     root: Path,
@@ -73,10 +73,11 @@ impl WorkItem for Mounter {
 }
 
 impl Mounter {
-    /// The current task, if it may offer file maps to a server of `owner`. Does not sleep.
+    /// Returns the current task as a mounter, if it may offer file maps to a server of `owner`.
+    /// Does not sleep.
     ///
-    /// It has to be that owner, and not by way of a set-user-ID program: fusermount3 has all
-    /// capabilities when it mounts, and does so for a server of somebody who has none.
+    /// The task must be that owner, and not by way of a set-user-ID program: fusermount3 has all
+    /// capabilities when it mounts, and does so for servers of users who have none.
     pub(crate) fn current(owner: Kuid) -> Option<Pin<KBox<Self>>> {
         let cred = cred::current();
 
@@ -86,10 +87,11 @@ impl Mounter {
         {
             return None;
         }
-        // What can fail comes first: giving up the root directory may sleep.
+        // Allocated first: after a later failure the root directory would be put here, and may
+        // sleep.
         let _module = ModuleRef::new()?;
         let mounter = KBox::<Self>::new_uninit(GFP_ATOMIC | __GFP_NOWARN).ok()?;
-        // A task that is exiting may have none.
+        // A task that is exiting may have no root directory.
         let root = Path::root_of_current()?;
         let mounter = mounter.write_pin_init(pin_init!(Self {
             root,
@@ -100,15 +102,15 @@ impl Mounter {
         mounter.ok()
     }
 
-    /// Lets go of a mounter where it is not possible to sleep.
+    /// Drops a mounter in a work item, for callers that must not sleep.
     pub(crate) fn put_later(mounter: Pin<KBox<Self>>) {
         workqueue::system_long().enqueue(mounter);
     }
 
-    /// Opens a character device as the task that mounted would. May sleep.
+    /// Opens a character device as the mounter would. May sleep.
     ///
-    /// The path is looked up before anything is opened: it comes from the server, and opening
-    /// another kind of file may do anything, down to coming here again.
+    /// The path comes from the server, so it is looked up with O_PATH first: to open another kind
+    /// of file may do anything, even call this function again.
     ///
     /// # Errors
     ///

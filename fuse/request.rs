@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Requests of ours to a server: GET_FMAP and GET_DAXDEV.
+//! Requests of the module to a server: GET_FMAP and GET_DAXDEV.
 
 use core::{
     cell::UnsafeCell,
@@ -41,11 +41,10 @@ use crate::{
     open_error::Failure, //
 };
 
-/// A request of ours. The opener and FUSE each own a reference: an opener that is killed leaves,
-/// and the request frees itself when it ends.
+/// A request of the module. The opener and FUSE each own a reference: an opener that is killed
+/// drops its own, and the request is freed when it ends.
 ///
-/// It keeps the inode, so that the server does not get a FORGET for a node id it is being asked
-/// about.
+/// It keeps the inode, so that the server gets no FORGET for the node id that the request is about.
 #[pin_data]
 struct Request {
     #[pin]
@@ -58,10 +57,11 @@ struct Request {
     _inode: InodeRef,
 }
 
-// SAFETY: Nothing of a request belongs to a task. `reply` is written by FUSE before `done`, and
-// read by the opener after it.
+// SAFETY: No field belongs to a task. FUSE writes `reply` before `done`, and the opener reads it
+// after that.
 unsafe impl Send for Request {}
-// SAFETY: What changes is atomic, or belongs to FUSE and then to the opener, as said above.
+// SAFETY: Each field that changes is atomic, or belongs to FUSE and then to the opener, as said
+// above.
 unsafe impl Sync for Request {}
 
 /// `end` of a request.
@@ -72,25 +72,30 @@ unsafe impl Sync for Request {}
 unsafe extern "C" fn request_done(args: *mut f::fuse_args, error: ffi::c_int) {
     // SAFETY: `args` are those of a `Request`, by the safety requirements.
     let request = unsafe { container_of!(args.cast::<Args>(), Request, args) };
-    // SAFETY: FUSE owns a reference to `request`, and gives it up here.
+    // SAFETY: FUSE owns a reference to `request`, and passes it to this function.
     let request = unsafe { Arc::from_raw(request) };
 
     request.error.store(error, Relaxed);
     request.done.complete();
 }
 
-/// A request that the server has, or will get. Who drops it does not want the answer any more.
+/// A request that has been sent. Dropping it discards the answer.
 #[must_use]
 pub(crate) struct PendingRequest(Arc<Request>);
 
 impl Request {
-    /// Asks the server. May sleep, but not for the server.
+    /// Sends a request. May sleep, but not for the server.
     ///
     /// # Errors
     ///
     /// [`ENOMEM`]; ENOTCONN without a server.
-    fn send(inode: &Inode, request_args: &RequestArgs, body: [u32; 2], buf_size: usize) -> Result<PendingRequest> {
-        // Up to 1 MiB, and for as long as the server likes: it counts as the opener's.
+    fn send(
+        inode: &Inode,
+        request_args: &RequestArgs,
+        body: [u32; 2],
+        buf_size: usize,
+    ) -> Result<PendingRequest> {
+        // Up to 1 MiB, for as long as the server likes: charged to the opener's memory cgroup.
         let reply = KVVec::<u8>::zeroed(buf_size, GFP_KERNEL_ACCOUNT)?;
         let request = Arc::pin_init(
             pin_init!(Self {
@@ -100,12 +105,12 @@ impl Request {
                 body,
                 reply: UnsafeCell::new(reply),
                 // SAFETY: The opener keeps the inode in use. FUSE ends all requests before the
-                // superblock of a mount is shut down, and so drops this.
+                // superblock of a mount is shut down, and so drops this reference.
                 _inode: unsafe { inode.get() },
             }),
             GFP_KERNEL,
         )?;
-        // SAFETY: FUSE does not have the request yet.
+        // SAFETY: FUSE does not have the request yet, so nothing else uses `reply`.
         let reply = unsafe { (*request.reply.get()).as_mut_slice() };
         let (body, reply) = (&raw const request.body, &raw mut *reply);
         let for_fuse = Arc::into_raw(request.clone());
@@ -116,7 +121,8 @@ impl Request {
             args.send_background(inode, request_args, body, reply, request_done)
         };
         if let Err(errno) = sent {
-            // SAFETY: FUSE did not take the request, so its reference is still ours.
+            // SAFETY: FUSE did not take the request, so this function still owns the reference
+            // `for_fuse`.
             drop(unsafe { Arc::from_raw(for_fuse) });
             return Err(errno);
         }
@@ -125,7 +131,7 @@ impl Request {
 }
 
 impl PendingRequest {
-    /// Waits for the answer, which may take for ever; a fatal signal ends it.
+    /// Waits for the answer, without a time limit. A fatal signal ends the wait.
     ///
     /// # Errors
     ///
@@ -137,7 +143,7 @@ impl PendingRequest {
         request.done.wait_killable()?;
         to_result(request.error.load(Relaxed))?;
 
-        // SAFETY: The request has ended, so FUSE is done with it, and this takes it once.
+        // SAFETY: The request has ended, so FUSE is done with `reply`, and this takes it once.
         let mut reply = unsafe { mem::take(&mut *request.reply.get()) };
         // SAFETY: The request has ended, and `done` has said so.
         let len = unsafe { request.args.reply_len() };
@@ -146,7 +152,8 @@ impl PendingRequest {
     }
 }
 
-/// GET_FMAP: the map of a file, at most `buf_size` bytes. May sleep, but not for the server.
+/// Sends GET_FMAP: asks for the map of a file, at most `buf_size` bytes. May sleep, but not for the
+/// server.
 ///
 /// # Errors
 ///
@@ -164,7 +171,8 @@ pub(crate) fn get_fmap(inode: &Inode, buf_size: u32) -> Result<PendingRequest> {
     )
 }
 
-/// GET_DAXDEV: the path of the device of an index, asked while opening `inode`. May sleep.
+/// Sends GET_DAXDEV, while opening `inode`, and returns the path of the device of an index. May
+/// sleep.
 ///
 /// # Errors
 ///
@@ -183,7 +191,7 @@ pub(crate) fn get_daxdev(inode: &Inode, index: u32) -> Result<CString, Failure> 
     path_of(&reply)
 }
 
-/// The path in a GET_DAXDEV reply.
+/// Returns the path in a GET_DAXDEV reply.
 fn path_of(reply: &[u8]) -> Result<CString, Failure> {
     const NAME: usize = core::mem::offset_of!(c::fuse_get_daxdev_out, name);
 

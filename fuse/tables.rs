@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Tables of C operations, most of them copies of FUSE's with some of ours in them.
+//! Tables of C operations, most of them copies of FUSE's with some functions of the module.
 
 use kernel::{
     prelude::*,

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Inodes that FUSE has marked bad: their maps end, though their files may be open.
+//! Inodes that FUSE has marked bad: their maps end, even if their files are open.
 
 use kernel::{
     sync::aref::ARef,
@@ -8,15 +8,15 @@ use kernel::{
 };
 
 use crate::sb_info::{
-    SbInfo,
     ActiveSb,
+    SbInfo,
     LOOKING, //
 };
 
 use super::{
+    invalidate::try_break_layout, //
     mapped_inode::MappedFile,
     no_faults::NoFaults,
-    invalidate::try_break_layout, //
 };
 
 impl WorkItem<LOOKING> for SbInfo {
@@ -27,16 +27,17 @@ impl WorkItem<LOOKING> for SbInfo {
     }
 }
 
-/// Ends the maps of inodes that FUSE has marked bad: their files are unmapped and give up what is
-/// idle of their memory. Returns whether some of it is busy.
+/// Ends the maps of inodes that FUSE has marked bad: unmaps their files and drops their memory,
+/// except pinned pages. Returns true if some memory is pinned.
 ///
-/// FUSE does that when the server answers that a node id is another file now. It tells no one; but
-/// reads, writes and faults look at the mark themselves, so nothing is mapped anew.
+/// FUSE marks an inode bad when the server answers that its node id is another file now. There is
+/// no callback for that, but reads, writes and faults check the mark themselves, so nothing is
+/// mapped again.
 fn end_bad_maps(sbi: &SbInfo) -> bool {
     let is_bad = |file: &MappedFile| file.has_bad_inode() && !file.mapping().is_empty();
 
     sbi.mapped_files.clear(|| {
-        // Nearly always there is none, and then the mount must not be kept.
+        // Without a bad inode, do not take an active reference.
         if !sbi.mapped_files.any(is_bad) {
             return false;
         }
@@ -44,10 +45,9 @@ fn end_bad_maps(sbi: &SbInfo) -> bool {
             return false;
         };
         let mut busy = false;
-        sbi
-            .mapped_files
+        sbi.mapped_files
             .for_each((&active).into(), false, is_bad, |file| {
-                // The next fault sees the mark.
+                // A fault that begins after this sees the mark.
                 let no_faults = NoFaults::lock(file);
                 busy |= !try_break_layout(&no_faults, None);
             });

@@ -1,15 +1,15 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! From pages back to 2 MiB.
+//! Collapse: replaces the PTE entries of an aligned 2 MiB by a PMD entry.
 //!
-//! DAX keeps an entry for what it has mapped, and prefers small ones: while one page of an aligned
-//! 2 MiB has an entry, a huge fault there falls back to pages, for every task, until the inode is
-//! evicted. One small or misaligned mapping would be enough for that. Entries are only DAX's notes,
-//! though: a map that says where 2 MiB are in one piece says so still. So the entries of such a
-//! range are dropped when a huge fault has fallen back because of them, and it is tried again.
+//! DAX keeps entries for the memory that it has mapped. While one page of an aligned 2 MiB has a
+//! PTE entry, PMD faults there fall back to PTE faults, in every task, until the inode is evicted;
+//! one small or misaligned VMA is enough for that. The entries only cache what the map says, and
+//! the map does not change. So when a PMD fault has fallen back because of PTE entries, they are
+//! dropped and the fault is retried.
 //!
-//! That happens once: a small fault leaves a huge entry as it is, and maps its page out of it.
-//! Tables of pages that other tasks have there are taken down, and come back as they touch them.
+//! This happens once per range: a later PTE fault keeps the PMD entry, and maps its page from it.
+//! Other tasks lose their page tables there, and fault again.
 
 use kernel::ffi;
 
@@ -35,10 +35,10 @@ use super::{
     writeback::flush_range, //
 };
 
-/// After a fault that fell back to pages: whether it is worth trying again, because its range could
-/// be mapped as one and has been made ready for that.
+/// Collapses the range of a PMD fault that fell back, if one PMD entry can map it. Returns true if
+/// the fault is worth a retry.
 ///
-/// The caller does not hold the `invalidate_lock` of the page cache.
+/// The caller does not hold the `invalidate_lock` of the DAX page cache.
 #[cold]
 pub(super) fn collapse(
     vmf: &VmFault,
@@ -59,23 +59,23 @@ pub(super) fn collapse(
         }
 }
 
-/// The first page frame of 2 MiB of a file, if they are in one aligned piece, and none of it is
-/// another file's.
+/// Returns the first page frame of 2 MiB of a file, if the program maps them to one aligned piece
+/// of memory, and no other file owns any of it.
 fn one_piece(file: &MappedFile, pos: u64, i_size: u64) -> Option<u64> {
     let mapping = file.header().resolve(pos, PMD_SIZE, i_size).ok()?;
     let device = mapping.device?;
     let pages = PMD_SIZE / PAGE;
     let pfn = device.with_frames(mapping.addr, pages, |frames| {
         // SAFETY: `frames` are used inside `with_frames()`.
-        let ours = unsafe { frames.are_vacant_but_for(file.mapping().as_raw()) };
-        frames.pfn.filter(|pfn| ours && pfn % pages == 0)
+        let is_owner = unsafe { frames.are_vacant_but_for(file.mapping().as_raw()) };
+        frames.pfn.filter(|pfn| is_owner && pfn % pages == 0)
     })??;
 
     (mapping.length >= PMD_SIZE && are_at(file, pos, pfn)).then_some(pfn)
 }
 
-/// Whether those pages of 2 MiB that are mapped already are where the program says that all of them
-/// are, from frame `pfn` on: giving them up must not let it change its mind.
+/// Returns true if each page of these 2 MiB that has an entry is where the program says now, from
+/// frame `pfn` on: a collapse must not let the program move a page.
 fn are_at(file: &MappedFile, pos: u64, pfn: u64) -> bool {
     (0..PMD_SIZE / PAGE).all(|page| {
         let index = pos / PAGE + page;
@@ -85,17 +85,16 @@ fn are_at(file: &MappedFile, pos: u64, pfn: u64) -> bool {
     })
 }
 
-/// Drops the entries of 2 MiB of a file, which are from frame `pfn` on, unless the
-/// pages are pinned. A page that another fault has mapped elsewhere, since the program was
-/// asked, stays.
+/// Drops the entries of 2 MiB of a file, which begin at frame `pfn`, unless pages are pinned or
+/// another fault has mapped one elsewhere since the program was called.
 ///
-/// What was stored through them is flushed first: the entries know that it has to be.
+/// Flushes the range first, as the dirty marks go away with the entries.
 fn drop_entries(file: &MappedFile, pos: u64, pfn: u64) -> bool {
     let (start, end) = (pos as c::loff_t, (pos + PMD_SIZE - 1) as c::loff_t);
-    // Nothing is mapped again once it has been unmapped.
+    // With this held, nothing is mapped again after the unmap.
     let no_faults = NoFaults::lock(file);
 
-    // Another fault may have been here.
+    // Another task may have collapsed the range.
     let first = file.mapping().first_entry(pos / PAGE, pos / PAGE);
     if first.is_some_and(|entry| entry.is_huge()) {
         return true;

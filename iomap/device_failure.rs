@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What a mount does when one of its devices goes away, or some of its memory fails.
+//! Device removal and memory failure, as a mount handles them.
 //!
-//! The memory map of a device goes away with it, so that waits until no page is in use. While it
-//! waits no lock is held: a task that has some pages of a buffer may be in a fault for the next,
-//! and has to get through to give the others back.
+//! The memory map of a device is freed when the device is removed, so removal waits until no page
+//! is in use. It waits with no lock held: a task that has pinned some pages of a buffer may be
+//! faulting in the next, and must be able to finish and unpin them.
 
 use core::ptr::NonNull;
 
@@ -29,12 +29,13 @@ use crate::{
         HolderRef, //
     },
     sb_info::{
-        SbInfo,
         ActiveSb, //
+        SbInfo,
     }, //
 };
 
 use super::{
+    invalidate::try_break_layout,
     mapped_files::Held,
     mapped_inode::{
         MappedFile,
@@ -42,7 +43,6 @@ use super::{
     },
     no_faults::NoFaults,
     ownership::OwnershipWriteGuard,
-    invalidate::try_break_layout,
     writeback::flush_around_poison, //
 };
 
@@ -52,7 +52,7 @@ impl HolderOps for SbInfo {
     }
 
     fn get(&self) -> Option<HolderRef> {
-        // SAFETY: `self` has not been freed.
+        // SAFETY: `self` is borrowed, so it has not been freed.
         unsafe { SbInfo::hold(NonNull::from(self)) }.map(HolderRef::new)
     }
 
@@ -71,26 +71,25 @@ impl HolderOps for SbInfo {
     }
 
     unsafe fn memory_failed(&self, pfn: u64, flags: ffi::c_int) -> Result {
-        // The files of a mount that goes away are not mapped any more.
+        // If there is no active reference left, no file is mapped by mmap(2) any more.
         let active = ActiveSb::new(self);
 
-        // SAFETY: The frame and `flags` are the caller's, by the safety requirements.
+        // SAFETY: The caller guarantees what `pfn` and `flags` have to be.
         unsafe { memory_failure(self, active.as_ref(), pfn, flags) }
     }
 }
 
-/// How long memory may be in use before the log says so.
+/// How long removal waits before it logs that memory is still in use.
 const PATIENCE_MS: i64 = 5000;
 
-/// The longest time between two looks.
+/// The longest interval between two checks.
 const STEP_MS_MAX: i64 = 50;
 
-/// A device that goes away: all files of a mount that declare it are unmapped, and give up what
-/// they have of it. What they map again is judged again. Waits until no page of the device is in
-/// use.
+/// Unmaps all files of a mount that declare a device that is being removed, and drops their memory
+/// on it. Later mappings are validated again, and those on this device are rejected. Waits until no
+/// page of it is in use.
 ///
-/// While it waits, nothing is held: the mount may be unmounted, and what is left is kept memory
-/// then.
+/// Nothing is held while it waits: the mount may be unmounted, and leave kept memory.
 fn invalidate_device(sbi: &SbInfo, index: u32, device: &Device) {
     let (mut waited_ms, mut step_ms) = (0, 1);
     let mut told = false;
@@ -111,21 +110,20 @@ fn invalidate_device(sbi: &SbInfo, index: u32, device: &Device) {
     }
 }
 
-/// One look at all files. Returns whether some memory of the device is left, or may be.
+/// Goes through all files once. Returns true if memory of the device is, or may be, left.
 ///
-/// In the `first` one each file is locked, so that no fault is under way that found the device
-/// sound; what has no entries after that gets none.
+/// The `first` pass locks every file, so that no fault remains that found the device healthy. A
+/// file without entries gets none after that, and later passes skip it.
 fn invalidate_once(sbi: &SbInfo, index: u32, device: &Device, first: bool) -> bool {
     let Some(active) = ActiveSb::new(sbi) else {
-        // If it is about to go, it leaves kept memory.
+        // A superblock that is being shut down may leave kept memory.
         return !sbi.superblock.has_gone() || sbi.mapped_files.release_kept_of(device);
     };
     let wanted = |file: &MappedFile| {
         file.header().uses_device(index) && (first || !file.mapping().is_empty())
     };
     let mut busy = false;
-    sbi
-        .mapped_files
+    sbi.mapped_files
         .for_each((&active).into(), true, wanted, |file| {
             let no_faults = NoFaults::lock(file);
             busy |= !try_break_layout(&no_faults, Some(device));
@@ -133,14 +131,14 @@ fn invalidate_once(sbi: &SbInfo, index: u32, device: &Device, first: bool) -> bo
     sbi.mapped_files.release_kept_of(device) || busy
 }
 
-/// Memory that has failed: unmaps the page frame, and sends SIGBUS to the tasks that the kernel's
-/// policy names, the one that consumed it and those that want to know early. The others get it when
-/// they touch the page again, as the fault is refused.
+/// Handles a failed page frame: unmaps it, and sends SIGBUS to the tasks that the kernel's policy
+/// selects: the task that consumed the poison, and those that asked for an early kill. Other tasks
+/// get SIGBUS at their next access, when the fault fails.
 ///
-/// The entry of the page is dropped, with the other pages of 2 MiB, which come back one by one. If
-/// the entry is busy it stays, and is not dirty any more: a page that the machine check handler has
-/// taken out of the kernel's own mapping must never be flushed. What was stored there is lost,
-/// which fsync(2) reports.
+/// Drops the entry of the page, with all pages of a PMD entry; the healthy ones come back by PTE
+/// faults. If pages of the entry are pinned, it stays, and is cleaned: a page that the machine
+/// check handler has unmapped from the direct map must never be flushed. The data stored there are
+/// lost, which fsync(2) reports.
 ///
 /// # Errors
 ///
@@ -148,78 +146,79 @@ fn invalidate_once(sbi: &SbInfo, index: u32, device: &Device, first: bool) -> bo
 ///
 /// # Safety
 ///
-/// The frame is of a device that the mount holds, has a memory map, and is known as poisoned. The
-/// caller handles a memory failure with these `flags`.
+/// The frame must be of a device that the mount holds, have a memory map, and be recorded as
+/// poisoned. The caller must handle a memory failure with these `flags`.
 unsafe fn memory_failure(
     sbi: &SbInfo,
     active: Option<&ActiveSb>,
     pfn: u64,
     flags: ffi::c_int,
 ) -> Result {
-    // From here on nothing flushes that does not know.
+    // After this, no flush is under way that does not know that the page has failed.
     sbi.ownership.wait_for_users();
-    // A folio in a DAX page cache keeps the mapped file from being freed as long as nothing can
-    // move out.
-    let nobody_moves = OwnershipWriteGuard::new(sbi);
-    // SAFETY: The frame is of a device that the mount holds, with a memory map, and nothing moves.
+    // With this held no entry is removed, and a mapped file that owns a folio is not freed.
+    let ownership = OwnershipWriteGuard::new(sbi);
+    // SAFETY: The frame is of a device that the mount holds, and has a memory map. The ownership
+    // lock is held.
     let Some(owner) = (unsafe { Owner::of(sbi, active, pfn) }) else {
-        // It has none, or an evicted one: not mapped, and whoever gives it up does not flush what
-        // has failed.
-        // SAFETY: Frame `pfn` has a memory map, by the safety requirements.
+        // The frame has no owner, or an evicted one: it is not mapped, and dropping the memory does
+        // not flush failed pages.
+        // SAFETY: By the safety requirements frame `pfn` has a memory map.
         unsafe { mark_page(pfn, true) };
         return Ok(());
     };
-    drop(nobody_moves);
+    drop(ownership);
     let file = owner.held.file();
     let start = (owner.first * PAGE) as c::loff_t;
     let end = ((owner.first + owner.pages) * PAGE - 1) as c::loff_t;
 
-    // A fault that did not know yet is over then.
+    // This waits for faults that began before the failure was recorded.
     let no_faults = NoFaults::lock(file);
     let index = owner.first + (pfn - owner.head);
     let killed = file.mapping().kill_procs(index, flags);
-    // Also where no task was told.
+    // Unmap even if no task was killed.
     let (idle, busy) = no_faults.unmap(start, end);
     flush_around_poison(&no_faults, start, end);
     if busy.is_none() {
         idle.disassociate();
     }
     drop(no_faults);
-    // The kernel has marked the first page of the folio.
+    // `mf_dax_kill_procs()` has marked the first page of the folio.
     if !is_poisoned(owner.head) {
         // SAFETY: `owner.head` is of the folio that frame `pfn` was in, of the same device.
         unsafe { mark_page(owner.head, false) };
     }
-    // SAFETY: Frame `pfn` has a memory map, by the safety requirements.
+    // SAFETY: By the safety requirements frame `pfn` has a memory map.
     unsafe { mark_page(pfn, true) };
     killed
 }
 
-/// Who has a page frame.
+/// The owner of a page frame.
 struct Owner<'a> {
     held: Held<'a>,
-    /// The page of the file where the frame's folio begins.
+    /// The page offset in the file at which the frame's folio begins.
     first: u64,
-    /// The first page frame of that.
+    /// The first page frame of that folio.
     head: u64,
     pages: u64,
 }
 
 impl<'a> Owner<'a> {
-    /// `None` if there is none, or its inode is being evicted.
+    /// Finds the owner. Returns `None` if there is none, or its inode is being evicted.
     ///
     /// # Safety
     ///
-    /// The frame is of a device that the mount holds, and has a memory map. The caller has
-    /// [`OwnershipWriteGuard`].
+    /// The frame must be of a device that the mount holds, and have a memory map. The caller must
+    /// have an [`OwnershipWriteGuard`].
     unsafe fn of(sbi: &SbInfo, active: Option<&'a ActiveSb>, pfn: u64) -> Option<Self> {
-        // SAFETY: Frame `pfn` has a memory map, by the safety requirements.
+        // SAFETY: By the safety requirements frame `pfn` has a memory map.
         let folio = unsafe { Folio::of(pfn) };
         let mapping = folio.mapping();
         if mapping.is_null() {
             return None;
         }
-        // SAFETY: A folio of the device is in this DAX page cache, of a file that is not freed.
+        // SAFETY: A folio of the device is in this DAX page cache, and the caller has the ownership
+        // lock, so its file is not freed.
         let file = unsafe { MappedFile::of_mapping(mapping) };
         Some(Self {
             held: sbi.mapped_files.grab(file, active?.into())?,

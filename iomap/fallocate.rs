@@ -1,10 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! fallocate(2) of a mapped file, which has all the memory it will ever have.
+//! fallocate(2) of a mapped file, which cannot get more memory than its map has.
 //!
-//! Inside the file there is nothing to allocate, and zeros are written as write(2) would write
-//! them: the server is not asked. What would change the size, or give memory back, fails with
-//! EOPNOTSUPP.
+//! Inside the file there is nothing to allocate, and zeros are written as by write(2): FUSE sends
+//! no FALLOCATE. Modes that would change the size or free memory fail with EOPNOTSUPP.
 
 use kernel::{
     error::to_result,
@@ -32,33 +31,33 @@ use super::{
         IoLock,
         Wait, //
     },
-    resolve::Mapping,
     mapped_inode::{
         open_file,
         MappedInode,
         PAGE, //
     },
     mapping_error::report_error, //
+    resolve::Mapping,
 };
 
-/// So many pages of zeros are written at once.
+/// The number of pages of zeros that are written at once.
 const BATCH: usize = 32;
 
 static ZEROS: [u8; PAGE_SIZE] = [0; PAGE_SIZE];
 
-/// `->fallocate()`: `FALLOC_FL_ZERO_RANGE`, and allocation, both with or without
+/// `->fallocate()`: `FALLOC_FL_ALLOCATE_RANGE` and `FALLOC_FL_ZERO_RANGE`, each with or without
 /// `FALLOC_FL_KEEP_SIZE`, inside the file.
 ///
 /// # Errors
 ///
 /// `EOPNOTSUPP` for another mode, or a range that does not end inside the file; `ENOSPC` for
-/// allocation where the map has a hole (zeroing leaves holes as they are: they read as zeros);
-/// `EIO` for an inode that FUSE has marked bad, a device that has failed, or failed memory that is
-/// not zeroed by whole pages; `EINTR` if the task is being killed, with part of the range zeroed.
+/// allocation where the map has a hole (zeroing leaves holes, which read as zeros); `EIO` for an
+/// inode that FUSE has marked bad, a device that has failed, or failed memory that is not zeroed by
+/// whole pages; `EINTR` if the task is being killed, with part of the range zeroed.
 ///
 /// # Safety
 ///
-/// Called by the VFS, for an open mapped file, with a range that ends before `i64::MAX`.
+/// Called by the VFS for an open mapped file, with a range that ends before `i64::MAX`.
 pub(super) unsafe extern "C" fn fallocate(
     file: *mut c::file,
     mode: ffi::c_int,
@@ -75,7 +74,7 @@ pub(super) unsafe extern "C" fn fallocate(
     result.map_or_else(|errno| errno.to_errno() as ffi::c_long, |()| 0)
 }
 
-/// Whether `end` is not behind the end of I/O.
+/// Returns an error if `end` is beyond the end of I/O.
 fn ends_inside(inode: MappedInode<'_>, end: c::loff_t) -> Result {
     if end as u64 > inode.end_of_io() {
         return Err(EOPNOTSUPP);
@@ -83,7 +82,7 @@ fn ends_inside(inode: MappedInode<'_>, end: c::loff_t) -> Result {
     Ok(())
 }
 
-/// Says whether the range is all memory; no byte changes.
+/// Checks that the range has no hole. No byte changes.
 fn allocate(inode: MappedInode<'_>, offset: c::loff_t, len: c::loff_t) -> Result {
     ends_inside(inode, offset + len)?;
     if inode.inode.is_bad() {
@@ -100,12 +99,12 @@ fn allocate(inode: MappedInode<'_>, offset: c::loff_t, len: c::loff_t) -> Result
     Ok(())
 }
 
-/// The mapping at `pos`, where the memory may have failed.
+/// Returns the mapping at `pos`, whose memory may have failed.
 ///
 /// # Errors
 ///
-/// [`EINTR`] if the task is being killed: a program may call every page a mapping of its own. Those
-/// of a mapping that is refused.
+/// [`EINTR`] if the task is being killed, as a program may return a mapping for each page. Those of
+/// a mapping error.
 fn piece(inode: MappedInode<'_>, pos: u64, len: u64) -> Result<Mapping<'_>> {
     if fatal_signal_pending() {
         return Err(EINTR);
@@ -116,7 +115,7 @@ fn piece(inode: MappedInode<'_>, pos: u64, len: u64) -> Result<Mapping<'_>> {
         .map_err(|error| report_error(inode.inode, inode.header, pos, len, 0, error))
 }
 
-/// Writes zeros, and makes them durable if the file was opened so.
+/// Writes zeros, and makes them durable if the file is synchronous.
 fn zero(file: &LocalFile, inode: MappedInode<'_>, offset: c::loff_t, len: c::loff_t) -> Result {
     Kiocb::with_sync(file, offset, |iocb| {
         let mut waits = 0;
@@ -128,7 +127,8 @@ fn zero(file: &LocalFile, inode: MappedInode<'_>, offset: c::loff_t, len: c::lof
             let result = write_zeros(iocb, inode, &locked, offset + len);
             drop(locked);
             match result {
-                // What has failed can be written soon; it may fail once more meanwhile.
+                // The page can be rewritten once the failure is handled; it may fail again before
+                // that.
                 Err(EJUKEBOX) if waits < Wait::MAX => {
                     waits += 1;
                     Wait::one()?;
@@ -137,7 +137,7 @@ fn zero(file: &LocalFile, inode: MappedInode<'_>, offset: c::loff_t, len: c::lof
                 result => break result?,
             }
         }
-        // Without the inode lock, which fsync may take.
+        // The inode lock is not held, as fsync may take it.
         let synced = iocb.write_sync(len as isize);
         if synced < 0 {
             return to_result(synced as ffi::c_int);
@@ -146,7 +146,7 @@ fn zero(file: &LocalFile, inode: MappedInode<'_>, offset: c::loff_t, len: c::lof
     })
 }
 
-/// Writes zeros from `iocb.ki_pos` to `end`, but for holes.
+/// Writes zeros from `iocb.ki_pos` to `end`, except to holes.
 fn write_zeros(
     iocb: &Kiocb,
     inode: MappedInode<'_>,
@@ -162,7 +162,7 @@ fn write_zeros(
             iocb.advance(piece as usize);
             continue;
         }
-        // Up to the end of a page, because memory that has failed is written by whole ones.
+        // Up to the end of a page, because failed memory is rewritten by whole pages.
         let piece = piece.min(BATCH as u64 * PAGE - pos % PAGE) as usize;
         let zeros: [&[u8]; BATCH] = [&ZEROS; BATCH];
         let written =

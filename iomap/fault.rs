@@ -2,8 +2,8 @@
 
 //! Faults of a mapped file.
 //!
-//! A fault of an inode that FUSE has marked bad is SIGBUS, as FUSE's own. Its memory is given up
-//! meanwhile (`bad_inodes`), and may be another file's.
+//! A fault of an inode that FUSE has marked bad is SIGBUS, as in FUSE. The module drops the inode's
+//! memory (`bad_inodes`), and the server may give it to another file.
 
 use kernel::ffi;
 
@@ -24,52 +24,53 @@ use crate::{
 };
 
 use super::{
+    collapse::collapse,
     fault_dax::{
         fault_dax,
         FAULT_FAILED, //
-    },
-    huge::PMD_ORDER,
-    mapped_inode::{
-        Header,
-        MappedInode, //
     },
     fault_fast::{
         fault_fast,
         Fault, //
     },
     fault_uffd_wp::fault_uffd_wp,
-    collapse::collapse,
+    huge::PMD_ORDER,
+    mapped_inode::{
+        Header,
+        MappedInode, //
+    },
     vm_file::user_file, //
 };
 
-/// A page fault, of 2 MiB or a page. FUSE does not know freezing, so there is nothing to hold off.
+/// Handles a PMD fault or a PTE fault. FUSE does not support freezing, so there is no
+/// `sb_start_pagefault()`.
 ///
 /// # Safety
 ///
-/// The mapping is of a mapped file.
+/// The fault is in a VMA of a mapped file.
 unsafe fn fault(vmf: &VmFault, order: ffi::c_uint) -> c::vm_fault_t {
     let (vma, vm_file) = (vmf.vma(), vmf.file());
-    // SAFETY: The file of the mapping is of a mapped inode, by the safety requirements.
+    // SAFETY: The file of the VMA is of a mapped inode, by the safety requirements.
     let inode = unsafe { MappedInode::new(vm_file.inode()) };
-    // SAFETY: `inode` is mapped by mmap(2), as this is a fault.
+    // SAFETY: `inode` has been mapped by mmap(2), as this is a fault.
     let file = unsafe { inode.header.file_unchecked() };
 
     if vmf.is_write() && is_shared(vma) && inode.inode.flags() & c::S_NOCMTIME == 0 {
         user_file(vm_file).update_time();
     }
     if is_uffd_wp(vma) {
-        // SAFETY: This is a fault of `inode`, in a mapping that is tracked.
+        // SAFETY: This is a fault of `inode`, in a VMA with uffd-wp, without `invalidate_lock`.
         let ret = unsafe { fault_uffd_wp(vmf, order, inode, file) };
         count(inode.header, order, ret);
         return ret;
     }
     let invalidate_lock = file.mapping().invalidate_lock();
     let locked = invalidate_lock.read();
-    // SAFETY: This is a fault of `inode`, with the lock.
+    // SAFETY: This is a fault of `inode`, with `invalidate_lock` held shared.
     let fast = unsafe { fault_fast(vmf, order, inode) };
     let mut ret = match fast {
         Fault::Mapped(ret) => ret,
-        // SAFETY: This is a fault of `inode`, with the lock.
+        // SAFETY: This is a fault of `inode`, with `invalidate_lock` held.
         Fault::NeedsDax => unsafe { fault_dax(vmf, order, inode) },
         Fault::NeedsDaxExclusive => 0,
     };
@@ -77,19 +78,19 @@ unsafe fn fault(vmf: &VmFault, order: ffi::c_uint) -> c::vm_fault_t {
 
     if let Fault::NeedsDaxExclusive = fast {
         let _locked = invalidate_lock.write();
-        // SAFETY: This is a fault of `inode`, with the lock.
+        // SAFETY: This is a fault of `inode`, with `invalidate_lock` held.
         ret = unsafe { fault_dax(vmf, order, inode) };
     }
     if ret & c::vm_fault_reason_VM_FAULT_FALLBACK != 0 && collapse(vmf, order, inode, file) {
         let _locked = invalidate_lock.read();
-        // SAFETY: This is a fault of `inode`, with the lock.
+        // SAFETY: This is a fault of `inode`, with `invalidate_lock` held.
         ret = unsafe { fault_dax(vmf, order, inode) };
     }
     count(inode.header, order, ret);
     ret
 }
 
-/// Counts a fault, unless it is tried again with a smaller size.
+/// Counts a fault, unless the memory manager retries it with a smaller size.
 #[inline]
 fn count(header: &Header, order: ffi::c_uint, ret: c::vm_fault_t) {
     let counter = if ret & FAULT_FAILED != 0 {
@@ -104,38 +105,38 @@ fn count(header: &Header, order: ffi::c_uint, ret: c::vm_fault_t) {
     header.counts.add(counter, 1);
 }
 
-/// A fault of 2^`order` pages.
+/// `->huge_fault()`: a fault of 2^`order` pages.
 ///
 /// # Safety
 ///
-/// Called by the memory manager, for a mapping of a mapped file.
+/// Called by the memory manager, for a VMA of a mapped file.
 unsafe extern "C" fn huge_fault(vmf: *mut c::vm_fault, order: ffi::c_uint) -> c::vm_fault_t {
-    // 1 GiB is asked for, too.
+    // The memory manager also tries PUD faults.
     if order != PMD_ORDER {
         return c::vm_fault_reason_VM_FAULT_FALLBACK;
     }
-    // SAFETY: `vmf` is the memory manager's, in a fault of 2 MiB, for a mapping of a mapped file.
+    // SAFETY: `vmf` is the memory manager's argument, in a PMD fault in a VMA of a mapped file.
     unsafe { fault(VmFault::from_raw(vmf), order) }
 }
 
-/// A fault of one page.
+/// `->fault()`, `->page_mkwrite()` and `->pfn_mkwrite()`: a PTE fault.
 ///
 /// # Safety
 ///
-/// Called by the memory manager, for a mapping of a mapped file.
+/// Called by the memory manager, for a VMA of a mapped file.
 unsafe extern "C" fn page_fault(vmf: *mut c::vm_fault) -> c::vm_fault_t {
-    // SAFETY: `vmf` is the memory manager's, in a fault, for a mapping of a mapped file.
+    // SAFETY: `vmf` is the memory manager's argument, in a fault in a VMA of a mapped file.
     unsafe { fault(VmFault::from_raw(vmf), 0) }
 }
 
-/// Maps nothing around a fault. That there is such an operation tells the memory manager that
-/// faults of a page, as those of 2 MiB, need no more than the lock of their mapping; without it, it
-/// begins each twice, the second time with `mmap_lock`, which all threads share
+/// `->map_pages()`, which maps nothing around a fault. Its existence tells the memory manager that
+/// PTE faults, like PMD faults, need no more than the VMA lock. Otherwise the memory manager starts
+/// each PTE fault twice, the second time with `mmap_lock`, which all threads share
 /// (`vmf_can_call_fault()`).
 ///
 /// # Safety
 ///
-/// Called by the memory manager, for a mapping of a mapped file.
+/// Called by the memory manager, for a VMA of a mapped file.
 unsafe extern "C" fn map_pages(
     _vmf: *mut c::vm_fault,
     _start: ffi::c_ulong,

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Hard faults: those that DAX does.
+//! DAX faults: those that go through `dax_iomap_fault()`.
 
 use kernel::ffi;
 
@@ -14,15 +14,15 @@ use crate::{
 
 use super::{
     huge::PMD_PAGE_MASK,
-    resolve::IOMAP_OPS,
     mapped_inode::{
         MappedInode,
         PAGE, //
     }, //
+    resolve::IOMAP_OPS,
 };
 
-/// DAX's part of a fault, if FUSE's inode allows any: DAX knows the mapped size, and not the
-/// file's.
+/// Calls `dax_iomap_fault()`, unless the inode is bad or the fault is beyond the end of the file:
+/// DAX knows the mapped size, and not the size of FUSE's inode.
 ///
 /// # Safety
 ///
@@ -45,11 +45,11 @@ pub(super) unsafe fn fault_dax(
     if order != 0 && first | PMD_PAGE_MASK >= pages {
         return c::vm_fault_reason_VM_FAULT_FALLBACK;
     }
-    // SAFETY: What a mapping of `inode` holds shows its DAX page cache, whose lock is held.
+    // SAFETY: The `f_mapping` of the vm file is the DAX page cache of `inode`, whose lock is held.
     unsafe { dax::iomap_fault(vmf, order, &IOMAP_OPS) }
 }
 
-/// What a fault ends with if it fails.
+/// The bits of the result of a fault that failed.
 pub(super) const FAULT_FAILED: c::vm_fault_t = c::vm_fault_reason_VM_FAULT_SIGBUS
     | c::vm_fault_reason_VM_FAULT_OOM
     | c::vm_fault_reason_VM_FAULT_HWPOISON;

@@ -1,40 +1,40 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Soft faults: memory that DAX has noted for this place of the file already, and that only has to
-//! be put into the page tables once more.
+//! Fast faults: the DAX page cache has an entry for the page already, and only the page tables have
+//! to be filled.
 //!
-//! That is nearly every fault of a long-lived file, and all that a mapping in a new process causes.
-//! The program is asked and its answer judged as in any fault. What is left out is what
-//! `dax_iomap_fault()` does for files whose map may change meanwhile: it locks the entry in the
-//! page cache, asks the driver for an address, stores the entry again, asks the file system a
-//! second time, and unlocks the entry.
+//! Most faults of a long-lived file are fast, and all those of a new process that maps it. The
+//! program is called and its answer validated as in any fault. What is left out is what
+//! `dax_iomap_fault()` does for files whose map may change: it locks the entry in the page cache,
+//! asks the driver for an address, stores the entry again, calls the file system a second time, and
+//! unlocks the entry.
 //!
-//! Here nobody changes the entry. What removes one has the `invalidate_lock` exclusively
-//! (`collapse`, `vacating`), and DAX itself replaces only what is not backed by memory. So under the
-//! shared lock:
+//! Entries with memory do not change during a fast fault, which holds `invalidate_lock` shared:
+//! removing one takes the lock exclusively (`collapse`, `device_failure`, `invalidate`), and DAX
+//! itself replaces only entries without memory. So:
 //!
-//! - A page frame that is this file's stays so. If the program's answer leads to that frame, it may
-//!   be mapped. Whoever marks a device or its memory as failed takes the lock exclusively
-//!   afterwards: until then the frame has a memory map, and what was mapped is found.
-//! - An entry that is marked dirty stays so unless somebody writes back, which takes the mark off
-//!   once the page is write-protected everywhere. Whoever writes back says so, and waits until the
-//!   faults that did not know are over ([`super::writeback`]). Meanwhile, and if the mark is not
-//!   there, a write is left to DAX.
-//! - A table of pages and 2 MiB do not meet: mapping 2 MiB over a table is a warning of the kernel.
-//!   DAX excludes that by its lock of the entry, which this file does not take. Where an entry of a
-//!   page exists, no fault maps 2 MiB; where it does not, and the mapping has room for 2 MiB, a
-//!   fault of a page takes the lock exclusively ([`Fault::NeedsDaxExclusive`]). Only COW does not, as it looks
-//!   before it puts a table anywhere.
+//! - A page frame that the file owns stays the file's. If the program's answer leads to that frame,
+//!   it may be mapped. A task that marks a device or its memory as failed takes the lock
+//!   exclusively afterwards: until then the frame has a memory map, and the task finds what was
+//!   mapped.
+//! - An entry that is marked dirty stays so unless writeback clears the mark, once the page is
+//!   write-protected everywhere. Writeback announces itself first, and waits for the faults that
+//!   did not see that ([`super::writeback`]). During writeback, and if the mark is not set, a write
+//!   fault is left to DAX.
+//! - A page table and a PMD entry do not meet: the kernel warns if 2 MiB are mapped over a page
+//!   table. DAX excludes that by locking the entry, which a fast fault does not do. Where a PTE
+//!   entry exists, no fault maps 2 MiB; where none exists, and the VMA allows 2 MiB, a PTE fault
+//!   takes the lock exclusively ([`Fault::NeedsDaxExclusive`]). COW faults do not, as the memory
+//!   manager checks before it installs a page table for them.
 //!
-//! What the page cache says is looked up once, and noted in the folio
-//! ([`look_up`](lockless::look_up)), which is needed anyway: the file's `validity`, and whether the
-//! entry is marked dirty. The file gets another stamp, which nobody else ever had, whenever entries
-//! were written back or are about to be removed. With the stamp that is valid, a folio is settled,
-//! and so is what it says of its place in the file; without it, DAX may be in the middle of setting
-//! it up.
+//! The result of a page cache lookup is cached in the folio ([`look_up`](lockless::look_up)), which
+//! the fault needs anyway. This cookie has the file's `validity`, and whether the entry is marked
+//! dirty. The file gets a new validity, which no file has had before, whenever entries were written
+//! back or are about to be removed. A folio whose cookie has the current validity is completely set
+//! up, including its association; with another cookie, DAX may be in the middle of setting it up.
 //!
-//! What does not fit goes to DAX, which finds out why. A mapping whose stores are tracked never
-//! gets here ([`super::fault_uffd_wp`]).
+//! All other faults are left to DAX, which finds out the reason. A fault in a VMA with uffd-wp
+//! never gets here ([`super::fault_uffd_wp`]).
 
 use core::sync::atomic::Ordering;
 
@@ -70,22 +70,22 @@ use super::{
     ownership::Association, //
 };
 
-/// What became of a fault.
+/// The outcome of [`fault_fast`].
 pub(super) enum Fault {
-    /// It is over, with this result.
+    /// The fault is handled, with this result.
     Mapped(c::vm_fault_t),
-    /// It is DAX's.
+    /// DAX has to handle the fault.
     NeedsDax,
-    /// It is DAX's, with the lock held exclusively.
+    /// DAX has to handle the fault, with `invalidate_lock` held exclusively.
     NeedsDaxExclusive,
 }
 
-/// Maps what a fault of 2^`order` pages asks for, if that needs no more than the page tables.
+/// Handles a fault of 2^`order` pages, if that needs no more than the page tables.
 ///
 /// # Safety
 ///
-/// The fault is of a page or of 2 MiB, of `inode`, and the `invalidate_lock` of its DAX page cache
-/// is held shared.
+/// The fault is a PTE fault or a PMD fault of `inode`, and the `invalidate_lock` of its DAX page
+/// cache is held shared.
 #[inline]
 pub(super) unsafe fn fault_fast(
     vmf: &VmFault,
@@ -102,7 +102,7 @@ pub(super) unsafe fn fault_fast(
     }
 }
 
-/// An inode in which a fault is under way that may be soft.
+/// The inode of a fault that may be fast.
 ///
 /// # Invariants
 ///
@@ -129,9 +129,10 @@ impl<'a> Faulting<'a> {
         if !cached.may_map || !cached.association.is_huge() || cached.association.first() != first {
             return Fault::NeedsDax;
         }
-        // SAFETY: The folio is in the page cache of the file, and stays there under the lock.
+        // SAFETY: The folio is in the file's DAX page cache, and stays there with `invalidate_lock`
+        // held.
         let folio = unsafe { cached.association.folio().get() };
-        // SAFETY: `folio` is 2 MiB, and those that the file has there.
+        // SAFETY: `folio` has 2 MiB, and is what the file has at `first`.
         Fault::Mapped(unsafe { vmf.insert_folio_pmd(&folio, write) })
     }
 
@@ -144,7 +145,9 @@ impl<'a> Faulting<'a> {
         }
         let write = vmf.is_write();
         let cached = self.cached(vmf.pgoff(), 1, write);
-        let small = cached.as_ref().is_some_and(|cached| !cached.association.is_huge());
+        let small = cached
+            .as_ref()
+            .is_some_and(|cached| !cached.association.is_huge());
         if !small && !nohugepage && pmd_fits(vmf) {
             return Fault::NeedsDaxExclusive;
         }
@@ -154,21 +157,22 @@ impl<'a> Faulting<'a> {
         if !cached.may_map || vmf.pmd().is_huge() {
             return Fault::NeedsDax;
         }
-        // SAFETY: The folio is in the page cache of the file, and stays there under the lock.
+        // SAFETY: The folio is in the file's DAX page cache, and stays there with `invalidate_lock`
+        // held.
         let folio = unsafe { cached.association.folio().get() };
-        // SAFETY: The page that `folio` was found by is what the file has there.
+        // SAFETY: The page that `folio` was found by is what the file has at `vmf.pgoff()`.
         Fault::Mapped(unsafe { vmf.insert_page(&folio, write) })
     }
 
-    /// The frame where `pages` pages from `index` on begin, if they are in one piece and this file
-    /// has that frame for this page already, and may store to it if that is what the fault does.
+    /// Looks up `pages` pages from `index` on. Returns `None` unless they are in one piece of a
+    /// healthy device, whose first frame the file already has at `index`.
     #[inline]
     fn cached(self, index: u64, pages: u64, write: bool) -> Option<Cached<'a>> {
         let MappedInode { inode, header } = self.0;
         if inode.is_bad() {
             return None;
         }
-        // mremap(2) lets a mapping begin at any page, also behind what a file can have.
+        // mremap(2) lets a VMA begin at any page, even beyond the largest file.
         let pos = index.checked_mul(PAGE)?;
         let mapping = header.locate(pos, pages * PAGE, inode.size()).ok()?;
         if !mapping.healthy || mapping.length < pages * PAGE {
@@ -176,26 +180,33 @@ impl<'a> Faulting<'a> {
         }
         let pfn = mapping.device?.frame(mapping.addr)?;
 
-        // INVARIANT: The fault is under way, with the lock, and the frame's device was sound.
+        // INVARIANT: The fault holds `invalidate_lock`, and the frame's device was healthy above.
         let place = PlaceOfFile {
             // SAFETY: By the type invariants the file has been mapped by mmap(2).
             file: unsafe { header.file_unchecked() },
             index,
             pfn,
         };
-        let (association, may_map) =
-            lockless::look_up::<AsWritten, _>(&header.writers_back, &header.validity, &place, write)?;
-        Some(Cached { association, may_map })
+        let (association, may_map) = lockless::look_up::<AsWritten, _>(
+            &header.writers_back,
+            &header.validity,
+            &place,
+            write,
+        )?;
+        Some(Cached {
+            association,
+            may_map,
+        })
     }
 }
 
-/// Where a fault is, and the frame that the program says is there.
+/// The file and page of a fault, and the frame that the program says is there.
 ///
 /// # Invariants
 ///
 /// A fault of the file is under way for `'a`, with the `invalidate_lock` of its page cache held
-/// shared. The frame's device has not failed, or at least nobody has got the lock since it has: its
-/// memory map is there.
+/// shared. The frame's device has not failed, or at least no task has taken the lock exclusively
+/// since it has: its memory map is there.
 struct PlaceOfFile<'a> {
     file: &'a MappedFile,
     index: u64,
@@ -240,14 +251,14 @@ impl<'a> Place for PlaceOfFile<'a> {
     }
 }
 
-/// Memory that a file has.
+/// Memory that the file owns.
 struct Cached<'a> {
     association: Association<'a>,
-    /// Nothing else has to be done for this fault.
+    /// Nothing else has to be done before this fault may map it.
     may_map: bool,
 }
 
-/// Whether the entry of a folio is marked dirty in the page cache of its tenant.
+/// Returns true if the entry of a folio is marked dirty in the page cache of its owner.
 #[cold]
 fn is_marked(file: &MappedFile, association: &Association<'_>) -> bool {
     file.mapping().is_dirty(association.first())

@@ -1,30 +1,29 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Faults of a task that has its stores tracked: userfaultfd with UFFD_FEATURE_WP_ASYNC, which the
-//! kernel allows for any mapping.
+//! uffd-wp faults: faults in a VMA that is registered with userfaultfd in WP_ASYNC mode
+//! (UFFD_FEATURE_WP_ASYNC), which the kernel allows for any VMA.
 //!
-//! What such a task has write-protected, and what has been taken away since, is a marker in its
-//! page tables. DAX does not know markers: it inserts a page where there is nothing, and makes a
-//! page writable that is there. Finding a marker it does nothing, for ever, or warns and sends
-//! SIGBUS. And a marker may come at any moment: no lock that a fault has or may take keeps it away,
-//! but that of the page table.
+//! In the page tables of such a VMA, a page that is write-protected and not mapped is a marker. DAX
+//! does not know markers: it inserts a page where the page table has nothing, and makes a present
+//! page writable. If it finds a marker, it does nothing, and the task faults endlessly, or it warns
+//! and sends SIGBUS. A marker may appear at any moment: of all locks that a fault holds or may
+//! take, only the page table lock prevents that.
 //!
-//! So in a mapping that is tracked, a fault asks DAX for one thing only: to map a page for reading,
-//! which fails in silence where there is something. The rest is done here, with the page table
-//! locked:
+//! So in such a VMA, a fault calls DAX only to map a page for reading, which silently does nothing
+//! if the page table has something there. The rest is done here, under the page table lock:
 //!
-//! - A marker is taken off, so that DAX can insert the page, and what it meant is put back: the
-//!   page is protected.
-//! - A store comes back as the fault of a page that is there and read-only. It becomes writable if
-//!   it still is what the memory manager saw, and the entry in the page cache is marked dirty
-//!   before. Who writes back locks the entry, write-protects, flushes, and takes the mark off. An
-//!   entry that is locked is waited for; one that is not has its mark now, and what is writable now
-//!   will be found.
+//! - A marker is removed, so that DAX can insert the page, and the page is then protected, as the
+//!   marker demanded.
+//! - A store comes back as the fault of a present, read-only page. The entry in the page cache is
+//!   marked dirty, and the page becomes writable, if it still is what the memory manager saw.
+//!   Writeback locks the entry, write-protects, flushes, and clears the mark. The fault waits for
+//!   an entry that is locked; an entry that is not locked has its mark now, and writeback will find
+//!   the writable page.
 //!
-//! 2 MiB are not mapped: markers are of pages, and a table for them may come at any moment, too.
-//! What was mapped so before goes on, up to the first store.
+//! PMD faults fall back: markers are PTEs, and a page table for them may also appear at any moment.
+//! A PMD entry from before is used until the first store.
 //!
-//! That a mapping is tracked does not change in the middle of a fault: it takes the mapping's lock.
+//! A VMA is not registered or unregistered during a fault: that takes the VMA lock.
 
 use kernel::ffi;
 
@@ -52,12 +51,12 @@ use super::{
     }, //
 };
 
-/// A fault of 2^`order` pages.
+/// Handles a fault of 2^`order` pages.
 ///
 /// # Safety
 ///
-/// The fault is of a page or of 2 MiB, in a mapping that is tracked, of `inode`, whose `file` is;
-/// and the `invalidate_lock` of its page cache is not held.
+/// The fault is a PTE fault or a PMD fault of `inode`, in a VMA with uffd-wp; `file` is the mapped
+/// file of `inode`, and the `invalidate_lock` of its page cache is not held.
 #[cold]
 pub(super) unsafe fn fault_uffd_wp(
     vmf: &VmFault,
@@ -65,32 +64,32 @@ pub(super) unsafe fn fault_uffd_wp(
     inode: MappedInode<'_>,
     file: &MappedFile,
 ) -> c::vm_fault_t {
-    // The memory manager unmaps 2 MiB that are there, and asks for pages.
+    // The memory manager unmaps a PMD entry that is there, and retries with PTE faults.
     if order != 0 {
         return c::vm_fault_reason_VM_FAULT_FALLBACK;
     }
-    // With the lock, the entries of the page cache stay.
+    // With this held, no entry of the page cache is removed.
     let _locked = file.mapping().invalidate_lock().read();
-    // INVARIANT: By the safety requirements, and as it is locked.
+    // INVARIANT: By the safety requirements, and as `invalidate_lock` is held shared.
     let fault = UffdWpFault { vmf, inode, file };
 
     if vmf.is_mkwrite() {
         fault.make_writable()
     } else if vmf.is_cow() {
-        // The page is the task's own, and the memory manager inserts it, which knows markers.
+        // The page is a private copy, which the memory manager inserts; it knows markers.
         fault.dax()
     } else {
         fault.map_for_reading()
     }
 }
 
-/// A fault of a page.
+/// A PTE fault.
 ///
 /// # Invariants
 ///
-/// It is in a mapping that is tracked, of `inode`, whose `file` is, and the `invalidate_lock` of
-/// its page cache is held shared. So its table of pages is there, or nothing, and no task maps 2
-/// MiB.
+/// It is a fault of `inode`, in a VMA with uffd-wp; `file` is the mapped file of `inode`, and the
+/// `invalidate_lock` of its page cache is held shared. So there is a page table, or nothing, and no
+/// task maps 2 MiB.
 struct UffdWpFault<'a> {
     vmf: &'a VmFault,
     inode: MappedInode<'a>,
@@ -98,19 +97,19 @@ struct UffdWpFault<'a> {
 }
 
 impl UffdWpFault<'_> {
-    /// DAX's part of it.
+    /// Calls DAX for this fault.
     fn dax(&self) -> c::vm_fault_t {
-        // SAFETY: By the type invariants this is a fault of `inode`, with the lock.
+        // SAFETY: By the type invariants this is a fault of `inode`, and `invalidate_lock` is held.
         unsafe { fault_dax(self.vmf, 0, self.inode) }
     }
 
-    /// The same as if it were for reading. Where the page table has something, that stays; but the
-    /// program was asked, its answer judged, and noted in the page cache.
+    /// Calls DAX as for a read fault. If the page table has something, that stays, but DAX has
+    /// called the program and stored the validated mapping in the page cache.
     fn read(&self) -> c::vm_fault_t {
         self.vmf.as_read(|| self.dax())
     }
 
-    /// A page that is not there. A store comes back once it is, read-only.
+    /// Maps a page that is not present. A store faults again once the page is there, read-only.
     fn map_for_reading(&self) -> c::vm_fault_t {
         let vmf = self.vmf;
         let marker = vmf.orig_pte();
@@ -118,9 +117,9 @@ impl UffdWpFault<'_> {
         let nothing = Pte::default();
         let take_off = |pte: Pte| pte.is_same(marker).then_some(nothing);
 
-        // SAFETY: A marker is no page; nothing may be there.
+        // SAFETY: `take_off` replaces a marker, which is no page, by nothing, which may be there.
         if protected && !unsafe { vmf.change_pte(take_off) } {
-            // Somebody was quicker. The fault begins again, if it is still one.
+            // Another task changed the entry. The fault is retried, if it still is one.
             return c::vm_fault_reason_VM_FAULT_NOPAGE;
         }
         let ret = self.read();
@@ -130,22 +129,23 @@ impl UffdWpFault<'_> {
             } else if pte.is_present() && !pte.is_writable() {
                 Some(pte.mkuffd())
             } else {
-                // Protected again already, or stored to.
+                // Another task has protected the page again, or stored to it.
                 None
             }
         };
         if protected {
-            // SAFETY: The marker was there, and a page that is protected is as read-only as before.
+            // SAFETY: The marker was there, and a page that `protect` protects is as read-only as
+            // before.
             unsafe { vmf.change_pte(protect) };
         }
         ret
     }
 
-    /// A store to a page that is there and read-only, and no longer protected.
+    /// Handles a store to a page that is present and read-only, and no longer protected.
     ///
-    /// Nothing is done if that has changed, or somebody writes back the entry at this moment; then
-    /// the fault begins again. DAX has waited for whoever had the entry locked before, so each time
-    /// somebody else got on.
+    /// Does nothing if the page table has changed, or the entry is being written back; the fault is
+    /// then retried. DAX has waited for the previous holder of the entry's lock, so another task
+    /// made progress each time.
     fn make_writable(&self) -> c::vm_fault_t {
         let (vmf, mapping) = (self.vmf, self.file.mapping());
         let ret = self.read();
@@ -156,8 +156,8 @@ impl UffdWpFault<'_> {
         let index = vmf.pgoff();
         let mut is_hole = false;
 
-        // Who has locked the page table may lock the page cache. DAX has mapped the page, if there
-        // is one, so `pte` is its entry, but for the rights.
+        // The page cache may be locked inside the page table lock. DAX has mapped the page, if
+        // there is one, so `pte` is DAX's entry, except for the permissions.
         let allow = |pte: Pte| {
             if !pte.is_same(seen) {
                 return None;
@@ -173,7 +173,7 @@ impl UffdWpFault<'_> {
             is_hole = pfn == Some(None);
             may_write.then(|| pte.mkwritten())
         };
-        // SAFETY: The same page is there, which is the file's, and is marked dirty.
+        // SAFETY: `allow` keeps the page, which is the file's, and has marked it dirty.
         unsafe { vmf.change_pte(allow) };
         if is_hole {
             let flags = c::IOMAP_FAULT | c::IOMAP_WRITE;

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The operations of an open mapped file.
+//! The file operations of an open mapped file.
 
 use crate::bindings::kernel as c;
 
@@ -14,10 +14,11 @@ use super::{
     seek_fiemap::llseek, //
 };
 
-/// The operations of an open mapped file: FUSE's for what concerns the server (locks, ioctls), ours
-/// for what concerns memory. What concerns both (FSYNC, FLUSH, RELEASE) is the caller's.
+/// Returns the operations of an open mapped file: FUSE's where they concern the server (locks,
+/// ioctls), the module's where they concern memory. The caller sets those that concern both (FSYNC,
+/// FLUSH, RELEASE).
 ///
-/// What is left out fails as it does for any file that cannot do it: copy_file_range falls back to
+/// Operations that are left out fail as for any file without them: copy_file_range(2) falls back to
 /// reading and writing.
 pub(crate) fn file_operations(orig: &c::file_operations) -> c::file_operations {
     c::file_operations {
@@ -32,7 +33,7 @@ pub(crate) fn file_operations(orig: &c::file_operations) -> c::file_operations {
         fallocate: Some(fallocate),
         copy_file_range: None,
         remap_file_range: None,
-        // A write that is not to wait does not: there is no device that it would wait for.
+        // A write with IOCB_NOWAIT does not wait, as there is no device to wait for.
         fop_flags: orig.fop_flags | c::FOP_BUFFER_WASYNC | c::FOP_MMAP_SYNC,
         ..*orig
     }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Faults of 2 MiB.
+//! PMD faults.
 
 use kernel::ffi;
 
@@ -15,10 +15,10 @@ use super::mapped_inode::{
 };
 
 pub(super) const PMD_ORDER: ffi::c_uint = (PMD_SIZE / PAGE).trailing_zeros();
-/// What is below an aligned 2 MiB in a page number.
+/// The bits of a page offset below an aligned 2 MiB.
 pub(super) const PMD_PAGE_MASK: u64 = PMD_SIZE / PAGE - 1;
 
-/// Whether a mapping can have an aligned 2 MiB around a fault, as DAX sees it.
+/// Returns true if the VMA allows an aligned 2 MiB around a fault, by the rules of DAX.
 #[inline]
 pub(super) fn pmd_fits(vmf: &VmFault) -> bool {
     let (vma, address) = (vmf.vma(), vmf.address());

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The operations of a mapped inode: stat(2), and what changes a file.
+//! The inode operations of a mapped file: stat(2), permissions, and changes of attributes.
 
 use kernel::{
     ffi,
@@ -23,7 +23,7 @@ use super::{
     seek_fiemap::fiemap, //
 };
 
-/// FUSE's operations of a regular file's inode, and those of a mapped one.
+/// The inode operations of a mapped file, and FUSE's that they replace.
 struct InodeOperations {
     mapped: c::inode_operations,
     orig_setattr: SetAttr,
@@ -31,7 +31,7 @@ struct InodeOperations {
     orig_permission: Permission,
 }
 
-// SAFETY: Tables of function pointers.
+// SAFETY: The tables have nothing but function pointers.
 unsafe impl COperations for InodeOperations {}
 
 static INODE_OPERATIONS: SetOnce<Table<InodeOperations>> = SetOnce::new();
@@ -46,8 +46,8 @@ type GetAttr = unsafe extern "C" fn(
 ) -> ffi::c_int;
 type Permission = unsafe extern "C" fn(*mut c::mnt_idmap, *mut c::inode, ffi::c_int) -> ffi::c_int;
 
-/// The operations of a mapped inode. An inode has them for a moment before its map is published, so
-/// each of ours asks first ([`MappedInode::of`]).
+/// Returns the operations of a mapped inode. An inode gets them before its map is published, so
+/// each function of the module looks for the map first ([`MappedInode::of`]).
 pub(super) fn inode_operations(inode: &Inode) -> Result<*const c::inode_operations> {
     let orig = inode.operations();
     let orig_setattr = orig.setattr.ok_or(EIO)?;
@@ -73,7 +73,7 @@ pub(super) fn inode_operations(inode: &Inode) -> Result<*const c::inode_operatio
     Ok(&table.0.mapped)
 }
 
-/// The server's attributes may have told FUSE that the inode is another file's.
+/// Schedules a look for bad inodes, if the server's attributes have made FUSE mark this one bad.
 fn look_for_bad(inode: &Inode) {
     if inode.is_bad() {
         if let Some(mapped) = MappedInode::of(inode) {
@@ -82,7 +82,7 @@ fn look_for_bad(inode: &Inode) {
     }
 }
 
-/// stat(2): FUSE's, and that this is DAX, which FUSE's inode does not say.
+/// `->getattr()`: FUSE's, and STATX_ATTR_DAX, which FUSE's does not set.
 ///
 /// # Safety
 ///
@@ -97,13 +97,13 @@ unsafe extern "C" fn getattr(
     let Some(table) = INODE_OPERATIONS.as_ref() else {
         return EIO.to_errno();
     };
-    // SAFETY: This is FUSE's own, with the VFS's arguments.
+    // SAFETY: FUSE's own function gets the VFS's arguments.
     let ret = unsafe { (table.0.orig_getattr)(idmap, path, stat, request_mask, flags) };
-    // SAFETY: `path` is the VFS's, which keeps the inode, and that is FUSE's.
+    // SAFETY: `path` is the VFS's, and keeps the inode, which is FUSE's.
     let inode = unsafe { Inode::new((*(*path).dentry).d_inode) };
 
     if MappedInode::of(inode).is_some() {
-        // SAFETY: `stat` is the VFS's, to be filled in.
+        // SAFETY: `stat` is the VFS's, and is to be filled in.
         unsafe { (*stat).attributes |= u64::from(c::STATX_ATTR_DAX) };
     }
     if ret != 0 {
@@ -112,7 +112,7 @@ unsafe extern "C" fn getattr(
     ret
 }
 
-/// FUSE's, which may ask the server for attributes.
+/// `->permission()`: FUSE's, which may ask the server for attributes.
 ///
 /// # Safety
 ///
@@ -125,7 +125,7 @@ unsafe extern "C" fn permission(
     let Some(table) = INODE_OPERATIONS.as_ref() else {
         return EIO.to_errno();
     };
-    // SAFETY: This is FUSE's own, with the VFS's arguments.
+    // SAFETY: FUSE's own function gets the VFS's arguments.
     let ret = unsafe { (table.0.orig_permission)(idmap, inode, mask) };
     if ret != 0 && mask & c::MAY_NOT_BLOCK as ffi::c_int == 0 {
         // SAFETY: `inode` is FUSE's, and in use.
@@ -134,21 +134,22 @@ unsafe extern "C" fn permission(
     ret
 }
 
-/// What [`setattr`] goes on with, once it has looked at what is to be changed.
+/// What [`setattr`] does after it has checked a change.
 enum SetAttrOf {
-    /// FUSE, with these attributes (`ATTR_MODE` and others).
+    /// Calls FUSE's, with these attributes (`ATTR_MODE` and others).
     Fuse(ffi::c_uint),
-    /// The times of the file that is in `ia_file`, and nothing else.
+    /// Updates the times of the file in `ia_file`, and nothing else.
     Times,
-    /// Nothing.
+    /// Does nothing.
     Nothing,
 }
 
-/// Looks at a change of attributes, of which `valid` says which.
+/// Checks a change of the attributes in `valid`.
 ///
 /// # Errors
 ///
-/// [`EOPNOTSUPP`] if it is of the size; [`EIO`] if FUSE has marked the inode bad.
+/// [`EOPNOTSUPP`] if it changes the size; [`EIO`] if it sets the size of an inode that FUSE has
+/// marked bad.
 fn setattr_of(inode: &Inode, mut valid: ffi::c_uint, size: c::loff_t) -> Result<SetAttrOf> {
     const KILL: ffi::c_uint = c::ATTR_KILL_SUID | c::ATTR_KILL_SGID;
 
@@ -174,18 +175,18 @@ fn setattr_of(inode: &Inode, mut valid: ffi::c_uint, size: c::loff_t) -> Result<
     }
     let by_write = valid & KILL != 0 && valid & (c::ATTR_UID | c::ATTR_GID) == 0;
     if by_write && inode.server_takes_privileges_off() {
-        // With these flags the VFS has put the new mode there.
+        // For these flags the VFS has put the new mode into the change.
         valid &= !KILL;
     }
     Ok(SetAttrOf::Fuse(valid))
 }
 
-/// Refuses to change the size of a mapped file, before FUSE sees it; the rest is FUSE's. To set the
-/// size that it has changes nothing but times, and set-user-id bits, so the server is asked for
-/// those alone.
+/// `->setattr()`: rejects a change of a mapped file's size before FUSE sees it, and passes the rest
+/// to FUSE. Setting the size that the file already has changes only times and set-user-ID bits, so
+/// the server is asked for those alone.
 ///
-/// Some servers promise to take set-user-id bits off by themselves, with each WRITE they get. A
-/// mapped file sends none, so they are told the mode that the VFS has worked out.
+/// Some servers promise to clear set-user-ID bits themselves, at each WRITE. A mapped file sends no
+/// WRITE, so such a server gets the mode that the VFS has computed.
 ///
 /// # Safety
 ///
@@ -195,14 +196,14 @@ unsafe extern "C" fn setattr(
     dentry: *mut c::dentry,
     attr: *mut c::iattr,
 ) -> ffi::c_int {
-    // SAFETY: `dentry` is the VFS's, which keeps the inode, and that is FUSE's.
+    // SAFETY: `dentry` is the VFS's, and keeps the inode, which is FUSE's.
     let inode = unsafe { Inode::new((*dentry).d_inode) };
-    // SAFETY: `attr` is the VFS's, and this task's.
+    // SAFETY: `attr` is the VFS's, and only this task uses it.
     let change = unsafe { &mut *attr };
 
     match setattr_of(inode, change.ia_valid, change.ia_size) {
         Ok(SetAttrOf::Fuse(valid)) => change.ia_valid = valid,
-        // SAFETY: The VFS has put an open file there.
+        // SAFETY: The VFS has put an open file into `ia_file`.
         Ok(SetAttrOf::Times) => return unsafe { c::file_update_time(change.ia_file) },
         Ok(SetAttrOf::Nothing) => return 0,
         Err(errno) => return errno.to_errno(),
@@ -210,7 +211,7 @@ unsafe extern "C" fn setattr(
     let Some(table) = INODE_OPERATIONS.as_ref() else {
         return EIO.to_errno();
     };
-    // SAFETY: This is FUSE's own, with the VFS's arguments.
+    // SAFETY: FUSE's own function gets the VFS's arguments.
     let ret = unsafe { (table.0.orig_setattr)(idmap, dentry, attr) };
     if ret != 0 {
         look_for_bad(inode);

@@ -1,11 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Giving memory up: when a file is evicted or its inode goes bad, when its device goes away, when
-//! the memory has failed.
+//! Breaking layouts: when a file is evicted, when its inode goes bad, and when a device is removed.
 //!
-//! What is given up is unmapped first, flushed, and then taken out of the DAX page cache. Only
-//! pages that are idle can be taken out; direct I/O or a pipe may still have some of them, and
-//! there is no bound for how long. Only unbinding a device waits for that (`device_failure`).
+//! A range is unmapped, flushed, and then removed from the DAX page cache. Only idle pages can be
+//! removed; direct I/O or a pipe may have pinned some, for an unlimited time. Only device removal
+//! waits for that (`device_failure`).
 
 use crate::{
     bindings::kernel as c,
@@ -25,16 +24,16 @@ use super::{
     writeback::flush_range, //
 };
 
-/// Unmaps a mapped file and gives up what is idle of its memory. Returns whether nothing is left;
-/// if `only` is given, nothing of that device.
+/// Breaks the layout of a mapped file: unmaps it, and drops the entries of pages that are idle.
+/// Returns true if no entry is left; with `only`, if none of that device is.
 pub(super) fn try_break_layout(no_faults: &NoFaults<'_>, only: Option<&Device>) -> bool {
     let file = no_faults.file();
     let (mut start, mut done) = (0, true);
-    // What an earlier call has found in use, for it gave up all else.
+    // If an earlier call found pages in use, it dropped all others.
     let was_busy = file.was_busy();
 
     loop {
-        // This unmaps everything from `start` on; what is left then are references to pages.
+        // This unmaps everything from `start` on; pages in use after that are pinned.
         let (idle, busy) = no_faults.unmap(start, c::loff_t::MAX);
         drop_range(idle, was_busy);
         let Some(busy) = busy else {
@@ -44,7 +43,7 @@ pub(super) fn try_break_layout(no_faults: &NoFaults<'_>, only: Option<&Device>) 
         let first = busy.first * PAGE;
         let end = ((busy.first + busy.pages) * PAGE) as c::loff_t;
         file.mark_busy();
-        // What was stored until now is not to wait until the page is idle.
+        // What was stored so far is flushed now, and not only once the page is idle.
         let _ = flush_range(no_faults, first as c::loff_t, end - 1);
         start = end;
     }
@@ -61,16 +60,15 @@ fn drop_range(idle: IdleRange<'_>, was_busy: bool) {
         return;
     }
     if was_busy {
-        // Who had a page of it may have stored there until now.
+        // A user of a pinned page may have stored to it until now.
         mark_dirty(mapping, first, last);
     }
-    // An error of writeback has been recorded.
+    // A writeback error has been recorded.
     let _ = flush_range(idle.no_faults(), start, end);
     idle.disassociate();
 }
 
-/// Marks all that a file has as dirty: who had a page of it in use may have stored there, however,
-/// until now.
+/// Marks all entries of a file dirty, as users of pinned pages may have stored to them until now.
 pub(super) fn mark_all_dirty(file: &MappedFile) {
     let _no_faults = NoFaults::lock(file);
 

@@ -2,13 +2,14 @@
 
 //! read(2) and write(2) of a mapped file.
 //!
-//! DAX copies between the memory of the file and the buffer of the caller, without page faults in
-//! the buffer. If a page of it is missing, the copy ends there; the page is faulted in with nothing
-//! held, and the I/O goes on. A fault may take as long as another server likes, and meanwhile FUSE
-//! may mark the inode bad, the device may go away, and other tasks want the file.
+//! DAX copies between the memory of the file and the caller's buffer, with page faults in the
+//! buffer disabled. If a page of the buffer is missing, the copy ends there; the page is faulted in
+//! with no lock held, and the I/O continues. Such a fault may take as long as another server likes.
+//! FUSE may mark the inode bad during it, the device may be removed, and other tasks may need the
+//! file.
 //!
-//! I/O of an inode that FUSE has marked bad is EIO, as FUSE's own. Its memory is given up meanwhile
-//! (`bad_inodes`), and may be another file's.
+//! I/O on an inode that FUSE has marked bad is EIO, as in FUSE. The module drops the inode's memory
+//! (`bad_inodes`), and the server may give it to another file.
 
 use kernel::{
     ffi,
@@ -36,7 +37,6 @@ use crate::{
 };
 
 use super::{
-    resolve::IOMAP_OPS,
     mapped_inode::{
         Io,
         MappedInode,
@@ -44,10 +44,11 @@ use super::{
     },
     mapping_error::report_error,
     ownership::Flushing, //
+    resolve::IOMAP_OPS,
 };
 
-/// `inode->i_rwsem`, held for I/O. FUSE holds it while the server answers a SETATTR, so a task that
-/// waits for it can be killed.
+/// `inode->i_rwsem`, held for I/O. FUSE holds it while the server answers a SETATTR, so the wait
+/// for it is killable.
 pub(super) enum IoLock<'a> {
     Shared(#[expect(dead_code)] ReadGuard<'a>),
     Exclusive(#[expect(dead_code)] WriteGuard<'a>),
@@ -56,8 +57,8 @@ pub(super) enum IoLock<'a> {
 impl<'a> IoLock<'a> {
     /// # Errors
     ///
-    /// [`EAGAIN`] if it cannot be had at once, and that was asked for; [`EINTR`] if the task is
-    /// being killed; [`EIO`] if FUSE has marked the inode bad.
+    /// [`EAGAIN`] if the lock is taken and `IOCB_NOWAIT` is set; [`EINTR`] if the task is being
+    /// killed; [`EIO`] if FUSE has marked the inode bad.
     #[inline]
     pub(super) fn new(iocb: &Kiocb, inode: MappedInode<'a>, exclusive: bool) -> Result<Self> {
         let sem = inode.inode.rwsem();
@@ -76,10 +77,10 @@ impl<'a> IoLock<'a> {
     }
 }
 
-/// I/O through DAX up to the end, or to a page that is missing in the buffer. The inode is locked
-/// as DAX asks for.
+/// Does I/O through DAX up to the end of I/O, or to a page that is missing in the buffer. The inode
+/// is locked as DAX requires.
 ///
-/// Returns `None` if `ki_pos` is not before the end.
+/// Returns `None` if `ki_pos` is not before the end of I/O.
 fn dax_rw(
     iocb: &Kiocb,
     iter: &IovIter,
@@ -93,27 +94,27 @@ fn dax_rw(
         return None;
     }
 
-    // A mount with a mapped file has it. A memory failure waits for a step of this: its page goes
-    // from the kernel's own mapping then.
+    // A mount with a mapped file has `users`. A memory failure waits for each step of this, before
+    // its page is unmapped from the direct map.
     let Some(users) = header.sbi().ownership.users_of_mapped() else {
         return Some(EIO.to_errno() as isize);
     };
     // SAFETY: `inode` is mapped, and locked.
     let mut done = unsafe { dax::iomap_rw_nofault(iocb, iter, left, &IOMAP_OPS, users) };
-    // That is what DAX says of a hole.
+    // DAX returns 0 for a hole.
     if done == 0 && iter.count() > 0 && (iocb.pos() as u64) < inode.end_of_io() {
         done = EFAULT.to_errno() as isize;
     }
-    // If the device goes away in the middle, DAX says ENXIO or EFAULT, as if this were a bad device
-    // or a bad buffer.
+    // If the device is removed during the copy, DAX returns ENXIO or EFAULT, as for a bad device or
+    // a bad buffer.
     if done < 0 && header.device_has_failed(iocb.pos() as u64, end) {
         return Some(EIO.to_errno() as isize);
     }
     Some(done)
 }
 
-/// [`dax_rw`] for a write, which makes failed memory well again where it covers a whole page. The
-/// inode is locked exclusively.
+/// [`dax_rw`] for a write, which rewrites failed memory where it covers a whole page. The inode is
+/// locked exclusively.
 #[inline]
 pub(super) fn write_locked(
     iocb: &Kiocb,
@@ -129,7 +130,7 @@ pub(super) fn write_locked(
     Some(write_on(iocb, from, inode, locked, result))
 }
 
-/// The rest of a write that has come to `result`, but not to its end.
+/// Continues a write that returned `result` before its end.
 #[cold]
 fn write_on(
     iocb: &Kiocb,
@@ -169,11 +170,11 @@ fn is_poison(result: isize) -> bool {
     result == EHWPOISON.to_errno() as isize
 }
 
-/// For failed memory that cannot be written anew yet, with no lock held.
+/// The wait for failed memory that cannot be rewritten yet, with no lock held.
 pub(super) struct Wait;
 
 impl Wait {
-    /// How often in one system call: half a minute is enough for any handler of a failure.
+    /// The most waits in one system call: half a minute is enough for any failure handler.
     pub(super) const MAX: u32 = 30_000 / Self::MS;
     const MS: u32 = 20;
 
@@ -189,19 +190,20 @@ impl Wait {
     }
 }
 
-/// Whether failed memory cannot be written anew yet. No program can say so.
-fn has_to_settle(result: isize) -> bool {
+/// Returns true if failed memory cannot be rewritten yet. A program cannot return this errno.
+fn is_unsettled(result: isize) -> bool {
     result == EJUKEBOX.to_errno() as isize
 }
 
-/// Writes the page at `ki_pos` anew if it has failed, and the write covers what the file has of it.
-/// The inode is locked exclusively. Returns how many bytes that were.
+/// Rewrites the page at `ki_pos` if it has failed, and the write covers all that the file has of
+/// it. The inode is locked exclusively. Returns the number of bytes written.
 ///
 /// # Errors
 ///
-/// [`EFAULT`] if a page of the source is missing; nothing is written then. [`ENOMEM`]; [`EIO`] if
-/// the device is going away, or the page is in use through another file, which is closed;
-/// [`EJUKEBOX`] if the failure has not settled ([`Wait`]).
+/// [`EFAULT`] if a page of the source is missing; nothing is written then. [`ENOMEM`]; [`EAGAIN`]
+/// if it would have to wait and must not; [`EIO`] if the device is going away, or the page is in
+/// use through another file, which is closed; [`EJUKEBOX`] if the failure has not settled
+/// ([`Wait`]).
 #[cold]
 fn rewrite_page(iocb: &Kiocb, from: &IovIter, inode: MappedInode<'_>) -> Result<usize> {
     let header = inode.header;
@@ -233,38 +235,38 @@ fn rewrite_page(iocb: &Kiocb, from: &IovIter, inode: MappedInode<'_>) -> Result<
     if pos % PAGE != 0 || failed()?.is_none() {
         return Ok(0);
     }
-    // Of the size that was looked at above: the server may make the file smaller at any time.
+    // Use the size that was checked above: the server may make the file smaller at any time.
     let end = i_size.min(header.mapped_size);
     let len = PAGE.min(end.saturating_sub(pos)) as usize;
     if from.count() < len {
         return Ok(0);
     }
     let mut page = KBox::new([0; PAGE_SIZE], GFP_KERNEL)?;
-    // A memory failure waits for this.
+    // A memory failure waits until this is dropped.
     let _flushing = Flushing::new(header.sbi());
     let copied = from.copy_from_nofault(page.get_mut(..len).ok_or(EIO)?);
-    // Asked again: the device may have gone away.
+    // Checked again, as the device may have been removed.
     let result = match failed() {
         _ if copied < len => Err(EFAULT),
         Err(errno) => Err(errno),
         Ok(None) => Ok(0),
-        // SAFETY: `failed()` has validated the mapping just now.
+        // SAFETY: `failed()` has validated the mapping just above.
         Ok(Some((device, addr))) => unsafe { device.rewrite(addr, &mut page) }.map(|()| len),
     };
     match result {
         Ok(1..) => iocb.advance(len),
-        // SAFETY: So much was taken from `from` above.
+        // SAFETY: `copied` bytes were taken from `from` above.
         _ => unsafe { from.revert(copied) },
     }
     result
 }
 
-/// Whether I/O that came to `result` ended before the end, because of the buffer or for a reason
-/// that it will meet again if it goes on.
+/// Returns true if I/O that returned `result` ended early because of the buffer, or for a reason
+/// that it will meet again if it continues.
 #[inline]
 fn is_cut(iocb: &Kiocb, iter: &IovIter, inode: MappedInode<'_>, result: isize) -> bool {
-    // No more than the next piece can say.
-    if has_to_settle(result) {
+    // Only another piece can tell whether the memory can be rewritten now.
+    if is_unsettled(result) {
         return true;
     }
     if result < 0 && result != EFAULT.to_errno() as isize {
@@ -273,10 +275,10 @@ fn is_cut(iocb: &Kiocb, iter: &IovIter, inode: MappedInode<'_>, result: isize) -
     iter.count() != 0 && (iocb.pos() as u64) < inode.end_of_io()
 }
 
-/// One piece of I/O, without page faults in the buffer. By the time it returns it holds no lock.
+/// One piece of I/O, without page faults in the buffer. It has dropped its locks when it returns.
 type Piece = fn(&Kiocb, &IovIter, MappedInode<'_>) -> isize;
 
-/// Does I/O, and goes on as long as only missing pages of the buffer keep it from its end.
+/// Does I/O, and continues as long as only missing pages of the buffer end it early.
 #[inline(always)]
 fn until_done(iocb: &Kiocb, iter: &IovIter, inode: MappedInode<'_>, piece: Piece) -> isize {
     let errors = inode.header.errors();
@@ -288,7 +290,7 @@ fn until_done(iocb: &Kiocb, iter: &IovIter, inode: MappedInode<'_>, piece: Piece
     result
 }
 
-/// The part of [`until_done`] that is rarely needed.
+/// The slow path of [`until_done`].
 #[cold]
 fn go_on(
     iocb: &Kiocb,
@@ -298,10 +300,10 @@ fn go_on(
     mut errors: u32,
     mut result: isize,
 ) -> isize {
-    /// How much of a buffer is faulted in at once.
+    /// The most bytes of a buffer that are faulted in at once.
     const STEP: u64 = 1 << 20;
-    /// How often in a row a page of the buffer may be gone again. Memory of the file that the CPU
-    /// cannot read looks like that, too, until its failure is reported.
+    /// The most times in a row that a page of the buffer may be missing again. Memory of the file
+    /// that the CPU cannot read looks the same, until its failure is reported.
     const TRIES: u32 = 16;
     let (mut done, mut tries, mut waits) = (0, 0, 0);
 
@@ -311,12 +313,13 @@ fn go_on(
         if tries > TRIES || !is_cut(iocb, iter, inode, result) {
             break;
         }
-        // If something was refused meanwhile, and all of the buffer is there, then it was the rest.
-        let report_error = inode.header.errors() != errors;
-        if result > 0 && report_error && !iter.is_missing() {
+        // If there was a mapping error, and no page of the buffer is missing, the error ended the
+        // I/O.
+        let has_error = inode.header.errors() != errors;
+        if result > 0 && has_error && !iter.is_missing() {
             break;
         }
-        if has_to_settle(result) {
+        if is_unsettled(result) {
             waits += 1;
             let waited = match iocb.flags() & c::IOCB_NOWAIT {
                 0 if waits > Wait::MAX => Err(EIO),
@@ -331,7 +334,7 @@ fn go_on(
         }
         let left = inode.end_of_io().saturating_sub(iocb.pos() as u64);
         let wanted = iter.count().min(left.min(STEP) as usize);
-        // The file may have become smaller, which is for `piece` to say. Nothing is locked.
+        // The file may have become smaller, which `piece` will find. No lock is held.
         if wanted > 0 && iter.fault_in(wanted) == 0 {
             result = EFAULT.to_errno() as isize;
             break;
@@ -346,7 +349,7 @@ fn go_on(
     }
 }
 
-/// One piece of a read.
+/// Does one piece of a read.
 #[inline(always)]
 fn read_once(iocb: &Kiocb, to: &IovIter, inode: MappedInode<'_>) -> isize {
     let locked = match IoLock::new(iocb, inode, false) {
@@ -356,7 +359,7 @@ fn read_once(iocb: &Kiocb, to: &IovIter, inode: MappedInode<'_>) -> isize {
     dax_rw(iocb, to, inode, &locked).unwrap_or(0)
 }
 
-/// One piece of a write.
+/// Does one piece of a write.
 #[inline(always)]
 fn write_once(iocb: &Kiocb, from: &IovIter, inode: MappedInode<'_>) -> isize {
     let locked = match IoLock::new(iocb, inode, true) {
@@ -374,11 +377,11 @@ fn write_once(iocb: &Kiocb, from: &IovIter, inode: MappedInode<'_>) -> isize {
     if err != 0 {
         return err as isize;
     }
-    // A file in memory that is all assigned does not grow: it is full, like a block device.
+    // A mapped file gets no more memory, so it does not grow: it is full, like a block device.
     write_locked(iocb, from, inode, &locked).unwrap_or(ENOSPC.to_errno() as isize)
 }
 
-/// Reads, by whatever file of `inode`.
+/// Reads from `inode`, through any of its files.
 #[inline]
 pub(super) fn read(iocb: &Kiocb, to: &IovIter, inode: MappedInode<'_>) -> isize {
     let done = until_done(iocb, to, inode, read_once);
@@ -387,7 +390,7 @@ pub(super) fn read(iocb: &Kiocb, to: &IovIter, inode: MappedInode<'_>) -> isize 
     done
 }
 
-/// read(2) and its kin.
+/// `->read_iter()`.
 ///
 /// # Safety
 ///
@@ -399,7 +402,7 @@ pub(super) unsafe extern "C" fn read_iter(iocb: *mut c::kiocb, to: *mut c::iov_i
     read(io.iocb, io.iter, io.inode)
 }
 
-/// write(2) and its kin.
+/// `->write_iter()`.
 ///
 /// # Safety
 ///
@@ -411,14 +414,14 @@ pub(super) unsafe extern "C" fn write_iter(iocb: *mut c::kiocb, from: *mut c::io
 
     count_bytes(io.inode, Counter::WrittenBytes, done);
     if done > 0 {
-        // Without the inode lock, which fsync may take.
+        // The inode lock is not held, as fsync may take it.
         return io.iocb.write_sync(done);
     }
     done
 }
 
-/// Whether a write that must not wait would have to ask the server: for file capabilities, of which
-/// it is not known that there are none ([`modified`]), or to make the write durable.
+/// Returns true if a write that must not wait would have to ask the server: for file capabilities,
+/// unless it is known that there are none ([`modified`]), or to make the write durable.
 fn has_to_ask_server(iocb: &Kiocb, inode: MappedInode<'_>) -> bool {
     let flags = iocb.flags();
 
@@ -427,19 +430,19 @@ fn has_to_ask_server(iocb: &Kiocb, inode: MappedInode<'_>) -> bool {
             || flags & c::IOCB_DSYNC != 0 && inode.inode.server_wants_fsync())
 }
 
-/// Counts what a read or a write has done.
+/// Counts the bytes of a read or a write.
 pub(super) fn count_bytes(inode: MappedInode<'_>, counter: Counter, done: isize) {
     if let Ok(bytes @ 1..) = u64::try_from(done) {
         inode.header.counts.add(counter, bytes);
     }
 }
 
-/// Takes privileges off and updates times before a write. The inode is locked exclusively. Returns
-/// an errno, or 0.
+/// Removes privileges and updates times before a write. The inode is locked exclusively. Returns an
+/// errno, or 0.
 ///
 /// FUSE asks its server for file capabilities before every write, unless the inode is known to have
-/// none. Once asked, it is known, until somebody sets them through this mount or the server's
-/// attributes change: both clear S_NOSEC again.
+/// none. After the first time that is known, until a task sets them through this mount or the
+/// server's attributes change: both clear S_NOSEC.
 pub(super) fn modified(iocb: &Kiocb, inode: MappedInode<'_>) -> ffi::c_int {
     let ret = iocb.modified();
     let inode = inode.inode;

@@ -2,17 +2,17 @@
 
 //! Memory that outlives its file.
 //!
-//! When the last file of an inode is closed, pages of it may still be in use: by direct I/O to
-//! another file system, or in a pipe. Then the mount holds the inode, and a work item of the mount
-//! lets it go once they are idle. Nothing waits for that, no other file gets the memory meanwhile,
-//! and the server is not told to forget the file.
+//! When the last file of an inode is closed, direct I/O to another file system, or a pipe, may
+//! still have pages of it pinned. Then the mount holds the inode, and a work item of the mount
+//! releases it once they are idle. No task waits for that, no other file gets the memory before,
+//! and the server gets no FORGET.
 //!
-//! Unmounting evicts such an inode all the same. Eviction flushes all, gives up what is idle and
-//! leaves the rest, the [`MappedFile`] with its DAX page cache, in the list of kept memory, which
-//! the same work item gives up. Until then the mount's devices stay held.
+//! Unmounting evicts such an inode all the same. Eviction flushes everything, drops what is idle,
+//! and puts the rest, the [`MappedFile`] with its DAX page cache, on the list of kept memory, which
+//! the same work item releases. Until then the mount holds its devices.
 //!
-//! Who has a page in use may store there at any time, and fsync(2) may have flushed it before. So
-//! what was in use is marked dirty once it is idle, before the memory is given up.
+//! A user of a pinned page may store to it at any time, even after fsync(2) has flushed it. So what
+//! was in use is marked dirty once it is idle, before the memory is dropped.
 
 use core::{
     mem,
@@ -56,6 +56,10 @@ use crate::{
 };
 
 use super::{
+    invalidate::{
+        mark_all_dirty,
+        try_break_layout, //
+    }, //
     mapped_files::{
         Held,
         Look,
@@ -63,34 +67,30 @@ use super::{
     },
     mapped_inode::MappedFile,
     no_faults::NoFaults,
-    invalidate::{
-        mark_all_dirty,
-        try_break_layout, //
-    }, //
 };
 
 /// A mapped file whose inode is being evicted, or is gone.
 ///
 /// # Invariants
 ///
-/// Nothing but the memory management uses the file, and nothing of it is mapped. It is only freed
-/// by way of this, or of the list of kept memory.
+/// Only the memory management uses the file, and no VMA maps it. It is only freed through this
+/// type, or through the list of kept memory.
 pub(super) struct Evicted(NonNull<MappedFile>);
 
 impl Evicted {
     /// # Safety
     ///
-    /// The file is as the type invariants say. It is in the list of its mount.
+    /// The file satisfies the type invariants. It is in the list of its mount.
     pub(super) unsafe fn new(file: NonNull<MappedFile>) -> Self {
         Self(file)
     }
 
     fn file(&self) -> &MappedFile {
-        // SAFETY: By the type invariants the file is there.
+        // SAFETY: By the type invariants the file has not been freed.
         unsafe { self.0.as_ref() }
     }
 
-    /// Gives up what is idle of its memory. Returns whether that was all.
+    /// Drops what is idle of its memory. Returns true if that was all.
     fn drop_idle(&self) -> bool {
         let file = self.file();
         // SAFETY: By the type invariants the inode of `file` is being evicted, or is gone.
@@ -99,11 +99,11 @@ impl Evicted {
         try_break_layout(&no_faults, None)
     }
 
-    /// Frees it.
+    /// Frees the file.
     ///
     /// # Safety
     ///
-    /// It has no memory, and is in no list.
+    /// The file has no memory, and is in no list.
     unsafe fn free(self) {
         // SAFETY: By the type invariants nothing uses the file any more.
         unsafe { MappedFile::free(self.0) }
@@ -131,17 +131,17 @@ impl WorkItem<RELEASING> for SbInfo {
 }
 
 impl MappedFiles {
-    /// Takes out a file whose inode is being evicted, gives up what is idle of its memory, and
-    /// frees it, or keeps the rest.
+    /// Takes a file whose inode is being evicted off its list, drops what is idle of its memory,
+    /// and frees it, or keeps the rest.
     pub(super) fn evict(&self, sbi: &SbInfo, evicted: Evicted) {
         let file = evicted.file();
-        let is_no_rw = file.mapping().is_empty() || evicted.drop_idle();
+        let is_idle = file.mapping().is_empty() || evicted.drop_idle();
 
         let mut lists = self.lists.lock();
-        // SAFETY: `file` is in the list, as `Evicted::new()` asks for.
+        // SAFETY: `file` is in the list, by the safety requirements of `Evicted::new()`.
         unsafe { lists.mapped.remove(&file.listed.link) };
         file.listed.inode.store(ptr::null_mut(), Ordering::Relaxed);
-        if is_no_rw {
+        if is_idle {
             drop(lists);
             // SAFETY: The file has no memory, and was taken out of the list.
             unsafe { evicted.free() };
@@ -149,7 +149,7 @@ impl MappedFiles {
         }
         if let Some(device) = file.header().any_device() {
             // Nothing asks FUSE's superblock about kept memory.
-            // SAFETY: The mount holds `device` until its last kept memory is given up.
+            // SAFETY: The mount holds `device` until its last kept memory is released.
             unsafe { file.host.move_to(device.dax_dev()) };
         }
         lists.keep(&evicted);
@@ -159,11 +159,10 @@ impl MappedFiles {
         sbi.release_kept_later();
     }
 
-    /// Holds the inode of a file that is being closed, the last one of its inode, if pages of it
-    /// are in use.
+    /// Holds the inode of a mapped file, whose last open file is being closed, if pages are in use.
     pub(super) fn hold_if_busy(&self, inode: &Inode, file: &MappedFile) {
-        // What is mapped anew after this is looked at when that is closed. What was in use before
-        // is yet to be marked dirty.
+        // If the file is mapped again after this, its last close checks again. Pages that were in
+        // use before still have to be marked dirty.
         if !lockless::may_be_left::<AsWritten>(&file.listed.may_be_busy)
             || !file.is_busy() && !file.was_busy()
         {
@@ -174,8 +173,9 @@ impl MappedFiles {
         if !file.listed.is_held.load(Relaxed) && !lists.shuts_down {
             file.listed.is_held.store(true, Relaxed);
             self.leftovers.add(1, Relaxed);
-            // SAFETY: A file of the inode is being closed, which has a reference. The superblock
-            // stays mounted until `shut_down()`; `let_go()` puts the reference before that.
+            // SAFETY: A file of the inode is being closed, and has a reference to the inode. The
+            // superblock stays mounted until `shut_down()`, and `let_go()` drops this reference
+            // before that.
             unsafe { inode.get() }.into_raw();
             drop(lists);
             self.soon();
@@ -183,10 +183,10 @@ impl MappedFiles {
         }
     }
 
-    /// Lets inodes go that are held: those with no page in use any more and those that are open
-    /// again, or all. Returns whether some are held still.
+    /// Releases inodes that are held: those without pages in use and those that are open again, or
+    /// `all`. Returns true if some are still held.
     ///
-    /// The caller has `releasing`.
+    /// The caller holds `releasing`.
     fn let_go(&self, all: bool) -> bool {
         let mut left = false;
         let is_held = |file: &MappedFile| match file.listed.is_held.load(Relaxed) {
@@ -198,18 +198,19 @@ impl MappedFiles {
             let file = held.file();
             let open_files = &file.header().published().open_files;
 
-            // From here on, mmap(2) sets this again.
+            // From here on, mmap(2) sets `may_be_busy` again.
             let was_open = lockless::look::<AsWritten>(&file.listed.may_be_busy, open_files);
             if !all && !was_open && file.is_busy() {
                 lockless::left(&file.listed.may_be_busy);
                 left = true;
                 return;
             }
-            // What was in use is idle, or is looked at once more.
+            // What was in use is idle now, or is checked again later.
             mark_all_dirty(file);
             let lists = self.lists.lock();
-            // A task that has opened, used and closed the file since found it held, and did not
-            // hold it again. One that closes it after this does so itself, if pages are in use.
+            // A task that has since opened, used and closed the file found the inode held, and did
+            // not hold it again. A task that closes the file after this holds it, if pages are in
+            // use.
             let was_used = was_open || file.listed.may_be_busy.load(Ordering::Relaxed);
             let is_open =
                 was_used && lockless::use_again::<AsWritten>(&file.listed.may_be_busy, open_files);
@@ -217,24 +218,24 @@ impl MappedFiles {
                 left = true;
                 return;
             }
-            // Who has pages in use still may store there after this mark.
+            // A user of pages that are still in use may store to them after they were marked dirty.
             file.listed.was_busy.store(all || was_used, Relaxed);
             file.listed.is_held.store(false, Relaxed);
             self.leftovers.add(-1, Relaxed);
             drop(lists);
             self.soon();
-            // SAFETY: The mount's reference to `held.inode()` is that of `hold_if_busy()`, and the
+            // SAFETY: `hold_if_busy()` took this reference to `held.inode()` for the mount. The
             // superblock is still mounted.
             drop(unsafe { InodeRef::from_raw(NonNull::from(held.inode())) });
         };
-        // SAFETY: The mount lets inodes go before its superblock looks for any that are left.
+        // SAFETY: The mount releases inodes before its superblock looks for any that are left.
         let active = unsafe { StaysActive::promised() };
         self.walk(active, false, is_held, let_go);
         left
     }
 
-    /// The superblock is being shut down: lets all inodes go, before it looks for any that are
-    /// left.
+    /// Releases all inodes. Called when the superblock is being shut down, before it looks for
+    /// inodes that are left.
     pub(crate) fn shut_down(&self) {
         let _alone = self.releasing.lock();
 
@@ -242,17 +243,17 @@ impl MappedFiles {
         self.let_go(true);
     }
 
-    /// Gives up what is idle of the memory that was busy when its file was closed. Returns whether
-    /// some is left. May sleep, but not for pages.
+    /// Drops what is idle of the memory that was in use when its file was closed. Returns true if
+    /// some is left. May sleep, but does not wait for pages.
     pub(crate) fn release_kept(&self) -> bool {
         let _alone = self.releasing.lock();
         let holds = !self.lists.lock().shuts_down && self.let_go(false);
         let mut rest = mem::replace(&mut self.lists.lock().kept, List::new());
 
         while let Some(listed) = rest.pop() {
-            // SAFETY: What is taken out of that list stays until it is freed below.
+            // SAFETY: A file that is taken off that list stays until it is freed below.
             let file = MappedFile::of_listed(unsafe { listed.as_ref() });
-            // INVARIANT: What was in that list has been evicted.
+            // INVARIANT: The files in that list have been evicted.
             let evicted = Evicted(NonNull::from(file));
             if evicted.drop_idle() {
                 self.leftovers.add(-1, Relaxed);
@@ -266,13 +267,13 @@ impl MappedFiles {
         holds || !self.lists.lock().kept.is_empty()
     }
 
-    /// Gives up what is idle of the kept memory. Returns whether some is left of a device.
+    /// Drops what is idle of the kept memory. Returns true if some of a device is left.
     pub(super) fn release_kept_of(&self, device: &Device) -> bool {
         self.release_kept();
-        // With this held, nothing is missing from the list, and nothing leaves it; what comes is
-        // put in front.
+        // With this held, no file is missing from the list, and none leaves it; new ones are put in
+        // front.
         let _alone = self.releasing.lock();
-        // SAFETY: Nothing leaves the list as long as `_alone` is held.
+        // SAFETY: No file leaves the list as long as `_alone` is held.
         let mut kept = unsafe { self.lists.lock().kept.iter() };
 
         kept.any(|listed| {

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The files of a mount that have been mapped by mmap(2), one after the other.
+//! Walks over the files of a mount that have been mapped by mmap(2).
 
 use core::{
     marker::PhantomData,
@@ -24,22 +24,24 @@ use crate::{
         list::Marker, //
     },
     sb_info::{
+        ActiveSb, //
         ListedFile,
         MappedFiles,
-        ActiveSb, //
     }, //
 };
 
 use super::mapped_inode::MappedFile;
 
-/// That a superblock stays mounted as long as this is used.
+/// A token: the superblock stays mounted as long as this is used.
 #[derive(Clone, Copy)]
 pub(super) struct StaysActive<'a>(PhantomData<&'a ()>);
 
 impl StaysActive<'_> {
+    /// Creates a token without an [`ActiveSb`].
+    ///
     /// # Safety
     ///
-    /// The superblock stays mounted as long as the result is used.
+    /// The superblock must stay mounted as long as the result is used.
     pub(super) unsafe fn promised() -> Self {
         Self(PhantomData)
     }
@@ -51,13 +53,13 @@ impl<'a> From<&'a ActiveSb> for StaysActive<'a> {
     }
 }
 
-/// What becomes of a file in a walk.
+/// What a walk does with a file.
 pub(super) enum Look {
-    /// Nothing.
+    /// Goes on to the next file.
     Pass,
-    /// Its inode is held, and the file handed on.
+    /// Takes a reference to the inode, and calls `each` with the file.
     Take,
-    /// It was the last one.
+    /// Ends the walk.
     Stop,
 }
 
@@ -70,14 +72,15 @@ pub(super) struct Held<'a> {
 }
 
 impl<'a> Held<'a> {
-    /// `None` if the inode is being evicted.
+    /// Takes a reference to the inode of a file. Returns `None` if it is being evicted.
     ///
     /// # Safety
     ///
-    /// The inode, which the file has, is not freed meanwhile. Its superblock is that of `_active`.
+    /// The file must still have its inode, which must not be freed during the call, and whose
+    /// superblock must be that of `_active`.
     unsafe fn new(file: &MappedFile, _active: StaysActive<'a>) -> Option<Self> {
-        // SAFETY: The inode of `file` is not freed meanwhile, and its superblock stays mounted for
-        // `'a`, by the safety requirements.
+        // SAFETY: By the safety requirements the inode of `file` is not freed here, and its
+        // superblock stays mounted for `'a`.
         let inode = unsafe { Inode::grab(file.listed.inode.load(Ordering::Relaxed)) }?;
 
         Some(Self {
@@ -92,22 +95,22 @@ impl<'a> Held<'a> {
     }
 
     pub(super) fn file(&self) -> &MappedFile {
-        // SAFETY: The file stays in the list as long as its inode is held.
+        // SAFETY: `file` stays in the list as long as `inode` holds its inode.
         unsafe { self.file.as_ref() }
     }
 }
 
 impl MappedFiles {
-    /// How many files are looked at with the lock held.
+    /// The number of files that a walk visits before it drops the lock.
     const BATCH: usize = 64;
 
-    /// Puts in a file that is about to be mapped by mmap(2) for the first time.
+    /// Inserts a file that is about to be mapped by mmap(2) for the first time.
     ///
     /// # Safety
     ///
-    /// It was made just now, with its inode, which is in use, and stays until it is taken out.
+    /// The file must be new, of an inode that is in use, and stay valid until it is removed.
     pub(super) unsafe fn insert(&self, file: &MappedFile) {
-        // SAFETY: `file` is in no list, and stays, by the safety requirements.
+        // SAFETY: `file` is in no list, and stays valid, by the safety requirements.
         unsafe {
             self.lists
                 .lock()
@@ -116,12 +119,12 @@ impl MappedFiles {
         };
     }
 
-    /// Looks at one file after the other, with the lock held, which others get every now and then.
-    /// A marker in the list says how far this is.
+    /// Calls `look` with each file, with the lock held, and `each` with those to be taken, without
+    /// it. The lock is dropped every now and then; a marker in the list keeps the position.
     ///
-    /// What is to be taken and is being evicted is passed by, unless that is to be waited for: then
-    /// it has given up its memory, or that is kept, when this returns. Files that are mapped
-    /// meanwhile are passed by.
+    /// A file to be taken whose inode is being evicted is skipped, unless `wait_for_eviction` is
+    /// set: then its memory is dropped or kept when this returns. Files that are inserted during
+    /// the walk are skipped.
     pub(super) fn walk(
         &self,
         active: StaysActive<'_>,
@@ -143,8 +146,8 @@ impl MappedFiles {
                     match look(file) {
                         Look::Pass => (),
                         Look::Take => {
-                            // SAFETY: The inode of a `file` in the list is not freed before it is
-                            // out of it.
+                            // SAFETY: The inode of `file` is not freed before `file` is out of
+                            // the list.
                             held = unsafe { Held::new(file, active) };
                             evicted = wait_for_eviction && held.is_none();
                         }
@@ -168,7 +171,7 @@ impl MappedFiles {
             more
         };
 
-        // SAFETY: The list is a part of `self`, which is pinned, and is never replaced.
+        // SAFETY: The list is part of `self`, which is pinned, and is never replaced.
         unsafe {
             Marker::with(
                 &self.lists,
@@ -178,8 +181,8 @@ impl MappedFiles {
         };
     }
 
-    /// Calls `each` with every file that is `wanted`, whose inode is held meanwhile. `wanted` is
-    /// called with a spin lock held. See [`MappedFiles::walk`].
+    /// Calls `each` with every file that is `wanted`, with a reference to its inode held. `wanted`
+    /// is called with a spin lock held. See [`MappedFiles::walk`].
     pub(super) fn for_each(
         &self,
         active: StaysActive<'_>,
@@ -197,7 +200,7 @@ impl MappedFiles {
         self.walk(active, wait_for_eviction, look, |held| each(held.file()));
     }
 
-    /// Whether a file is `wanted`, which is called with a spin lock held.
+    /// Returns true if there is a file that is `wanted`, which is called with a spin lock held.
     pub(super) fn any(&self, wanted: impl Fn(&MappedFile) -> bool) -> bool {
         let mut found = false;
         let look = |file: &MappedFile| {
@@ -208,14 +211,14 @@ impl MappedFiles {
                 Look::Pass
             }
         };
-        // SAFETY: No file is taken, so this is not used.
+        // SAFETY: `look` never returns `Look::Take`, so `walk()` does not use `active`.
         let active = unsafe { StaysActive::promised() };
         self.walk(active, false, look, |_| ());
         found
     }
 
-    /// Takes a reference to the inode of a mapped file, unless that is being evicted, or its memory
-    /// is kept.
+    /// Takes a reference to the inode of a mapped file. Returns `None` if the inode is being
+    /// evicted, or the memory is kept.
     pub(super) fn grab<'a>(
         &self,
         mapped: &MappedFile,
@@ -225,7 +228,7 @@ impl MappedFiles {
 
         mapped.inode()?;
         // SAFETY: `mapped` has its inode as long as it is in the list, which is locked. The list is
-        // of the mount that stays mounted.
+        // that of the mount that stays mounted.
         unsafe { Held::new(mapped, active) }
     }
 }

@@ -1,14 +1,13 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What a mapped inode is made of: its header, its metadata, and what it gets besides once it is
-//! mapped by mmap(2).
+//! The module's state of a mapped inode: its header, its metadata, and the [`MappedFile`] that it
+//! gets at its first mmap(2).
 //!
-//! `inode->i_private`, which FUSE leaves alone, says what a file of a bound mount is ([`State`]).
-//! For a mapped file it points to a [`Header`]: one load from the inode, and the first cache line
-//! has all that the fault path needs before it calls the program; the program's metadata lies right
-//! behind, and what the fault path does not need in front ([`Published`]). A header is published
-//! once, by the task that settles the file, and freed when the inode is evicted; nobody can be
-//! inside an operation of an inode that is being evicted.
+//! `inode->i_private`, which FUSE does not use, has the [`State`] of a file of an fmap mount. For a
+//! mapped file it points to a [`Header`]: one cache line with all that the fault path needs before
+//! it calls the program. The program's metadata follow it, and fields that the fault path does not
+//! need precede it ([`Published`]). A header is published once, in the single flight of an open,
+//! and freed when the inode is evicted; no operation of an inode runs during its eviction.
 
 use core::{
     alloc::Layout,
@@ -80,28 +79,27 @@ use crate::{
 pub(super) const PAGE: u64 = PAGE_SIZE as u64;
 pub(super) const PMD_SIZE: u64 = 2 << 20;
 
-/// What is known of a file.
+/// What is known about a file of an fmap mount.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum State {
-    /// Nothing: nobody has opened it yet, or the opens failed.
+    /// No open has published a map, or found that there is none.
     Unknown,
-    /// It has no map and is served by FUSE alone.
+    /// It has no map, and is served by FUSE alone.
     Plain,
     /// It is mapped.
     Mapped,
 }
 
-/// `i_private` of a file without a map. No header has this address.
+/// `i_private` of a plain file. No header has this address.
 pub(super) const PLAIN: *mut ffi::c_void = ptr::without_provenance_mut(1);
 
-/// What faults, reads and writes need of a mapped file besides its metadata, which follow.
+/// What faults, reads and writes need to know about a mapped file, besides the metadata.
 ///
 /// # Invariants
 ///
-/// - `meta_len` bytes of metadata follow, and zeros up to the end of its first line.
+/// - `meta_len` bytes of metadata follow, and zeros up to the end of their first cache line.
 /// - `sbi` outlives the header: it is freed after the last inode, and after the last kept memory.
-/// - `file` is null until the file is mapped by mmap(2) for the first time, and is freed after the
-///   header.
+/// - `file` is null until the first mmap(2) of the file, and is freed after the header.
 #[repr(C, align(64))]
 pub(super) struct Header {
     pub(super) resolver: Resolver,
@@ -109,25 +107,26 @@ pub(super) struct Header {
     pub(super) dev_bitmap: u64,
     pub(super) mapped_size: u64,
     pub(super) meta_len: u32,
-    /// How many write back at the moment.
+    /// The number of tasks in writeback of the file.
     pub(super) writers_back: AtomicU32,
-    /// Where the mount counts.
+    /// The mount's counters.
     pub(super) counts: stats::Shortcut,
-    /// What folios are noted with; see `fault_fast`.
+    /// What a folio's cookie must equal, but for its dirty bit, to count for this file; see
+    /// `fault_fast`.
     pub(super) validity: AtomicU64,
     pub(super) file: AtomicPtr<MappedFile>,
 }
 
 const _: () = assert!(size_of::<Header>() == 64);
 
-/// A [`Header`] and what is in front of it.
+/// A [`Header`] and what precedes it.
 #[repr(C)]
 pub(super) struct Published {
-    /// What descriptors show.
+    /// The `f_mapping` of descriptors.
     pub(super) empty: Opaque<c::address_space>,
-    /// How many files are open that were opened as mapped ones.
+    /// The number of open files that were opened as mapped ones.
     pub(super) open_files: AtomicU32,
-    /// How many mappings have been refused, and not to be tried again in another way.
+    /// The number of mapping errors, except those after which the operation is retried.
     pub(super) errors: AtomicU32,
     pub(super) header: Header,
 }
@@ -135,78 +134,78 @@ pub(super) struct Published {
 const _: () =
     assert!(offset_of!(Published, header) + size_of::<Header>() == size_of::<Published>());
 
-/// What a file has besides once it is mapped by mmap(2): the DAX page cache, and a place in the
-/// list of its mount.
+/// What a file gets at its first mmap(2): the DAX page cache, and an entry in the list of its
+/// mount.
 ///
-/// It is freed when RCU allows it: the kernel looks at a page cache that it has found in a folio
-/// without taking a reference (`dax_lock_folio()`, `gup_fast_folio_allowed()`).
+/// It is freed after an RCU grace period: the kernel accesses the page cache of a folio without
+/// taking a reference (`dax_lock_folio()`, `gup_fast_folio_allowed()`).
 ///
 /// # Invariants
 ///
-/// As long as this is referenced, but under RCU alone ([`UnderRcu`]), `header` is there, and the
-/// inode in `listed` is null, in use or being evicted.
+/// As long as this is borrowed, except by [`UnderRcu`], `header` is valid, and the inode in
+/// `listed` is null, in use or being evicted.
 #[pin_data]
 #[repr(C)]
 pub(super) struct MappedFile {
-    /// Hosts the DAX page cache.
+    /// The inode that hosts the DAX page cache.
     #[pin]
     pub(super) host: Host,
     pub(super) header: NonNull<Header>,
-    /// What the lists of its mount know.
+    /// The part that is on a list of the mount.
     pub(super) listed: ListedFile,
     pub(super) rcu: RcuHead<Self>,
 }
 
-// SAFETY: A mapped file belongs to no task.
+// SAFETY: A mapped file is not tied to a task.
 unsafe impl Send for MappedFile {}
-// SAFETY: What changes of it is atomic.
+// SAFETY: Fields that change are atomic, or have a lock.
 unsafe impl Sync for MappedFile {}
 
-/// What is in front of the metadata of a mapped file.
+/// The layout of what precedes the metadata of a mapped file.
 pub(crate) const HEADROOM: Layout = Layout::new::<Published>();
 
-/// Takes back what is not published any more.
+/// Returns the buffer of a header that is not published, or not any more.
 ///
 /// # Safety
 ///
-/// The header is part of a [`Published`] in the headroom of its metadata, and nothing points to it
-/// any more.
+/// The header must be part of a [`Published`] in the headroom of its metadata, and no pointer to it
+/// may be left.
 pub(super) unsafe fn take_back(header: NonNull<Header>) -> MetaBuf {
     // SAFETY: `header` is valid, by the safety requirements.
     let meta_len = unsafe { header.as_ref() }.meta_len;
     // SAFETY: `header` is part of a `Published`, by the safety requirements.
     let published = unsafe { header.byte_sub(offset_of!(Published, header)) };
 
-    // SAFETY: `published` is the headroom of a buffer with so many bytes.
+    // SAFETY: `published` is the headroom of a buffer with `meta_len` bytes of metadata.
     unsafe { MetaBuf::from_raw(published.cast(), HEADROOM, meta_len) }
 }
 
 impl MappedFile {
-    /// A file of it, which is counted as open, is about to be mapped by mmap(2): its last close
-    /// looks whether pages are in use.
+    /// Records that an open file, which is counted, is about to be mapped by mmap(2): the last
+    /// close checks whether pages are in use.
     pub(super) fn will_be_mapped(&self) {
         lockless::used::<AsWritten>(&self.listed.may_be_busy);
     }
 
-    /// The one that is in a list of its mount.
+    /// Returns the file of an entry in a list of its mount.
     pub(super) fn of_listed(listed: &ListedFile) -> &Self {
-        // SAFETY: By the type invariants of `ListedFile` it is a part of a mapped file.
+        // SAFETY: By the type invariants `listed` is a field of a `MappedFile`.
         unsafe { &*container_of!(ptr::from_ref(listed).cast_mut(), Self, listed) }
     }
 
-    /// The one that hosts a DAX page cache.
+    /// Returns the mapped file of a DAX page cache.
     ///
     /// # Safety
     ///
-    /// `mapping` is a DAX page cache, which is not freed for `'a`.
+    /// `mapping` must be the DAX page cache of a mapped file that is not freed for `'a`.
     pub(super) unsafe fn of_mapping<'a>(mapping: *mut c::address_space) -> &'a Self {
-        // SAFETY: `mapping` is one, by the safety requirements, and its host the first member.
+        // SAFETY: `mapping` is valid, by the safety requirements, and its host the first field.
         unsafe { &*(*mapping).host.cast() }
     }
 
     #[inline]
     pub(super) fn header(&self) -> &Header {
-        // SAFETY: By the type invariants the header is there.
+        // SAFETY: By the type invariants `header` is valid.
         unsafe { self.header.as_ref() }
     }
 
@@ -215,44 +214,44 @@ impl MappedFile {
         self.header().sbi()
     }
 
-    /// The DAX page cache.
+    /// Returns the DAX page cache.
     #[inline]
     pub(super) fn mapping(&self) -> &DaxMapping {
         self.host.mapping()
     }
 
-    /// FUSE's inode, unless the memory is kept.
+    /// Returns FUSE's inode, or `None` if the memory is kept.
     pub(super) fn inode(&self) -> Option<&Inode> {
         let inode = NonNull::new(self.listed.inode.load(Ordering::Relaxed))?;
 
-        // SAFETY: By the type invariants it is FUSE's, and in use or being evicted.
+        // SAFETY: By the type invariants `inode` is FUSE's, and in use or being evicted.
         Some(unsafe { Inode::new(inode.as_ptr()) })
     }
 
-    /// Whether FUSE has marked the inode bad.
+    /// Returns true if FUSE has marked the inode bad.
     pub(super) fn has_bad_inode(&self) -> bool {
         self.inode().is_some_and(|inode| inode.is_bad())
     }
 
-    /// Whether pages were in use when somebody looked last ([`ListedFile::was_busy`]).
+    /// Returns true if pages were in use at the last check ([`ListedFile::was_busy`]).
     pub(super) fn was_busy(&self) -> bool {
         self.listed.was_busy.load(Relaxed)
     }
 
-    /// Pages are in use, or may be: see [`ListedFile::was_busy`].
+    /// Records that pages are in use, or may be ([`ListedFile::was_busy`]).
     pub(super) fn mark_busy(&self) {
         self.listed.was_busy.store(true, Relaxed);
     }
 
-    /// Whether pages are in use. What is mapped is unmapped.
+    /// Unmaps the file, and returns true if pages are in use.
     pub(super) fn is_busy(&self) -> bool {
         self.mapping().is_busy(0, c::loff_t::MAX)
     }
 
-    /// Records that dirty data are lost: fsync(2) says so once, for each open file. Descriptors
-    /// show one of two page caches.
+    /// Records that dirty data are lost, which fsync(2) reports once for each open file. The
+    /// `f_mapping` of a descriptor is one of two page caches, so both get the error.
     ///
-    /// Kept memory has no open file that could be told, and no inode.
+    /// Kept memory has no open file, and no inode.
     pub(super) fn record_loss(&self) {
         if let Some(inode) = self.inode() {
             self.header().empty().set_error(EIO);
@@ -260,24 +259,24 @@ impl MappedFile {
         }
     }
 
-    /// Frees a mapped file: the header and the metadata at once, as they may be large, and reclaim
-    /// may want them.
+    /// Frees a mapped file. The header and the metadata, which may be large, are freed at once:
+    /// reclaim may need the memory.
     ///
     /// # Safety
     ///
-    /// It has no memory, is in no list, and its inode does not point to it.
+    /// The file must have no memory and be in no list, and no inode may point to its header.
     pub(super) unsafe fn free(this: NonNull<Self>) {
-        // SAFETY: `page_cache` made a box of it, which nothing uses any more but by RCU.
+        // SAFETY: `get_or_make()` made `this` of a box. It is only used under RCU now.
         let this = unsafe { <Pin<KBox<Self>>>::from_foreign(this.as_ptr().cast()) };
 
-        // SAFETY: Only what is in a list of the mount has its header used.
+        // SAFETY: No list and no inode leads to the header any more.
         drop(unsafe { take_back(this.header) });
-        // SAFETY: The head is a part of it. `Hooks` waits for callbacks before the module goes.
+        // SAFETY: `rcu` is a field of `this`. `Hooks` waits for callbacks before the module goes.
         unsafe { RcuHead::drop_later(this, |this| &this.rcu) };
     }
 }
 
-/// A mapped file that was found in a folio, under RCU: it may be taken out of its list meanwhile,
+/// A mapped file that was found in a folio, under RCU. It may be removed from its list at any time,
 /// and its header freed.
 #[repr(transparent)]
 pub(super) struct UnderRcu<'a>(&'a MappedFile);
@@ -285,21 +284,21 @@ pub(super) struct UnderRcu<'a>(&'a MappedFile);
 const _: () = assert!(offset_of!(MappedFile, host) == 0);
 
 impl<'a> UnderRcu<'a> {
-    /// The one that hosts a DAX page cache.
+    /// Returns the mapped file of a DAX page cache.
     ///
     /// # Safety
     ///
-    /// The page cache was found in a folio under RCU, which is held for `'a`.
+    /// `mapping` must have been found in a folio under RCU, which is held for `'a`.
     pub(super) unsafe fn of_mapping(mapping: *mut c::address_space) -> Self {
         // SAFETY: `mapping` is not freed under RCU, by the safety requirements.
         Self(unsafe { MappedFile::of_mapping(mapping) })
     }
 
-    /// Whether its memory may be in use though the file is closed.
+    /// Returns true if the file may have leftover memory (`MappedFiles::has_leftovers()`).
     pub(super) fn is_leftover(&self) -> bool {
         let inode = self.0.listed.inode.load(Ordering::Relaxed);
 
-        // SAFETY: An inode that the file had under RCU is not freed yet.
+        // SAFETY: The file had `inode` under RCU, so that is not freed yet.
         inode.is_null() || unsafe { is_bad(inode) } || self.0.listed.is_held.load(Relaxed)
     }
 }
@@ -307,42 +306,42 @@ impl<'a> UnderRcu<'a> {
 impl Header {
     #[inline]
     pub(super) fn meta(&self) -> Metadata<'_> {
-        // SAFETY: By the type invariants this is what follows, and nobody writes it any more.
+        // SAFETY: By the type invariants the metadata follow `self`; they are not written any more.
         unsafe { Metadata::new(ptr::from_ref(self).add(1).cast(), self.meta_len) }
     }
 
     #[inline]
     pub(super) fn sbi(&self) -> &SbInfo {
-        // SAFETY: By the type invariants the mount outlives the header.
+        // SAFETY: By the type invariants `sbi` outlives the header.
         unsafe { self.sbi.as_ref() }
     }
 
-    /// What the file has if it has been mapped by mmap(2).
+    /// Returns the [`MappedFile`], if the file has been mapped by mmap(2).
     #[inline]
     pub(super) fn file(&self) -> Option<&MappedFile> {
-        // SAFETY: By the type invariants it is null, or valid as long as the header.
+        // SAFETY: By the type invariants `file` is null, or valid as long as the header.
         unsafe { self.file.load(Ordering::Acquire).as_ref() }
     }
 
-    /// The same, of a file that is known to have it.
+    /// Returns the [`MappedFile`] of a file that is known to have one.
     ///
     /// # Safety
     ///
-    /// The file has been mapped by mmap(2).
+    /// The file must have been mapped by mmap(2).
     #[inline]
     pub(super) unsafe fn file_unchecked(&self) -> &MappedFile {
-        // SAFETY: It is not null, by the safety requirements, and valid as long as the header.
+        // SAFETY: `file` is not null, by the safety requirements, and valid as long as the header.
         unsafe { &*self.file.load(Ordering::Relaxed) }
     }
 
     #[inline]
     pub(super) fn published(&self) -> &Published {
-        // SAFETY: A header that is not on the stack is part of one.
+        // SAFETY: A header is only borrowed after it was written into a `Published`.
         unsafe { &*container_of!(ptr::from_ref(self).cast_mut(), Published, header) }
     }
 
-    /// How many mappings have been refused so far. If it is the same after I/O that came to a short
-    /// end, none of that was.
+    /// Returns the number of mapping errors so far. If I/O that ended early did not change it, they
+    /// were not the cause.
     #[inline]
     pub(super) fn errors(&self) -> u32 {
         self.published().errors.load(Ordering::Relaxed)
@@ -352,9 +351,9 @@ impl Header {
         self.published().errors.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// What descriptors show.
+    /// Returns the empty page cache.
     pub(super) fn empty(&self) -> &AddressSpace {
-        // SAFETY: `publish()` has initialized it, and it stays as long as the header.
+        // SAFETY: `publish()` has initialized `empty`, which is part of the same allocation.
         unsafe { AddressSpace::from_raw(self.published().empty.get()) }
     }
 }
@@ -365,7 +364,7 @@ impl Header {
 ///
 /// # Invariants
 ///
-/// `header` is that of `inode`.
+/// `header` is the header of `inode`.
 #[derive(Clone, Copy)]
 pub(super) struct MappedInode<'a> {
     pub(super) inode: &'a Inode,
@@ -373,22 +372,22 @@ pub(super) struct MappedInode<'a> {
 }
 
 impl<'a> MappedInode<'a> {
-    /// An inode, if it is mapped.
+    /// Returns the inode as a mapped one, if it is mapped.
     pub(super) fn of(inode: &'a Inode) -> Option<Self> {
-        // SAFETY: The inode is mapped, and in use as long as `inode`.
+        // SAFETY: `inode` is FUSE's, and mapped.
         (state(inode) == State::Mapped).then(|| unsafe { Self::new(inode) })
     }
 
     /// # Safety
     ///
-    /// The inode is FUSE's, and mapped.
+    /// The inode must be FUSE's, and mapped.
     #[inline]
     pub(super) unsafe fn new(inode: &'a fs::inode::Inode) -> Self {
         Self {
-            // SAFETY: The inode is FUSE's, by the safety requirements, and in use as long as it is
+            // SAFETY: `inode` is FUSE's, by the safety requirements, and in use as long as it is
             // borrowed.
             inode: unsafe { Inode::new(inode.as_raw()) },
-            // SAFETY: The inode is mapped, by the safety requirements.
+            // SAFETY: `inode` is mapped, by the safety requirements.
             header: unsafe { header(inode) },
         }
     }
@@ -398,33 +397,32 @@ impl<'a> MappedInode<'a> {
         self.header.sbi()
     }
 
-    /// Where I/O ends: at the smaller of the file's size and its mapped size.
+    /// Returns where I/O ends: the smaller of the file's size and its mapped size.
     #[inline]
     pub(super) fn end_of_io(self) -> u64 {
         self.inode.size().min(self.header.mapped_size)
     }
 }
 
-/// The header of a mapped inode, or of the host of a DAX page cache.
+/// Returns the header of a mapped inode, or of the host of a DAX page cache.
 ///
 /// # Safety
 ///
-/// The inode is one of these, and in use.
+/// The inode must be one of these, and in use.
 #[inline]
 pub(super) unsafe fn header(inode: &fs::inode::Inode) -> &Header {
     // SAFETY: FUSE leaves the field to this module.
     let private = unsafe { inode.private() }.load(Ordering::Relaxed);
 
-    // SAFETY: `private` is a header, which was published before anything got here, by the safety
-    // requirements, and stays until eviction.
+    // SAFETY: `private` is a header, by the safety requirements, and stays until eviction.
     unsafe { &*private.cast() }
 }
 
-/// An open file of a mapped inode, of a C callback.
+/// Returns the open file that a C callback got, and its mapped inode.
 ///
 /// # Safety
 ///
-/// The file stays open for `'a`, and its inode is mapped.
+/// The file must stay open for `'a`, and its inode must be mapped.
 #[inline]
 pub(super) unsafe fn open_file<'a>(file: *const c::file) -> (&'a LocalFile, MappedInode<'a>) {
     // SAFETY: `file` is open, by the safety requirements.
@@ -434,7 +432,7 @@ pub(super) unsafe fn open_file<'a>(file: *const c::file) -> (&'a LocalFile, Mapp
     (file, unsafe { MappedInode::new(file.inode()) })
 }
 
-/// I/O of a C callback.
+/// The arguments of a C callback for I/O.
 pub(super) struct Io<'a> {
     pub(super) iocb: &'a Kiocb,
     pub(super) iter: &'a IovIter,
@@ -445,8 +443,8 @@ pub(super) struct Io<'a> {
 impl Io<'_> {
     /// # Safety
     ///
-    /// `iocb` and `iter` are valid as long as the result, and nothing else uses them meanwhile. The
-    /// file of `iocb` stays open as long, and its inode is mapped.
+    /// `iocb` and `iter` must be valid, and not used otherwise, as long as the result. The file of
+    /// `iocb` must stay open as long, and its inode must be mapped.
     #[inline]
     pub(super) unsafe fn new(iocb: *mut c::kiocb, iter: *mut c::iov_iter) -> Self {
         // SAFETY: `iocb` and its file are valid, by the safety requirements.
@@ -463,6 +461,7 @@ impl Io<'_> {
     }
 }
 
+/// Returns what is known about a file.
 pub(crate) fn state(inode: &Inode) -> State {
     // SAFETY: FUSE leaves the field to this module.
     match lockless::published::<AsWritten, _>(unsafe { inode.private() }) {
@@ -472,9 +471,9 @@ pub(crate) fn state(inode: &Inode) -> State {
     }
 }
 
-/// Remembers that a file has no map, until it is evicted.
+/// Records that a file is plain, until its inode is evicted.
 pub(crate) fn remember_plain(inode: &Inode) {
-    // The caller alone settles this file, so it is unknown still.
-    // SAFETY: FUSE leaves the field to this module, where this value stands for a plain file.
+    // The caller is the single flight for this file, so its state is still unknown.
+    // SAFETY: FUSE leaves the field to this module, for which this value means a plain file.
     lockless::publish::<AsWritten, _>(unsafe { inode.private() }, PLAIN);
 }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Mappings that are refused: why, and what the operation ends with.
+//! Mapping errors: why a mapping is not used, and the errno of the operation.
 
 use kernel::{
     ffi,
@@ -19,7 +19,7 @@ use super::mapped_inode::{
     PAGE, //
 };
 
-/// Why a mapping is refused.
+/// Why a mapping is not used.
 pub(super) enum MappingError {
     Program(Error),
     BeyondFile,
@@ -54,7 +54,7 @@ impl MappingError {
     }
 }
 
-/// Logs a refusal, and turns it into the errno of the operation.
+/// Logs a mapping error, and returns the errno of the operation.
 #[cold]
 pub(super) fn report_error(
     inode: &Inode,
@@ -67,8 +67,8 @@ pub(super) fn report_error(
     let sbi = header.sbi();
 
     sbi.stats.inc(Counter::RefusedMappings);
-    // A 2 MiB fault that is refused is tried again as one of 4 KiB, and a write of failed memory as
-    // one of the whole page.
+    // A PMD fault that fails is retried as a PTE fault, and a write to failed memory as a write of
+    // the whole page.
     let tried_again = match error {
         MappingError::Poisoned if flags & c::IOMAP_FAULT == 0 => flags & c::IOMAP_WRITE != 0,
         _ => flags & c::IOMAP_FAULT != 0 && length > PAGE,
@@ -85,10 +85,10 @@ pub(super) fn report_error(
         );
     }
     match error {
-        // For a fault: SIGBUS that says so.
+        // A fault sends SIGBUS with BUS_MCEERR_AR, and a write rewrites the page.
         MappingError::Poisoned if flags & (c::IOMAP_FAULT | c::IOMAP_WRITE) != 0 => EHWPOISON,
-        // A fault knows no errno but these: ENOMEM would be retried for ever, EHWPOISON believed.
-        // And a write would go about making memory well again.
+        // A fault never gets the program's errno: the memory manager retries endlessly after
+        // ENOMEM. No operation gets the program's EHWPOISON, which stands for failed memory.
         MappingError::Program(errno) if flags & c::IOMAP_FAULT == 0 && errno != EHWPOISON => errno,
         MappingError::WriteToHole if flags & c::IOMAP_FAULT == 0 => ENOSPC,
         _ => EIO,

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! mmap(2) of a mapped file, and what a mapping holds (`vm_file`).
+//! mmap(2) of a mapped file, and the operations of the vm file (`vm_file`).
 
 use kernel::{
     error::from_result,
@@ -37,10 +37,10 @@ use super::{
     }, //
 };
 
-/// Maps in 2 MiB pieces where memory and addresses allow it. MAP_SYNC: see `writeback`.
+/// `->mmap()` of a mapped file and of a vm file. Allows PMD faults. For MAP_SYNC, see `writeback`.
 ///
-/// This is not `->mmap_prepare()`: a file that is changed there is leaked if the mapping is merged
-/// with the one beside it (`__mmap_region()`).
+/// This is not `->mmap_prepare()`: a file that is set there is leaked if the VMA is merged with an
+/// adjacent one (`__mmap_region()`).
 ///
 /// # Safety
 ///
@@ -49,9 +49,9 @@ pub(super) unsafe extern "C" fn mmap(
     file: *mut c::file,
     vma: *mut c::vm_area_struct,
 ) -> ffi::c_int {
-    // SAFETY: `file` is open, and its inode mapped, by the safety requirements.
+    // SAFETY: `file` is open, and its inode is mapped, by the safety requirements.
     let (file, inode) = unsafe { open_file(file) };
-    // SAFETY: `vma` is the VFS's argument.
+    // SAFETY: `vma` is the VFS's argument, and being made.
     let mut vma = unsafe { VmaBeingMade::from_raw(vma) };
 
     from_result(|| {
@@ -60,30 +60,30 @@ pub(super) unsafe extern "C" fn mmap(
         }
         set_vm_file(&mut vma, file, inode)?;
         vma.set_hugepage();
-        // SAFETY: The mapping holds a vm file of a mapped inode now.
+        // SAFETY: `vma` now holds a vm file of a mapped inode.
         unsafe { vma.set_operations(&VM_OPS.0) };
         Ok(0)
     })
 }
 
-/// Has a mapping hold a vm file in place of `file`, unless that is one. May sleep.
+/// Replaces the file of a VMA by a new vm file, unless it is a vm file already. May sleep.
 ///
-/// `vma` is being made, of `file`, which is a file of `inode` or a vm file.
+/// `vma` is being made for `file`, which is a file of `inode` or a vm file.
 fn set_vm_file(vma: &mut VmaBeingMade<'_>, file: &LocalFile, inode: MappedInode<'_>) -> Result {
     if !is_vm_file(file) {
         let mapped = MappedFile::get_or_make(inode)?;
-        // SAFETY: The inode keeps the DAX page cache. A vm file keeps the user's file, and that the
-        // mount, which keeps the module.
+        // SAFETY: The inode keeps the DAX page cache valid, and `->release()` is `release()`. The
+        // user's file keeps the mount, which keeps the module.
         let vm_file = unsafe { backing_file::open(file, mapped.mapping(), &VM_FILE_OPERATIONS.0) }?;
         vma.set_file(&vm_file);
     }
     Ok(())
 }
 
-/// What the memory manager asks of a mapping's file; reading is for those who look for a build id.
+/// The operations of a vm file, for the memory manager; `->read_iter()` is for build ids.
 static VM_FILE_OPERATIONS: Table<c::file_operations> = Table(c::file_operations {
     read_iter: Some(vm_file_read_iter),
-    // remap_file_pages(2) maps it once more.
+    // remap_file_pages(2) maps the vm file again.
     mmap: Some(mmap),
     get_unmapped_area: Some(c::thp_get_unmapped_area),
     fsync: Some(vm_file_fsync),
@@ -91,7 +91,7 @@ static VM_FILE_OPERATIONS: Table<c::file_operations> = Table(c::file_operations 
     ..pin_init::zeroed()
 });
 
-/// Reads by the user's file: `dax_iomap_rw()` goes from its `f_mapping` to the inode.
+/// Reads by the user's file: `dax_iomap_rw()` gets the inode from its `f_mapping`.
 ///
 /// # Safety
 ///
@@ -100,12 +100,12 @@ unsafe extern "C" fn vm_file_read_iter(iocb: *mut c::kiocb, to: *mut c::iov_iter
     // SAFETY: `iocb` and `to` are the VFS's, and the inode of a vm file is mapped.
     let io = unsafe { Io::new(iocb, to) };
 
-    // The vm file keeps the user's.
+    // The vm file keeps the user's file open.
     io.iocb
         .with_file(user_file(io.file), |iocb| read(iocb, io.iter, io.inode))
 }
 
-/// msync(2).
+/// `->fsync()` of a vm file, for msync(2).
 ///
 /// # Safety
 ///
@@ -116,7 +116,7 @@ unsafe extern "C" fn vm_file_fsync(
     end: c::loff_t,
     datasync: ffi::c_int,
 ) -> ffi::c_int {
-    // SAFETY: The VFS keeps `file` open meanwhile.
+    // SAFETY: The VFS keeps `file` open during the call.
     let file = unsafe { LocalFile::from_raw_file(file) };
 
     from_result(|| {

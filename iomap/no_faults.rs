@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Files in which nothing faults: what is taken away from one stays away.
+//! Files without faults: what is unmapped stays unmapped.
 
 use core::sync::atomic::Ordering;
 
@@ -21,11 +21,11 @@ use super::{
     ownership::OwnershipWriteGuard, //
 };
 
-/// A mapped file in which no fault is under way, nor begins.
+/// A mapped file in which no fault is running or can begin.
 ///
 /// # Invariants
 ///
-/// Either the `invalidate_lock` of its DAX page cache is held exclusively, or no file of its inode
+/// Either the `invalidate_lock` of the DAX page cache is held exclusively, or no file of the inode
 /// is open any more.
 pub(super) struct NoFaults<'a> {
     file: &'a MappedFile,
@@ -33,20 +33,22 @@ pub(super) struct NoFaults<'a> {
 }
 
 impl<'a> NoFaults<'a> {
-    /// Waits for the faults that are under way, and holds off others.
+    /// Waits for running faults, and blocks new ones.
     pub(super) fn lock(file: &'a MappedFile) -> Self {
-        // INVARIANT: Locked here.
+        // INVARIANT: `invalidate_lock` is held exclusively.
         Self {
             file,
             _lock: Some(file.mapping().invalidate_lock().write()),
         }
     }
 
+    /// Needs no lock.
+    ///
     /// # Safety
     ///
-    /// The inode is being evicted, or is gone.
+    /// The inode of `file` must be being evicted, or be gone.
     pub(super) unsafe fn of_evicted(file: &'a MappedFile) -> Self {
-        // INVARIANT: By the safety requirements.
+        // INVARIANT: No file of an evicted inode is open.
         Self { file, _lock: None }
     }
 
@@ -54,15 +56,15 @@ impl<'a> NoFaults<'a> {
         self.file
     }
 
-    /// Unmaps bytes `start` to `end`. Returns the first folio of them that is in use by direct I/O
-    /// or a pipe, and what is in front of it: all if there is none.
+    /// Unmaps bytes `start` to `end`. Returns the first folio in the range that is in use by direct
+    /// I/O or a pipe, and the range before it: all if there is none.
     pub(super) fn unmap(
         &self,
         start: c::loff_t,
         end: c::loff_t,
     ) -> (IdleRange<'_>, Option<BusyFolio>) {
-        // SAFETY: Only a task that has the like of `self` removes entries. A device's memory map
-        // stays as long as there is an entry of it: unbinding waits until there is none.
+        // SAFETY: Only the owner of a `NoFaults` removes entries. The memory map of a device stays
+        // as long as there is an entry for it: unbinding the device waits until there is none.
         let busy = unsafe { self.file.mapping().busy_folio(start, end) };
         let busy = busy.map(|folio| BusyFolio {
             first: folio.index(),
@@ -73,7 +75,7 @@ impl<'a> NoFaults<'a> {
             .as_ref()
             .map_or(end, |busy| (busy.first * PAGE) as c::loff_t - 1);
 
-        // INVARIANT: Unmapped here, and none of it is in use.
+        // INVARIANT: The range was unmapped above, and none of it is in use.
         let idle = IdleRange {
             no_faults: self,
             start,
@@ -83,20 +85,20 @@ impl<'a> NoFaults<'a> {
     }
 }
 
-/// Pages of a file that are in use.
+/// A folio of a file that is in use.
 pub(super) struct BusyFolio {
-    /// The first page of the file, and how many there are.
+    /// The first page of the file that the folio backs, and the number of pages.
     pub(super) first: u64,
     pub(super) pages: u64,
     /// The first page frame.
     pub(super) pfn: u64,
 }
 
-/// A range of bytes of a file, which is not mapped nor in use.
+/// A range of bytes of a file that is neither mapped nor in use.
 ///
 /// # Invariants
 ///
-/// That is so as long as `no_faults`.
+/// The range stays unmapped and unused as long as `no_faults`.
 pub(super) struct IdleRange<'a> {
     no_faults: &'a NoFaults<'a>,
     pub(super) start: c::loff_t,
@@ -108,21 +110,21 @@ impl<'a> IdleRange<'a> {
         self.no_faults
     }
 
-    /// Takes what is backed of it out of the DAX page cache, and what was noted in the folios out
-    /// of them: pages that are put together to a folio have to be blank.
+    /// Deletes the entries of the range from the DAX page cache, and clears the cookies in the
+    /// folios: `private` of pages that become a large folio must be 0.
     pub(super) fn disassociate(self) {
         let (first, last) = (self.start as u64 / PAGE, self.end as u64 / PAGE);
         let file = self.no_faults.file;
         let mapping = file.mapping();
-        let _moving = OwnershipWriteGuard::new(file.sbi());
+        let _ownership = OwnershipWriteGuard::new(file.sbi());
 
         mapping.for_each(first, last, Mark::Present, |index, entry| {
             if let Some(pfn) = entry.pfn_of(index) {
-                // SAFETY: The frame of an entry has a memory map.
+                // SAFETY: Frame `pfn` is of an entry, and has a memory map.
                 unsafe { Folio::of(pfn) }.set_cookie(0, Ordering::Relaxed);
             }
         });
-        // SAFETY: By the type invariants the range is not mapped nor in use.
+        // SAFETY: By the type invariants the range is neither mapped nor in use.
         unsafe { mapping.delete_range(self.start, self.end) };
     }
 }

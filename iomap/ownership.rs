@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Who has which memory: a page of a device belongs to one place of one file at a time.
+//! Ownership of memory: a page of a device is associated with one page of one file at a time.
 //!
-//! A file becomes the tenant of memory at the first fault that maps it, and gives it up when it is
-//! evicted or the device goes away. DAX notes the tenant in its entry and in the folio.
+//! A file becomes the owner of memory at the first fault that maps it, and drops the memory when it
+//! is evicted or the device is removed. DAX stores the association in its entry and in the folio.
 //!
-//! What comes and goes in the DAX page caches of a mount is guarded by one lock (`Ownership`). Only
-//! the first touch of a piece of memory takes it, and who gives memory up.
+//! One lock (`Ownership`) protects which entries the DAX page caches of a mount have. Only the
+//! first fault on a piece of memory and the dropping of memory take it exclusively.
 
 use core::ptr;
 
@@ -51,12 +51,13 @@ use super::{
     mapping_error::MappingError, //
 };
 
-/// Makes sure that a fault maps memory that this place of the file has, or may have.
+/// Checks that the memory that a fault is about to map is associated with this page of the file, or
+/// is free.
 ///
-/// `pages` are the pages that the fault may map: from `pos` on, at `addr` of the device. DAX has an
-/// entry for the first of them, and holds it locked: another fault does not change it meanwhile.
+/// `pages` is the number of pages that the fault may map, from `pos` on, at `addr` of the device.
+/// DAX has an entry for the first of them and holds it locked, so no other fault changes it.
 ///
-/// If nobody has the memory yet, the result is a lock to be held until DAX has noted the tenant.
+/// If the memory is free, returns a guard to be held until DAX has associated it.
 #[inline]
 pub(super) fn claim_pages<'a>(
     file: &'a MappedFile,
@@ -75,7 +76,7 @@ pub(super) fn claim_pages<'a>(
         };
     }
     let guard = OwnershipWriteGuard::new(file.sbi());
-    // Who marks memory as failed takes the same lock afterwards (`memory_failure()`).
+    // `memory_failure()` takes the same lock after the memory was marked as failed.
     if device.may_be_unhealthy() {
         match device.healthy_pages(addr, pages) {
             None => return Err(MappingError::FailedDevice),
@@ -94,13 +95,16 @@ pub(super) fn claim_pages<'a>(
     }
 }
 
-/// Makes sure that DAX can do what `flags` say where the program says that there is a hole.
+/// Checks that DAX can do what `flags` say where the program says that there is a hole.
 ///
-/// A hole has no tenant, and its entry in the page cache is the zero page. DAX replaces that,
-/// should the program say later that there is memory; but what is memory once, stays so, as in
-/// [`claim_pages`].
+/// A hole has no association, and its entry is for the zero page. DAX replaces that entry if the
+/// program later says that there is memory. An entry with memory stays, as in [`claim_pages`].
 #[cold]
-pub(super) fn may_be_hole(file: Option<&MappedFile>, pos: u64, flags: u32) -> Result<(), MappingError> {
+pub(super) fn may_be_hole(
+    file: Option<&MappedFile>,
+    pos: u64,
+    flags: u32,
+) -> Result<(), MappingError> {
     if flags & c::IOMAP_WRITE != 0 {
         return Err(MappingError::WriteToHole);
     }
@@ -114,9 +118,9 @@ pub(super) fn may_be_hole(file: Option<&MappedFile>, pos: u64, flags: u32) -> Re
     Ok(())
 }
 
-/// The right to flush: what has failed by now is known as that, and a memory failure that comes
-/// later waits (`Ownership::wait_for_users()`). To get it never waits: eviction flushes, too, and
-/// reclaim may have called that in a fault which a flush waits for.
+/// An SRCU read-side critical section for flushing. It sees what has failed before, and a later
+/// memory failure waits for it (`Ownership::wait_for_users()`). Entering it never waits: eviction
+/// flushes, too, and may be in the reclaim of a fault that a flush waits for.
 pub(super) struct Flushing<'a> {
     _reader: Option<Reader<'a>>,
 }
@@ -129,11 +133,11 @@ impl<'a> Flushing<'a> {
     }
 }
 
-/// The right to change who has memory of a mount.
+/// Guard for changing the ownership of a mount's memory: the lock, held exclusively.
 ///
-/// A task that holds it must not wait for it once more by allocating memory: reclaim evicts inodes
-/// of this mount, and writes to swap, which may be a loop device over a file of this mount; both
-/// take the same lock. So it begins a memalloc_noio scope.
+/// While it is held, allocations must not evict inodes of this mount, nor write to swap, which may
+/// be a loop device over a file of this mount: both take the same lock. So it includes a
+/// memalloc_noio scope.
 pub(super) struct OwnershipWriteGuard<'a> {
     // Dropped in this order.
     lock: WriteGuard<'a>,
@@ -141,7 +145,7 @@ pub(super) struct OwnershipWriteGuard<'a> {
 }
 
 impl<'a> OwnershipWriteGuard<'a> {
-    /// Waits until no other task has it.
+    /// Takes the lock. May sleep.
     pub(super) fn new(sbi: &'a SbInfo) -> Self {
         let noio = NoioScope::new();
 
@@ -151,10 +155,10 @@ impl<'a> OwnershipWriteGuard<'a> {
         }
     }
 
-    /// A bit of the address that an aligned lock does not use: whether the scope is the outermost.
+    /// A bit of the address that an aligned lock does not use: set if the scope is the outermost.
     const OUTERMOST: usize = 1;
 
-    /// For `iomap->private`: null for nothing.
+    /// Returns a pointer for `iomap->private`, which is null for `None`.
     pub(super) fn into_raw(guard: Option<Self>) -> *mut ffi::c_void {
         guard.map_or(ptr::null_mut(), |Self { lock, noio }| {
             let outermost = usize::from(noio.into_raw());
@@ -162,25 +166,27 @@ impl<'a> OwnershipWriteGuard<'a> {
         })
     }
 
+    /// Takes over a guard from [`Self::into_raw`].
+    ///
     /// # Safety
     ///
-    /// `raw` comes from [`OwnershipWriteGuard::into_raw`], by the same task, and is used only once. The mount
-    /// is there for `'a`.
+    /// `raw` must be from [`Self::into_raw`], called by the same task, and be used once. The mount
+    /// must stay for `'a`.
     pub(super) unsafe fn from_raw(raw: *mut ffi::c_void) -> Option<Self> {
         if raw.is_null() {
             return None;
         }
         let lock = raw.map_addr(|lock| lock & !Self::OUTERMOST).cast();
         Some(Self {
-            // SAFETY: `raw` has the lock, which is locked, and the mount's.
+            // SAFETY: `lock` is locked, and part of the mount, which stays for `'a`.
             lock: unsafe { WriteGuard::from_raw(lock) },
-            // SAFETY: `raw` has what the scope was, which this task has begun.
+            // SAFETY: The bit is from `NoioScope::into_raw()`, of a scope of this task.
             noio: unsafe { NoioScope::from_raw(raw.addr() & Self::OUTERMOST != 0) },
         })
     }
 }
 
-/// What DAX has noted in a folio: the pages of a file that it backs.
+/// What DAX has stored in a folio: which pages of a file it backs.
 #[derive(Clone, Copy)]
 pub(super) struct Association<'a> {
     folio: Folio<'a>,
@@ -188,11 +194,11 @@ pub(super) struct Association<'a> {
 }
 
 impl<'a> Association<'a> {
-    /// What a folio says of its tenant, if that is page `index` of `mapping` for the page frame
-    /// that it was found by.
+    /// Returns the association of a folio, if it associates the page frame by which the folio was
+    /// looked up with page `index` of `mapping`.
     ///
-    /// That it was the frame's folio a moment ago does not count: a folio may have been taken apart
-    /// since. So what it is now says where in it the frame is, and a folio is aligned.
+    /// The folio may have been split since the lookup. So the position of the frame in the folio is
+    /// computed from the present size of the folio, which is aligned to that.
     #[inline(always)]
     pub(super) fn of(folio: Folio<'a>, mapping: &DaxMapping, index: u64) -> Option<Self> {
         let pages = folio.nr_pages();
@@ -203,7 +209,7 @@ impl<'a> Association<'a> {
         is_there.then_some(Self { folio, pages })
     }
 
-    /// The first page of the file.
+    /// Returns the first page of the file that the folio backs.
     #[inline]
     pub(super) fn first(&self) -> u64 {
         self.folio.index()
@@ -220,25 +226,26 @@ impl<'a> Association<'a> {
     }
 }
 
-/// Whether a folio is in use through a file that is closed, and not `own`.
+/// Returns true if a folio is leftover memory of another file than `own`
+/// ([`UnderRcu::is_leftover`]).
 ///
 /// # Safety
 ///
-/// The folio is of a device that a mount of ours holds, and was looked up with `OwnershipReadGuard`:
-/// without it, the page may be a tail page by now, whose `mapping` is no pointer. This is called
-/// under RCU.
+/// The folio must be of a device that an fmap mount holds, and have been looked up with that
+/// mount's `OwnershipReadGuard` held: without it, the page may be a tail page by now, whose
+/// `mapping` is no pointer. RCU must be held.
 pub(super) unsafe fn is_leftover_but_for(folio: Folio<'_>, own: Option<&MappedFile>) -> bool {
     let mapping = folio.mapping();
     let is_own = own.is_some_and(|own| ptr::eq(own.mapping().as_raw(), mapping));
 
-    // SAFETY: `mapping` was found under RCU, by the safety requirements.
+    // SAFETY: `mapping` was found in a folio under RCU, by the safety requirements.
     !mapping.is_null() && !is_own && unsafe { UnderRcu::of_mapping(mapping) }.is_leftover()
 }
 
-/// Marks the entries of pages `first` to `last` that are backed as dirty. Who writes one back
-/// meanwhile is waited for: he may have flushed it already, and takes the mark off later.
+/// Marks the entries with memory from page `first` to `last` as dirty. Waits for the writeback of
+/// an entry, which may have flushed already, and will clear the mark.
 ///
-/// No fault is under way.
+/// No fault of the file may be running.
 pub(super) fn mark_dirty(mapping: &DaxMapping, first: u64, last: u64) {
     mapping.for_each(first, last, Mark::Present, |index, _| {
         while !try_mark_dirty(mapping, index) {
@@ -247,8 +254,8 @@ pub(super) fn mark_dirty(mapping: &DaxMapping, first: u64, last: u64) {
     });
 }
 
-/// Marks the entry of page `index` as dirty, if it is backed. Returns whether it was not locked:
-/// only then.
+/// Marks the entry of page `index` as dirty, if it has memory. Returns false, and does nothing, if
+/// the entry is locked.
 fn try_mark_dirty(mapping: &DaxMapping, index: u64) -> bool {
     let entries = mapping.lock_entries();
     let entry = entries.entry(index);

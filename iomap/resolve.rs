@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! `iomap_begin()` and `iomap_end()`: the program is asked, and its answer is judged.
+//! `iomap_begin()` and `iomap_end()`: calls the program, and validates its answer.
 //!
-//! The program says where a byte is; [`Header::validate`] says whether it may be there. What is not
-//! inside a held device that the file declared is refused with EIO; so is, in a fault, memory that
-//! is mapped at another place already ([`claim_pages`]). A mapping ends where the device's memory is
-//! not in one piece, and where it has failed ([`Mapping::cut_at_poison`]). Writes to a hole get no
-//! further ([`may_be_hole`]).
+//! The program returns where a byte is; [`Header::validate`] checks that it may be there. A mapping
+//! that is not inside a held device that the file declared fails with EIO; so does a fault on
+//! memory that is associated with another page ([`claim_pages`]). A mapping is cut where the
+//! device's memory is not contiguous, and where it has failed ([`Mapping::cut_at_poison`]). Writes
+//! to a hole fail ([`may_be_hole`]).
 
 use kernel::{
     ffi,
@@ -41,32 +41,32 @@ use super::{
         MappingError, //
     },
     ownership::{
+        claim_pages,
         is_leftover_but_for,
         may_be_hole,
-        claim_pages,
         OwnershipWriteGuard, //
     }, //
 };
 
-/// Where the page ends that the last of `bytes` is in. For sizes, which are at most i64::MAX.
+/// Rounds up to the page size. `bytes` is at most i64::MAX.
 #[inline]
 pub(super) fn page_end(bytes: u64) -> u64 {
     (bytes + (PAGE - 1)) & !(PAGE - 1)
 }
 
-/// A mapping that may be used.
+/// A validated mapping.
 pub(super) struct Mapping<'a> {
-    /// `None` for a hole, which has no address either.
+    /// `None` for a hole, whose `addr` is IOMAP_NULL_ADDR.
     pub(super) device: Option<&'a Device>,
     pub(super) addr: u64,
     pub(super) offset: u64,
     pub(super) length: u64,
-    /// No memory of the device has failed.
+    /// True for a hole, and if no memory of the device has failed.
     pub(super) healthy: bool,
 }
 
 impl Mapping<'_> {
-    /// Ends the mapping where memory has failed.
+    /// Cuts the mapping where memory has failed.
     #[cold]
     fn cut_at_poison(&mut self) -> Result<(), MappingError> {
         let Some(device) = self.device else {
@@ -82,12 +82,11 @@ impl Mapping<'_> {
         }
     }
 
-    /// Ends the mapping where memory is in use through another file, which is closed: what is
-    /// written there, its user would read, or overwrite. Faults see to that themselves
-    /// ([`claim_pages`]).
+    /// Cuts the mapping where leftover memory of another file begins: direct I/O or a pipe would
+    /// read what is written there, or overwrite it. Faults call [`claim_pages`] instead.
     ///
-    /// Nothing may sleep between the judgement and the copy (`daxdev::failure`), so the caller
-    /// takes the lock on ownership before it judges.
+    /// The task must not sleep between validating and copying (`daxdev::failure`), so the caller
+    /// takes the ownership lock before it validates.
     #[cold]
     pub(super) fn cut_at_leftovers(
         &mut self,
@@ -102,10 +101,10 @@ impl Mapping<'_> {
                 let _rcu = rcu::read_lock();
                 let first = frames.pfn?;
                 (0..pages).find(|page| {
-                    // SAFETY: The frame has a memory map inside `with_frames()`.
+                    // SAFETY: Frame `first + page` has a memory map inside `with_frames()`.
                     let folio = unsafe { Folio::of(first + page) };
-                    // SAFETY: `folio` is of a device that is held, `_still` is held, and this is
-                    // under RCU.
+                    // SAFETY: `folio` is of a held device, and was looked up with the ownership
+                    // lock (`_still`) and RCU held.
                     unsafe { is_leftover_but_for(folio, own) }
                 })
             })
@@ -119,20 +118,20 @@ impl Mapping<'_> {
         Ok(())
     }
 
-    /// Says the same to iomap.
+    /// Fills in `iomap`.
     #[inline]
     pub(super) fn fill(&self, iomap: &mut Iomap) {
         iomap.set_range(self.addr, self.offset, self.length);
-        // Zero is a hole without a device.
+        // A zeroed `iomap` is a hole without a device.
         if let Some(device) = self.device {
-            // SAFETY: The mount holds the device until its last inode is gone.
+            // SAFETY: The mount holds `device` until its last inode is gone.
             unsafe { iomap.set_dax_dev(device.dax_dev()) };
         }
     }
 }
 
 impl Header {
-    /// Asks the program where `pos` is, and judges the answer.
+    /// Calls the program for the mapping at `pos`, and validates it.
     #[inline(always)]
     pub(super) fn resolve(
         &self,
@@ -148,7 +147,7 @@ impl Header {
         Ok(mapping)
     }
 
-    /// As [`Header::resolve`], but the memory may have failed.
+    /// Does the same as [`Header::resolve`], but the memory may have failed.
     #[inline(always)]
     pub(super) fn locate(
         &self,
@@ -159,7 +158,7 @@ impl Header {
         if pos >= i_size.min(self.mapped_size) {
             return Err(MappingError::BeyondFile);
         }
-        // Sizes and lengths are at most i64::MAX, so nothing overflows; `pos` is inside.
+        // Nothing overflows: sizes and lengths are at most i64::MAX, and `pos` is inside the file.
         let end = page_end(self.mapped_size);
         let offset = pos & !(PAGE - 1);
         let wanted = page_end(pos - offset + length).min(end - offset);
@@ -171,15 +170,20 @@ impl Header {
         self.validate(raw, offset, end)
     }
 
-    /// Whether what is at `pos`, in a file of `i_size` bytes, is on a device that has failed.
+    /// Returns true if `pos`, in a file of `i_size` bytes, is on a device that has failed.
     #[cold]
     pub(super) fn device_has_failed(&self, pos: u64, i_size: u64) -> bool {
         matches!(self.locate(pos, 1, i_size), Err(MappingError::FailedDevice))
     }
 
-    /// The kernel's own opinion of a claim about `offset`, in a file that ends at `end`.
+    /// Validates a mapping that the program returned for `offset`, in a file that ends at `end`.
     #[inline(always)]
-    fn validate(&self, raw: RawMapping, offset: u64, end: u64) -> Result<Mapping<'_>, MappingError> {
+    fn validate(
+        &self,
+        raw: RawMapping,
+        offset: u64,
+        end: u64,
+    ) -> Result<Mapping<'_>, MappingError> {
         let RawMapping {
             addr,
             length,
@@ -207,7 +211,7 @@ impl Header {
                 (device, false)
             }
         };
-        // Where the device's memory is not in one piece, DAX would take the rest for nothing.
+        // Faults and I/O of DAX need contiguous memory.
         let length = device
             .in_one_piece(addr, length)
             .ok_or(MappingError::BeyondDevice)?;
@@ -220,9 +224,13 @@ impl Header {
         })
     }
 
-    /// The same for what is not mapped.
+    /// Validates a mapping whose type is not FUSE_IOMAP_MAPPED.
     #[cold]
-    fn validate_hole(raw: RawMapping, offset: u64, end: u64) -> Result<Mapping<'static>, MappingError> {
+    fn validate_hole(
+        raw: RawMapping,
+        offset: u64,
+        end: u64,
+    ) -> Result<Mapping<'static>, MappingError> {
         if u32::from(raw.type_) != c::FUSE_IOMAP_HOLE {
             return Err(MappingError::UnknownType);
         }
@@ -244,8 +252,8 @@ impl Header {
 
 const _: () = assert!(c::IOMAP_HOLE == 0);
 
-/// For DAX: what it is given for a mapped file. It calls with its inode for reads and writes, and
-/// with the host of its DAX page cache, of the mapped size, for faults.
+/// The iomap operations of a mapped file, for DAX. Reads and writes pass FUSE's inode, and faults
+/// the host of the DAX page cache, whose size is the mapped size.
 pub(super) static IOMAP_OPS: c::iomap_ops = ForDax::OPS;
 
 struct ForDax;
@@ -261,7 +269,7 @@ impl Operations for ForDax {
         flags: ffi::c_uint,
         iomap: &mut Iomap,
     ) -> Result {
-        // SAFETY: `inode` is mapped, or the host of a DAX page cache: either has the header.
+        // SAFETY: `inode` is mapped, or the host of a DAX page cache, and in use.
         let header = unsafe { header(inode) };
         let still = lock_for_write(header, flags)?;
         let place = |mut mapping: Mapping<'_>| {
@@ -269,7 +277,7 @@ impl Operations for ForDax {
                 Some(device) if flags & c::IOMAP_FAULT != 0 => {
                     let pages = length.min(mapping.length - (pos - mapping.offset)) / PAGE;
                     let addr = mapping.addr + (pos - mapping.offset);
-                    // SAFETY: A file that faults has been mapped by mmap(2).
+                    // SAFETY: The file has been mapped by mmap(2), as this is a fault.
                     let file = unsafe { header.file_unchecked() };
                     claim_pages(file, device, addr, pos, pages)?
                 }
@@ -295,21 +303,21 @@ impl Operations for ForDax {
             .map_err(|error| report_error(inode, header, pos, length, flags, error))
     }
 
-    /// A first touch is over.
+    /// Ends the association of memory: drops the guard of `begin()`, if there is one.
     #[inline(always)]
     unsafe fn end(iomap: &Iomap) {
-        // SAFETY: `begin()` left this in `iomap`, in the same task, and this is called once.
+        // SAFETY: `begin()` stored the pointer in `iomap`, in the same task, and `end()` is called
+        // once for it.
         drop(unsafe { OwnershipWriteGuard::from_raw(iomap.private()) });
     }
 }
 
-/// Holds the mount's memory still for a write that may meet memory which is in use though its file
-/// is closed. That was counted before the server was told that the file is closed, and so before it
-/// gave the memory to another file.
+/// Takes the ownership lock for a write, if there may be leftover memory. That is counted before
+/// the server learns that the file is closed, and so before the server gives it to another file.
 ///
 /// # Errors
 ///
-/// [`EAGAIN`] if the write would have to wait and must not.
+/// [`EAGAIN`] if the write must not wait and the lock is not free.
 #[inline]
 fn lock_for_write(header: &Header, flags: ffi::c_uint) -> Result<Option<OwnershipReadGuard<'_>>> {
     let sbi = header.sbi();

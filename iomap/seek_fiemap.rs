@@ -1,15 +1,14 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What a mapped file says of itself: where it has data and holes (lseek), and where they are
-//! (FIEMAP).
+//! lseek(2), which reports the data and holes of a mapped file, and FIEMAP, which reports where the
+//! data are.
 //!
-//! Both ask the program for one mapping after the other, and judge each as any other. What the file
-//! size promises beyond the mapped size is a hole. A map does not change, so no lock is held
-//! meanwhile: a program may call every page a mapping of its own, and then this takes as long as
-//! its caller lives.
+//! Both call the program for one mapping after the other, and validate each as any other. From the
+//! mapped size to the file size there is a hole. No lock is held, as a map does not change: a
+//! program may return a mapping per page, and then this may run until the task is killed.
 //!
-//! FIEMAP has no place for a device: `fe_physical` is the byte inside the device of that extent.
-//! Files on several devices are not told apart.
+//! FIEMAP has no field for a device: `fe_physical` is the offset in the device of that extent.
+//! Extents on different devices cannot be told apart.
 
 use kernel::{
     error::from_result,
@@ -36,18 +35,18 @@ use crate::{
 };
 
 use super::{
-    resolve::page_end,
     mapped_inode::{
         open_file,
         MappedInode, //
     },
     mapping_error::report_error,
+    resolve::page_end,
     writeback::write_back_inode, //
 };
 
 static SEEK_FIEMAP_OPS: c::iomap_ops = ForSeekFiemap::OPS;
 
-/// For asking: no fault, no tenant, no lock.
+/// The iomap operations of lseek(2) and FIEMAP. They associate no memory, and take no lock.
 struct ForSeekFiemap;
 
 impl Operations for ForSeekFiemap {
@@ -70,19 +69,19 @@ impl Operations for ForSeekFiemap {
             iomap.set_hole(pos, length);
             return Ok(());
         }
-        // Memory that has failed is data all the same.
+        // Failed memory is reported as data.
         let mapping = header
             .locate(pos, length, i_size)
             .map_err(|error| report_error(inode, header, pos, length, flags, error))?;
         mapping.fill(iomap);
-        // In whole pages, for the last one is mapped whole.
+        // Whole pages: the last page of the file is mapped as a whole.
         iomap.set_length(mapping.length.min(page_end(end) - mapping.offset));
         Ok(())
     }
 }
 
-/// lseek(2): SEEK_DATA and SEEK_HOLE end where reads do, at the smaller of the file's size and its
-/// mapped size.
+/// `->llseek()`. SEEK_DATA and SEEK_HOLE end where reads do, at the smaller of the file's size and
+/// its mapped size.
 ///
 /// # Safety
 ///
@@ -92,7 +91,7 @@ pub(super) unsafe extern "C" fn llseek(
     offset: c::loff_t,
     whence: ffi::c_int,
 ) -> c::loff_t {
-    // SAFETY: `file` is open, and its inode mapped, by the safety requirements.
+    // SAFETY: `file` is open, and its inode is mapped, by the safety requirements.
     let (file, inode) = unsafe { open_file(file) };
     let seek = match whence as u32 {
         c::SEEK_DATA => iomap::seek_data,
@@ -113,7 +112,7 @@ pub(super) unsafe extern "C" fn llseek(
     file.set_position(found.min(end), inode.inode.super_block().max_bytes())
 }
 
-/// FS_IOC_FIEMAP.
+/// `->fiemap()`, for FS_IOC_FIEMAP.
 ///
 /// # Safety
 ///
@@ -126,13 +125,13 @@ pub(super) unsafe extern "C" fn fiemap(
 ) -> ffi::c_int {
     // SAFETY: `inode` is FUSE's, and in use.
     let inode = unsafe { Inode::new(inode) };
-    // SAFETY: `info` is the VFS's.
+    // SAFETY: The VFS passes a valid `info`.
     let info = unsafe { FiemapInfo::from_raw(info) };
 
     from_result(|| {
-        // As FUSE's, which have no such operation.
+        // FUSE's inodes have no `->fiemap()`.
         let mapped = MappedInode::of(inode).ok_or(EOPNOTSUPP)?;
-        // iomap would look at `i_mapping` for this.
+        // iomap would write back `i_mapping`, which is FUSE's page cache.
         if info.wants_sync() {
             write_back_inode(mapped, 0, c::loff_t::MAX)?;
         }

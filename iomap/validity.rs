@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Stamps: what the folios of a file are noted with (`fault_fast`).
+//! Validities: numbers that tell whether the cookie of a folio counts for a file (`fault_fast`).
 
 use core::sync::atomic::AtomicU64;
 
@@ -9,12 +9,11 @@ use crate::{
     lockless, //
 };
 
-/// A number that is in no folio's note, and never was since the machine was started: stamps are
-/// even, and the clock is faster than anybody asks for them, also from one load of the module to
-/// the next.
+/// Returns a number that no cookie has had since boot. Validities are even, and the clock advances
+/// faster than they are requested, so they are unique even if the module is loaded again.
 pub(super) fn new_validity() -> u64 {
     static LAST: AtomicU64 = AtomicU64::new(0);
 
-    // SAFETY: `ktime_get()` may be called anywhere.
+    // SAFETY: `ktime_get()` may be called in any context.
     lockless::next_validity(&LAST, unsafe { c::ktime_get() } as u64)
 }

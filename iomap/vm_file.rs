@@ -1,20 +1,20 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The file that a mapping holds.
+//! The file that a VMA holds.
 //!
-//! DAX keeps its entries where a mapping's file says (`f_mapping`): in the DAX page cache of the
-//! file. That is not what a descriptor may show (see `page_cache`), so these are two files:
+//! DAX keeps its entries in the `f_mapping` of a VMA's file, which has to be the DAX page cache.
+//! A descriptor must not have that as its `f_mapping` (see `page_cache`), so there are two files:
 //!
 //! ```text
-//!   descriptor ---> user's file --f_mapping--> the shown page cache, empty
+//!   descriptor ---> user's file --f_mapping--> the empty page cache
 //!                     ^
 //!                     | private_data
-//!   mapping -----> vm file ------f_mapping--> the DAX page cache
+//!   VMA ---------> vm file ------f_mapping--> the DAX page cache
 //! ```
 //!
-//! Each mmap(2) makes one, and what becomes of that mapping shares it: pieces, copies, those of a
-//! child. It keeps the user's file: the server gets RELEASE when neither a descriptor nor a mapping
-//! is left, and may use the memory again.
+//! Each mmap(2) makes a vm file. All VMAs that come from it share it: those after a split or
+//! mremap(2), and those of a child. It holds a reference to the user's file, so the server gets
+//! RELEASE when neither a descriptor nor a VMA is left, and may then reuse the memory.
 
 use kernel::{
     ffi,
@@ -29,28 +29,28 @@ use crate::{
     bindings::kernel as c, //
 };
 
-/// Whether this is what a mapping of memory holds.
+/// Returns true if `file` is a vm file.
 pub(super) fn is_vm_file(file: &LocalFile) -> bool {
     file.is_released_by(release)
 }
 
-/// The user's file, of what a mapping holds.
+/// Returns the user's file of a vm file, and any other file itself.
 pub(super) fn user_file(file: &LocalFile) -> &LocalFile {
     if is_vm_file(file) {
-        // SAFETY: `file` is a vm file, which `mmap` has made.
+        // SAFETY: `file` is a vm file, which `mmap` has opened.
         unsafe { backing_file::user_file(file) }
     } else {
         file
     }
 }
 
-/// `->release()` of a vm file, and of no other: the last mapping is gone.
+/// `->release()` of a vm file, and of no other file: its last VMA is gone.
 ///
 /// # Safety
 ///
 /// As `->release()`, for a vm file.
 pub(super) unsafe extern "C" fn release(_inode: *mut c::inode, file: *mut c::file) -> ffi::c_int {
-    // SAFETY: `file` is a vm file, which nothing has any more.
+    // SAFETY: `file` is a vm file that is being released.
     unsafe { backing_file::release(file) };
     0
 }

@@ -1,31 +1,30 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Writeback: what was stored to a mapped file reaches the device's persistence domain.
+//! Writeback: brings stores to a mapped file to the device's persistence domain.
 //!
-//! There are no pages to be written, only CPU caches in front of the memory. A write fault marks
-//! its DAX entry dirty; writeback write-protects the page again, so that the next store is noticed,
-//! and flushes what was stored (fs/dax.c). write(2) leaves nothing to be flushed: it goes around
-//! the caches. Both rest on flags of the device: the first is set by its holder (`daxdev`), the
-//! second by the dax bus.
+//! No pages are written, but CPU caches have to be flushed. A write fault marks its DAX entry
+//! dirty; writeback write-protects the page again, so that the next store faults, and flushes what
+//! was stored (fs/dax.c). write(2) leaves nothing to be flushed: it bypasses the caches. Both rely
+//! on flags of the device: its holder sets the first one (`daxdev`), the dax bus the second.
 //!
-//! The kernel writes back by file (`f_mapping`) or by inode (`i_mapping`). Either way it finds a
-//! page cache without DAX entries (see `page_cache`), is done at once, and takes the inode for
-//! clean. So all of it is ours to do:
+//! The kernel writes back a file (`f_mapping`) or an inode (`i_mapping`). Either one is a page
+//! cache without DAX entries (see `page_cache`), so the kernel flushes nothing, and takes the inode
+//! for clean. The module therefore does all of it:
 //!
-//! | who asks                               | what leads here                 |
-//! |----------------------------------------|---------------------------------|
-//! | fsync, msync, O_SYNC                   | [`sync_range`]                  |
-//! | sync_file_range                        | [`writepages`], by `page_cache` |
-//! | sync, syncfs, remounting, unmounting   | [`sync_all`]                    |
-//! | eviction, a device that goes away      | [`flush_range`], by `vacating`  |
-//! | the flusher threads                    | nothing, as in any DAX file     |
+//! | caller                                 | entry point                        |
+//! |----------------------------------------|------------------------------------|
+//! | fsync, msync, O_SYNC                   | [`sync_range`]                     |
+//! | sync_file_range                        | [`writepages_of`], by `page_cache` |
+//! | sync, syncfs, remounting, unmounting   | [`sync_all`]                       |
+//! | eviction, removal of a device          | [`flush_range`], by `invalidate`   |
+//! | the flusher threads                    | none, as for any DAX file          |
 //!
 //! Memory that has failed is never flushed ([`flush_around_poison`]).
 //!
-//! MAP_SYNC asks that a page is mapped for writing only if its place on the device would be found
-//! again after a crash. A map does not change as long as anybody can have it mapped, so a fault has
-//! nothing to commit: IOMAP_F_DIRTY is never set. Whether the *server* would find the file again is
-//! the server's own affair; it has to see to that before it answers GET_FMAP.
+//! MAP_SYNC demands that a page is mapped for writing only if its location on the device survives a
+//! crash. A map does not change as long as the file can be mapped by mmap(2), so a fault has
+//! nothing to commit: IOMAP_F_DIRTY is never set. The *server* must make sure that it would find
+//! the file's location again, before it answers GET_FMAP.
 
 use kernel::{
     error::to_result,
@@ -61,18 +60,18 @@ use super::{
         PMD_SIZE, //
     },
     no_faults::NoFaults,
-    validity::new_validity,
     ownership::Flushing, //
+    validity::new_validity,
 };
 
 impl Header {
-    /// Whether a device of the file has gone away.
+    /// Returns true if a device of the file has failed.
     fn has_failed_device(&self) -> bool {
         self.device_indexes()
             .any(|index| self.sbi().devices.get(index).is_none())
     }
 
-    /// Whether what is flushed from the CPU's caches is durable, on all devices of the file.
+    /// Returns true if flushing the CPU's caches makes data durable, on all devices of the file.
     pub(super) fn is_synchronous(&self) -> bool {
         self.device_indexes().all(|index| {
             let device = self.sbi().devices.held(index);
@@ -85,12 +84,12 @@ impl Header {
         (0..u64::BITS).filter(|index| self.uses_device(*index))
     }
 
-    /// Whether the file has declared the device.
+    /// Returns true if the file has declared the device.
     pub(super) fn uses_device(&self, index: u32) -> bool {
         self.dev_bitmap & (1 << index) != 0
     }
 
-    /// A device of the file: one that has not failed, if there is one.
+    /// Returns a device of the file: one that has not failed, if there is one.
     pub(super) fn any_device(&self) -> Option<&Device> {
         let devices = &self.sbi().devices;
 
@@ -99,7 +98,7 @@ impl Header {
             .or_else(|| self.device_indexes().find_map(|index| devices.held(index)))
     }
 
-    /// Whether some memory of its devices has failed, maybe of this file.
+    /// Returns true if memory of its devices has failed, which may be memory of this file.
     fn may_have_poison(&self) -> bool {
         self.device_indexes()
             .any(|index| self.sbi().devices.get_healthy(index).is_none())
@@ -107,20 +106,20 @@ impl Header {
 }
 
 impl MappedFile {
-    /// Whether it has dirty entries, maybe. Another task that flushes around poison has taken their
-    /// marks off for a moment.
+    /// Returns true if there may be dirty entries. A task that flushes around poison clears their
+    /// marks for a moment.
     fn may_be_dirty(&self) -> bool {
         self.mapping().any_dirty() || self.header().may_have_poison()
     }
 }
 
-/// Waits until what was flushed, and what went around the caches, has left the CPU.
+/// Waits until flushes, and stores that bypass the caches, have reached the persistence domain.
 fn drain() {
-    // SAFETY: A store fence may be anywhere.
+    // SAFETY: A store fence may be executed in any context.
     unsafe { c::fuse_dax_fmap_pmem_wmb() }
 }
 
-/// Flushes dirty DAX entries, of the DAX page cache of a mapped file.
+/// `->writepages()` of a DAX page cache: flushes dirty entries.
 ///
 /// # Safety
 ///
@@ -129,17 +128,17 @@ pub(super) unsafe extern "C" fn writepages(
     mapping: *mut c::address_space,
     wbc: *mut c::writeback_control,
 ) -> ffi::c_int {
-    // SAFETY: `mapping` is a DAX page cache, by the safety requirements.
+    // SAFETY: `mapping` is the DAX page cache of a mapped file in use, by the safety requirements.
     let file = unsafe { MappedFile::of_mapping(mapping) };
-    // SAFETY: `wbc` is the caller's, which waits.
+    // SAFETY: `wbc` is the caller's, which waits for this function.
     let wbc = unsafe { &*wbc };
 
     writepages_of(file, wbc)
 }
 
-/// Flushes dirty DAX entries. Writeback holds no lock that a fault would take.
+/// Flushes dirty DAX entries. The caller must hold no lock that a fault takes.
 pub(super) fn writepages_of(file: &MappedFile, wbc: &c::writeback_control) -> ffi::c_int {
-    // Else DAX does nothing.
+    // DAX flushes for no other mode.
     if wbc.sync_mode != c::writeback_sync_modes_WB_SYNC_ALL {
         return 0;
     }
@@ -149,10 +148,11 @@ pub(super) fn writepages_of(file: &MappedFile, wbc: &c::writeback_control) -> ff
     result.map_or_else(Error::to_errno, |()| 0)
 }
 
-/// Flushes dirty DAX entries while soft faults leave them alone. The caller does not have the
-/// `invalidate_lock` of the DAX page cache.
+/// Flushes dirty DAX entries while fast faults map nothing for writing. The caller must not hold
+/// the `invalidate_lock` of the DAX page cache.
 ///
-/// Those that found an entry dirty before are over then, and DAX finds what they have mapped.
+/// Waits first for the fast faults that may have found an entry dirty, so that DAX finds what they
+/// have mapped.
 fn write_back(file: &MappedFile, start: c::loff_t, end: c::loff_t) -> Result {
     let header = file.header();
     let flush = || {
@@ -166,7 +166,7 @@ fn write_back(file: &MappedFile, start: c::loff_t, end: c::loff_t) -> Result {
             let flushing = Flushing::new(file.sbi());
             flush_entries(file, start, end, &flushing, Some(&no_faults))
         });
-        // What was dirty may not be so any more.
+        // Cookies that say "dirty" may be wrong now.
         lockless::renew(&header.validity, new_validity());
         result
     };
@@ -174,25 +174,24 @@ fn write_back(file: &MappedFile, start: c::loff_t, end: c::loff_t) -> Result {
     lockless::write_back::<AsWritten, _>(&header.writers_back, || drop(NoFaults::lock(file)), flush)
 }
 
-/// Calls `flush` with pieces of bytes `start` to `end` of a file that have dirty entries, as long
-/// as there are any: a memory failure waits for one piece at most.
+/// Calls `flush` for bytes `start` to `end` of a file, in chunks that have dirty entries: a memory
+/// failure waits for at most one chunk.
 ///
 /// # Errors
 ///
-/// The first one that `flush` returns; it is called for the rest all the same.
+/// The first error of `flush`, which is called for the remaining chunks all the same.
 fn for_each_chunk(
     file: &MappedFile,
     (start, end): (c::loff_t, c::loff_t),
     mut flush: impl FnMut(c::loff_t, c::loff_t) -> Result,
 ) -> Result {
-    /// How much memory is flushed at once, at most, in pages: one entry of 2 MiB, or some of a
-    /// page.
+    /// The maximum number of pages in a chunk: one PMD entry, or several PTE entries.
     const CHUNK: u64 = PMD_SIZE / PAGE;
     let (mut next, last) = (start as u64 / PAGE, end as u64 / PAGE);
     let mut result = Ok(());
 
     while let Some(dirty) = file.mapping().first_marked(next, last, Mark::Dirty) {
-        // An entry of 2 MiB may be found at any of its pages, and is flushed as a whole.
+        // A PMD entry may be found at any of its pages, and is flushed as a whole.
         let chunk = (dirty - dirty % CHUNK).max(next);
         next = (dirty - dirty % CHUNK) + CHUNK;
         let from = (chunk * PAGE) as c::loff_t;
@@ -205,11 +204,11 @@ fn for_each_chunk(
     result
 }
 
-/// Flushes dirty DAX entries. Soft faults are held off. If some memory has failed as far as is
-/// known with `_flushing`, no fault is under way at all (`poison`).
+/// Flushes dirty DAX entries. No fast fault may map an entry for writing. If memory is known, under
+/// `_flushing`, to have failed, the caller passes a [`NoFaults`] as `poison`.
 ///
-/// Entries do not know their device, and flushing does not depend on it: any device of the file
-/// will do, even one that is going away.
+/// An entry does not say which device it is on, and flushing does not depend on that: any device of
+/// the file is used, even one that is being removed.
 fn flush_entries(
     file: &MappedFile,
     start: c::loff_t,
@@ -227,11 +226,11 @@ fn flush_entries(
 
     let hidden = poison.and_then(|no_faults| hide_poison(no_faults, start, end));
     let result = file.header().any_device().map_or(Ok(()), |device| {
-        // SAFETY: `device` is held as long as the mount is there.
+        // SAFETY: `device` is held as long as the mount's `SbInfo` exists.
         to_result(unsafe { file.mapping().write_back(device.dax_dev(), &mut wbc) })
     });
-    // The rest of 2 MiB may still be mapped for writing. Whether the page that has failed is well
-    // by now does not matter. No fault is under way, so the entry is there still.
+    // The rest of the PMD entry may still be mapped for writing, so it is marked dirty again, even
+    // if the failed page has been rewritten. As no fault is running, the entry is still there.
     if let Some(index) = hidden {
         file.mapping().lock_entries().set_dirty(index);
     }
@@ -241,15 +240,15 @@ fn flush_entries(
     result
 }
 
-/// Whether an entry has memory that is known to have failed.
+/// Returns true if an entry has memory that is known to have failed.
 fn has_poison(entry: Entry) -> bool {
     entry
         .frames()
         .is_some_and(|(first, pages)| (first..first + pages).any(is_poisoned))
 }
 
-/// Calls `each` with one page of each dirty entry from byte `start` to `end` that has failed
-/// memory, and whether it is 2 MiB. What has not failed of it is flushed.
+/// Flushes the healthy pages of each dirty entry with failed memory from byte `start` to `end`.
+/// Then calls `each` with a page of the entry, and true if it is a PMD entry.
 fn for_each_poisoned(
     no_faults: &NoFaults<'_>,
     (start, end): (c::loff_t, c::loff_t),
@@ -265,8 +264,8 @@ fn for_each_poisoned(
             };
             if let Some(device) = file.header().any_device() {
                 for pfn in (first..first + pages).filter(|pfn| !is_poisoned(*pfn)) {
-                    // SAFETY: The frames of an entry have a memory map, and those that have not
-                    // failed are in the kernel's own mapping.
+                    // SAFETY: Frame `pfn` is of an entry, and so has a memory map. It has not
+                    // failed, and so is in the kernel's own mapping.
                     unsafe { device.dax_dev().flush(pfn) };
                 }
             }
@@ -274,9 +273,9 @@ fn for_each_poisoned(
         });
 }
 
-/// Takes the dirty mark off entries with failed memory, so that DAX does not flush them as a whole.
-/// A single page is lost, and that is recorded. Returns a page of the entry of 2 MiB from which the
-/// mark was taken: a chunk has one at most.
+/// Clears the dirty marks of entries with failed memory, so that DAX does not flush them as a
+/// whole. The contents of a PTE entry are lost, which is recorded. Returns a page of the PMD entry
+/// whose mark was cleared: a chunk has at most one.
 fn hide_poison(no_faults: &NoFaults<'_>, start: c::loff_t, end: c::loff_t) -> Option<u64> {
     let file = no_faults.file();
     let mut hidden = None;
@@ -292,9 +291,9 @@ fn hide_poison(no_faults: &NoFaults<'_>, start: c::loff_t, end: c::loff_t) -> Op
     hidden
 }
 
-/// Memory has failed from byte `start` to `end`, and that range has been unmapped: what has not
-/// failed of it is flushed, and it is clean then. What was stored to the rest is lost, which is
-/// recorded.
+/// Flushes the healthy pages of dirty entries with failed memory from byte `start` to `end`, which
+/// are unmapped, and marks those entries clean. What was stored to the failed pages is lost, which
+/// is recorded.
 pub(super) fn flush_around_poison(no_faults: &NoFaults<'_>, start: c::loff_t, end: c::loff_t) {
     let file = no_faults.file();
 
@@ -306,7 +305,7 @@ pub(super) fn flush_around_poison(no_faults: &NoFaults<'_>, start: c::loff_t, en
     drain();
 }
 
-/// Flushes what is dirty of bytes `start` to `end` of a file in which nothing faults.
+/// Flushes dirty entries in bytes `start` to `end` of a file without faults.
 pub(super) fn flush_range(no_faults: &NoFaults<'_>, start: c::loff_t, end: c::loff_t) -> Result {
     let file = no_faults.file();
     let result = for_each_chunk(file, (start, end), |start, end| {
@@ -314,13 +313,13 @@ pub(super) fn flush_range(no_faults: &NoFaults<'_>, start: c::loff_t, end: c::lo
         let poison = file.header().may_have_poison().then_some(no_faults);
         flush_entries(file, start, end, &flushing, poison)
     });
-    // What is in the range may not be there for much longer.
+    // The entries in the range may be about to be removed.
     lockless::renew(&file.header().validity, new_validity());
     drain();
     result
 }
 
-/// Flushes what is dirty of bytes `start` to `end` of a file. The caller does not have the
+/// Flushes dirty entries in bytes `start` to `end` of a file. The caller must not hold the
 /// `invalidate_lock` of the DAX page cache.
 pub(super) fn write_back_range(file: &MappedFile, start: c::loff_t, end: c::loff_t) -> Result {
     if end < start || !file.may_be_dirty() {
@@ -329,7 +328,7 @@ pub(super) fn write_back_range(file: &MappedFile, start: c::loff_t, end: c::loff
     write_back(file, start, end)
 }
 
-/// The same, of a file that may never have been mapped by mmap(2).
+/// Does the same as [`write_back_range`], for a file that may never have been mapped by mmap(2).
 pub(super) fn write_back_inode(inode: MappedInode<'_>, start: c::loff_t, end: c::loff_t) -> Result {
     match inode.header.file() {
         Some(file) => write_back_range(file, start, end),
@@ -341,16 +340,16 @@ pub(super) fn write_back_inode(inode: MappedInode<'_>, start: c::loff_t, end: c:
 ///
 /// # Safety
 ///
-/// The superblock is kept mounted by the caller.
+/// The caller must keep the superblock mounted.
 ///
 /// # Errors
 ///
-/// The first one; the other files are flushed all the same.
+/// The first error; the other files are flushed all the same.
 pub(crate) unsafe fn sync_all(sbi: &SbInfo) -> Result {
     let mut result = Ok(());
 
     let dirty = |file: &MappedFile| file.may_be_dirty();
-    // SAFETY: The caller keeps the superblock mounted.
+    // SAFETY: The caller keeps the superblock mounted, by the safety requirements.
     let active = unsafe { StaysActive::promised() };
     sbi.mapped_files.for_each(active, true, dirty, |file| {
         result = result.and(write_back_range(file, 0, c::loff_t::MAX));
@@ -359,17 +358,17 @@ pub(crate) unsafe fn sync_all(sbi: &SbInfo) -> Result {
     result
 }
 
-/// The memory's part of fsync(2) and its kin: flushes what was stored to a file.
+/// Flushes what was stored to a file, for fsync(2) and its kin.
 ///
 /// # Errors
 ///
-/// [`EIO`] if that failed, or if a device of the file has gone away.
+/// [`EIO`] if flushing failed, or if a device of the file has failed.
 ///
 /// # Safety
 ///
-/// The file is open, and its inode mapped.
+/// The file must be open, and its inode mapped.
 pub(crate) unsafe fn sync_range(file: *const c::file, start: c::loff_t, end: c::loff_t) -> Result {
-    // SAFETY: `file` is open, and its inode mapped, by the safety requirements.
+    // SAFETY: `file` is open, and its inode is mapped, by the safety requirements.
     let (_, inode) = unsafe { open_file(file) };
     let flushed = write_back_inode(inode, start, end);
     drain();

@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What a mount notes of its files that have been mapped by mmap(2). What is done with them is in
-//! `iomap`.
+//! The mount's lists of files that have been mapped by mmap(2). `iomap` walks and changes them.
 
 use core::sync::atomic::{
     AtomicBool,
@@ -32,67 +31,70 @@ use crate::{
     bindings::kernel as c, //
 };
 
-/// How long kept memory is left alone before it is looked at again, at first and in the end.
+/// The bounds of the delay, in milliseconds, before kept memory is checked again.
 const KEPT_MIN_MS: u32 = 10;
 const KEPT_MAX_MS: u32 = 250;
 
-/// The files of a mount that have been mapped by mmap(2): no others have DAX entries.
+/// The files of a mount that have been mapped by mmap(2). No other file has DAX entries.
 #[pin_data]
 pub(crate) struct MappedFiles {
     #[pin]
     pub(crate) lists: SpinLock<Lists>,
-    /// Held while a file gets its DAX page cache.
+    /// Held while `iomap` creates a `MappedFile`.
     #[pin]
     pub(crate) making: Mutex<()>,
-    /// Held while kept memory is given up.
+    /// Held while kept memory is released.
     #[pin]
     pub(crate) releasing: Mutex<()>,
-    /// How many inodes are held, and how many files are in the list of kept memory.
+    /// The number of inodes that are held, plus that of files in the list of kept memory.
     pub(crate) leftovers: Atomic<i64>,
-    /// How often there was a reason to look for inodes that FUSE has marked bad.
+    /// The number of reasons, so far, to look for inodes that FUSE has marked bad.
     suspicions: Atomic<u64>,
-    /// How many of those reasons are known to be none any more.
+    /// The number of those reasons that a later look has cleared.
     cleared: Atomic<u64>,
+    /// The next delay before kept memory is checked again.
     patience_ms: Atomic<u32>,
 }
 
+/// The lists of [`MappedFiles`].
+///
 /// # Invariants
 ///
-/// Each file in `mapped` is one whose header is published, and whose inode is in use or being
-/// evicted. The markers there are those of `MappedFiles::walk()`.
+/// The header of each file in `mapped` is published, and its inode is in use or being evicted. The
+/// markers in that list belong to `MappedFiles::walk()`.
 ///
-/// Each file in `kept` belongs to the list, and has no inode.
+/// Each file in `kept` is owned by the list, and has no inode.
 pub(crate) struct Lists {
     pub(crate) mapped: List<ListedFile>,
     pub(crate) kept: List<ListedFile>,
-    /// No inode is held any more.
+    /// True once the superblock is being shut down: no inode is held from then on.
     pub(crate) shuts_down: bool,
 }
 
-/// The part of a mapped file (`iomap`'s `MappedFile`) that its mount knows.
+/// The part of a mapped file (`iomap`'s `MappedFile`) that is on a list of its mount.
 ///
 /// # Invariants
 ///
-/// It is a part of one.
+/// It is a field of a `MappedFile`.
 pub(crate) struct ListedFile {
-    /// FUSE's. In use, or being evicted, as long as the file is in the list of its mount; null if
-    /// its memory is kept.
+    /// FUSE's inode. It is in use or being evicted as long as the file is in `mapped`, and null if
+    /// the memory is kept.
     pub(crate) inode: AtomicPtr<c::inode>,
-    /// Its place in a list of the mount.
+    /// The links of its list.
     pub(crate) link: Link<Self>,
-    /// Whether it has been mapped by mmap(2) since it was last seen idle.
+    /// True if the file has been mapped by mmap(2) since it was last seen idle.
     pub(crate) may_be_busy: AtomicBool,
-    /// Whether pages were in use, or may have been, when somebody looked last. Who had them may
-    /// have stored there since, and writeback does not know.
+    /// True if pages were in use, or may have been, at the last check. Their users may have stored
+    /// to them since, which writeback does not see.
     pub(crate) was_busy: Atomic<bool>,
-    /// Whether the mount has a reference to the inode. Changed under the lock of the list.
+    /// True if the mount holds a reference to the inode. Changed with the lock of the lists held.
     pub(crate) is_held: Atomic<bool>,
 }
 
 impl ListedFile {
     /// # Safety
     ///
-    /// The result becomes a part of a mapped file.
+    /// The result becomes a field of a `MappedFile`.
     pub(crate) unsafe fn new(inode: *mut c::inode) -> Self {
         // INVARIANT: By the safety requirements.
         Self {
@@ -117,7 +119,7 @@ impl MappedFiles {
                 "fuse_dax_fmap::MappedFiles::lists"
             ),
             making <- new_mutex!((), "fuse_dax_fmap::MappedFiles::making"),
-            releasing <- new_mutex!((), "fuse_dax_fmap::MappedFiles::giving_up"),
+            releasing <- new_mutex!((), "fuse_dax_fmap::MappedFiles::releasing"),
             leftovers: Atomic::new(0),
             suspicions: Atomic::new(0),
             cleared: Atomic::new(0),
@@ -125,23 +127,24 @@ impl MappedFiles {
         })
     }
 
-    /// Whether there may be memory that is in use though its file is closed: of inodes that are
-    /// held, of those that FUSE has marked bad, and kept memory.
+    /// Returns true if there may be leftover memory: memory in use of inodes that are held or that
+    /// FUSE has marked bad, and kept memory.
     #[inline]
     pub(crate) fn has_leftovers(&self) -> bool {
         self.leftovers.load(Relaxed) != 0
             || self.suspicions.load(Relaxed) != self.cleared.load(Relaxed)
     }
 
-    /// An inode may have been marked bad: until somebody has looked, its memory may be in use.
+    /// Records that an inode may have been marked bad. Its memory may be in use until
+    /// [`Self::clear`] finds that it is not.
     pub(crate) fn suspect(&self) {
         self.suspicions.add(1, Relaxed);
     }
 
-    /// Looks, and remembers if no memory of inodes that FUSE has marked bad is in use: what is not
-    /// `busy`.
+    /// Calls `look`, which returns true if memory of bad inodes is in use, and returns the same. If
+    /// that is false, clears the suspicions from before the call.
     pub(crate) fn clear(&self, look: impl FnOnce() -> bool) -> bool {
-        // What is bad by then is seen.
+        // `look` sees every inode that these suspicions are about.
         let seen = self.suspicions.load(Acquire);
         let busy = look();
 
@@ -151,7 +154,7 @@ impl MappedFiles {
         busy
     }
 
-    /// How long kept memory is to be left alone now, in milliseconds: longer each time.
+    /// Returns the delay before kept memory is checked again, in milliseconds, and doubles it.
     pub(crate) fn patience(&self) -> u32 {
         let ms = self.patience_ms.load(Relaxed);
 
@@ -159,7 +162,7 @@ impl MappedFiles {
         ms
     }
 
-    /// Kept memory is to be looked at soon.
+    /// Resets [`Self::patience`] to its minimum.
     pub(crate) fn soon(&self) {
         self.patience_ms.store(KEPT_MIN_MS, Relaxed);
     }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The locks on the memory of a mount. What they are for is in `iomap`.
+//! The locks on the memory of a mount. See `iomap::ownership` for their use.
 
 use core::{
     ptr,
@@ -26,13 +26,13 @@ use crate::abstractions::sync::{
 /// The locks on the memory of a mount.
 #[pin_data]
 pub(crate) struct Ownership {
-    /// On who has which memory.
+    /// Protects which file owns which memory.
     #[pin]
     pub(crate) lock: RwSemaphore,
-    /// A task that flushes, reads or writes memory by the kernel's own mapping of it is a reader.
-    /// There before any file is mapped.
+    /// Its read-side critical sections are flushes, reads and writes of memory through the kernel's
+    /// own mapping. Populated before any file is mapped.
     users: SetOnce<Pin<KBox<SrcuFast>>>,
-    /// The same, found faster; or null.
+    /// A shortcut to the contents of `users`, or null.
     shortcut: AtomicPtr<SrcuFast>,
 }
 
@@ -40,7 +40,7 @@ impl Ownership {
     pub(crate) fn new() -> impl PinInit<Self> {
         pin_init!(Self {
             lock <- RwSemaphore::new(
-                c"fuse_dax_fmap::Tenants::lock",
+                c"fuse_dax_fmap::Ownership::lock",
                 kernel::static_lock_class!(),
             ),
             users: SetOnce::new(),
@@ -48,14 +48,14 @@ impl Ownership {
         })
     }
 
-    /// Makes what files need. May sleep. One task at a time.
+    /// Allocates what files need. May sleep. Callers must not run concurrently.
     ///
     /// # Errors
     ///
     /// [`ENOMEM`].
     pub(crate) fn start(&self) -> Result {
         if self.users.as_ref().is_none() {
-            let name = c"fuse_dax_fmap::Tenants::users";
+            let name = c"fuse_dax_fmap::Ownership::users";
             let users = SrcuFast::new(name, kernel::static_lock_class!());
             self.users.populate(KBox::pin_init(users, GFP_KERNEL)?);
         }
@@ -66,26 +66,26 @@ impl Ownership {
         Ok(())
     }
 
-    /// Waits for flushes, reads and writes that do not know what was marked as failed before this.
-    /// Those that begin meanwhile know, and neither wait nor are waited for. None of them waits for
-    /// a server.
+    /// Waits for flushes, reads and writes that may not have seen what was marked as failed before
+    /// this call. Later ones see it, and neither wait nor are waited for. None of them waits for a
+    /// server.
     pub(crate) fn wait_for_users(&self) {
         if let Some(users) = self.users.as_ref() {
             users.synchronize_expedited();
         }
     }
 
-    /// What flushes, reads and writes are readers of.
+    /// Returns the SRCU domain of flushes, reads and writes.
     pub(crate) fn users(&self) -> Option<&SrcuFast> {
         self.users.as_ref().map(|users| &**users)
     }
 
-    /// Takes the lock on ownership shared: no folio changes its owner, is put together or taken
-    /// apart until the result is dropped. May wait for another task, but not for a server.
+    /// Takes the ownership lock shared: until the result is dropped, no folio changes its owner,
+    /// becomes part of a large folio, or is split. May wait for another task, but not for a server.
     ///
     /// # Errors
     ///
-    /// [`EAGAIN`] if it would have to wait and must not.
+    /// [`EAGAIN`] if `nowait` is set and the lock is not free.
     #[cold]
     #[inline(never)]
     pub(crate) fn lock_shared(&self, nowait: bool) -> Result<OwnershipReadGuard<'_>> {
@@ -97,18 +97,18 @@ impl Ownership {
         Ok(OwnershipReadGuard { _lock: lock })
     }
 
-    /// What reads and writes of a mapped file are readers of.
+    /// Returns the SRCU domain of reads and writes of a mapped file.
     #[inline]
     pub(crate) fn users_of_mapped(&self) -> Option<&SrcuFast> {
         let users = self.shortcut.load(Ordering::Relaxed);
 
-        // SAFETY: If it is not null it is what `users` has, which stays as long as `self`. It was
-        // stored before the file's map was published.
+        // SAFETY: `users` is null, or points into `self.users`, which stays as long as `self`. It
+        // was stored before the file's map was published.
         unsafe { users.as_ref() }
     }
 }
 
-/// The lock on ownership, taken shared ([`Ownership::lock_shared`]).
+/// The ownership lock, held shared ([`Ownership::lock_shared`]).
 #[must_use = "folios may change as soon as this is dropped"]
 pub(crate) struct OwnershipReadGuard<'a> {
     _lock: ReadGuard<'a>,

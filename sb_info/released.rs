@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! That the devices of a mount are not held any more, to be waited for.
+//! A completion for the release of a mount's devices.
 
 use kernel::{
     prelude::*,
@@ -9,11 +9,11 @@ use kernel::{
 
 use crate::abstractions::sync::completion::Completion;
 
-/// Owned by what holds the devices: when it is dropped, they are free.
+/// Completes its event when it is dropped. `SbInfo` drops it after the devices.
 pub(crate) struct Released(Arc<Completion>);
 
 impl Released {
-    /// Does not sleep.
+    /// Allocates the event. Does not sleep.
     ///
     /// # Errors
     ///
@@ -25,7 +25,7 @@ impl Released {
         )?))
     }
 
-    /// What happens then.
+    /// Returns the event.
     pub(crate) fn event(&self) -> Arc<Completion> {
         self.0.clone()
     }

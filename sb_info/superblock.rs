@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The superblock of a mount, which may be gone before what it has left.
+//! A pointer to the superblock of a mount, which kept memory may outlive.
 
 use core::ptr::NonNull;
 
@@ -26,11 +26,11 @@ impl fmt::Display for DeviceNumber {
     }
 }
 
-/// The superblock of a mount, which may be gone before what it has left.
+/// The superblock of a mount, which kept memory may outlive.
 ///
 /// # Invariants
 ///
-/// The pointer is valid, or `None` from `put_super()` on.
+/// The pointer in `sb` is valid. It is `None` from `put_super()` on.
 #[pin_data]
 pub(crate) struct Superblock {
     pub(crate) device: DeviceNumber,
@@ -40,7 +40,7 @@ pub(crate) struct Superblock {
 
 pub(super) struct SuperblockPtr(pub(super) Option<NonNull<SuperBlock>>);
 
-// SAFETY: A superblock belongs to no task.
+// SAFETY: A superblock is not tied to a task.
 unsafe impl Send for SuperblockPtr {}
 
 impl Superblock {
@@ -51,18 +51,19 @@ impl Superblock {
         let device = DeviceNumber(sb.dev());
         let sb = SuperblockPtr(Some(NonNull::from(sb)));
 
-        // INVARIANT: By the safety requirements.
+        // INVARIANT: `sb` is valid until `is_gone()`, by the safety requirements.
         pin_init!(Self {
             device,
             sb <- new_spinlock!(sb, "fuse_dax_fmap::Superblock::sb"),
         })
     }
 
-    /// Whether it is gone.
+    /// Returns true if [`Self::is_gone`] has been called.
     pub(crate) fn has_gone(&self) -> bool {
         self.sb.lock().0.is_none()
     }
 
+    /// Records that the superblock is about to be freed.
     pub(crate) fn is_gone(&self) {
         self.sb.lock().0 = None;
     }

@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: GPL-2.0
 # shellcheck shell=bash disable=SC2034 # variables for those who source this
 #
-# Sourced by the scripts: where things are, and how they talk.
+# Sourced by the scripts: where things are, and how the scripts report.
 #
-# Whatever is wrong with the place is said in one sentence, before anything is done.
+# If the checkout, the cache or the user is unfit, one sentence says so before anything is
+# done.
 #
 # The cache, outside the checkout, has three kinds of directory. Each is named
 # after a hash of all that went into it, appears under that name only when it
@@ -31,7 +32,7 @@ CACHE=${FMAP_CACHE:-${XDG_CACHE_HOME:-${HOME:+$HOME/.cache}}}
 [ -n "$CACHE" ] || die "HOME is not set, and without it there is no place for the cache: set HOME, or XDG_CACHE_HOME"
 [ -n "${FMAP_CACHE-}" ] || CACHE+=/fuse-dax-fmap
 
-# fit_to_work: what would fail in the middle, said before anything is begun.
+# fit_to_work: report what would fail in the middle, before anything is begun.
 fit_to_work() {
 	local path reason
 	for path in "$TOP" "$CACHE"; do
@@ -42,7 +43,7 @@ fit_to_work() {
 		*) die "the cache has to be an absolute path, not '$path': see XDG_CACHE_HOME and HOME" ;;
 		esac
 	done
-	# Before and after it is made: who owns it.
+	# The owner is checked both before and after it is made.
 	mine "$CACHE" "$CACHE/cargo" "$CACHE/log"
 	reason=$(mkdir -p "$CACHE/log" "$CACHE/cargo" 2>&1) ||
 		die "the cache $CACHE cannot be made (${reason##*: }): set XDG_CACHE_HOME to a directory of yours"
@@ -57,8 +58,8 @@ user() {
 	id -nu "$1" 2>/dev/null || echo "user $1"
 }
 
-# mine DIR...: none of them belongs to somebody else, who could not use it any more later. Root
-# may write anywhere, so for root that goes for where they will be made, too.
+# mine DIR...: check that none of them belongs to another user, who could not use it later.
+# Root may write anywhere, so for root check the parents of missing ones, too.
 mine() {
 	local dir
 	for dir in "$@"; do
@@ -97,7 +98,7 @@ debug) KERNEL=$DEBUG_KERNEL ;;
 *) KERNEL=$FMAP_KERNEL OWNER=0:0 ;; # one that is being made: root's, as the root is
 esac
 
-# Start over as root, through sudo if that is what it takes.
+# Start over as root, through sudo if necessary.
 as_root() {
 	local name pass=()
 	[ "$(id -u)" = 0 ] && return
@@ -128,18 +129,18 @@ step() {
 	printf '%d s\n' $((SECONDS - start)) >&2
 }
 
-# make_once DIR FUNCTION [BEFORE]: FUNCTION fills the directory $TMP, which then
-# becomes DIR; BEFORE prepares the host. Whoever comes second waits, and finds it made.
+# make_once DIR FUNCTION [BEFORE]: FUNCTION fills the directory $TMP, which then becomes
+# DIR; BEFORE prepares the host. A second caller waits, and finds it made.
 #
-# FUNCTION runs in the calling script started once more, in namespaces of its own for
-# mounts and processes. So nothing of it goes on and nothing stays mounted, whatever
-# ends it or us; and only then is removed what it has left: by us, or, if we were
+# FUNCTION runs in a second instance of the calling script, in its own namespaces for
+# mounts and processes. So none of its processes and mounts remain, however it or the
+# caller ends. Only then is what it has left removed: by the caller, or, if that was
 # killed, by the next run.
 make_once() {
 	local dir=$1 lock status=0
 	TMP=$dir.tmp LOG=$CACHE/log/${dir##*/}.log
 	if [ -n "$MAKING" ]; then
-		lock=$MAKING # held by this name, for who wants to close it
+		lock=$MAKING # held by this name, so that FUNCTION can close it
 		mkdir "$TMP"
 		"$2"
 		mv "$TMP" "$dir"
@@ -185,7 +186,8 @@ stop_making() {
 	rm -rf --one-file-system "$TMP"
 }
 
-# enough_room DIR: for it, and what is sure to be made after it. In MiB, while it is made.
+# enough_room DIR: check the space for it and what is sure to be made after it. In MiB,
+# while it is made.
 enough_room() {
 	local want have
 	case ${1##*/} in

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Types of C, as BTF describes them.
+//! C types, as BTF describes them.
 //!
 //! C header: [`include/linux/btf.h`](srctree/include/linux/btf.h)
 
@@ -12,7 +12,7 @@ use crate::bindings::kernel as c;
 ///
 /// # Invariants
 ///
-/// Both are valid, and the member is one of the type.
+/// `ty` and `member` are valid, and `member` is a member of `ty`.
 #[derive(Clone, Copy)]
 pub(crate) struct Member<'a> {
     ty: &'a c::btf_type,
@@ -20,9 +20,11 @@ pub(crate) struct Member<'a> {
 }
 
 impl<'a> Member<'a> {
+    /// Creates a [`Member`] from raw pointers.
+    ///
     /// # Safety
     ///
-    /// `ty` is a struct type and `member` one of its members, both for `'a`.
+    /// `ty` must be a valid struct type, and `member` one of its members, both for `'a`.
     pub(crate) unsafe fn from_raw(ty: *const c::btf_type, member: *const c::btf_member) -> Self {
         // INVARIANT: By the safety requirements.
         Self {
@@ -33,7 +35,7 @@ impl<'a> Member<'a> {
         }
     }
 
-    /// Its offset in bytes, if it is no bitfield: as `__btf_member_bit_offset()` has it.
+    /// Returns the offset in bytes of a member that is no bitfield (`__btf_member_bit_offset()`).
     pub(crate) fn offset(self) -> usize {
         const KIND_FLAG: u32 = 1 << 31;
 
@@ -54,49 +56,53 @@ impl<'a> Member<'a> {
 #[repr(transparent)]
 pub(crate) struct Btf(Opaque<c::btf>);
 
-// SAFETY: BTF belongs to no task.
+// SAFETY: BTF is not tied to a task.
 unsafe impl Send for Btf {}
-// SAFETY: BTF does not change once it is there.
+// SAFETY: BTF is immutable once it is loaded.
 unsafe impl Sync for Btf {}
 
 impl Btf {
+    /// Creates a reference to a [`Btf`] from a raw pointer.
+    ///
     /// # Safety
     ///
-    /// `btf` is valid for `'a`.
+    /// `btf` must be valid for `'a`.
     pub(crate) unsafe fn from_raw<'a>(btf: *const c::btf) -> &'a Self {
-        // SAFETY: `btf` is valid by the safety requirements, and the types have one layout.
+        // SAFETY: `btf` is valid by the safety requirements, and `Self` is transparent.
         unsafe { &*btf.cast() }
     }
 
-    /// What a type refers to: of a pointer, what it points to.
+    /// Returns the id of the type that type `id` refers to, such as the target of a pointer.
     ///
     /// # Safety
     ///
-    /// There is a type `id`, which refers to another one.
+    /// Type `id` must exist, and refer to another type.
     unsafe fn referred(&self, id: u32) -> u32 {
-        // SAFETY: By the safety requirements there is such a type, so the result is valid.
+        // SAFETY: By the safety requirements type `id` exists, and refers to another type.
         unsafe { (*self.by_id(id)).__bindgen_anon_1.type_ }
     }
 
+    /// Returns the type with an id.
+    ///
     /// # Safety
     ///
-    /// There is a type `id`.
+    /// Type `id` must exist.
     unsafe fn by_id(&self, id: u32) -> *const c::btf_type {
         // SAFETY: The BTF is valid, and has this type, by the safety requirements.
         unsafe { c::btf_type_by_id(self.0.get(), id) }
     }
 
-    /// The type that argument `arg` of a function member points to:
-    /// member, pointer, prototype, parameter, pointer, struct.
+    /// Returns the id of the type that argument `arg` of a function pointer member points to. The
+    /// path there is: member, pointer, prototype, parameter, pointer, struct.
     ///
     /// # Safety
     ///
-    /// `member` is described by this BTF, and is a pointer to a function with more than `arg`
-    /// arguments that are pointers.
+    /// `member` must be described by this BTF, and be a pointer to a function with more than `arg`
+    /// arguments, of which argument `arg` is a pointer.
     pub(crate) unsafe fn argument_type(&self, member: Member<'_>, arg: usize) -> u32 {
-        // SAFETY: By the safety requirements the type of `member` is that of a pointer.
+        // SAFETY: By the safety requirements the type of `member` is a pointer.
         let prototype = unsafe { self.referred(member.member.type_) };
-        // SAFETY: The id comes from a type of this BTF.
+        // SAFETY: The id is from a type of this BTF.
         let prototype = unsafe { self.by_id(prototype) };
         // Parameters follow their prototype (include/uapi/linux/btf.h).
         let parameter = prototype

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Programs, as they are being verified.
+//! BPF programs under verification.
 //!
 //! C headers: [`include/linux/bpf.h`](srctree/include/linux/bpf.h),
 //! [`include/linux/filter.h`](srctree/include/linux/filter.h)
@@ -22,12 +22,12 @@ use crate::bindings::{
     kernel as c, //
 };
 
-/// A `struct bpf_prog` that the verifier is looking at.
+/// A `struct bpf_prog` that is being verified.
 ///
 /// # Invariants
 ///
-/// It is valid as long as it is borrowed, with what belongs to it. Its instructions, functions and
-/// the BTF of its kfuncs do not change meanwhile.
+/// The program, and all that it refers to, is valid as long as it is borrowed. Its instructions,
+/// its functions and the BTF of its kfuncs do not change during that time.
 #[repr(transparent)]
 pub(crate) struct Prog(Opaque<c::bpf_prog>);
 
@@ -35,16 +35,18 @@ pub(crate) struct Prog(Opaque<c::bpf_prog>);
 ///
 /// # Invariants
 ///
-/// The program keeps it.
+/// The program holds a reference to the map.
 #[repr(transparent)]
 pub(crate) struct Map(Opaque<c::bpf_map>);
 
 impl Prog {
+    /// Creates a reference to a [`Prog`] from a raw pointer.
+    ///
     /// # Safety
     ///
-    /// `prog` is being verified, for `'a`.
+    /// `prog` must be valid, and under verification, for `'a`.
     pub(crate) unsafe fn from_raw<'a>(prog: *const c::bpf_prog) -> &'a Self {
-        // SAFETY: `prog` is valid by the safety requirements, and the types have one layout.
+        // SAFETY: `prog` is valid by the safety requirements, and `Self` is transparent.
         unsafe { &*prog.cast() }
     }
 
@@ -53,13 +55,13 @@ impl Prog {
         unsafe { (*self.0.get()).aux }
     }
 
-    /// Whether it may sleep.
+    /// Returns true if the program is sleepable.
     pub(crate) fn is_sleepable(&self) -> bool {
         // SAFETY: By the type invariants the program is valid.
         unsafe { (*self.0.get()).sleepable() != 0 }
     }
 
-    /// For a struct_ops program: the number of the member that it is for.
+    /// Returns the index of the member that a struct_ops program implements.
     pub(crate) fn expected_attach_type(&self) -> u32 {
         // SAFETY: By the type invariants the program is valid.
         unsafe { (*self.0.get()).expected_attach_type }
@@ -70,22 +72,22 @@ impl Prog {
         // SAFETY: By the type invariants the program is valid.
         let (first, len) = unsafe { (&raw const (*prog).__bindgen_anon_2, (*prog).len) };
 
-        // SAFETY: So many instructions are at the end of a program.
+        // SAFETY: A program ends with an array of its `len` instructions.
         unsafe { slice::from_raw_parts(first.cast(), len as usize) }
     }
 
-    /// Its functions. The first one is the program itself.
+    /// Returns the functions of the program. The first one is the main program.
     pub(crate) fn functions(&self) -> &[c::bpf_func_info_aux] {
         // SAFETY: By the type invariants the program has its `aux`.
         let (first, number) = unsafe { ((*self.aux()).func_info_aux, (*self.aux()).func_info_cnt) };
         if first.is_null() {
             return &[];
         }
-        // SAFETY: There are so many, which are known before members of struct_ops are checked.
+        // SAFETY: The array has `func_info_cnt` entries, set before struct_ops members are checked.
         unsafe { slice::from_raw_parts(first.cast(), number as usize) }
     }
 
-    /// The BTF, by address, of each module that has a kfunc which the program calls.
+    /// Returns the address of the BTF of each module that defines a kfunc which the program calls.
     pub(crate) fn kfunc_modules(&self) -> impl Iterator<Item = usize> + '_ {
         // SAFETY: By the type invariants the program has its `aux`.
         let table = unsafe { (*self.aux()).kfunc_btf_tab }.cast::<f::bpf_kfunc_btf_tab>();
@@ -94,24 +96,24 @@ impl Prog {
         } else {
             // SAFETY: By the type invariants the table is valid and complete.
             let (descs, number) = unsafe { (&raw const (*table).descs, (*table).nr_descs) };
-            // SAFETY: The table has so many entries.
+            // SAFETY: The table has `nr_descs` entries.
             unsafe { slice::from_raw_parts(descs.cast(), number as usize) }
         };
 
         modules.iter().map(|module| module.btf as usize)
     }
 
-    /// Whether it has an arena.
+    /// Returns true if the program uses an arena.
     pub(crate) fn has_arena(&self) -> bool {
         // SAFETY: By the type invariants the program has its `aux`.
         unsafe { !(*self.aux()).arena.is_null() }
     }
 
-    /// The maps that its instructions load.
+    /// Returns the maps that the instructions load.
     ///
     /// # Safety
     ///
-    /// The verifier has put the addresses of maps into the instructions.
+    /// The verifier must have put the addresses of maps into the instructions.
     pub(crate) unsafe fn maps(&self) -> impl Iterator<Item = &Map> + '_ {
         const LOAD_64: u8 = (c::BPF_LD | c::BPF_IMM | c::BPF_DW) as u8;
         const MAP: [u8; 2] = [c::BPF_PSEUDO_MAP_FD as u8, c::BPF_PSEUDO_MAP_IDX as u8];
@@ -120,11 +122,12 @@ impl Prog {
             if pair[0].code != LOAD_64 || !MAP.contains(&pair[0].src_reg()) {
                 return None;
             }
-            // The address is in both halves of the instruction.
+            // The instruction has two halves, each with one half of the address.
             let addr = u64::from(pair[0].imm as u32) | u64::from(pair[1].imm as u32) << 32;
             let map = ptr::with_exposed_provenance::<Map>(addr as usize);
 
-            // SAFETY: By the safety requirements this is a map, which the program keeps.
+            // SAFETY: By the safety requirements this is a map, and the program holds a reference
+            // to it.
             Some(unsafe { &*map })
         })
     }
@@ -136,43 +139,42 @@ impl Map {
         unsafe { (*self.0.get()).map_type }
     }
 
-    /// `BPF_F_*`.
+    /// Returns the flags (`BPF_F_*`).
     pub(crate) fn flags(&self) -> u32 {
         // SAFETY: By the type invariants the map is valid.
         unsafe { (*self.0.get()).map_flags }
     }
 
-    /// Bytes.
+    /// Returns the size of a key in bytes.
     pub(crate) fn key_size(&self) -> u32 {
         // SAFETY: By the type invariants the map is valid.
         unsafe { (*self.0.get()).key_size }
     }
 }
 
-/// What a register of a program points to, if that is a type of BTF: the BTF, by address, and the
-/// id of the type.
+/// Returns the type that a register points to: the address of its BTF, and its id there.
 ///
 /// # Safety
 ///
-/// `reg` is valid, and of the type PTR_TO_BTF_ID.
+/// `reg` must be valid, and of type PTR_TO_BTF_ID.
 pub(crate) unsafe fn pointee(reg: *const c::bpf_reg_state) -> (usize, u32) {
-    // SAFETY: By the safety requirements this is the part of the union that is in use.
+    // SAFETY: By the safety requirements this is the member of the union that is in use.
     let pointee = unsafe { &(*reg).__bindgen_anon_1.__bindgen_anon_1 };
 
     (pointee.btf as usize, pointee.btf_id)
 }
 
-/// Says in the verifier's log that so many bytes may not be accessed at an offset.
+/// Writes to the verifier's log that an access of `size` bytes at offset `off` is not allowed.
 ///
 /// # Safety
 ///
-/// `log` is the verifier's. `format` is one of `printf()` for two integers.
+/// `log` must be the verifier's log, and `format` a `printf()` format for two integers.
 pub(crate) unsafe fn log_access(
     log: *mut c::bpf_verifier_log,
     format: &CStr,
     size: ffi::c_int,
     off: ffi::c_int,
 ) {
-    // SAFETY: By the safety requirements the log and the arguments are what this wants.
+    // SAFETY: By the safety requirements `log` is valid, and `format` matches the arguments.
     unsafe { c::bpf_log(log, format.as_char_ptr(), size, off) };
 }

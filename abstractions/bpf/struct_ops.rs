@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Types of struct_ops: tables of functions that programs of BPF implement.
+//! struct_ops types: tables of functions that BPF programs implement.
 //!
-//! A user registers a map of such a type with a BPF link. The kernel then holds one `kdata`, a
-//! struct of the type whose function pointers lead to the programs.
+//! User space registers a map of such a type with a BPF link. The kernel then has one `kdata`: a
+//! struct of the type, whose function pointers lead to the programs.
 //!
 //! C header: [`include/linux/bpf.h`](srctree/include/linux/bpf.h)
 //!
@@ -17,7 +17,7 @@
 //! }
 //!
 //! static STRUCT_OPS: Table = Table::new::<Example, crate::LocalModule>();
-//! // A function in C has to register it, as the macro for that is one.
+//! // `register_bpf_struct_ops()` is a macro, so a C function has to call it.
 //! // SAFETY: Called once, while the module is loaded.
 //! unsafe { STRUCT_OPS.register(c::example_register_bpf) }?;
 //! ```
@@ -55,83 +55,84 @@ use super::{
     prog::Prog, //
 };
 
-/// A type of struct_ops.
+/// A struct_ops type.
 pub(crate) trait StructOps: 'static {
-    /// The struct. The layout is that of C.
+    /// The struct, with its C layout.
     type Kdata: Sync + 'static;
 
-    /// What it is called in C.
+    /// The name of the struct in C.
     const NAME: &'static CStr;
 
-    /// The type is being registered; `btf` is the module's, and stays as long as this is loaded.
+    /// Called when the type is registered. `btf` is the BTF of the module, and stays valid as long
+    /// as the module is loaded.
     fn init(btf: &'static Btf) -> Result;
 
-    /// Whether a program may be the one for a member. It has been verified but for this.
+    /// Checks that `prog` may implement `member`. Its instructions have not been verified yet.
     ///
     /// # Errors
     ///
-    /// [`EINVAL`] if not.
+    /// [`EINVAL`] if the program may not.
     fn check_member(member: Member<'_>, prog: &Prog) -> Result;
 
-    /// Takes a member over from what user space wrote. Returns whether it has; else the BPF core
-    /// does what it does by itself.
+    /// Copies a member from what user space wrote. Returns false to leave that to the BPF core.
     ///
     /// # Errors
     ///
-    /// [`EINVAL`] if it makes no sense.
+    /// [`EINVAL`] if the value of the member is invalid.
     ///
     /// # Safety
     ///
-    /// `kdata` is valid for writes, and being made: what is written there is a value of the member.
+    /// `kdata` must be valid for writes, and under construction. What is written there must be a
+    /// valid value of the member.
     unsafe fn init_member(
         member: Member<'_>,
         kdata: NonNull<Self::Kdata>,
         udata: &Self::Kdata,
     ) -> Result<bool>;
 
-    /// Whether all members are there that have to be.
+    /// Checks that `kdata` has all mandatory members.
     ///
     /// # Errors
     ///
-    /// [`EINVAL`] if not.
+    /// [`EINVAL`] if one is missing.
     fn validate(kdata: &Self::Kdata) -> Result;
 
-    /// Makes a `kdata` known.
+    /// Registers a `kdata`.
     ///
     /// # Errors
     ///
-    /// Those of registering the map.
+    /// Any error makes the registration of the map fail.
     ///
     /// # Safety
     ///
-    /// `kdata` has passed [`Self::validate`], and stays valid until [`Self::unreg`], or an
-    /// [`Self::update`] to another one, returns.
+    /// `kdata` must have passed [`Self::validate`], and stay valid until [`Self::unreg`], or an
+    /// [`Self::update`] to another `kdata`, returns.
     unsafe fn reg(kdata: NonNull<Self::Kdata>, has_link: bool) -> Result;
 
-    /// Forgets a `kdata`.
+    /// Unregisters a `kdata`.
     ///
     /// # Safety
     ///
-    /// `kdata` is registered.
+    /// `kdata` must be registered.
     unsafe fn unreg(kdata: NonNull<Self::Kdata>);
 
-    /// Puts a `kdata` in the place of another one.
+    /// Replaces a registered `kdata` by another one.
     ///
     /// # Errors
     ///
-    /// Those of updating the link.
+    /// Any error makes the update of the link fail.
     ///
     /// # Safety
     ///
-    /// As of [`Self::reg`] for `new`, and of [`Self::unreg`] for `old`.
+    /// As for [`Self::reg`] for `new`, and as for [`Self::unreg`] for `old`.
     unsafe fn update(old: NonNull<Self::Kdata>, new: NonNull<Self::Kdata>) -> Result;
 }
 
-/// A `struct bpf_struct_ops`. It never moves, as the BPF core keeps a pointer to it.
+/// A `struct bpf_struct_ops`. It is static, as the BPF core keeps a pointer to it.
 #[repr(transparent)]
 pub(crate) struct Table(Opaque<c::bpf_struct_ops>);
 
-// SAFETY: Written by the BPF core while the type is registered, under its own lock.
+// SAFETY: Only the BPF core writes to it, while the type is registered, under its own lock.
 unsafe impl Sync for Table {}
 
 impl Table {
@@ -150,21 +151,21 @@ impl Table {
         }))
     }
 
-    /// Registers the type. There is no way back: it goes with the module's BTF.
+    /// Registers the type. It cannot be unregistered: it goes away with the BTF of the module.
     ///
     /// # Errors
     ///
-    /// Those of `register`.
+    /// Those of `register()`.
     ///
     /// # Safety
     ///
-    /// `register` fills in `cfi_stubs` and `verifier_ops`, and registers the type of C that the
-    /// table is for. This is called once, while the module is loaded.
+    /// `register` must fill in `cfi_stubs` and `verifier_ops`, and register the C type that the
+    /// table is for. This function must be called once, while the module is loaded.
     pub(crate) unsafe fn register(
         &'static self,
         register: unsafe extern "C" fn(*mut c::bpf_struct_ops) -> ffi::c_int,
     ) -> Result {
-        // SAFETY: The table is static, and complete but for what `register` fills in.
+        // SAFETY: The table is static, and complete except for the fields that `register` fills in.
         to_result(unsafe { register(self.0.get()) })
     }
 }
@@ -175,9 +176,9 @@ struct Vtable<T: StructOps>(PhantomData<T>);
 impl<T: StructOps> Vtable<T> {
     /// # Safety
     ///
-    /// Called by the BPF core, with the BTF of the module.
+    /// Must only be called by the BPF core, with the BTF of the module.
     unsafe extern "C" fn init(btf: *mut c::btf) -> ffi::c_int {
-        // SAFETY: The module's BTF stays as long as the module.
+        // SAFETY: The BTF of a module stays valid as long as the module is loaded.
         let btf = unsafe { Btf::from_raw(btf) };
 
         from_result(|| T::init(btf).map(|()| 0))
@@ -185,13 +186,14 @@ impl<T: StructOps> Vtable<T> {
 
     /// # Safety
     ///
-    /// Called by the verifier, with our type, one of its members and a program for it.
+    /// Must only be called by the verifier, with the type of this table, one of its members and a
+    /// program for that member.
     unsafe extern "C" fn check_member(
         t: *const c::btf_type,
         member: *const c::btf_member,
         prog: *const c::bpf_prog,
     ) -> ffi::c_int {
-        // SAFETY: `t` is the type, and `member` one of its members.
+        // SAFETY: `t` is the type of this table, and `member` one of its members.
         let member = unsafe { Member::from_raw(t, member) };
         // SAFETY: `prog` is being verified.
         let prog = unsafe { Prog::from_raw(prog) };
@@ -201,31 +203,31 @@ impl<T: StructOps> Vtable<T> {
 
     /// # Safety
     ///
-    /// Called by the BPF core, with our type, one of its members, and a `kdata` that is being made
-    /// from user space's.
+    /// Must only be called by the BPF core, with the type of this table, one of its members, and a
+    /// `kdata` that is being constructed from `udata`.
     unsafe extern "C" fn init_member(
         t: *const c::btf_type,
         member: *const c::btf_member,
         kdata: *mut ffi::c_void,
         udata: *const ffi::c_void,
     ) -> ffi::c_int {
-        // SAFETY: `t` is the type, and `member` one of its members.
+        // SAFETY: `t` is the type of this table, and `member` one of its members.
         let member = unsafe { Member::from_raw(t, member) };
-        // SAFETY: `udata` is the kernel's copy of what user space wrote.
+        // SAFETY: `udata` is a copy in kernel memory of what user space wrote.
         let udata = unsafe { &*udata.cast::<T::Kdata>() };
 
         from_result(|| {
             let kdata = NonNull::new(kdata.cast()).ok_or(EINVAL)?;
-            // SAFETY: `kdata` is being made, and the BPF core lets this write there.
+            // SAFETY: `kdata` is under construction, and `init_member()` may write to it.
             unsafe { T::init_member(member, kdata, udata) }.map(ffi::c_int::from)
         })
     }
 
     /// # Safety
     ///
-    /// Called by the BPF core, with a `kdata` that is complete.
+    /// Must only be called by the BPF core, with a `kdata` that is complete.
     unsafe extern "C" fn validate(kdata: *mut ffi::c_void) -> ffi::c_int {
-        // SAFETY: The members of `kdata` are all initialized, and do not change any more.
+        // SAFETY: All members of `kdata` are initialized, and do not change any more.
         let kdata = unsafe { &*kdata.cast::<T::Kdata>() };
 
         from_result(|| T::validate(kdata).map(|()| 0))
@@ -233,18 +235,18 @@ impl<T: StructOps> Vtable<T> {
 
     /// # Safety
     ///
-    /// Called by the BPF core, with a `kdata` that has passed `validate()`.
+    /// Must only be called by the BPF core, with a `kdata` that has passed `validate()`.
     unsafe extern "C" fn reg(kdata: *mut ffi::c_void, link: *mut c::bpf_link) -> ffi::c_int {
         from_result(|| {
             let kdata = NonNull::new(kdata.cast()).ok_or(EINVAL)?;
-            // SAFETY: `kdata` has passed `validate()`, and the BPF core keeps it registered.
+            // SAFETY: `kdata` has passed `validate()`, and is valid while it is registered.
             unsafe { T::reg(kdata, !link.is_null()) }.map(|()| 0)
         })
     }
 
     /// # Safety
     ///
-    /// Called by the BPF core, with a `kdata` that `reg()` or `update()` took.
+    /// Must only be called by the BPF core, with a `kdata` that `reg()` or `update()` registered.
     unsafe extern "C" fn unreg(kdata: *mut ffi::c_void, _link: *mut c::bpf_link) {
         if let Some(kdata) = NonNull::new(kdata.cast()) {
             // SAFETY: `kdata` is registered, and stays valid until this returns.
@@ -254,8 +256,9 @@ impl<T: StructOps> Vtable<T> {
 
     /// # Safety
     ///
-    /// Called by the BPF core, with a `kdata` that has passed `validate()`, and with the one that
-    /// the link has registered. It holds both, and its `update_mutex`, until this returns.
+    /// Must only be called by the BPF core, with a `kdata` that has passed `validate()`, and the
+    /// `old_kdata` that the link has registered. The BPF core holds both, and its `update_mutex`,
+    /// until this function returns.
     unsafe extern "C" fn update(
         kdata: *mut ffi::c_void,
         old_kdata: *mut ffi::c_void,
@@ -270,24 +273,24 @@ impl<T: StructOps> Vtable<T> {
     }
 }
 
-/// A reference to a `kdata`: its programs may be called.
+/// A reference to a `kdata`, during which its programs may be called.
 ///
 /// # Invariants
 ///
 /// `self` owns a reference to the map of `kdata`, which has passed [`StructOps::validate`].
 pub(crate) struct Pinned<K>(NonNull<K>);
 
-// SAFETY: Programs may be called from any task, and the reference belongs to none.
+// SAFETY: Programs may be called from any task, and the reference is not tied to a task.
 unsafe impl<K: Sync> Send for Pinned<K> {}
 // SAFETY: A registered `kdata` is only read.
 unsafe impl<K: Sync> Sync for Pinned<K> {}
 
 impl<K> Pinned<K> {
-    /// Takes a reference, unless the map is about to be freed.
+    /// Takes a reference. Returns [`None`] if the map is about to be freed.
     ///
     /// # Safety
     ///
-    /// `kdata` is registered, and stays so meanwhile.
+    /// `kdata` must be registered, and stay registered during the call.
     pub(crate) unsafe fn get(kdata: NonNull<K>) -> Option<Self> {
         // SAFETY: `kdata` is registered, by the safety requirements.
         if !unsafe { c::bpf_struct_ops_get(kdata.as_ptr().cast()) } {
@@ -302,22 +305,22 @@ impl<K> Pinned<K> {
         unsafe { self.0.as_ref() }
     }
 
-    /// The id of the map.
+    /// Returns the id of the map.
     pub(crate) fn id(&self) -> u32 {
-        // SAFETY: By the type invariants this is a `kdata`.
+        // SAFETY: By the type invariants this is a registered `kdata`.
         unsafe { c::bpf_struct_ops_id(self.0.as_ptr().cast()) }
     }
 
-    /// The program for a member, by the member's number. It stays as long as the `kdata` has a
-    /// reference.
+    /// Returns the program that implements the member with index `member`. It stays valid as long
+    /// as the `kdata` has a reference.
     pub(crate) fn program(&self, member: u32) -> Option<NonNull<c::bpf_prog>> {
         let mut search = Search {
             member,
             found: None,
         };
 
-        // SAFETY: By the type invariants this is a `kdata`. What is called gets each of its
-        // programs, and `search`, which outlives the call.
+        // SAFETY: By the type invariants this is a `kdata`. `is_for()` is called with each of its
+        // programs, and with `search`, which outlives the call.
         unsafe {
             c::bpf_struct_ops_for_each_prog(
                 self.0.as_ptr().cast(),
@@ -336,22 +339,21 @@ impl<K> Drop for Pinned<K> {
     }
 }
 
-/// Which program is looked for.
+/// A search for the program of a member.
 struct Search {
     member: u32,
     found: Option<NonNull<c::bpf_prog>>,
 }
 
-/// Remembers a program if it is the one that is looked for, and returns whether it is.
+/// Stores `prog` in the search, and returns 1 to end it, if `prog` implements the member.
 ///
 /// # Safety
 ///
-/// Called by the BPF core with a program of a `kdata`, and with a [`Search`].
+/// Must only be called by the BPF core, with a program of a `kdata` and a [`Search`].
 unsafe extern "C" fn is_for(prog: *mut c::bpf_prog, search: *mut ffi::c_void) -> ffi::c_int {
-    // SAFETY: `search` is the one of `program()`, which has lent it to nothing else.
+    // SAFETY: `search` is the local variable of `program()`, which waits for this call.
     let search = unsafe { &mut *search.cast::<Search>() };
-    // SAFETY: `prog` is valid. The BPF core has checked that this is the member that it was loaded
-    // for.
+    // SAFETY: `prog` is valid. The BPF core has checked that it was loaded for its member.
     if unsafe { (*prog).expected_attach_type } != search.member {
         return 0;
     }

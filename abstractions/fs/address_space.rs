@@ -26,32 +26,34 @@ use crate::{
 ///
 /// # Invariants
 ///
-/// It is initialized.
+/// The `struct address_space` is initialized.
 #[repr(transparent)]
 pub(crate) struct AddressSpace(Opaque<c::address_space>);
 
-// SAFETY: A page cache belongs to no task.
+// SAFETY: A page cache is not tied to a task.
 unsafe impl Send for AddressSpace {}
 // SAFETY: Several tasks may use a page cache at once.
 unsafe impl Sync for AddressSpace {}
 
 impl AddressSpace {
+    /// Creates a reference to an [`AddressSpace`] from a raw pointer.
+    ///
     /// # Safety
     ///
-    /// `mapping` points to an initialized page cache, which stays so for `'a`.
+    /// `mapping` must point to a page cache that is initialized, and stays valid, for `'a`.
     #[inline]
     pub(crate) unsafe fn from_raw<'a>(mapping: *mut c::address_space) -> &'a Self {
         // SAFETY: `mapping` is valid by the safety requirements, and `Self` is transparent.
         unsafe { &*mapping.cast() }
     }
 
-    /// Initializes one that is no part of an inode. It has no pages, but claims that some are
-    /// marked dirty: what looks for such pages then asks `->writepages()`.
+    /// Initializes a page cache that is not embedded in an inode. It has no pages, but its flags
+    /// claim that some are marked dirty, so that the VFS calls `->writepages()`.
     ///
     /// # Safety
     ///
-    /// `slot` is valid for writes and stays where it is as long as it is used. `host` is valid as
-    /// long, and `a_ops` are for this page cache.
+    /// `slot` must be valid for writes, and must not move as long as it is used. `host` must be
+    /// valid for as long, and `a_ops` must be for this page cache.
     pub(crate) unsafe fn init_dirty(
         slot: *mut c::address_space,
         host: *mut c::inode,
@@ -60,28 +62,29 @@ impl AddressSpace {
     ) {
         // SAFETY: `slot` is valid for writes, by the safety requirements.
         unsafe { c::address_space_init_once(slot) };
-        // SAFETY: `slot` went through that just now; the rest is the caller's to promise.
+        // SAFETY: `slot` was initialized just above; the caller guarantees the rest.
         unsafe { Self::set_up(slot, host, a_ops, lock) };
-        // SAFETY: `slot` is the caller's alone.
+        // SAFETY: The caller has exclusive access to `slot`.
         unsafe { (*slot).i_pages.xa_flags |= c::XA_FLAGS_MARK_DIRTY };
     }
 
-    /// What `inode_init_always()` does for the page cache of an inode.
+    /// Initializes the page cache of an inode, as `inode_init_always()` does.
     ///
     /// # Safety
     ///
-    /// `slot` went through `address_space_init_once()`, and is the caller's alone. `host` is valid
-    /// as long as it is used, and `a_ops` are for this page cache.
+    /// `slot` must have been initialized by `address_space_init_once()`, and the caller must have
+    /// exclusive access to it. `host` must be valid as long as the page cache is used, and `a_ops`
+    /// must be for this page cache.
     pub(super) unsafe fn set_up(
         slot: *mut c::address_space,
         host: *mut c::inode,
         a_ops: &'static c::address_space_operations,
         (name, key): (&'static CStr, Pin<&'static LockClassKey>),
     ) {
-        // SAFETY: `slot` is a page cache, and the caller's alone, by the safety requirements.
+        // SAFETY: By the safety requirements `slot` is a page cache that only the caller uses.
         let mapping = unsafe { &mut *slot };
 
-        // SAFETY: The lock is a part of `mapping`; `name` and `key` are static.
+        // SAFETY: The lock is part of `mapping`; `name` and `key` are static.
         unsafe {
             c::__init_rwsem(
                 &raw mut mapping.invalidate_lock,
@@ -99,24 +102,24 @@ impl AddressSpace {
         self.0.get()
     }
 
-    /// `invalidate_lock`: who adds pages has it shared, who takes them away exclusively.
+    /// Returns `invalidate_lock`, held shared to add pages, and exclusively to remove pages.
     #[inline]
     pub(crate) fn invalidate_lock(&self) -> &RwSemaphore {
-        // SAFETY: By the type invariants the lock is initialized, and stays as long as `self`.
+        // SAFETY: By the type invariants the lock is initialized, and valid as long as `self`.
         unsafe { RwSemaphore::from_raw(&raw mut (*self.as_raw()).invalidate_lock) }
     }
 
-    /// Its operations, for an inode in use.
+    /// Returns the operations, for an inode in use.
     pub(crate) fn operations(&self) -> &c::address_space_operations {
         // SAFETY: By the type invariants it is initialized; the pointer is read once.
         unsafe { &*(&raw const (*self.as_raw()).a_ops).read_volatile() }
     }
 
-    /// Gives it other operations, which others load once.
+    /// Replaces the operations. Other tasks load the pointer once, and get the old or the new ones.
     ///
     /// # Safety
     ///
-    /// They are for this page cache, and stay as long.
+    /// The operations must be for this page cache, and stay valid as long as it.
     pub(crate) unsafe fn set_operations(&self, operations: *const c::address_space_operations) {
         // SAFETY: By the type invariants it is initialized; the pointer is a word.
         let a_ops = unsafe { AtomicPtr::from_ptr((&raw mut (*self.as_raw()).a_ops).cast()) };
@@ -124,13 +127,14 @@ impl AddressSpace {
         a_ops.store(operations.cast_mut(), Ordering::Release);
     }
 
-    /// Records an error of writeback, which fsync(2) reports once for each open file.
+    /// Records a writeback error, which fsync(2) reports once per open file.
     pub(crate) fn set_error(&self, error: Error) {
         // SAFETY: By the type invariants it is initialized.
         unsafe { c::mapping_set_error(self.as_raw(), error.to_errno()) }
     }
 
-    /// What a file that is opened now has seen of the errors of writeback.
+    /// Returns the `f_wb_err` of a file that is opened now: such a file does not report earlier
+    /// writeback errors.
     pub(crate) fn sample_wb_err(&self) -> c::errseq_t {
         // SAFETY: By the type invariants it is initialized.
         unsafe { c::filemap_sample_wb_err(self.as_raw()) }

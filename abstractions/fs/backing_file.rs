@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Files that stand behind a user's file, where a mapping is not to hold that itself.
+//! Backing files: what a VMA holds in place of the user's file.
 //!
 //! C header: [`include/linux/backing-file.h`](srctree/include/linux/backing-file.h)
 
@@ -22,8 +22,8 @@ use crate::{
     bindings::kernel as c, //
 };
 
-/// Makes an open file of the inode of `user_file`, which keeps that, and shows another page cache.
-/// It cannot be read nor written by descriptor, and reports no events. May sleep.
+/// Opens a backing file of the inode of `user_file`, to which it holds a reference, with `mapping`
+/// as its page cache. It supports neither read(2) nor write(2), and reports no events. May sleep.
 ///
 /// # Errors
 ///
@@ -31,8 +31,8 @@ use crate::{
 ///
 /// # Safety
 ///
-/// The inode keeps `mapping`. `operations` end with [`release`] in their `->release()`, and belong
-/// to a module that stays as long as `user_file`.
+/// The inode must keep `mapping` valid. The `->release()` of `operations` must end with
+/// [`release`], and their module must stay loaded as long as `user_file` is open.
 pub(crate) unsafe fn open(
     user_file: &LocalFile,
     mapping: &AddressSpace,
@@ -40,13 +40,13 @@ pub(crate) unsafe fn open(
 ) -> Result<ARef<LocalFile>> {
     let user = user_file.as_ptr();
     let flags = user_file.flags() as ffi::c_int;
-    // SAFETY: `user` is open, and keeps its credentials.
+    // SAFETY: `user` is open, and holds a reference to its credentials.
     let raw = from_err_ptr(unsafe { c::alloc_empty_backing_file(flags, (*user).f_cred, user) })?;
-    // SAFETY: `raw` was made just now, and is this function's alone.
+    // SAFETY: `raw` was allocated just above, and only this function uses it.
     let file = unsafe { &mut *raw };
-    // SAFETY: `user` is open, and keeps its path.
+    // SAFETY: `user` is open, and holds a reference to its path.
     let path = unsafe { &raw const (*user).__bindgen_anon_1.f_path };
-    // What users are shown instead: that of the overlay, if a stacked file system maps it.
+    // The path that user space sees: that of the overlay, if a stacked file system maps the file.
     let shown = if user_file.mode() & c::FMODE_BACKING != 0 {
         // SAFETY: `user` is a backing file.
         unsafe { c::backing_file_user_path(user) }
@@ -56,11 +56,11 @@ pub(crate) unsafe fn open(
 
     // SAFETY: `path` is valid, as `user` has a reference to it.
     unsafe { c::path_get(path) };
-    // SAFETY: `path` is valid; the reference goes with the file.
+    // SAFETY: `path` is valid; the reference is now owned by the file.
     file.__bindgen_anon_1.__f_path = unsafe { *path };
     // SAFETY: `shown` is valid, as `user` has a reference to it.
     unsafe { c::path_get(shown) };
-    // SAFETY: `raw` is a backing file; the reference goes with it.
+    // SAFETY: `raw` is a backing file, which owns the reference from now on.
     unsafe { c::backing_file_set_user_path(raw, shown) };
     file.f_inode = user_file.inode().as_raw();
     file.f_mapping = mapping.as_raw();
@@ -69,30 +69,31 @@ pub(crate) unsafe fn open(
     file.f_op = operations;
     file.f_mode &= !c::FMODE_FSNOTIFY_MASK;
     file.f_mode |= c::FMODE_NONOTIFY | c::FMODE_CAN_READ | c::FMODE_OPENED;
-    // SAFETY: The first reference is this one, and `raw` is not null.
+    // SAFETY: The initial reference is transferred to the `ARef`, and `raw` is not null.
     Ok(unsafe { ARef::from_raw(NonNull::new_unchecked(raw).cast()) })
 }
 
-/// The user's file.
+/// Returns the user's file.
 ///
 /// # Safety
 ///
-/// `file` was made by [`open`].
+/// `file` must have been opened by [`open`].
 #[inline]
 pub(crate) unsafe fn user_file(file: &LocalFile) -> &LocalFile {
-    // SAFETY: `file` has a reference to the user's file, by the safety requirements.
+    // SAFETY: By the safety requirements `file` holds a reference to the user's file.
     unsafe { LocalFile::from_raw_file((*file.as_ptr()).private_data.cast()) }
 }
 
-/// Gives up the user's file.
+/// Drops the reference to the user's file.
 ///
 /// # Safety
 ///
-/// Called once, by `->release()`, for a `file` that was made by [`open`].
+/// Must be called once, by `->release()`, for a `file` that was opened by [`open`].
 pub(crate) unsafe fn release(file: *mut c::file) {
-    // The inode counts its readers, for leases. This is none: the user's file is.
-    // SAFETY: `file` is valid, and nothing else uses it any more.
+    // `FMODE_READ` makes `__fput()` decrement `i_readcount`, which is for leases. Only the user's
+    // file was counted there.
+    // SAFETY: `file` is valid, and its last reference is gone.
     unsafe { (*file).f_mode &= !c::FMODE_READ };
-    // SAFETY: The reference to the user's file is given up here, and is `file`'s.
+    // SAFETY: `file` owns the reference to the user's file, which is dropped here.
     unsafe { c::fput((*file).private_data.cast()) };
 }

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! DAX: page caches whose entries are memory of a device.
+//! DAX: page caches whose entries refer to memory of a device.
 //!
-//! An entry is a value in the page cache. Its bits are private to fs/dax.c, which exports no way to
-//! look at them; upstream, [`Entry`] would need one.
+//! An entry is a value in the page cache. Its bits are private to fs/dax.c, which exports no
+//! function to decode them; upstream, [`Entry`] would need one.
 //!
 //! C header: [`include/linux/dax.h`](srctree/include/linux/dax.h)
 
@@ -43,15 +43,15 @@ use crate::{
     bindings::kernel as c, //
 };
 
-/// The pages of a huge entry.
+/// Number of pages of a PMD entry.
 const PMD_PAGES: u64 = (2 << 20) / PAGE_SIZE as u64;
 
 // --- Entries ------------------------------------------------------------------------------------
 
-/// What DAX has noted for a page of a file: the page frames that back it.
+/// A DAX entry: the page frames that back a page, or an aligned 2 MiB, of a file.
 ///
-/// From bit 4 on it is the page frame, and below that whether it is locked (0), 2 MiB (1), a hole
-/// (2) or not backed yet (3).
+/// The bits from 4 on are the page frame number. Those below say whether the entry is locked (0), a
+/// PMD entry (1), a zero page for a hole (2) or empty, i.e. not backed yet (3).
 #[derive(Clone, Copy)]
 pub(crate) struct Entry(usize);
 
@@ -63,7 +63,7 @@ impl Entry {
 
     #[inline]
     fn new(entry: *mut ffi::c_void) -> Option<Self> {
-        // What is not a value is no entry of DAX.
+        // DAX entries are values. Anything else in the tree is not a DAX entry.
         let value = entry as usize;
         (value & 1 != 0).then_some(Self(value >> 1))
     }
@@ -78,14 +78,14 @@ impl Entry {
         self.0 & Self::LOCKED != 0
     }
 
-    /// The first page frame and the number of pages, if it is backed.
+    /// Returns the first page frame and the number of pages, if the entry is backed.
     pub(crate) fn frames(self) -> Option<(u64, u64)> {
         let pages = if self.is_huge() { PMD_PAGES } else { 1 };
 
         Some((self.pfn_of(0)?, pages))
     }
 
-    /// The page frame behind page `index` of the file, if it is backed.
+    /// Returns the page frame that backs page `index` of the file, if the entry is backed.
     #[inline]
     pub(crate) fn pfn_of(self, index: u64) -> Option<u64> {
         if self.0 & Self::UNBACKED != 0 {
@@ -99,12 +99,12 @@ impl Entry {
 
 // --- Page caches --------------------------------------------------------------------------------
 
-/// A mark of entries.
+/// A mark of page cache entries.
 #[derive(Clone, Copy)]
 pub(crate) enum Mark {
-    /// All that are there.
+    /// Every entry has this mark.
     Present,
-    /// What was stored there has to be flushed, maybe.
+    /// The entry's memory may have to be flushed.
     Dirty,
 }
 
@@ -121,8 +121,8 @@ impl Mark {
 ///
 /// # Invariants
 ///
-/// It is initialized, and has no other entries. The memory map of what an entry has stays as long
-/// as the entry.
+/// The page cache is initialized, and has no entries but those of DAX. The memory map of the pages
+/// of an entry stays as long as the entry.
 #[repr(transparent)]
 pub(crate) struct DaxMapping(AddressSpace);
 
@@ -142,18 +142,18 @@ impl DaxMapping {
         unsafe { &raw mut (*self.as_raw()).i_pages }
     }
 
-    /// The entry for page `index`, if there is one.
+    /// Returns the entry for page `index`, if there is one.
     #[inline]
     pub(crate) fn entry(&self, index: u64) -> Option<Entry> {
-        // SAFETY: By the type invariants the tree is valid. It may change meanwhile, under RCU.
+        // SAFETY: By the type invariants the tree is valid. It may change concurrently, under RCU.
         Entry::new(unsafe { c::xa_load(self.entries(), index as ffi::c_ulong) })
     }
 
-    /// The first entry of pages `first` to `last`, if there is one.
+    /// Returns the first entry of pages `first` to `last`, if there is one.
     pub(crate) fn first_entry(&self, first: u64, last: u64) -> Option<Entry> {
         let mut index = first as ffi::c_ulong;
 
-        // SAFETY: By the type invariants the tree is valid. It may change meanwhile, under RCU.
+        // SAFETY: By the type invariants the tree is valid. It may change concurrently, under RCU.
         let entry = unsafe {
             c::xa_find(
                 self.entries(),
@@ -165,17 +165,17 @@ impl DaxMapping {
         Entry::new(entry)
     }
 
-    /// A page of the first entry of pages `first` to `last` that has a mark, if there is one.
+    /// Returns a page of the first entry of pages `first` to `last` that has a mark, if any.
     pub(crate) fn first_marked(&self, first: u64, last: u64, mark: Mark) -> Option<u64> {
         let (mut index, last) = (first as ffi::c_ulong, last as ffi::c_ulong);
 
-        // SAFETY: By the type invariants the tree is valid. It may change meanwhile, under RCU.
+        // SAFETY: By the type invariants the tree is valid. It may change concurrently, under RCU.
         let entry = unsafe { c::xa_find(self.entries(), &mut index, last, mark.as_raw()) };
         (!entry.is_null()).then_some(index as u64)
     }
 
-    /// Calls `each` with the entries of pages `first` to `last` that have a mark, and a page of
-    /// each.
+    /// Calls `each` with a page of each entry of pages `first` to `last` that has a mark, and the
+    /// entry.
     pub(crate) fn for_each(
         &self,
         first: u64,
@@ -185,7 +185,7 @@ impl DaxMapping {
     ) {
         let (mut index, last, mark) = (first as ffi::c_ulong, last as ffi::c_ulong, mark.as_raw());
 
-        // SAFETY: By the type invariants the tree is valid. It may change meanwhile, under RCU.
+        // SAFETY: By the type invariants the tree is valid. It may change concurrently, under RCU.
         let mut entry = unsafe { c::xa_find(self.entries(), &mut index, last, mark) };
         while !entry.is_null() {
             if let Some(entry) = Entry::new(entry) {
@@ -196,13 +196,13 @@ impl DaxMapping {
         }
     }
 
-    /// Whether there is no entry at all.
+    /// Returns true if there are no entries.
     pub(crate) fn is_empty(&self) -> bool {
         // SAFETY: By the type invariants the tree is valid; its root is read once.
         unsafe { (&raw const (*self.entries()).xa_head).read_volatile() }.is_null()
     }
 
-    /// Whether an entry may be marked dirty.
+    /// Returns true if any entry may be marked dirty.
     pub(crate) fn any_dirty(&self) -> bool {
         // SAFETY: By the type invariants the tree is valid; its flags are read once.
         let flags = unsafe { (&raw const (*self.entries()).xa_flags).read_volatile() };
@@ -210,7 +210,7 @@ impl DaxMapping {
         flags & c::XA_FLAGS_MARK_DIRTY != 0
     }
 
-    /// Whether the entry of page `index` is marked dirty.
+    /// Returns true if the entry of page `index` is marked dirty.
     pub(crate) fn is_dirty(&self, index: u64) -> bool {
         let index = index as ffi::c_ulong;
 
@@ -218,28 +218,29 @@ impl DaxMapping {
         unsafe { c::xa_get_mark(self.entries(), index, c::PAGECACHE_TAG_DIRTY) }
     }
 
-    /// Locks the tree, with interrupts switched off, which are on now.
+    /// Locks the tree and disables interrupts, which must be enabled.
     pub(crate) fn lock_entries(&self) -> LockedEntries<'_> {
         // SAFETY: By the type invariants the tree is valid.
         unsafe { c::fuse_dax_fmap_xa_lock_irq(self.entries()) };
-        // INVARIANT: Locked just now.
+        // INVARIANT: The tree was locked just above.
         LockedEntries {
             mapping: self,
             _same_task: NotThreadSafe,
         }
     }
 
-    /// Unmaps bytes `start` to `end`, and says whether some pages are in use by others.
+    /// Unmaps bytes `start` to `end`. Returns true if a folio there has references other than those
+    /// of page tables, i.e. is pinned.
     pub(crate) fn is_busy(&self, start: c::loff_t, end: c::loff_t) -> bool {
-        // SAFETY: By the type invariants the page cache is valid; the result is not followed.
+        // SAFETY: By the type invariants the page cache is valid. The result is not dereferenced.
         unsafe { !c::dax_layout_busy_page_range(self.as_raw(), start, end).is_null() }
     }
 
-    /// Unmaps bytes `start` to `end`, and returns the first folio of them that is in use by others.
+    /// Unmaps bytes `start` to `end`, and returns the first folio there that is pinned.
     ///
     /// # Safety
     ///
-    /// Entries stay for `'a`, and so does the memory map of what they have.
+    /// For `'a` entries must not be removed, and their page frames must have struct pages.
     pub(crate) unsafe fn busy_folio<'a>(
         &self,
         start: c::loff_t,
@@ -250,8 +251,8 @@ impl DaxMapping {
         if busy.is_null() {
             return None;
         }
-        // DAX returns the first page of a folio, which has a memory map by the safety requirements.
-        // SAFETY: `busy` is such a page.
+        // DAX returns the first page of a folio. It is valid by the safety requirements.
+        // SAFETY: `busy` is the first page of a folio.
         Some(unsafe { Folio::of_head(busy) })
     }
 
@@ -259,27 +260,27 @@ impl DaxMapping {
     ///
     /// # Safety
     ///
-    /// Their pages are not mapped nor in use, and will not be before this is over.
+    /// The pages must be neither mapped nor pinned, and stay so until the entries are removed.
     pub(crate) unsafe fn delete_range(&self, start: c::loff_t, end: c::loff_t) {
-        // SAFETY: By the type invariants the page cache is valid; its pages are idle.
+        // SAFETY: By the type invariants the page cache is valid; the caller guarantees the rest.
         unsafe { c::dax_delete_mapping_range(self.as_raw(), start, end) }
     }
 
-    /// Write-protects and flushes what is marked dirty. Returns an errno, or 0.
+    /// Write-protects and flushes the pages that are marked dirty. Returns 0 or a negative errno.
     ///
     /// # Safety
     ///
-    /// `dax_dev` is held.
+    /// `dax_dev` must be held.
     pub(crate) unsafe fn write_back(
         &self,
         dax_dev: &DaxDevice,
         wbc: &mut c::writeback_control,
     ) -> ffi::c_int {
-        // SAFETY: By the type invariants the page cache is valid; `dax_dev` is the caller's.
+        // SAFETY: By the type invariants the page cache is valid. The caller holds `dax_dev`.
         unsafe { c::dax_writeback_mapping_range(self.as_raw(), dax_dev.as_raw(), wbc) }
     }
 
-    /// Unmaps a page that has failed, and signals to the tasks that the kernel's policy names.
+    /// Unmaps a page with a memory failure, and sends SIGBUS to the tasks that the policy selects.
     ///
     /// # Errors
     ///
@@ -292,11 +293,11 @@ impl DaxMapping {
     }
 }
 
-/// Entries that do not change.
+/// A guard for the locked tree: entries do not change.
 ///
 /// # Invariants
 ///
-/// The current task has locked the tree.
+/// The current task has locked the tree of `mapping`.
 #[must_use = "the entries are unlocked when the guard is dropped"]
 pub(crate) struct LockedEntries<'a> {
     mapping: &'a DaxMapping,
@@ -304,7 +305,7 @@ pub(crate) struct LockedEntries<'a> {
 }
 
 impl LockedEntries<'_> {
-    /// The entry for page `index`, if there is one.
+    /// Returns the entry for page `index`, if there is one.
     pub(crate) fn entry(&self, index: u64) -> Option<Entry> {
         self.mapping.entry(index)
     }
@@ -317,7 +318,7 @@ impl LockedEntries<'_> {
         unsafe { c::__xa_set_mark(entries, index, c::PAGECACHE_TAG_DIRTY) }
     }
 
-    /// Takes that off.
+    /// Clears the dirty mark and the to-write mark of the entry of page `index`.
     pub(crate) fn clear_dirty(&self, index: u64) {
         let (entries, index) = (self.mapping.entries(), index as ffi::c_ulong);
 
@@ -335,25 +336,27 @@ impl Drop for LockedEntries<'_> {
     }
 }
 
-/// An inode that does no more than to host a page cache of DAX entries. No superblock lists it, no
-/// path leads to it, and nothing takes a reference to it.
+/// An inode whose only purpose is to host a page cache of DAX entries. No superblock lists it, no
+/// path leads to it, and no reference to it is taken.
 ///
 /// # Invariants
 ///
-/// It is initialized.
+/// The inode is initialized.
 #[repr(transparent)]
 pub(crate) struct Host(Opaque<c::inode>);
 
-// SAFETY: It belongs to no task.
+// SAFETY: An inode is not tied to a task.
 unsafe impl Send for Host {}
-// SAFETY: Several tasks may use it at once.
+// SAFETY: Several tasks may use an inode at once.
 unsafe impl Sync for Host {}
 
 impl Host {
+    /// Creates a host on the superblock of `like`, with the inode number of `like`.
+    ///
     /// # Safety
     ///
-    /// The superblock of `like` stays as long as this, or until [`Self::move_to`]. `a_ops` are for
-    /// this page cache, and understand `private`.
+    /// The superblock of `like` must stay valid as long as the host, or until [`Self::move_to`].
+    /// `a_ops` must be for this page cache, and expect `private` as the private data of the inode.
     pub(crate) unsafe fn new<'a>(
         like: &'a Inode,
         size: u64,
@@ -362,18 +365,18 @@ impl Host {
         lock: (&'static CStr, Pin<&'static LockClassKey>),
     ) -> impl PinInit<Self> + 'a {
         let init = move |slot: *mut Self| {
-            // SAFETY: `slot` is valid for writes, and pinned; the rest is the caller's promise.
+            // SAFETY: `slot` is valid for writes, and pinned; the caller guarantees the rest.
             unsafe { Self::init(slot.cast(), like, size, private, a_ops, lock) };
             Ok(())
         };
 
-        // SAFETY: `init` initializes it, and never fails.
+        // SAFETY: `init` initializes the slot, and never fails.
         unsafe { pin_init::pin_init_from_closure(init) }
     }
 
     /// # Safety
     ///
-    /// `slot` is valid for writes, and stays where it is as long as it is used; the rest as for
+    /// `slot` must be valid for writes, and must not move while it is used; the rest is as for
     /// [`Self::new`].
     unsafe fn init(
         slot: *mut c::inode,
@@ -387,12 +390,12 @@ impl Host {
 
         // SAFETY: `slot` is valid for writes, by the safety requirements.
         unsafe { c::inode_init_once(slot) };
-        // SAFETY: `slot` is initialized, and the caller's alone.
+        // SAFETY: `slot` is initialized, and the caller has exclusive access to it.
         let inode = unsafe { &mut *slot };
-        // SAFETY: The lock is a part of `inode`; `name` and `key` are static.
+        // SAFETY: The lock is part of `inode`; `name` and `key` are static.
         unsafe { c::__spin_lock_init(&raw mut inode.i_lock, name.as_char_ptr(), key.as_ptr()) };
-        // For tracepoints, and for the checks of "is this DAX, and of a regular file".
-        // SAFETY: `like` is in use.
+        // For tracepoints, and for checks that the inode is a regular file with DAX.
+        // SAFETY: `like` is in use, so its fields are valid.
         inode.i_sb = unsafe { (*like.as_raw()).i_sb };
         inode.i_ino = like.number();
         inode.i_mode = c::S_IFREG as c::umode_t;
@@ -400,32 +403,31 @@ impl Host {
         inode.i_blkbits = PAGE_SHIFT as u8;
         inode.i_size = size as c::loff_t;
         inode.i_count.counter = 1;
-        // Dirty for good, so that no flusher thread ever gets it: `__mark_inode_dirty()` is done at
-        // once.
+        // The inode is permanently dirty, so that `__mark_inode_dirty()` returns early and flusher
+        // threads never see it.
         inode.i_state.__state = c::inode_state_flags_enum_I_DIRTY_PAGES;
         inode.i_mapping = &raw mut inode.i_data;
         inode.i_private = private;
-        // SAFETY: The page cache went through `inode_init_once()`; the rest is the caller's
-        // promise.
+        // SAFETY: The page cache is initialized; the caller guarantees the rest.
         unsafe { AddressSpace::set_up(&raw mut inode.i_data, slot, a_ops, lock) };
     }
 
-    /// The page cache.
+    /// Returns the page cache.
     #[inline]
     pub(crate) fn mapping(&self) -> &DaxMapping {
-        // SAFETY: By the type invariants it is initialized, and DAX alone puts entries there; the
-        // types have one layout.
+        // SAFETY: By the type invariants the page cache is initialized. Only DAX adds entries to
+        // it, and `DaxMapping` is transparent.
         unsafe { &*(&raw const (*self.0.get()).i_data).cast() }
     }
 
-    /// Puts it onto the superblock of a device, which tracepoints ask for its number.
+    /// Replaces the superblock by that of a device, whose number tracepoints then report.
     ///
     /// # Safety
     ///
-    /// `dax_dev` is held as long as `self` is used. Nothing but tracepoints asks for the superblock
-    /// from now on.
+    /// `dax_dev` must be held while `self` is used. Only tracepoints may use the superblock from
+    /// now on.
     pub(crate) unsafe fn move_to(&self, dax_dev: &DaxDevice) {
-        // SAFETY: `dax_dev` is held, by the safety requirements, and so is its inode.
+        // SAFETY: By the safety requirements `dax_dev` is held, and so its inode is valid.
         let sb = unsafe { (*c::dax_inode(dax_dev.as_raw())).i_sb };
 
         // SAFETY: By the type invariants `self` is valid.
@@ -435,12 +437,12 @@ impl Host {
 
 // --- Faults and I/O -----------------------------------------------------------------------------
 
-/// A fault of 2^`order` pages.
+/// Handles a fault of 2^`order` pages.
 ///
 /// # Safety
 ///
-/// The mapping's file has a page cache of DAX entries as its `f_mapping`, whose `invalidate_lock`
-/// is held, and whose host `ops` understand.
+/// The `f_mapping` of the VMA's file must be a page cache of DAX entries, whose `invalidate_lock`
+/// is held, and whose host `ops` are for.
 #[inline]
 pub(crate) unsafe fn iomap_fault(
     vmf: &VmFault,
@@ -449,17 +451,17 @@ pub(crate) unsafe fn iomap_fault(
 ) -> c::vm_fault_t {
     let mut pfn = 0;
 
-    // SAFETY: `vmf` is valid; the rest is the caller's to promise.
+    // SAFETY: `vmf` is valid; the caller guarantees the rest.
     unsafe { c::dax_iomap_fault(vmf.as_raw(), order, &mut pfn, core::ptr::null_mut(), ops) }
 }
 
-/// I/O of at most `max` bytes, which ends where a page of the buffer is missing; as a reader of
-/// `srcu`. Returns the number of bytes, or an errno.
+/// Reads or writes at most `max` bytes without faulting in the buffer: the I/O ends at the first
+/// page of the buffer that is not present. The bytes are copied inside read-side critical sections
+/// of `srcu`. Returns the number of bytes, or a negative errno.
 ///
 /// # Safety
 ///
-/// `ops` understand the inode, which is locked exclusively for a write, and at least shared for a
-/// read.
+/// `ops` must be for the inode, which must be locked: exclusively for a write, or else shared.
 #[inline]
 pub(crate) unsafe fn iomap_rw_nofault(
     iocb: &Kiocb,
@@ -470,6 +472,6 @@ pub(crate) unsafe fn iomap_rw_nofault(
 ) -> isize {
     let (iocb, iter, srcu) = (iocb.as_raw(), iter.as_raw(), srcu.as_raw());
 
-    // SAFETY: `iocb`, `iter` and `srcu` are valid; the rest is the caller's to promise.
+    // SAFETY: `iocb`, `iter` and `srcu` are valid; the caller guarantees the rest.
     unsafe { c::fuse_dax_fmap_rw_nofault(iocb, iter, max, ops, srcu) }
 }

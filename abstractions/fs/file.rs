@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What the kernel crate's files do not say yet, and files that are being opened.
+//! Methods of files that the kernel crate does not provide yet, and files being opened.
 //!
 //! C header: [`include/linux/fs.h`](srctree/include/linux/fs.h)
 
@@ -27,84 +27,85 @@ use crate::{
     bindings::kernel as c, //
 };
 
-/// A `->release()`.
+/// The type of `->release()`.
 pub(crate) type Release = unsafe extern "C" fn(*mut c::inode, *mut c::file) -> ffi::c_int;
 
-/// What is known of each open file.
+/// Methods of open files.
 pub(crate) trait FileExt {
-    /// Its inode, which it keeps.
+    /// Returns the inode, to which the file holds a reference.
     fn inode(&self) -> &Inode;
 
-    /// Where it was opened.
+    /// Returns the path of the file.
     fn path(&self) -> &Path;
 
-    /// Whether this is the `->release()` of its operations.
+    /// Returns true if `release` is the `->release()` of the file's operations.
     fn is_released_by(&self, release: Release) -> bool;
 
-    /// Its mode: `FMODE_READ` and others.
+    /// Returns the mode (`FMODE_*`).
     fn mode(&self) -> c::fmode_t;
 
-    /// `IOCB_DSYNC` and others, as its flags and its file system have them.
+    /// Returns the I/O flags (`IOCB_*`) that the flags of the file and its file system imply.
     fn iocb_flags(&self) -> ffi::c_int;
 
-    /// `file_update_time()`: the inode's times, before it is written to. Returns an errno, or 0.
+    /// Updates the inode's times before a write: `file_update_time()`. Returns 0 or a negative
+    /// errno.
     fn update_time(&self) -> ffi::c_int;
 
-    /// `vfs_fsync_range()`: what fsync(2) does, for bytes `start` to `end`.
+    /// Does what fsync(2) does, for bytes `start` to `end`: `vfs_fsync_range()`.
     ///
     /// # Errors
     ///
-    /// The file system's own.
+    /// Those of the file system.
     fn fsync_range(&self, start: c::loff_t, end: c::loff_t, datasync: ffi::c_int) -> Result;
 
-    /// `vfs_setpos()`.
+    /// Sets the file position, if `offset` is between 0 and `max`: `vfs_setpos()`.
     fn set_position(&self, offset: c::loff_t, max: c::loff_t) -> c::loff_t;
 
-    /// `generic_file_llseek()`.
+    /// Does what lseek(2) does: `generic_file_llseek()`.
     fn llseek(&self, offset: c::loff_t, whence: ffi::c_int) -> c::loff_t;
 
-    /// A reference of its own.
+    /// Takes a reference.
     fn get(&self) -> ARef<LocalFile>;
 
-    /// Has the file show a page cache, and sample the errors of writeback there.
+    /// Sets the page cache of the file, and samples its writeback errors.
     ///
     /// # Safety
     ///
-    /// The file is being opened by this task, and keeps what `mapping` is a part of.
+    /// The current task must be opening the file, and the file must keep `mapping` valid.
     unsafe fn set_mapping(&self, mapping: &AddressSpace);
 }
 
 impl FileExt for LocalFile {
     #[inline]
     fn inode(&self) -> &Inode {
-        // SAFETY: An open file has an inode for good, which stays in use.
+        // SAFETY: The inode of an open file does not change, and stays in use.
         unsafe { Inode::from_raw((*self.as_ptr()).f_inode) }
     }
 
     fn path(&self) -> &Path {
-        // SAFETY: The file is valid, as it is referenced; its path does not change.
+        // SAFETY: The file has a reference, so it is valid, and its path does not change.
         let path = unsafe { &raw const (*self.as_ptr()).__bindgen_anon_1.f_path };
 
-        // SAFETY: A file keeps its path. (The union's member is transparent.)
+        // SAFETY: A file holds a reference to its path. (The member of the union is transparent.)
         unsafe { Path::from_raw(path.cast()) }
     }
 
     #[inline]
     fn is_released_by(&self, release: Release) -> bool {
-        // SAFETY: The file is valid, as it is referenced, and has operations.
-        let theirs = unsafe { (*(*self.as_ptr()).f_op).release };
+        // SAFETY: The file has a reference, so it is valid, and has operations.
+        let own = unsafe { (*(*self.as_ptr()).f_op).release };
 
-        theirs.is_some_and(|theirs| ptr::fn_addr_eq(theirs, release))
+        own.is_some_and(|own| ptr::fn_addr_eq(own, release))
     }
 
     #[inline]
     fn mode(&self) -> c::fmode_t {
-        // SAFETY: The file is valid, as it is referenced.
+        // SAFETY: The file has a reference, so it is valid.
         unsafe { (*self.as_ptr()).f_mode }
     }
 
     fn iocb_flags(&self) -> ffi::c_int {
-        // SAFETY: The file is valid, as it is referenced.
+        // SAFETY: The file has a reference, so it is valid.
         unsafe { (*self.as_ptr()).f_iocb_flags as ffi::c_int }
     }
 
@@ -136,9 +137,9 @@ impl FileExt for LocalFile {
     unsafe fn set_mapping(&self, mapping: &AddressSpace) {
         let file = self.as_ptr();
 
-        // SAFETY: The file is this task's alone, and keeps `mapping`, by the safety requirements.
+        // SAFETY: By the safety requirements only this task uses the file, which keeps `mapping`.
         unsafe { (*file).f_mapping = mapping.as_raw() };
-        // SAFETY: The file is this task's alone, by the safety requirements.
+        // SAFETY: By the safety requirements only the current task uses the file.
         unsafe { (*file).f_wb_err = mapping.sample_wb_err() };
     }
 }
@@ -147,7 +148,7 @@ impl FileExt for LocalFile {
 ///
 /// # Invariants
 ///
-/// The file is valid, has its inode and operations, and nothing but the current task uses it.
+/// The file is valid, and has its inode and operations. Only the current task uses it.
 #[repr(transparent)]
 pub(crate) struct OpeningFile {
     file: Opaque<c::file>,
@@ -155,13 +156,14 @@ pub(crate) struct OpeningFile {
 }
 
 impl OpeningFile {
+    /// Creates a reference to an [`OpeningFile`] from a raw pointer.
+    ///
     /// # Safety
     ///
-    /// For `'a` `file` is valid, has its inode and operations, and nothing but the current task
-    /// uses it.
+    /// For `'a` `file` must be valid, have its inode and operations, and be used by this task only.
     #[inline]
     pub(crate) unsafe fn from_raw<'a>(file: *mut c::file) -> &'a Self {
-        // SAFETY: `file` is valid by the safety requirements, and the types have one layout.
+        // SAFETY: `file` is valid by the safety requirements, and `Self` is transparent.
         unsafe { &*file.cast() }
     }
 
@@ -175,29 +177,29 @@ impl OpeningFile {
         // SAFETY: By the type invariants the file is valid.
         let inode = unsafe { (*self.as_raw()).f_inode };
 
-        // SAFETY: By the type invariants the file has its inode, and keeps it.
+        // SAFETY: By the type invariants the file has an inode, to which it holds a reference.
         unsafe { Inode::from_raw(inode) }
     }
 
-    /// Its operations.
+    /// Returns the operations.
     #[inline]
     pub(crate) fn operations(&self) -> &c::file_operations {
         // SAFETY: By the type invariants the file has operations.
         unsafe { &*(*self.as_raw()).f_op }
     }
 
-    /// Gives it other operations.
+    /// Replaces the operations.
     ///
     /// # Safety
     ///
-    /// The file is what `operations` expect.
+    /// The file must be one that `operations` are for.
     #[inline]
     pub(crate) unsafe fn set_operations(&self, operations: &'static c::file_operations) {
-        // SAFETY: By the type invariants the file is this task's alone.
+        // SAFETY: By the type invariants only the current task uses the file.
         unsafe { (*self.as_raw()).f_op = operations };
     }
 
-    /// What the VFS asks of every open: `generic_file_open()`.
+    /// Does the checks that the VFS wants in every open: `generic_file_open()`.
     ///
     /// # Errors
     ///
@@ -211,39 +213,41 @@ impl OpeningFile {
         }
     }
 
-    /// Whether `->open()` of the file system has left something there.
+    /// Returns true if the file system has set `private_data`.
     #[inline]
     pub(crate) fn has_private_data(&self) -> bool {
-        // SAFETY: By the type invariants the file is this task's alone.
+        // SAFETY: By the type invariants only the current task uses the file.
         unsafe { !(*self.as_raw()).private_data.is_null() }
     }
 
-    /// Whether all of these flags (`O_*`) are set.
+    /// Returns true if all of `flags` (`O_*`) are set.
     #[inline]
     pub(crate) fn has_flags(&self, flags: u32) -> bool {
-        // SAFETY: By the type invariants the file is this task's alone.
+        // SAFETY: By the type invariants only the current task uses the file.
         unsafe { (*self.as_raw()).f_flags & flags == flags }
     }
 
     #[inline]
     pub(crate) fn clear_flags(&self, flags: u32) {
-        // SAFETY: By the type invariants the file is this task's alone.
+        // SAFETY: By the type invariants only the current task uses the file.
         unsafe { (*self.as_raw()).f_flags &= !flags }
     }
 
-    /// What may be done with it (`FMODE_*`).
+    /// Returns the mode (`FMODE_*`).
     #[inline]
     pub(crate) fn mode(&self) -> c::fmode_t {
-        // SAFETY: By the type invariants the file is this task's alone.
+        // SAFETY: By the type invariants only the current task uses the file.
         unsafe { (*self.as_raw()).f_mode }
     }
 
+    /// Sets the mode (`FMODE_*`).
+    ///
     /// # Safety
     ///
-    /// The operations of the file can do what `mode` says.
+    /// The operations of the file must support what `mode` allows.
     #[inline]
     pub(crate) unsafe fn set_mode(&self, mode: c::fmode_t) {
-        // SAFETY: By the type invariants the file is this task's alone.
+        // SAFETY: By the type invariants only the current task uses the file.
         unsafe { (*self.as_raw()).f_mode = mode }
     }
 }

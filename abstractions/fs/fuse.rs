@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! FUSE's objects.
+//! Objects of FUSE.
 //!
-//! Their layouts are private to FUSE; the bindings are made from the BTF of the kernel that is
-//! built for.
+//! Their layouts are private to FUSE. The bindings are generated from the BTF of the kernel that
+//! the module is built for.
 //!
 //! C headers: [`fs/fuse/fuse_i.h`](srctree/fs/fuse/fuse_i.h),
 //! [`fs/fuse/dev.h`](srctree/fs/fuse/dev.h)
@@ -43,19 +43,19 @@ use super::{
     super_block::SuperBlock, //
 };
 
-// An inode is the first member of FUSE's.
+// `struct inode` is the first member of `struct fuse_inode`.
 const _: () = assert!(offset_of!(f::fuse_inode, inode) == 0);
 
-/// A `struct fuse_conn`: what a server has negotiated.
+/// A `struct fuse_conn`: a connection, and what its server has negotiated.
 ///
 /// # Invariants
 ///
-/// It is valid as long as it is borrowed.
+/// The connection is valid as long as it is borrowed.
 #[repr(transparent)]
 pub(crate) struct Conn(Opaque<f::fuse_conn>);
 
 impl Conn {
-    /// Whether the server takes set-user-id bits off a file that is written to.
+    /// Returns true if the server clears set-user-ID bits when a file is written to.
     pub(crate) fn handles_killpriv(&self) -> bool {
         let fc = self.0.get();
 
@@ -66,31 +66,32 @@ impl Conn {
         v1 | v2 != 0
     }
 
-    /// Whether the server is known to have no FLUSH. A FLUSH that fails sets it.
+    /// Returns true if the server is known not to implement FLUSH, since a FLUSH has failed.
     pub(crate) fn has_no_flush(&self) -> bool {
         // SAFETY: By the type invariants the pointer is valid.
         unsafe { f::fuse_conn::no_flush_raw(self.0.get()) != 0 }
     }
 
-    /// Whether the server is known to have no FSYNC. An FSYNC that fails sets it.
+    /// Returns true if the server is known not to implement FSYNC, since an FSYNC has failed.
     pub(crate) fn has_no_fsync(&self) -> bool {
         // SAFETY: By the type invariants the pointer is valid.
         unsafe { f::fuse_conn::no_fsync_raw(self.0.get()) != 0 }
     }
 
-    /// Whether FUSE caches writes, and keeps times, for the server.
+    /// Returns true if FUSE caches writes, and so keeps the times of files for the server.
     pub(crate) fn caches_writes(&self) -> bool {
         // SAFETY: By the type invariants the pointer is valid.
         unsafe { f::fuse_conn::writeback_cache_raw(self.0.get()) != 0 }
     }
 
-    /// Whether directories may become mounts of their own.
+    /// Returns true if FUSE may automatically mount directories as submounts.
     pub(crate) fn has_automatic_submounts(&self) -> bool {
         // SAFETY: By the type invariants the pointer is valid.
         unsafe { f::fuse_conn::auto_submounts_raw(self.0.get()) != 0 }
     }
 
-    /// Whether FUSE has done with the answer to INIT, or is about to: then its memory may be gone.
+    /// Returns true if FUSE has processed the reply to INIT, or is about to finish that. The memory
+    /// of the reply may then be freed.
     pub(crate) fn has_read_init(&self) -> bool {
         // SAFETY: By the type invariants the pointer is valid.
         let init = unsafe { f::fuse_conn::conn_init_raw(self.0.get()) };
@@ -100,7 +101,7 @@ impl Conn {
         init | error != 0
     }
 
-    /// Who owns the mount (`user_id=`).
+    /// Returns the user that owns the mount (`user_id=`).
     pub(crate) fn owner(&self) -> Kuid {
         // SAFETY: By the type invariants the pointer is valid. The owner is set before INIT.
         let uid = unsafe { (*self.0.get()).user_id };
@@ -108,20 +109,20 @@ impl Conn {
         Kuid::from_raw(c::kuid_t { val: uid.val })
     }
 
-    /// Whether FUSE does DAX itself (virtiofs).
+    /// Returns true if FUSE itself does DAX for the connection (virtiofs).
     #[cfg(CONFIG_FUSE_DAX)]
     pub(crate) fn has_dax(&self) -> bool {
         // SAFETY: By the type invariants the pointer is valid.
         unsafe { !(*self.0.get()).dax.is_null() }
     }
 
-    /// Whether FUSE does DAX itself (virtiofs).
+    /// Returns true if FUSE itself does DAX for the connection (virtiofs).
     #[cfg(not(CONFIG_FUSE_DAX))]
     pub(crate) fn has_dax(&self) -> bool {
         false
     }
 
-    /// What its channel is recognized by.
+    /// Returns the identity of the channel.
     #[inline]
     pub(crate) fn channel(&self) -> ChannelId {
         // SAFETY: By the type invariants the pointer is valid. The channel does not change.
@@ -129,27 +130,27 @@ impl Conn {
     }
 }
 
-/// The address of a channel to a server, which is not followed.
+/// The address of a channel to a server, for comparison only.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) struct ChannelId(usize);
 
-/// A `struct fuse_mount`: a superblock of a server.
+/// A `struct fuse_mount`: a superblock of a connection.
 ///
 /// # Invariants
 ///
-/// It is valid, with its connection and its superblock, as long as it is borrowed.
+/// The mount, its connection and its superblock are valid as long as it is borrowed.
 #[repr(transparent)]
 pub(crate) struct Mount(Opaque<f::fuse_mount>);
 
-// SAFETY: A mount belongs to no task.
+// SAFETY: A mount is not tied to a task.
 unsafe impl Send for Mount {}
-// SAFETY: What is used of it does not change.
+// SAFETY: The fields that are used here do not change.
 unsafe impl Sync for Mount {}
 
 impl Mount {
     #[inline]
     pub(crate) fn conn(&self) -> &Conn {
-        // SAFETY: By the type invariants both pointers are valid; the types have one layout.
+        // SAFETY: By the type invariants both pointers are valid, and `Conn` is transparent.
         unsafe { &*(*self.0.get()).fc.cast() }
     }
 
@@ -162,12 +163,11 @@ impl Mount {
     }
 }
 
-/// A mount that is being made: its INIT has been sent, and mount(2) has not seen the answer.
+/// A mount that is being set up: its INIT has been sent, and mount(2) has not seen the reply.
 ///
 /// # Invariants
 ///
-/// The superblock has its root, and neither the server nor another task uses it yet, or at most
-/// begins to.
+/// The superblock has its root. Neither the server nor other tasks use it yet, or only begin to.
 #[derive(Clone, Copy)]
 pub(crate) struct Mounting<'a>(&'a Mount);
 
@@ -180,39 +180,41 @@ impl Deref for Mounting<'_> {
 }
 
 impl<'a> Mounting<'a> {
+    /// Creates a [`Mounting`] from a pointer to the mount.
+    ///
     /// # Safety
     ///
-    /// `mount` is being made, for `'a`, and its INIT has been sent.
+    /// `mount` must be valid, and being set up, for `'a`, and its INIT must have been sent.
     pub(crate) unsafe fn new(mount: NonNull<Mount>) -> Self {
         // INVARIANT: FUSE sets the root before it sends INIT.
-        // SAFETY: `mount` is valid, by the safety requirements.
+        // SAFETY: By the safety requirements `mount` is valid.
         Self(unsafe { mount.as_ref() })
     }
 
-    /// The inode of its root.
+    /// Returns the root inode.
     pub(crate) fn root(self) -> &'a Inode {
-        // SAFETY: By the type invariants there is a root.
+        // SAFETY: By the type invariants the superblock has a root.
         let root = unsafe { inode::Inode::root_of(self.0.super_block()) };
 
-        // SAFETY: The superblock is FUSE's, and so are its inodes.
+        // SAFETY: The superblock belongs to FUSE, and so do its inodes.
         unsafe { Inode::of(root) }
     }
 
-    /// Has FUSE take no inode for a DAX one, whatever the server says.
+    /// Makes FUSE never use DAX for an inode, whatever the server says.
     pub(crate) fn never_use_dax(self) {
         #[cfg(CONFIG_FUSE_DAX)]
-        // SAFETY: By the type invariants nothing else looks there yet.
+        // SAFETY: By the type invariants no other task reads the field yet.
         unsafe {
             (*self.0.conn().0.get()).dax_mode = f::fuse_dax_mode_FUSE_DAX_NEVER;
         }
     }
 }
 
-/// An inode of FUSE, in use.
+/// An inode of FUSE that is in use.
 ///
 /// # Invariants
 ///
-/// The inode is FUSE's.
+/// The inode belongs to FUSE.
 #[repr(transparent)]
 pub(crate) struct Inode(inode::Inode);
 
@@ -226,21 +228,25 @@ impl Deref for Inode {
 }
 
 impl Inode {
+    /// Creates a reference to an [`Inode`] from a raw pointer.
+    ///
     /// # Safety
     ///
-    /// `inode` is FUSE's, and stays in use as long as the result.
+    /// `inode` must belong to FUSE, and be in use for `'a`.
     #[inline]
     pub(crate) unsafe fn new<'a>(inode: *mut c::inode) -> &'a Self {
-        // SAFETY: `inode` is valid by the safety requirements, and the types have one layout.
+        // SAFETY: `inode` is valid by the safety requirements, and `Self` is transparent.
         unsafe { &*inode.cast() }
     }
 
+    /// Converts a reference to an inode.
+    ///
     /// # Safety
     ///
-    /// `inode` is FUSE's.
+    /// `inode` must belong to FUSE.
     #[inline]
     pub(crate) unsafe fn of(inode: &inode::Inode) -> &Self {
-        // SAFETY: By the safety requirements, and as long as it is borrowed.
+        // SAFETY: By the safety requirements it belongs to FUSE. It is in use while it is borrowed.
         unsafe { Self::new(inode.as_raw()) }
     }
 
@@ -248,60 +254,60 @@ impl Inode {
         self.as_raw().cast()
     }
 
-    /// What no other inode in use has.
+    /// Returns a key that is unique among the inodes in use.
     pub(crate) fn key(&self) -> usize {
         self.as_raw() as usize
     }
 
-    /// What the server knows it by.
+    /// Returns the node id, by which the server identifies the inode.
     #[inline]
     pub(crate) fn nodeid(&self) -> u64 {
-        // SAFETY: By the type invariants the inode is FUSE's; its node id does not change.
+        // SAFETY: By the type invariants this is an inode of FUSE. Its node id does not change.
         unsafe { (*self.as_fuse()).nodeid }
     }
 
     #[inline]
     pub(crate) fn mount(&self) -> &Mount {
-        // SAFETY: By the type invariants the inode is FUSE's, so this is its `struct fuse_mount`,
-        // which it keeps.
+        // SAFETY: By the type invariants this is an inode of FUSE, so `s_fs_info` is its
+        // `struct fuse_mount`, which is valid as long as the superblock.
         unsafe { &*self.super_block().fs_info().cast() }
     }
 
-    /// What the server has negotiated.
+    /// Returns the connection.
     #[inline]
     pub(crate) fn conn(&self) -> &Conn {
         self.mount().conn()
     }
 
-    /// Whether FUSE leaves it to the server to take set-user-id bits off a file that is written to.
+    /// Returns true if FUSE leaves it to the server to clear set-user-ID bits at a write.
     pub(crate) fn server_takes_privileges_off(&self) -> bool {
         self.conn().handles_killpriv()
     }
 
-    /// Whether close(2) concerns the server before the last one does: if it has FLUSH, or FUSE
-    /// keeps times for it.
+    /// Returns true if the server must know of each close(2), not only of the last one: it
+    /// implements FLUSH, or FUSE keeps the times of files for it.
     pub(crate) fn server_wants_flush(&self) -> bool {
         let conn = self.conn();
 
         !conn.has_no_flush() || conn.caches_writes()
     }
 
-    /// Whether the server is told of fsync(2), as far as it is known.
+    /// Returns true if FUSE tells the server of fsync(2), as far as is known.
     pub(crate) fn server_wants_fsync(&self) -> bool {
         !self.conn().has_no_fsync()
     }
 
-    /// Whether FUSE's page cache has what the server has not got yet, or is mapped: the two would
-    /// not see each other's stores.
+    /// Returns true if FUSE's page cache has data that the server has not got yet, or is mapped.
+    /// That page cache and the memory of devices would not see each other's stores.
     pub(crate) fn uses_page_cache(&self) -> bool {
         // SAFETY: By the type invariants the inode is valid.
         let mapping = unsafe { &raw const (*self.as_raw()).i_data };
-        // SAFETY: `mapping` is part of a valid inode.
+        // SAFETY: `mapping` is part of a valid inode, and the field is read once.
         let marks = unsafe { (&raw const (*mapping).i_pages.xa_flags).read_volatile() };
-        // SAFETY: `mapping` is part of a valid inode.
+        // SAFETY: `mapping` is part of a valid inode, and the field is read once.
         let vmas = unsafe { (&raw const (*mapping).i_mmap.rb_root.rb_node).read_volatile() };
-        // Counted before a mapping is in the tree.
-        // SAFETY: `mapping` is part of a valid inode.
+        // A writable VMA is counted before it is in the tree.
+        // SAFETY: `mapping` is part of a valid inode, and the field is read once.
         let writable = unsafe { (&raw const (*mapping).i_mmap_writable.counter).read_volatile() };
 
         marks & (c::XA_FLAGS_MARK_DIRTY | c::XA_FLAGS_MARK_WRITEBACK) != 0
@@ -309,59 +315,59 @@ impl Inode {
             || writable > 0
     }
 
-    /// Whether FUSE has given the inode up, as its node id is another file's now, or its server
-    /// talks nonsense.
+    /// Returns true if FUSE has marked the inode as bad, because its node id now belongs to another
+    /// file, or because the server sent something invalid.
     #[inline]
     pub(crate) fn is_bad(&self) -> bool {
-        // SAFETY: By the type invariants the inode is FUSE's and in use.
+        // SAFETY: By the type invariants the inode belongs to FUSE, and is in use.
         unsafe { is_bad(self.as_raw()) }
     }
 
-    /// Changes `i_flags`, some of which FUSE changes too, under a lock of its own.
+    /// Changes `i_flags`. FUSE changes some of them as well, under the same lock.
     pub(crate) fn change_flags(&self, change: impl FnOnce(u32) -> u32) {
-        // SAFETY: By the type invariants the inode is FUSE's, which has this lock.
+        // SAFETY: By the type invariants this is an inode of FUSE, which has this lock.
         let _lock = unsafe { SpinGuard::new(&raw mut (*self.as_fuse()).lock) };
-        // SAFETY: By the type invariants the inode is valid. Its flags change under the lock.
+        // SAFETY: By the type invariants the inode is valid. Its flags only change under the lock.
         let flags = unsafe { (*self.as_raw()).i_flags };
 
-        // SAFETY: By the type invariants the inode is valid. Its flags change under the lock.
+        // SAFETY: By the type invariants the inode is valid. Its flags only change under the lock.
         unsafe { (*self.as_raw()).i_flags = change(flags) };
     }
 
-    /// Sends OPEN, and lets the server's answer come into `file`; does nothing that FUSE does else
-    /// when a file is opened. May sleep.
+    /// Sends OPEN, and stores the server's reply in `file`. Omits the rest of FUSE's open. May
+    /// sleep.
     ///
     /// # Errors
     ///
-    /// The server's; [`EINTR`] if the task is being killed.
+    /// The server's error; [`EINTR`] if the task is being killed.
     ///
     /// # Safety
     ///
-    /// `file` is one of this inode, and FUSE has not opened it.
+    /// `file` must be a file of this inode, and FUSE must not have opened it.
     pub(crate) unsafe fn do_open(&self, file: &OpeningFile) -> Result {
         let mount = self.mount().0.get();
 
-        // SAFETY: `mount` is the inode's by the type invariants of `Inode`, and `file` is to be
-        // opened, by the safety requirements.
+        // SAFETY: By the type invariants `mount` is the mount of the inode. By the safety
+        // requirements FUSE has not opened `file` yet.
         done(unsafe { f::fuse_do_open(mount, self.nodeid(), file.as_raw(), false) })
     }
 }
 
-/// [`Inode::is_bad`].
+/// Does what [`Inode::is_bad`] does, for a raw pointer.
 ///
 /// # Safety
 ///
-/// `inode` is FUSE's and in use.
+/// `inode` must belong to FUSE, and be in use.
 #[inline]
 pub(crate) unsafe fn is_bad(inode: *const c::inode) -> bool {
-    // SAFETY: `inode` is FUSE's by the safety requirements; other bits change meanwhile, this one
-    // is only set.
+    // SAFETY: By the safety requirements `inode` belongs to FUSE. Other bits may change
+    // concurrently; this bit is only ever set.
     let state = unsafe { (&raw const (*inode.cast::<f::fuse_inode>()).state).read_volatile() };
 
     state & (1 << f::FUSE_I_BAD) != 0
 }
 
-/// [`to_result`], which is a call, for what nearly always succeeds.
+/// An inline fast path for [`to_result`], which is a function call.
 #[inline]
 fn done(ret: ffi::c_int) -> Result {
     if ret == 0 {
@@ -370,7 +376,7 @@ fn done(ret: ffi::c_int) -> Result {
     to_result(ret)
 }
 
-/// A spin lock of FUSE's that is locked.
+/// A guard for a locked spin lock of FUSE.
 #[must_use = "the lock is unlocked when the guard is dropped"]
 struct SpinGuard {
     lock: *mut c::spinlock_t,
@@ -378,11 +384,13 @@ struct SpinGuard {
 }
 
 impl SpinGuard {
+    /// Locks a spin lock.
+    ///
     /// # Safety
     ///
-    /// `lock` is an initialized lock, and stays valid as long as the result.
+    /// `lock` must be initialized, and valid as long as the guard.
     unsafe fn new(lock: *mut c::spinlock_t) -> Self {
-        // SAFETY: `lock` is valid, by the safety requirements.
+        // SAFETY: By the safety requirements `lock` is valid.
         unsafe { c::spin_lock(lock) };
         Self {
             lock,
@@ -393,22 +401,22 @@ impl SpinGuard {
 
 impl Drop for SpinGuard {
     fn drop(&mut self) {
-        // SAFETY: `new()` has locked it, and it is still valid.
+        // SAFETY: `new()` has locked `lock`, which is still valid.
         unsafe { c::spin_unlock(self.lock) }
     }
 }
 
 // --- Requests that a probe sees -----------------------------------------------------------------
 
-/// A `struct fuse_req` that a probe is called for.
+/// A `struct fuse_req` that a tracepoint probe was called with.
 ///
 /// # Invariants
 ///
-/// It is valid, and has its arguments, as long as it is borrowed.
+/// The request and its arguments are valid as long as it is borrowed.
 #[repr(transparent)]
 pub(crate) struct Request(Opaque<f::fuse_req>);
 
-/// The address of a request, which is not followed.
+/// The address of a request, for comparison only.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) struct RequestId(usize);
 
@@ -416,12 +424,14 @@ impl Request {
     pub(crate) const INIT: u32 = f::fuse_opcode_FUSE_INIT;
     pub(crate) const OPEN: u32 = f::fuse_opcode_FUSE_OPEN;
 
+    /// Creates a reference to a [`Request`] from a raw pointer.
+    ///
     /// # Safety
     ///
-    /// `req` is valid for `'a`.
+    /// `req` must be valid for `'a`.
     #[inline]
     pub(crate) unsafe fn from_raw<'a>(req: *const f::fuse_req) -> &'a Self {
-        // SAFETY: `req` is valid by the safety requirements, and the types have one layout.
+        // SAFETY: `req` is valid by the safety requirements, and `Self` is transparent.
         unsafe { &*req.cast() }
     }
 
@@ -435,29 +445,30 @@ impl Request {
         unsafe { (*self.0.get()).in_.h.opcode }
     }
 
-    /// The server's errno, once it has answered; 0 if it is none.
+    /// Returns the negative errno of the reply, or 0. Valid once the server has replied.
     pub(crate) fn error(&self) -> i32 {
         // SAFETY: By the type invariants the request is valid.
         unsafe { (*self.0.get()).out.h.error }
     }
 
-    /// Whether its end is called where the server's answer comes in, and no task waits for it.
+    /// Returns true if the request is asynchronous: no task waits for it, and `->end()` is called
+    /// in the context in which the reply arrives.
     pub(crate) fn is_asynchronous(&self) -> bool {
-        // SAFETY: By the type invariants the request is valid. Other bits may change meanwhile.
+        // SAFETY: By the type invariants the request is valid. Other bits may change concurrently.
         let flags = unsafe { (&raw const (*self.0.get()).flags).read_volatile() };
 
         flags & (1 << f::fuse_req_flag_FR_ASYNC) != 0
     }
 
     pub(crate) fn channel(&self) -> ChannelId {
-        // SAFETY: By the type invariants the request is valid, and keeps its channel.
+        // SAFETY: By the type invariants the request is valid, and so is its channel.
         ChannelId(unsafe { (*self.0.get()).chan } as usize)
     }
 
-    /// Cuts the server off: it sees the end of its connection, and every operation ENOTCONN. Takes
-    /// locks of FUSE.
+    /// Aborts the channel: the server sees the end of its connection, and operations fail with
+    /// ENOTCONN. Takes locks of FUSE.
     pub(crate) fn abort_channel(&self) {
-        // SAFETY: By the type invariants the request is valid, and keeps its channel.
+        // SAFETY: By the type invariants the request is valid, and so is its channel.
         unsafe { f::fuse_chan_abort((*self.0.get()).chan, false) }
     }
 
@@ -466,23 +477,23 @@ impl Request {
         unsafe { (*self.0.get()).args }
     }
 
-    /// The node id that it concerns.
+    /// Returns the node id that the request is for.
     pub(crate) fn nodeid(&self) -> u64 {
         // SAFETY: By the type invariants the arguments are valid.
         unsafe { (*self.args()).nodeid }
     }
 
-    /// Locks the queue on which a task waits for the end of the request, if one is there: as long
-    /// as it is locked, that task cannot go on.
+    /// Locks the wait queue of the request if a task waits there for its end. That task cannot
+    /// return while the queue is locked.
     pub(crate) fn lock_waiter(&self) -> Option<Waiter<'_>> {
         // SAFETY: By the type invariants the request is valid.
         let waitq = unsafe { &raw mut (*self.0.get()).waitq };
-        // SAFETY: The queue is initialized, and as valid as the request.
+        // SAFETY: The queue is initialized, and valid as long as the request.
         let lock = unsafe { SpinGuard::new(&raw mut (*waitq).lock) };
         // SAFETY: The queue is valid, and locked.
         let is_empty = unsafe { ptr::eq((*waitq).head.next, &raw const (*waitq).head) };
 
-        // Dropped, and so unlocked, if there is none.
+        // If the queue is empty, this drops the guard and so unlocks the queue.
         (!is_empty).then_some(Waiter {
             _lock: lock,
             _req: self,
@@ -490,12 +501,12 @@ impl Request {
     }
 }
 
-/// A request that is being sent, before the server sees it.
+/// A request that is being sent, and that the server does not see yet.
 ///
 /// # Invariants
 ///
-/// - The arguments may still be written.
-/// - The current task sends it, if it is INIT or OPEN.
+/// - The arguments may still be changed.
+/// - If it is INIT or OPEN, the current task sends it.
 pub(crate) struct Sending<'a>(&'a Request);
 
 impl Deref for Sending<'_> {
@@ -508,39 +519,40 @@ impl Deref for Sending<'_> {
 }
 
 impl<'a> Sending<'a> {
+    /// Creates a [`Sending`] from a raw pointer.
+    ///
     /// # Safety
     ///
-    /// `req` is valid for `'a`, and the tracepoint `fuse_request_send` is called with it. There is
-    /// no other result for it meanwhile.
+    /// `req` must be valid for `'a`, and the tracepoint `fuse_request_send` must be calling a probe
+    /// with it. There must be no other [`Sending`] for it at the same time.
     #[inline]
     pub(crate) unsafe fn from_raw(req: *const f::fuse_req) -> Self {
         // INVARIANT: FUSE calls the tracepoint before the server can see the request. OPEN is
-        // synchronous, and INIT the first request of its channel.
-        // SAFETY: `req` is valid, by the safety requirements.
+        // synchronous, and INIT is the first request of its channel.
+        // SAFETY: By the safety requirements `req` is valid.
         Self(unsafe { Request::from_raw(req) })
     }
 
-    /// What INIT is about to ask; `None` if this is another request.
+    /// Returns the arguments of an INIT, or [`None`] for another request.
     pub(crate) fn init_args(&self) -> Option<&'a InitArgs> {
         if self.opcode() != Request::INIT {
             return None;
         }
-        // SAFETY: The arguments of a request are valid. FUSE keeps those of INIT in a
-        // `struct fuse_init_args`.
+        // SAFETY: The arguments of an INIT are valid, and part of a `struct fuse_init_args`.
         let init = unsafe { container_of!(self.args(), f::fuse_init_args, args) };
 
         // SAFETY: By the type invariants nothing else writes there before the request is sent.
         Some(unsafe { &*init.cast() })
     }
 
-    /// What OPEN is about to ask; `None` if this is another request, or if FUSE asks in another way
-    /// than this knows.
+    /// Returns the arguments of an OPEN, or [`None`] for another request, or if the arguments do
+    /// not have the expected form.
     pub(crate) fn open_args(&mut self) -> Option<OpenArgs<'_>> {
         if self.opcode() != Request::OPEN {
             return None;
         }
-        // SAFETY: The arguments of a request are valid. Those of OPEN are local variables of the
-        // task (`fuse_send_open()`), which is here, by the type invariants.
+        // SAFETY: The arguments of a request are valid. Those of OPEN are local variables of
+        // `fuse_send_open()`, which by the type invariants the current task is in.
         let args = unsafe { &mut *self.args() };
 
         if args.out_numargs != 1
@@ -553,31 +565,31 @@ impl<'a> Sending<'a> {
     }
 }
 
-/// The queue of a request is locked, and a task is in it.
+/// A guard for the locked wait queue of a request, with a task on it.
 #[must_use = "the task goes on when this is dropped"]
 pub(crate) struct Waiter<'a> {
     _lock: SpinGuard,
     _req: &'a Request,
 }
 
-/// A `struct fuse_init_args`, of an INIT that is being sent.
+/// A `struct fuse_init_args` of an INIT that is being sent.
 ///
 /// # Invariants
 ///
-/// It is valid as long as it is borrowed, and nothing else writes there.
+/// The arguments are valid as long as they are borrowed, and nothing else writes to them.
 #[repr(transparent)]
 pub(crate) struct InitArgs(Opaque<f::fuse_init_args>);
 
 impl InitArgs {
-    /// The mount, which stays until the request has been put.
+    /// Returns the mount, which stays valid until the request has been put.
     pub(crate) fn mount(&self) -> &Mount {
-        // SAFETY: By the type invariants this is valid, and INIT has its mount.
+        // SAFETY: By the type invariants the arguments are valid. An INIT has a mount.
         unsafe { &*(*self.0.get()).fm.cast() }
     }
 
-    /// Writes a word that FUSE leaves 0; none if there is no such word.
+    /// Writes a word that FUSE leaves 0. Does nothing if there is no such word.
     pub(crate) fn set_unused(&self, index: usize, value: u32) {
-        // SAFETY: By the type invariants this is valid, and ours to write.
+        // SAFETY: By the type invariants the arguments are valid, and nothing else writes to them.
         let unused = unsafe { &mut (*self.0.get()).in_.unused };
 
         if let Some(word) = unused.get_mut(index) {
@@ -585,9 +597,9 @@ impl InitArgs {
         }
     }
 
-    /// Where FUSE puts the server's answer.
+    /// Returns where FUSE stores the server's reply.
     pub(crate) fn answer(&self) -> NonNull<InitAnswer> {
-        // SAFETY: By the type invariants this is valid; the place is part of it, and not null.
+        // SAFETY: By the type invariants the arguments are valid, so the pointer is not null.
         unsafe { NonNull::new_unchecked(&raw mut (*self.0.get()).out).cast() }
     }
 }
@@ -603,39 +615,40 @@ impl InitAnswer {
         self.0.major
     }
 
-    /// Has mount(2) fail: no version of the protocol has this number.
+    /// Makes mount(2) fail: no version of the protocol has this major number.
     pub(crate) fn refuse(&mut self) {
         self.0.major = 0;
     }
 
     pub(crate) fn as_bytes(&self) -> &[u8; Self::SIZE] {
-        // SAFETY: `self` is as large, and consists of integers without padding.
+        // SAFETY: `self` has this size, and consists of integers without padding.
         unsafe { &*ptr::from_ref(self).cast() }
     }
 
-    /// A copy of what may go away meanwhile; then it may be any bytes, or `None`.
+    /// Copies a reply that may be freed concurrently. The result may then be any bytes, or
+    /// [`None`].
     ///
     /// # Safety
     ///
-    /// `answer` was valid once.
+    /// `answer` must have been valid at some time.
     pub(crate) unsafe fn copy_nofault(answer: NonNull<Self>) -> Option<Self> {
         let mut copy = Self(pin_init::zeroed());
         let (to, from) = ((&raw mut copy).cast(), answer.as_ptr().cast());
 
-        // SAFETY: `to` has as many bytes, of integers, for which any value will do. `from` is an
-        // address of the kernel's memory, which is not followed if it is not there any more.
+        // SAFETY: `to` points to as many bytes, of integers, for which any value is valid. `from`
+        // is an address of kernel memory, and a fault there is handled.
         let ret = unsafe { c::copy_from_kernel_nofault(to, from, Self::SIZE) };
         (ret == 0).then_some(copy)
     }
 }
 
-/// The arguments of an OPEN that is being sent. The answer consists of one part.
+/// The arguments of an OPEN that is being sent. The reply has one part.
 pub(crate) struct OpenArgs<'a> {
     args: &'a mut f::fuse_args,
 }
 
 impl OpenArgs<'_> {
-    /// Sets flags that the server sees, of those that FUSE does not use.
+    /// Sets flags in the request. FUSE must not use them itself.
     pub(crate) fn set_open_flags(&mut self, flags: u32) {
         let open_in = self.args.in_args[0].value.cast_mut();
 
@@ -643,11 +656,11 @@ impl OpenArgs<'_> {
         unsafe { (*open_in.cast::<f::fuse_open_in>()).open_flags |= flags };
     }
 
-    /// Has the answer consist of two parts, the second of which goes to `part`.
+    /// Makes the reply consist of two parts, the second of which is stored in `part`.
     ///
     /// # Safety
     ///
-    /// `part` is valid for writes until the task has the answer.
+    /// `part` must be valid for writes until the task has the reply.
     pub(crate) unsafe fn add_answer<T>(&mut self, part: *mut T) {
         self.args.out_numargs = 2;
         self.args.out_args[1].size = size_of::<T>() as u32;
@@ -655,27 +668,27 @@ impl OpenArgs<'_> {
     }
 }
 
-// --- Requests of our own ------------------------------------------------------------------------
+// --- Requests of the module ---------------------------------------------------------------------
 
 /// A `struct fuse_args`.
 #[repr(transparent)]
 pub(crate) struct Args(Opaque<f::fuse_args>);
 
-/// What [`Args`] are made of.
+/// The parameters of a request.
 pub(crate) struct RequestArgs {
     pub(crate) opcode: u32,
     pub(crate) nodeid: u64,
-    /// Whether a reply that is shorter than there is room is one.
+    /// True if the reply may be shorter than its buffer.
     pub(crate) may_be_short: bool,
 }
 
-/// What FUSE calls when a request has ended.
+/// The type of the function that FUSE calls when a request has ended.
 pub(crate) type End = unsafe extern "C" fn(*mut f::fuse_args, ffi::c_int);
 
 impl Args {
-    /// Those of no request.
+    /// Creates arguments that belong to no request.
     pub(crate) fn zeroed() -> impl PinInit<Self> {
-        // SAFETY: Zeros are a value of the type.
+        // SAFETY: All zeroes is a valid value of the type.
         unsafe {
             pin_init::pin_init_from_closure(|slot: *mut Self| {
                 // SAFETY: `slot` is valid for writes.
@@ -685,17 +698,17 @@ impl Args {
         }
     }
 
-    /// Sends a request to the server of `inode`, which has `body` and whose reply goes to `reply`.
-    /// May sleep, but not for the server.
+    /// Sends a request with `body` to the server of `inode`. The reply is stored in `reply`. May
+    /// sleep, but does not wait for the server.
     ///
     /// # Errors
     ///
-    /// [`ENOMEM`]; ENOTCONN without a server. Then `end` is not called.
+    /// [`ENOMEM`]; ENOTCONN if there is no server. `end` is not called on error.
     ///
     /// # Safety
     ///
-    /// `self` is pinned, and of no other request. It, `body` and `reply` stay valid until `end` is
-    /// called, and `reply` is used by nothing else before.
+    /// `self` must be pinned, and belong to no other request. `self`, `body` and `reply` must stay
+    /// valid until `end` is called, and `reply` must not be used before.
     pub(crate) unsafe fn send_background<T>(
         &self,
         inode: &Inode,
@@ -704,7 +717,8 @@ impl Args {
         reply: *mut [u8],
         end: End,
     ) -> Result {
-        // SAFETY: By the safety requirements `self` is of no request yet, so it is the caller's.
+        // SAFETY: By the safety requirements `self` belongs to no request, so only the caller uses
+        // it.
         let args = unsafe { &mut *self.0.get() };
 
         args.opcode = request_args.opcode;
@@ -717,20 +731,20 @@ impl Args {
         args.out_args[0].size = reply.len() as u32;
         args.out_args[0].value = reply.cast();
         args.end = Some(end);
-        // SAFETY: The mount is the inode's. `args` is complete, and stays valid by the safety
-        // requirements, as does what it points to.
+        // SAFETY: The mount is that of the inode. By the safety requirements `args`, which is
+        // complete, and what it points to stay valid until the request has ended.
         to_result(unsafe {
             f::fuse_simple_background(inode.mount().0.get().cast(), self.0.get(), c::GFP_KERNEL)
         })
     }
 
-    /// How long the reply is.
+    /// Returns the length of the reply.
     ///
     /// # Safety
     ///
-    /// The request has ended, and the caller knows that it has.
+    /// The request must have ended, and the caller must have synchronized with its end.
     pub(crate) unsafe fn reply_len(&self) -> usize {
-        // SAFETY: By the safety requirements FUSE is done with it, and has set the size.
+        // SAFETY: By the safety requirements FUSE has set the size, and is done with `self`.
         unsafe { (*self.0.get()).out_args[0].size as usize }
     }
 }

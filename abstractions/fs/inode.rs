@@ -45,42 +45,45 @@ use crate::{
 ///
 /// # Invariants
 ///
-/// The inode is initialized, and neither it nor its superblock is freed as long as this is
-/// borrowed. That says nothing of references: see [`InodeRef`].
+/// The inode is initialized, and neither it nor its superblock is freed while it is borrowed. It
+/// need not have a reference: see [`InodeRef`].
 #[repr(transparent)]
 pub(crate) struct Inode(Opaque<c::inode>);
 
-// SAFETY: An inode belongs to no task.
+// SAFETY: An inode is not tied to a task.
 unsafe impl Send for Inode {}
 // SAFETY: Several tasks may use an inode at once; what changes is read once, or with its lock.
 unsafe impl Sync for Inode {}
 
 /// A reference to an inode.
 ///
-/// The kernel crate's `ARef` is no place for it: a reference to an inode does not keep its
-/// superblock, and an inode that is being evicted must not get one.
+/// It is not the kernel crate's `ARef`: a reference to an inode does not keep its superblock, and
+/// no reference may be taken to an inode that is being evicted.
 ///
 /// # Invariants
 ///
-/// `self` owns a reference to the inode, whose superblock stays mounted until that is dropped.
+/// `self` owns a reference to the inode, whose superblock stays mounted until the reference is
+/// dropped.
 #[must_use = "the reference is put when it is dropped"]
 pub(crate) struct InodeRef(NonNull<Inode>);
 
-// SAFETY: An inode belongs to no task.
+// SAFETY: An inode is not tied to a task.
 unsafe impl Send for InodeRef {}
-// SAFETY: This gives nothing but `&Inode`.
+// SAFETY: This only gives access to `&Inode`.
 unsafe impl Sync for InodeRef {}
 
 impl InodeRef {
-    /// Goes on without the value: the reference is to be put by [`Self::from_raw`].
+    /// Keeps the reference, for [`Self::from_raw`], which must drop it.
     pub(crate) fn into_raw(self) -> NonNull<Inode> {
         core::mem::ManuallyDrop::new(self).0
     }
 
+    /// Takes over a reference from [`Self::into_raw`].
+    ///
     /// # Safety
     ///
-    /// `inode` is from [`Self::into_raw`], and is used once. Its superblock is still mounted, and
-    /// stays so until the result is dropped.
+    /// `inode` must be from [`Self::into_raw`], and be used once. Its superblock must still be
+    /// mounted, and stay mounted until the result is dropped.
     pub(crate) unsafe fn from_raw(inode: NonNull<Inode>) -> Self {
         // INVARIANT: The reference is that of the value that `into_raw()` took.
         Self(inode)
@@ -92,7 +95,7 @@ impl Deref for InodeRef {
 
     #[inline]
     fn deref(&self) -> &Inode {
-        // SAFETY: The inode stays, by the reference of the type invariants.
+        // SAFETY: By the type invariants `self` owns a reference, which keeps the inode.
         unsafe { self.0.as_ref() }
     }
 }
@@ -105,40 +108,43 @@ impl Drop for InodeRef {
 }
 
 impl Inode {
+    /// Creates a reference to an [`Inode`] from a raw pointer.
+    ///
     /// # Safety
     ///
-    /// `inode` is initialized, and neither it nor its superblock is freed for `'a`.
+    /// `inode` must be initialized, and neither it nor its superblock may be freed for `'a`.
     #[inline]
     pub(crate) unsafe fn from_raw<'a>(inode: *const c::inode) -> &'a Self {
         // SAFETY: `inode` is valid by the safety requirements, and `Self` is transparent.
         unsafe { &*inode.cast() }
     }
 
-    /// The inode of a superblock's root.
+    /// Returns the root inode of a superblock.
     ///
     /// # Safety
     ///
-    /// The superblock has a root, and is not being shut down, as long as the result is used.
+    /// The superblock must have a root, and must not be shut down as long as the result is used.
     pub(crate) unsafe fn root_of(sb: &SuperBlock) -> &Self {
-        // SAFETY: By the safety requirements there is a root, and its dentry is positive.
+        // SAFETY: By the safety requirements the superblock has a root, whose dentry is positive.
         let root = unsafe { (*(*sb.as_raw()).s_root).d_inode };
 
-        // SAFETY: The dentry of the root keeps its inode, by the safety requirements for as long.
+        // SAFETY: The dentry holds a reference to its inode. By the safety requirements it stays as
+        // long as the result is used.
         unsafe { Self::from_raw(root) }
     }
 
-    /// Takes a reference to an inode, unless it is being evicted.
+    /// Takes a reference. Returns [`None`] if the inode is being evicted.
     ///
     /// # Safety
     ///
-    /// `inode` is valid: it is not freed meanwhile, though it may be being evicted. Its superblock
-    /// stays mounted as long as the result.
+    /// `inode` must be valid and not be freed during the call, but may be under eviction. Its
+    /// superblock must stay mounted as long as the result exists.
     pub(crate) unsafe fn grab(inode: *mut c::inode) -> Option<InodeRef> {
-        // SAFETY: `inode` is not freed meanwhile, by the safety requirements.
+        // SAFETY: By the safety requirements `inode` is not freed during the call.
         let inode = NonNull::new(unsafe { c::igrab(inode) })?;
 
-        // INVARIANT: `igrab()` has taken the reference; the superblock stays mounted, by the safety
-        // requirements.
+        // INVARIANT: `igrab()` has taken the reference. By the safety requirements the superblock
+        // stays mounted.
         Some(InodeRef(inode.cast()))
     }
 
@@ -146,12 +152,13 @@ impl Inode {
     ///
     /// # Safety
     ///
-    /// There is a reference already: the inode is not being evicted. Its superblock stays mounted
-    /// as long as the result.
+    /// The inode must have a reference already, so that it is not being evicted. Its superblock
+    /// must stay mounted as long as the result exists.
     pub(crate) unsafe fn get(&self) -> InodeRef {
-        // SAFETY: `self` has a reference, by the safety requirements.
+        // SAFETY: By the safety requirements `self` has a reference.
         unsafe { c::ihold(self.as_raw()) };
-        // INVARIANT: Taken just now; the superblock stays mounted, by the safety requirements.
+        // INVARIANT: The reference was taken just above. By the safety requirements the superblock
+        // stays mounted.
         InodeRef(NonNull::from(self))
     }
 
@@ -160,35 +167,36 @@ impl Inode {
         self.0.get()
     }
 
-    /// `i_private`, which a file system may use as it likes.
+    /// Returns `i_private`, which a file system may use as it likes.
     ///
     /// # Safety
     ///
-    /// The inode is of a file system that leaves the field to the caller. What is stored there is
-    /// what the caller's module takes it for, and each access is atomic.
+    /// The inode must be of a file system that leaves the field to the caller. What is stored there
+    /// must be what the caller's module takes it for, and each access must be atomic.
     #[inline]
     pub(crate) unsafe fn private(&self) -> &AtomicPtr<ffi::c_void> {
-        // SAFETY: By the type invariants the inode is valid; the field is the file system's.
+        // SAFETY: By the type invariants the inode is valid. The field belongs to the file system,
+        // which leaves it to the caller, by the safety requirements.
         unsafe { AtomicPtr::from_ptr(&raw mut (*self.as_raw()).i_private) }
     }
 
-    /// Its number, for people.
+    /// Returns the inode number, for messages.
     pub(crate) fn number(&self) -> u64 {
         // SAFETY: By the type invariants the inode is valid; its number does not change.
         unsafe { (*self.as_raw()).i_ino }
     }
 
-    /// Its superblock, which stays mounted as long as the inode is in use.
+    /// Returns the superblock, which stays mounted as long as the inode is in use.
     #[inline]
     pub(crate) fn super_block(&self) -> &SuperBlock {
         // SAFETY: By the type invariants the inode is valid. Its superblock does not change.
         let sb = unsafe { (*self.as_raw()).i_sb };
 
-        // SAFETY: An inode in use keeps its superblock.
+        // SAFETY: The superblock of an inode in use is valid.
         unsafe { SuperBlock::from_raw(sb) }
     }
 
-    /// `i_size_read()` on a 64-bit machine. Negative sizes do not occur.
+    /// Returns `i_size`, as `i_size_read()` does on a 64-bit machine. Negative sizes do not occur.
     #[inline]
     pub(crate) fn size(&self) -> u64 {
         // SAFETY: By the type invariants the inode is valid; the size is read once.
@@ -197,21 +205,21 @@ impl Inode {
         size.max(0) as u64
     }
 
-    /// `S_NOSEC` and others.
+    /// Returns `i_flags` (`S_*`).
     #[inline]
     pub(crate) fn flags(&self) -> u32 {
         // SAFETY: By the type invariants the inode is valid.
         unsafe { (*self.as_raw()).i_flags }
     }
 
-    /// Type and permissions.
+    /// Returns the type and the permissions.
     #[inline]
     pub(crate) fn mode(&self) -> u32 {
-        // SAFETY: By the type invariants the inode is valid. The permissions may change meanwhile.
+        // SAFETY: By the type invariants the inode is valid. The permissions may change.
         u32::from(unsafe { (&raw const (*self.as_raw()).i_mode).read_volatile() })
     }
 
-    /// Whether it is a regular file.
+    /// Returns true for a regular file.
     #[inline]
     pub(crate) fn is_regular(&self) -> bool {
         self.mode() & c::S_IFMT == c::S_IFREG
@@ -225,31 +233,31 @@ impl Inode {
         self.mode() & c::S_IFMT == c::S_IFCHR
     }
 
-    /// `inode->i_rwsem`.
+    /// Returns `i_rwsem`.
     #[inline]
     pub(crate) fn rwsem(&self) -> &RwSemaphore {
-        // SAFETY: By the type invariants the inode is initialized, and stays as long as `self`.
+        // SAFETY: By the type invariants the inode is initialized, and is valid as long as `self`.
         unsafe { RwSemaphore::from_raw(&raw mut (*self.as_raw()).i_rwsem) }
     }
 
-    /// The page cache that is a part of it, `i_data`.
+    /// Returns the embedded page cache, `i_data`.
     #[inline]
     pub(crate) fn data(&self) -> &AddressSpace {
-        // SAFETY: By the type invariants the inode is initialized, and stays as long as `self`.
+        // SAFETY: By the type invariants the inode is initialized, and is valid as long as `self`.
         unsafe { AddressSpace::from_raw(&raw mut (*self.as_raw()).i_data) }
     }
 
-    /// Its operations, which the inode has as long as it is in use, or longer.
+    /// Returns the operations, which are valid at least as long as the inode is in use.
     pub(crate) fn operations(&self) -> &c::inode_operations {
-        // SAFETY: An inode in use has operations; a pointer is read once.
+        // SAFETY: An inode in use has operations. The pointer is read once.
         unsafe { &*(&raw const (*self.as_raw()).i_op).read_volatile() }
     }
 
-    /// Gives it other operations, which others load once.
+    /// Replaces the operations. Other tasks load the pointer once, and get the old or the new ones.
     ///
     /// # Safety
     ///
-    /// They are for this inode, and stay as long.
+    /// The operations must be for this inode, and stay valid as long as it.
     pub(crate) unsafe fn set_operations(&self, operations: *const c::inode_operations) {
         // SAFETY: By the type invariants the inode is valid; the pointer is a word.
         let i_op = unsafe { AtomicPtr::from_ptr((&raw mut (*self.as_raw()).i_op).cast()) };
@@ -257,20 +265,20 @@ impl Inode {
         i_op.store(operations.cast_mut(), Ordering::Release);
     }
 
-    /// Gives files that are opened from now on other operations.
+    /// Sets the operations of files that are opened from now on.
     ///
     /// # Safety
     ///
-    /// The inode is what `operations` expect. Other tasks may do the same with the same ones.
+    /// The inode must be one that `operations` are for. Other tasks may only set the same
+    /// operations at the same time.
     #[inline]
     pub(crate) unsafe fn set_file_operations(&self, operations: &'static c::file_operations) {
-        // SAFETY: By the type invariants the inode is valid; the field is a word that others load
-        // once.
+        // SAFETY: By the type invariants the inode is valid; the field is a word, loaded once.
         let i_fop: &AtomicPtr<c::file_operations> = unsafe {
             AtomicPtr::from_ptr((&raw mut (*self.as_raw()).__bindgen_anon_3.i_fop).cast())
         };
 
-        // The cache line stays shared if nothing changes.
+        // Without a change, the cache line stays shared.
         if !ptr::eq(i_fop.load(Ordering::Relaxed), operations) {
             i_fop.store(ptr::from_ref(operations).cast_mut(), Ordering::Relaxed);
         }

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! I/O of a file, of which the kernel may know when it ends.
+//! I/O of a file, which may be asynchronous.
 //!
-//! The kernel crate's `Kiocb` is for files whose private data are Rust's.
+//! The kernel crate's `Kiocb` requires that the private data of the file belong to a Rust type.
 //!
 //! C header: [`include/linux/fs.h`](srctree/include/linux/fs.h)
 
@@ -22,31 +22,31 @@ use crate::{
 
 /// A `struct kiocb`.
 ///
-/// It is only handed out as `&Kiocb`: what it names goes with its place, so two must not be
-/// swapped.
+/// Callers only get a `&Kiocb`: what a `struct kiocb` points to is tied to its address, so two of
+/// them must not be swapped.
 ///
 /// # Invariants
 ///
-/// It is valid, its file stays open as long as it is used, and only one task uses it.
+/// The `struct kiocb` is valid, its file stays open while it is used, and only one task uses it.
 #[repr(transparent)]
 pub(crate) struct Kiocb(Opaque<c::kiocb>);
 
 impl Kiocb {
-    /// It, and its file.
+    /// Creates a reference to a [`Kiocb`] from a raw pointer, and returns it with its file.
     ///
     /// # Safety
     ///
-    /// `iocb` is valid for `'a`, and nothing else uses it meanwhile. Its file stays open as long.
+    /// For `'a` `iocb` must be valid and used by nothing else, and its file must stay open.
     #[inline]
     pub(crate) unsafe fn from_raw<'a>(iocb: *mut c::kiocb) -> (&'a Self, &'a LocalFile) {
-        // SAFETY: The file of `iocb` stays open for `'a`, by the safety requirements.
+        // SAFETY: By the safety requirements the file of `iocb` stays open for `'a`.
         let file = unsafe { LocalFile::from_raw_file((*iocb).ki_filp) };
 
-        // SAFETY: `iocb` is valid and the caller's, and `Self` is transparent.
+        // SAFETY: `iocb` is valid, and used by nothing else; `Self` is transparent.
         (unsafe { &*iocb.cast() }, file)
     }
 
-    /// Calls `with` with synchronous I/O of a file, as its flags want it.
+    /// Calls `with` with a synchronous [`Kiocb`] for a file, with the I/O flags of the file.
     pub(crate) fn with_sync<T>(
         file: &LocalFile,
         pos: c::loff_t,
@@ -59,7 +59,7 @@ impl Kiocb {
             ..pin_init::zeroed()
         };
 
-        // SAFETY: `iocb` is this function's, and `file` stays open as long as that.
+        // SAFETY: `iocb` is a local variable, and `file` stays open until this function returns.
         with(unsafe { Self::from_raw(&mut iocb) }.0)
     }
 
@@ -68,7 +68,7 @@ impl Kiocb {
         self.0.get()
     }
 
-    /// `IOCB_NOWAIT` and others.
+    /// Returns the flags (`IOCB_*`).
     #[inline]
     pub(crate) fn flags(&self) -> ffi::c_int {
         // SAFETY: By the type invariants `self` is valid.
@@ -87,29 +87,30 @@ impl Kiocb {
         unsafe { (*self.0.get()).ki_pos += bytes as c::loff_t }
     }
 
-    /// Calls `with` while the I/O is of another file.
+    /// Calls `with` while the file of the I/O is replaced by `file`.
     #[inline]
     pub(crate) fn with_file<T>(&self, file: &LocalFile, with: impl FnOnce(&Self) -> T) -> T {
         let iocb = self.as_raw();
-        // SAFETY: By the type invariants `iocb` is valid and this task's; `file` is open, and stays
-        // so until it is taken back below.
+        // SAFETY: By the type invariants `iocb` is valid, and only this task uses it. `file` stays
+        // open until it is replaced again below.
         let own = unsafe { core::ptr::replace(&raw mut (*iocb).ki_filp, file.as_ptr()) };
         let done = with(self);
 
-        // SAFETY: By the type invariants `iocb` is valid and this task's; `own` is what it had.
+        // SAFETY: By the type invariants `iocb` is valid, and only this task uses it. `own` is the
+        // file that it had before.
         unsafe { (*iocb).ki_filp = own };
         done
     }
 
-    /// `generic_write_checks()`: the number of bytes that may be written, or an errno. The inode is
-    /// locked.
+    /// Returns the number of bytes that may be written, or a negative errno:
+    /// `generic_write_checks()`. The inode must be locked.
     #[inline]
     pub(crate) fn write_checks(&self, from: &IovIter) -> isize {
-        // SAFETY: By the type invariants both are valid and this task's.
+        // SAFETY: By the type invariants both are valid, and only this task uses them.
         unsafe { c::generic_write_checks(self.as_raw(), from.as_raw()) }
     }
 
-    /// `kiocb_modified()`: takes privileges off and updates times before a write. The inode is
+    /// Removes privileges and updates times before a write: `kiocb_modified()`. The inode must be
     /// locked exclusively.
     #[inline]
     pub(crate) fn modified(&self) -> ffi::c_int {
@@ -117,8 +118,8 @@ impl Kiocb {
         unsafe { c::kiocb_modified(self.as_raw()) }
     }
 
-    /// `generic_write_sync()`: makes `done` bytes that were written durable if the I/O asks for
-    /// that. The inode is not locked.
+    /// Makes `done` bytes that were written durable, if the I/O requires that:
+    /// `generic_write_sync()`. The inode must not be locked.
     #[inline]
     pub(crate) fn write_sync(&self, done: isize) -> isize {
         // SAFETY: By the type invariants `self` is valid.

@@ -35,22 +35,24 @@ use crate::bindings::kernel as c;
 ///
 /// # Invariants
 ///
-/// It is valid, and has its operations, as long as this is borrowed.
+/// The superblock is valid, and has its operations, as long as it is borrowed.
 #[repr(transparent)]
 pub(crate) struct SuperBlock(Opaque<c::super_block>);
 
-// SAFETY: A superblock belongs to no task.
+// SAFETY: A superblock is not tied to a task.
 unsafe impl Send for SuperBlock {}
-// SAFETY: What is used of a superblock here does not change, or is atomic.
+// SAFETY: The fields that are used here do not change, or are atomic.
 unsafe impl Sync for SuperBlock {}
 
 impl SuperBlock {
+    /// Creates a reference to a [`SuperBlock`] from a raw pointer.
+    ///
     /// # Safety
     ///
-    /// For `'a` `sb` is valid, and has its operations.
+    /// For `'a` `sb` must be valid, and have its operations.
     #[inline]
     pub(crate) unsafe fn from_raw<'a>(sb: *const c::super_block) -> &'a Self {
-        // SAFETY: `sb` is valid by the safety requirements, and the types have one layout.
+        // SAFETY: `sb` is valid by the safety requirements, and `Self` is transparent.
         unsafe { &*sb.cast() }
     }
 
@@ -59,7 +61,7 @@ impl SuperBlock {
         self.0.get()
     }
 
-    /// Its device number.
+    /// Returns the device number.
     pub(crate) fn dev(&self) -> c::dev_t {
         // SAFETY: By the type invariants the superblock is valid.
         unsafe { (*self.as_raw()).s_dev }
@@ -70,13 +72,13 @@ impl SuperBlock {
         unsafe { (*self.as_raw()).s_blocksize }
     }
 
-    /// The size that no file of it exceeds.
+    /// Returns the maximum size of a file.
     pub(crate) fn max_bytes(&self) -> c::loff_t {
         // SAFETY: By the type invariants the superblock is valid.
         unsafe { (*self.as_raw()).s_maxbytes }
     }
 
-    /// Whether its user namespace is the initial one.
+    /// Returns true if the user namespace of the superblock is the initial one.
     pub(crate) fn is_of_initial_user_namespace(&self) -> bool {
         // SAFETY: By the type invariants the superblock is valid.
         let user_ns = unsafe { (*self.as_raw()).s_user_ns };
@@ -84,14 +86,14 @@ impl SuperBlock {
         core::ptr::eq(user_ns, &raw const c::init_user_ns)
     }
 
-    /// What the file system has put there.
+    /// Returns `s_fs_info`, which belongs to the file system.
     #[inline]
     pub(crate) fn fs_info(&self) -> *mut ffi::c_void {
         // SAFETY: By the type invariants the superblock is valid.
         unsafe { (*self.as_raw()).s_fs_info }
     }
 
-    /// Its operations, which may be changed meanwhile ([`Self::set_operations`]): loaded once.
+    /// Returns the operations, loaded once: [`Self::set_operations`] may change them concurrently.
     #[inline]
     pub(crate) fn operations(&self) -> NonNull<c::super_operations> {
         // SAFETY: By the type invariants the superblock is valid.
@@ -101,68 +103,67 @@ impl SuperBlock {
         unsafe { NonNull::new_unchecked(operations.cast_mut()) }
     }
 
-    /// Gives it other operations. What loads them meanwhile gets the ones or the others.
+    /// Replaces the operations. Other tasks load the pointer once, and get the old or the new ones.
     ///
     /// # Safety
     ///
-    /// `operations` do for this superblock what the present ones do. They and the present ones stay
-    /// valid as long as there may be a task that has loaded them.
+    /// `operations` must do for this superblock what the present ones do. Both must stay valid as
+    /// long as a task may have loaded them.
     pub(crate) unsafe fn set_operations(&self, operations: *const c::super_operations) {
-        // SAFETY: By the type invariants the superblock is valid; the field is a word that others
-        // load once.
+        // SAFETY: By the type invariants the superblock is valid; the field is a word, loaded once.
         let s_op = unsafe { AtomicPtr::from_ptr((&raw mut (*self.as_raw()).s_op).cast()) };
 
         s_op.store(operations.cast_mut(), Ordering::Release);
     }
 
-    /// An active reference, `None` if it is being shut down.
+    /// Takes an active reference. Returns [`None`] if the superblock is being shut down.
     pub(crate) fn try_get_active(&self) -> Option<ActiveSuper> {
         // SAFETY: By the type invariants the superblock is valid.
         if !unsafe { c::atomic_inc_not_zero(&raw mut (*self.as_raw()).s_active) } {
             return None;
         }
-        // INVARIANT: The reference was taken just now.
+        // INVARIANT: The reference was taken just above.
         Some(ActiveSuper(NonNull::from(self)))
     }
 }
 
-/// An active reference to a superblock, which keeps it mounted. Dropping it may be the end of the
-/// mount, and wait for that: see [`Self::put_unless_last`].
+/// An active reference to a superblock, which keeps it mounted. Dropping the last reference shuts
+/// the superblock down, and waits for that; see [`Self::put_unless_last`].
 ///
 /// # Invariants
 ///
 /// `self` owns an active reference.
-#[must_use = "the reference is given up when it is dropped"]
+#[must_use = "the reference is dropped when it is dropped"]
 pub(crate) struct ActiveSuper(NonNull<SuperBlock>);
 
-// SAFETY: A reference belongs to no task.
+// SAFETY: An active reference is not tied to a task.
 unsafe impl Send for ActiveSuper {}
-// SAFETY: Nothing is done with a shared reference.
+// SAFETY: No method takes a shared reference.
 unsafe impl Sync for ActiveSuper {}
 
 impl ActiveSuper {
-    /// Takes over a reference that was left behind ([`Self::into_raw`]).
+    /// Takes over a reference from [`Self::into_raw`].
     ///
     /// # Safety
     ///
-    /// There is such a reference to `sb`.
+    /// `sb` must be from [`Self::into_raw`], and be used once.
     pub(crate) unsafe fn from_raw(sb: NonNull<SuperBlock>) -> Self {
-        // INVARIANT: By the safety requirements.
+        // INVARIANT: The reference of `into_raw()` is owned by the result.
         Self(sb)
     }
 
-    /// Leaves the reference behind, for [`Self::from_raw`].
+    /// Returns the raw pointer without dropping the reference, for [`Self::from_raw`].
     pub(crate) fn into_raw(self) -> NonNull<SuperBlock> {
         ManuallyDrop::new(self).0
     }
 
-    /// Gives the reference up, without waiting.
+    /// Drops the reference without sleeping, unless it is the last one.
     ///
     /// # Errors
     ///
-    /// Returns it if it is the last one.
+    /// Returns the reference if it is the last one.
     pub(crate) fn put_unless_last(self) -> Result<(), Self> {
-        // SAFETY: By the type invariants the superblock is there.
+        // SAFETY: By the type invariants the superblock is valid.
         let given_up = unsafe {
             c::atomic_add_unless(
                 &raw mut (*self.0.as_ptr().cast::<c::super_block>()).s_active,
@@ -174,7 +175,7 @@ impl ActiveSuper {
         if !given_up {
             return Err(self);
         }
-        // INVARIANT: The reference is another's now, or gone.
+        // INVARIANT: The reference was dropped above, so `self` must not drop it.
         let _ = self.into_raw();
         Ok(())
     }
@@ -182,7 +183,7 @@ impl ActiveSuper {
 
 impl Drop for ActiveSuper {
     fn drop(&mut self) {
-        // SAFETY: By the type invariants `self` owns an active reference, which is given up.
+        // SAFETY: By the type invariants `self` owns an active reference, which is dropped here.
         unsafe { c::deactivate_super(self.0.as_ptr().cast()) }
     }
 }

@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Superblocks of another file system, some of whose operations go through hooks.
+//! Hooks for some operations of another file system's superblock.
 //!
-//! The superblock gets a copy of its `super_operations` with functions that call the hooks first,
-//! and then the file system's own. The copy is the first member of a [`Hooked`]: that is the way
-//! from the superblock to what belongs to the hooks.
+//! The superblock gets a copy of its `super_operations`, with functions that call the hooks and the
+//! functions of the file system. The copy is the first member of a [`Hooked`], which is found from
+//! the superblock that way.
 //!
 //! C header: [`include/linux/fs/super_types.h`](srctree/include/linux/fs/super_types.h)
 
@@ -33,32 +33,31 @@ use super::{
     super_block::SuperBlock, //
 };
 
-/// Hooks, and what belongs to them.
+/// Hooks, and their data.
 pub(crate) trait SuperHooks: Sized + Send + Sync + 'static {
-    /// An inode is about to be made, by the file system's own function.
+    /// Called before the function of the file system that allocates an inode.
     ///
     /// # Errors
     ///
-    /// Any: then it is not made.
+    /// With any error the inode is not allocated.
     fn alloc_inode(this: &Hooked<Self>) -> Result;
 
-    /// An inode is about to be evicted, by the file system's own function.
+    /// Called before the function of the file system that evicts an inode.
     ///
     /// # Safety
     ///
-    /// `inode` is being evicted by the VFS.
+    /// `inode` must be under eviction by the VFS.
     unsafe fn evict_inode(inode: *mut c::inode);
 
-    /// Everything is about to be written back and waited for, by the file system's own function.
-    /// The superblock stays mounted meanwhile.
+    /// Called before the function of the file system that syncs all data and waits for that. The
+    /// superblock stays mounted during the call.
     ///
     /// # Errors
     ///
-    /// Any: they are passed on after the file system's own function has been called.
+    /// Any error is returned to the VFS, after the function of the file system has been called.
     fn sync_fs(this: &Hooked<Self>) -> Result;
 
-    /// The superblock has been put: there are no inodes any more, and none of these hooks is
-    /// called.
+    /// Called after the superblock was put. It has no inodes, and no further hook is called.
     fn put_super(this: Pin<KBox<Hooked<Self>>>);
 }
 
@@ -66,9 +65,9 @@ pub(crate) trait SuperHooks: Sized + Send + Sync + 'static {
 ///
 /// # Invariants
 ///
-/// - `s_op` is the first member, and `sb->s_op` points to it from [`Self::attach`] on until the
+/// - `s_op` is the first member, and `sb->s_op` points to it from [`Self::attach`] until the
 ///   superblock is put.
-/// - `orig` are the operations the superblock had, and `sb` outlives `self`.
+/// - `orig` are the operations that the superblock had before, and `sb` outlives `self`.
 #[pin_data]
 #[repr(C)]
 pub(crate) struct Hooked<T: SuperHooks> {
@@ -79,9 +78,9 @@ pub(crate) struct Hooked<T: SuperHooks> {
     data: T,
 }
 
-// SAFETY: A superblock belongs to no task, and `data` may be sent.
+// SAFETY: A superblock is not tied to a task, and `T` is [`Send`].
 unsafe impl<T: SuperHooks> Send for Hooked<T> {}
-// SAFETY: A superblock is used by several tasks at once, and `data` may be.
+// SAFETY: Several tasks may use a superblock at once, and `T` is [`Sync`].
 unsafe impl<T: SuperHooks> Sync for Hooked<T> {}
 
 impl<T: SuperHooks> Deref for Hooked<T> {
@@ -96,17 +95,18 @@ impl<T: SuperHooks> Deref for Hooked<T> {
 type PutSuper = unsafe extern "C" fn(*mut c::super_block);
 
 impl<T: SuperHooks> Hooked<T> {
-    /// Makes it in `memory`, to be attached. Does not sleep.
+    /// Initializes a [`Hooked`] in `memory`, for [`Self::attach`]. Does not sleep.
     ///
     /// # Safety
     ///
-    /// The operations of `sb` stay as long as this module is loaded. `sb` outlives the result.
+    /// The operations of `sb` must stay valid while this module is loaded. `sb` must outlive the
+    /// result.
     pub(crate) unsafe fn new(
         memory: KBox<MaybeUninit<Self>>,
         sb: &SuperBlock,
         data: impl PinInit<T>,
     ) -> NonNull<Self> {
-        // SAFETY: These operations stay, by the safety requirements.
+        // SAFETY: By the safety requirements the operations stay valid.
         let orig: &'static c::super_operations = unsafe { sb.operations().as_ref() };
         let s_op = c::super_operations {
             alloc_inode: Some(Self::alloc_inode),
@@ -123,53 +123,55 @@ impl<T: SuperHooks> Hooked<T> {
             data <- data,
         }));
         match made {
-            // SAFETY: It stays where it is until `put_super()` pins it again.
+            // SAFETY: The value does not move until `put_super()` pins it again.
             Ok(made) => NonNull::from(KBox::leak(unsafe { Pin::into_inner_unchecked(made) })),
             Err(never) => match never {},
         }
     }
 
-    /// Gives the superblock these operations; it owns `this` from now on, until it is put.
+    /// Installs the hooks. The superblock owns `this` from now on, until it is put.
     ///
     /// # Safety
     ///
-    /// `this` is from [`Self::new`], and this is called once, while the superblock is being
-    /// mounted. The module stays loaded until `put_super()` has returned: `T` keeps a reference to
-    /// it, and what unloads it waits for the last instructions (`synchronize_rcu_tasks()`).
+    /// `this` must be from [`Self::new`]. This must be called once, while the superblock is being
+    /// mounted. The module must stay loaded until `put_super()` has returned: `T` must keep a
+    /// reference to the module, and what unloads the module must wait for the last instructions
+    /// (`synchronize_rcu_tasks()`).
     pub(crate) unsafe fn attach(this: NonNull<Self>) {
-        // SAFETY: `this` is valid, by the safety requirements.
+        // SAFETY: By the safety requirements `this` is valid.
         let sb = unsafe { this.as_ref() }.sb();
 
         // SAFETY: The first member of `this` is a table whose functions call the present ones.
         unsafe { sb.set_operations(this.as_ptr().cast()) };
     }
 
-    /// That of a superblock, if it has these hooks. It stays until the superblock is put.
+    /// Returns the [`Hooked`] of a superblock, if it has these hooks. It is valid until the
+    /// superblock is put.
     fn at(sb: &SuperBlock) -> Option<NonNull<Self>> {
         let s_op = sb.operations();
-        // SAFETY: A superblock's operations are valid: its file system's own, or ones that stay as
-        // long as the superblock has inodes.
-        let theirs = unsafe { s_op.as_ref() }.put_super;
-        let ours =
-            theirs.is_some_and(|theirs| ptr::fn_addr_eq(theirs, Self::put_super as PutSuper));
+        // SAFETY: The operations of a superblock are valid: they are those of its file system, or
+        // part of a [`Hooked`], which is valid until the superblock is put.
+        let put_super = unsafe { s_op.as_ref() }.put_super;
+        let is_hooked = put_super
+            .is_some_and(|put_super| ptr::fn_addr_eq(put_super, Self::put_super as PutSuper));
 
-        // Only `attach()` hands out tables with this function, each the first member of a `Self`.
-        ours.then(|| s_op.cast())
+        // Only `attach()` installs tables with this function, each the first member of a `Self`.
+        is_hooked.then(|| s_op.cast())
     }
 
-    /// That of a superblock, if it has these hooks.
+    /// Returns the [`Hooked`] of a superblock, if it has these hooks.
     ///
     /// # Safety
     ///
-    /// `sb` is not put as long as the result is used.
+    /// `sb` must not be put as long as the result is used.
     unsafe fn of(sb: *mut c::super_block) -> Option<NonNull<Self>> {
-        // SAFETY: `sb` is valid, by the safety requirements.
+        // SAFETY: By the safety requirements `sb` is valid.
         Self::at(unsafe { SuperBlock::from_raw(sb) })
     }
 
-    /// That of an inode's superblock, if it has these hooks.
+    /// Returns the [`Hooked`] of an inode's superblock, if it has these hooks.
     pub(crate) fn of_inode(inode: &Inode) -> Option<&Self> {
-        // SAFETY: An inode in use keeps its superblock, and that what `at()` returns.
+        // SAFETY: A superblock is not put while it has inodes in use, so the result is valid.
         Self::at(inode.super_block()).map(|this| unsafe { this.as_ref() })
     }
 
@@ -180,9 +182,9 @@ impl<T: SuperHooks> Hooked<T> {
 
     /// # Safety
     ///
-    /// Called by the VFS, for a superblock that is mounted and has these hooks.
+    /// Must only be called by the VFS, for a superblock that is mounted and has these hooks.
     unsafe extern "C" fn alloc_inode(sb: *mut c::super_block) -> *mut c::inode {
-        // SAFETY: `sb` is mounted as long as the VFS makes inodes for it.
+        // SAFETY: `sb` stays mounted while the VFS allocates an inode for it.
         let Some(this) = (unsafe { Self::of(sb) }) else {
             return ptr::null_mut();
         };
@@ -192,7 +194,7 @@ impl<T: SuperHooks> Hooked<T> {
             return ptr::null_mut();
         }
         match this.orig.alloc_inode {
-            // SAFETY: The function is the file system's own, and `sb` the VFS's argument.
+            // SAFETY: This calls the file system's function with the VFS's argument.
             Some(alloc_inode) => unsafe { alloc_inode(sb) },
             None => ptr::null_mut(),
         }
@@ -200,10 +202,9 @@ impl<T: SuperHooks> Hooked<T> {
 
     /// # Safety
     ///
-    /// Called by the VFS, for an inode of a superblock that has these hooks, which is being
-    /// evicted.
+    /// Must only be called by the VFS, to evict an inode whose superblock has these hooks.
     unsafe extern "C" fn evict_inode(inode: *mut c::inode) {
-        // SAFETY: `inode` is not freed before the file system's own function has returned.
+        // SAFETY: `inode` is not freed before the function of the file system has returned.
         let Some(this) = Self::of_inode(unsafe { Inode::from_raw(inode) }) else {
             return;
         };
@@ -212,24 +213,24 @@ impl<T: SuperHooks> Hooked<T> {
         // SAFETY: `inode` is being evicted.
         unsafe { T::evict_inode(inode) };
         if let Some(evict_inode) = orig.evict_inode {
-            // SAFETY: The function is the file system's own, and `inode` the VFS's argument.
+            // SAFETY: This calls the file system's function with the VFS's argument.
             unsafe { evict_inode(inode) };
         }
     }
 
     /// # Safety
     ///
-    /// Called by the VFS, for a superblock that stays mounted and has these hooks.
+    /// Must only be called by the VFS, for a superblock that stays mounted and has these hooks.
     unsafe extern "C" fn sync_fs(sb: *mut c::super_block, wait: ffi::c_int) -> ffi::c_int {
-        // SAFETY: `sb` stays mounted meanwhile, as the VFS holds `s_umount`.
+        // SAFETY: `sb` stays mounted during the call, as the VFS holds `s_umount`.
         let this = unsafe { Self::of(sb) };
 
         from_result(|| {
-            // SAFETY: `sb` is mounted, and owns what it points to.
+            // SAFETY: `sb` is mounted, and owns the `Hooked`.
             let this = unsafe { this.ok_or(EIO)?.as_ref() };
             let hooked = if wait != 0 { T::sync_fs(this) } else { Ok(()) };
             let synced = match this.orig.sync_fs {
-                // SAFETY: The function is the file system's own, with the VFS's arguments.
+                // SAFETY: This calls the file system's function with the VFS's arguments.
                 Some(sync_fs) => to_result(unsafe { sync_fs(sb, wait) }),
                 None => Ok(()),
             };
@@ -239,18 +240,19 @@ impl<T: SuperHooks> Hooked<T> {
 
     /// # Safety
     ///
-    /// Called by the VFS, for a superblock that is being shut down and has these hooks.
+    /// Must only be called by the VFS, to shut down a superblock that has these hooks.
     unsafe extern "C" fn put_super(sb: *mut c::super_block) {
         // SAFETY: `sb` is valid until this returns.
         let Some(this) = (unsafe { Self::of(sb) }) else {
             return;
         };
-        // SAFETY: `new()` made `this` of a box, and the superblock, which owns it, gives it up.
+        // SAFETY: `this` is the box of `new()`. The superblock, its owner, does not use it any
+        // more.
         let this = unsafe { Pin::new_unchecked(KBox::from_raw(this.as_ptr())) };
-        // SAFETY: These are the file system's own, and the superblock is used by this task alone.
+        // SAFETY: `orig` are the file system's operations. Only this task uses the superblock.
         unsafe { this.sb().set_operations(this.orig) };
         if let Some(put_super) = this.orig.put_super {
-            // SAFETY: The function is the file system's own, and `sb` the VFS's argument.
+            // SAFETY: This calls the file system's function with the VFS's argument.
             unsafe { put_super(sb) };
         }
         T::put_super(this);

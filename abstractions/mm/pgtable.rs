@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Entries of page tables, as values.
+//! Page table entries, as values.
 //!
 //! C header: [`include/linux/pgtable.h`](srctree/include/linux/pgtable.h)
 
 use crate::bindings::kernel as c;
 
-/// An entry of a table of pages, as it was at some time.
+/// A page table entry, as it was read at some time.
 #[derive(Clone, Copy, Default)]
 #[repr(transparent)]
 pub(crate) struct Pte(c::pte_t);
@@ -22,7 +22,7 @@ impl Pte {
         self.0
     }
 
-    /// Whether it is the same, but for what the CPU sets.
+    /// Returns true if the entries are equal except for the bits that the CPU sets.
     #[inline]
     pub(crate) fn is_same(self, other: Self) -> bool {
         // SAFETY: This compares values.
@@ -41,40 +41,40 @@ impl Pte {
         unsafe { c::pte_write(self.0) != 0 }
     }
 
-    /// Whether it marks a page that is not there as protected by userfaultfd.
+    /// Returns true if the entry marks a page that is not present as protected by userfaultfd.
     #[inline]
     pub(crate) fn is_uffd_wp_marker(self) -> bool {
         // SAFETY: This looks at a value.
         unsafe { c::pte_is_uffd_wp_marker(self.0) }
     }
 
-    /// The page frame, of an entry that is present.
+    /// Returns the page frame of an entry that is present.
     #[inline]
     pub(crate) fn pfn(self) -> u64 {
         // SAFETY: This looks at a value.
         unsafe { c::pte_pfn(self.0) as u64 }
     }
 
-    /// The same, protected by userfaultfd.
+    /// Returns the entry, protected by userfaultfd.
     #[inline]
     pub(crate) fn mkuffd(self) -> Self {
-        // SAFETY: This makes a value of another.
+        // SAFETY: This computes a value from another one.
         Self(unsafe { c::pte_mkuffd(self.0) })
     }
 
-    /// The same, writable and stored to.
+    /// Returns the entry, writable, dirty and accessed.
     #[inline]
     pub(crate) fn mkwritten(self) -> Self {
-        // SAFETY: This makes a value of another.
+        // SAFETY: This computes a value from another one.
         let pte = unsafe { c::pte_mkwrite_novma(self.0) };
-        // SAFETY: This makes a value of another.
+        // SAFETY: This computes a value from another one.
         let pte = unsafe { c::pte_mkdirty(pte) };
-        // SAFETY: This makes a value of another.
+        // SAFETY: This computes a value from another one.
         Self(unsafe { c::pte_mkyoung(pte) })
     }
 }
 
-/// An entry of a table of 2 MiB, as it was at some time.
+/// A PMD entry, as it was read at some time.
 #[derive(Clone, Copy)]
 #[repr(transparent)]
 pub(crate) struct Pmd(c::pmd_t);
@@ -85,14 +85,14 @@ impl Pmd {
         Self(pmd)
     }
 
-    /// Whether there is nothing.
+    /// Returns true if the entry is empty.
     #[inline]
     pub(crate) fn is_none(self) -> bool {
         // SAFETY: This looks at a value.
         self.0.pmd == 0 || unsafe { c::pmd_none(self.0) != 0 }
     }
 
-    /// Whether it is 2 MiB.
+    /// Returns true if the entry maps 2 MiB.
     #[inline]
     pub(crate) fn is_huge(self) -> bool {
         // SAFETY: This looks at a value.

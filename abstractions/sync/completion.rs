@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Completions that a fatal signal ends the wait for.
+//! Completions with killable waits.
 //!
-//! The kernel crate's `Completion` has only waits that no signal ends.
+//! The waits of the kernel crate's `Completion` are uninterruptible.
 //!
 //! C header: [`include/linux/completion.h`](srctree/include/linux/completion.h)
 //!
@@ -28,22 +28,22 @@ use crate::bindings::kernel as c;
 ///
 /// # Invariants
 ///
-/// It is initialized.
+/// `inner` is initialized.
 #[pin_data]
 pub(crate) struct Completion {
     #[pin]
     inner: Opaque<c::completion>,
 }
 
-// SAFETY: A completion belongs to no task.
+// SAFETY: A completion is not tied to a task.
 unsafe impl Send for Completion {}
-// SAFETY: A completion has a lock of its own, for several tasks at once.
+// SAFETY: A completion has a lock of its own.
 unsafe impl Sync for Completion {}
 
 impl Completion {
-    /// One that is not complete.
+    /// Creates a completion that is not complete.
     pub(crate) fn new() -> impl PinInit<Self> {
-        // INVARIANT: Initialized here.
+        // INVARIANT: `inner` is initialized here.
         pin_init!(Self {
             inner <- Opaque::ffi_init(|slot| {
                 // SAFETY: `slot` is valid for writes, and pinned.
@@ -52,25 +52,25 @@ impl Completion {
         })
     }
 
-    /// Wakes one task that waits.
+    /// Wakes up one task that waits on the completion.
     pub(crate) fn complete(&self) {
         // SAFETY: By the type invariants `inner` is initialized.
         unsafe { c::complete(self.inner.get()) }
     }
 
-    /// Wakes all tasks that wait, and lets all later ones through.
+    /// Wakes up all tasks that wait on the completion. Later waits return at once.
     pub(crate) fn complete_all(&self) {
         // SAFETY: By the type invariants `inner` is initialized.
         unsafe { c::complete_all(self.inner.get()) }
     }
 
-    /// Whether a wait would return at once.
+    /// Returns true if a wait would return at once.
     pub(crate) fn is_done(&self) -> bool {
         // SAFETY: By the type invariants `inner` is initialized.
         unsafe { c::completion_done(self.inner.get()) }
     }
 
-    /// Waits, until the task is killed.
+    /// Waits for the completion. The wait is killable.
     ///
     /// # Errors
     ///
@@ -82,13 +82,14 @@ impl Completion {
         to_result(ret).map_err(|_| EINTR)
     }
 
-    /// Waits for `timeout` at most, and until the task is killed. Returns whether it is complete.
+    /// Waits for the completion for at most `timeout`. The wait is killable. Returns true if the
+    /// completion is done.
     pub(crate) fn wait_killable_timeout(&self, timeout: Jiffies) -> bool {
         // SAFETY: By the type invariants `inner` is initialized.
         unsafe { c::wait_for_completion_killable_timeout(self.inner.get(), timeout) > 0 }
     }
 
-    /// Waits, until the task is killed. The task may be frozen meanwhile.
+    /// Waits for the completion. The wait is killable, and the task may be frozen during it.
     ///
     /// # Errors
     ///

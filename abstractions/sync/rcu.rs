@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What the kernel crate's RCU does not have: freeing things when readers allow it, and the flavour
-//! that waits for tasks.
+//! RCU functions that the kernel crate does not provide yet: deferred freeing, and Tasks RCU.
 //!
 //! C header: [`include/linux/rcupdate.h`](srctree/include/linux/rcupdate.h)
 
@@ -23,17 +22,17 @@ use kernel::{
 
 use crate::bindings::kernel as c;
 
-/// A part of what is to be freed by [`RcuHead::drop_later`].
+/// The head in an object that is freed by [`RcuHead::drop_later`].
 #[repr(C)]
 pub(crate) struct RcuHead<T> {
     head: Opaque<c::callback_head>,
-    /// What is to be freed, once that has been asked for.
+    /// The object, once its freeing was requested.
     owner: AtomicPtr<T>,
 }
 
-// SAFETY: It belongs to no task.
+// SAFETY: A head is not tied to a task.
 unsafe impl<T> Send for RcuHead<T> {}
-// SAFETY: It is only used by the task that has the last reference to what it is a part of.
+// SAFETY: Only the task with the last reference to the object uses the head.
 unsafe impl<T> Sync for RcuHead<T> {}
 
 impl<T: Send + 'static> RcuHead<T> {
@@ -44,36 +43,36 @@ impl<T: Send + 'static> RcuHead<T> {
         }
     }
 
-    /// Drops a box once all readers of RCU that there are now have ended, in a softirq.
+    /// Drops a box in softirq context, after an RCU grace period.
     ///
     /// # Safety
     ///
-    /// `head` says where in the box its head is. The module waits for callbacks of RCU before it
-    /// goes.
+    /// `head` must return the head that is part of the object in the box. The module must call
+    /// `rcu_barrier()` before it is unloaded.
     pub(crate) unsafe fn drop_later(boxed: Pin<KBox<T>>, head: impl FnOnce(&T) -> &Self) {
         let this = ptr::from_ref(head(&boxed)).cast_mut();
         let owner = boxed.into_foreign().cast::<T>();
 
-        // SAFETY: `this` is a part of the box, which is there until the callback.
+        // SAFETY: `this` is part of the box, which is valid until the callback.
         unsafe { (*this).owner.store(owner, Ordering::Relaxed) };
-        // SAFETY: The head is a part of the box, which only the callback has from now on.
+        // SAFETY: The head is part of the box, which only the callback uses from now on.
         unsafe { c::call_rcu(this.cast(), Some(Self::drop_now)) };
     }
 
     /// # Safety
     ///
-    /// Called by RCU for the head of a box that nothing uses any more.
+    /// Must only be called by RCU, with the head in a box that nothing uses any more.
     unsafe extern "C" fn drop_now(head: *mut c::callback_head) {
-        // SAFETY: `head` is the first member of one, by the safety requirements.
+        // SAFETY: By the safety requirements `head` is the first member of an `RcuHead`.
         let owner = unsafe { (*head.cast::<Self>()).owner.load(Ordering::Relaxed) };
 
-        // SAFETY: `owner` was a box, and nothing uses it any more.
+        // SAFETY: `owner` is the box that `drop_later()` leaked, and nothing uses it any more.
         drop(unsafe { <Pin<KBox<T>>>::from_foreign(owner.cast()) });
     }
 }
 
-/// Waits until each task has slept, or been in user space, that was not asleep before this. May
-/// sleep, for long.
+/// Waits for a grace period of Tasks RCU: until each task that is runnable now has slept
+/// voluntarily, or been in user space. May sleep, for a long time.
 pub(crate) fn synchronize_rcu_tasks() {
     // SAFETY: The only requirement is that the task may sleep.
     unsafe { c::synchronize_rcu_tasks() }

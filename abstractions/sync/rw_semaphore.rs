@@ -1,10 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Reader-writer semaphores that do not wrap what they protect.
+//! Reader-writer semaphores that do not wrap the data that they protect.
 //!
-//! Most of those that a file system meets belong to the kernel: `inode->i_rwsem`,
-//! `mapping->invalidate_lock`. A guard keeps the semaphore locked until it is dropped, by the same
-//! task.
+//! Many semaphores that a file system uses belong to the kernel: `inode->i_rwsem`,
+//! `mapping->invalidate_lock`. A guard keeps the semaphore locked until the same task drops it.
 //!
 //! C header: [`include/linux/rwsem.h`](srctree/include/linux/rwsem.h)
 //!
@@ -44,15 +43,15 @@ pub(crate) struct RwSemaphore {
     sem: Opaque<c::rw_semaphore>,
 }
 
-// SAFETY: A semaphore belongs to no task; only a locked one does, see the guards.
+// SAFETY: A semaphore is not tied to a task while it is unlocked. The guards are not [`Send`].
 unsafe impl Send for RwSemaphore {}
 // SAFETY: Several tasks may use a semaphore at once.
 unsafe impl Sync for RwSemaphore {}
 
 impl RwSemaphore {
-    /// A semaphore of a lock class of its own, unlocked.
+    /// Creates a semaphore with a lock class of its own.
     pub(crate) fn new(name: &'static CStr, key: Pin<&'static LockClassKey>) -> impl PinInit<Self> {
-        // INVARIANT: Initialized here.
+        // INVARIANT: The semaphore is initialized here.
         pin_init!(Self {
             // SAFETY: `slot` is valid for writes, and pinned; `name` and `key` are static.
             sem <- Opaque::ffi_init(move |slot| unsafe {
@@ -61,16 +60,18 @@ impl RwSemaphore {
         })
     }
 
+    /// Creates a reference to an [`RwSemaphore`] from a raw pointer.
+    ///
     /// # Safety
     ///
-    /// `sem` points to an initialized semaphore, which stays so for `'a`.
+    /// `sem` must point to a semaphore that is initialized, and stays valid, for `'a`.
     #[inline]
     pub(crate) unsafe fn from_raw<'a>(sem: *mut c::rw_semaphore) -> &'a Self {
         // SAFETY: `sem` is valid by the safety requirements, and `Self` is transparent.
         unsafe { &*sem.cast() }
     }
 
-    /// Locks it shared.
+    /// Locks the semaphore shared.
     #[inline]
     pub(crate) fn read(&self) -> ReadGuard<'_> {
         // SAFETY: By the type invariants the semaphore is initialized.
@@ -78,7 +79,7 @@ impl RwSemaphore {
         ReadGuard::of(self)
     }
 
-    /// Locks it exclusively.
+    /// Locks the semaphore exclusively.
     #[inline]
     pub(crate) fn write(&self) -> WriteGuard<'_> {
         // SAFETY: By the type invariants the semaphore is initialized.
@@ -86,11 +87,11 @@ impl RwSemaphore {
         WriteGuard::of(self)
     }
 
-    /// Locks it shared, unless the task is killed first.
+    /// Locks the semaphore shared. The wait is killable.
     ///
     /// # Errors
     ///
-    /// [`EINTR`].
+    /// [`EINTR`] if the task is being killed.
     #[inline]
     pub(crate) fn read_killable(&self) -> Result<ReadGuard<'_>> {
         // SAFETY: By the type invariants the semaphore is initialized.
@@ -99,11 +100,11 @@ impl RwSemaphore {
         Ok(ReadGuard::of(self))
     }
 
-    /// Locks it exclusively, unless the task is killed first.
+    /// Locks the semaphore exclusively. The wait is killable.
     ///
     /// # Errors
     ///
-    /// [`EINTR`].
+    /// [`EINTR`] if the task is being killed.
     #[inline]
     pub(crate) fn write_killable(&self) -> Result<WriteGuard<'_>> {
         // SAFETY: By the type invariants the semaphore is initialized.
@@ -112,7 +113,7 @@ impl RwSemaphore {
         Ok(WriteGuard::of(self))
     }
 
-    /// Locks it shared if that is possible at once.
+    /// Tries to lock the semaphore shared, without waiting.
     #[inline]
     pub(crate) fn try_read(&self) -> Option<ReadGuard<'_>> {
         // SAFETY: By the type invariants the semaphore is initialized.
@@ -120,7 +121,7 @@ impl RwSemaphore {
         (locked != 0).then(|| ReadGuard::of(self))
     }
 
-    /// Locks it exclusively if that is possible at once.
+    /// Tries to lock the semaphore exclusively, without waiting.
     #[inline]
     pub(crate) fn try_write(&self) -> Option<WriteGuard<'_>> {
         // SAFETY: By the type invariants the semaphore is initialized.
@@ -129,7 +130,7 @@ impl RwSemaphore {
     }
 }
 
-/// `to_result()`, which is a call, for what nearly always succeeds.
+/// An inline fast path for [`to_result`], which is a function call.
 #[inline]
 fn locked(ret: ffi::c_int) -> Result {
     if ret == 0 {
@@ -138,7 +139,7 @@ fn locked(ret: ffi::c_int) -> Result {
     to_result(ret)
 }
 
-/// A semaphore that is locked shared.
+/// A guard for a semaphore that is locked shared.
 ///
 /// # Invariants
 ///
@@ -152,7 +153,7 @@ pub(crate) struct ReadGuard<'a> {
 impl<'a> ReadGuard<'a> {
     #[inline]
     fn of(sem: &'a RwSemaphore) -> Self {
-        // INVARIANT: Only called with it locked.
+        // INVARIANT: The callers have locked the semaphore.
         Self {
             sem,
             _same_task: NotThreadSafe,
@@ -163,12 +164,12 @@ impl<'a> ReadGuard<'a> {
 impl Drop for ReadGuard<'_> {
     #[inline]
     fn drop(&mut self) {
-        // SAFETY: By the type invariants this task has locked it shared.
+        // SAFETY: By the type invariants the current task has locked the semaphore shared.
         unsafe { c::up_read(self.sem.sem.get()) }
     }
 }
 
-/// A semaphore that is locked exclusively.
+/// A guard for a semaphore that is locked exclusively.
 ///
 /// # Invariants
 ///
@@ -182,7 +183,7 @@ pub(crate) struct WriteGuard<'a> {
 impl<'a> WriteGuard<'a> {
     #[inline]
     fn of(sem: &'a RwSemaphore) -> Self {
-        // INVARIANT: Only called with it locked.
+        // INVARIANT: The callers have locked the semaphore.
         Self {
             sem,
             _same_task: NotThreadSafe,
@@ -191,19 +192,21 @@ impl<'a> WriteGuard<'a> {
 }
 
 impl WriteGuard<'_> {
-    /// Leaves it locked, for [`Self::from_raw`].
+    /// Leaves the semaphore locked, for [`Self::from_raw`].
     #[inline]
     pub(crate) fn into_raw(self) -> *mut c::rw_semaphore {
         ManuallyDrop::new(self).sem.sem.get()
     }
 
+    /// Creates a guard from [`Self::into_raw`].
+    ///
     /// # Safety
     ///
-    /// `sem` is from [`Self::into_raw`], by the same task, and is used once. The semaphore is valid
-    /// as long as the guard.
+    /// `sem` must be from [`Self::into_raw`], by the same task, and be used once. The semaphore
+    /// must stay valid as long as the guard.
     #[inline]
     pub(crate) unsafe fn from_raw(sem: *mut c::rw_semaphore) -> Self {
-        // SAFETY: `sem` is valid, by the safety requirements.
+        // SAFETY: By the safety requirements `sem` is valid.
         Self::of(unsafe { RwSemaphore::from_raw(sem) })
     }
 }
@@ -211,7 +214,7 @@ impl WriteGuard<'_> {
 impl Drop for WriteGuard<'_> {
     #[inline]
     fn drop(&mut self) {
-        // SAFETY: By the type invariants this task has locked it exclusively.
+        // SAFETY: By the type invariants the current task has locked the semaphore exclusively.
         unsafe { c::up_write(self.sem.sem.get()) }
     }
 }

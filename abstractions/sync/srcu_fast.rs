@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Sleepable RCU whose readers are fast: two instructions that count, and no barrier.
+//! Sleepable RCU with fast readers, which have no memory barriers.
 //!
-//! The kernel crate's `Srcu` has readers with barriers. Grace periods are slower here.
+//! Readers of the kernel crate's `Srcu` have memory barriers. Here grace periods are slower.
 //!
 //! C header: [`include/linux/srcu.h`](srctree/include/linux/srcu.h)
 //!
@@ -29,26 +29,26 @@ use kernel::{
 
 use crate::bindings::kernel as c;
 
-/// A `struct srcu_struct` for readers by `srcu_read_lock_fast()`.
+/// A `struct srcu_struct` for readers that use `srcu_read_lock_fast()`.
 ///
 /// # Invariants
 ///
-/// It is initialized for such readers, and has no others.
+/// `srcu` is initialized for such readers, and has no others.
 ///
-/// Dropping it waits for readers, so it may sleep: for ever if a [`Reader`] was leaked.
+/// Dropping it waits for readers, so it may sleep: forever if a [`Reader`] was leaked.
 #[pin_data(PinnedDrop)]
 pub(crate) struct SrcuFast {
     #[pin]
     srcu: Opaque<c::srcu_struct>,
 }
 
-// SAFETY: It belongs to no task; only a reader does, see [`Reader`].
+// SAFETY: An SRCU is not tied to a task; only a [`Reader`] is.
 unsafe impl Send for SrcuFast {}
-// SAFETY: Several tasks may use it at once.
+// SAFETY: Several tasks may use an SRCU at once.
 unsafe impl Sync for SrcuFast {}
 
 impl SrcuFast {
-    /// May sleep.
+    /// Initializes an SRCU. May sleep.
     ///
     /// # Errors
     ///
@@ -57,7 +57,8 @@ impl SrcuFast {
         name: &'static CStr,
         key: Pin<&'static LockClassKey>,
     ) -> impl PinInit<Self, Error> {
-        // INVARIANT: Initialized here, and `read_lock()` is the only way to be a reader.
+        // INVARIANT: `srcu` is initialized here, and readers only begin in `read_lock()`, or in C
+        // code that uses the same flavour.
         try_pin_init!(Self {
             // SAFETY: `slot` is valid for writes, and pinned; `name` and `key` are static.
             srcu <- Opaque::try_ffi_init(move |slot| unsafe {
@@ -66,19 +67,19 @@ impl SrcuFast {
         })
     }
 
-    /// For C code that begins and ends a reader.
+    /// Returns the raw pointer, for C code with readers of its own.
     #[inline]
     pub(crate) fn as_raw(&self) -> *mut c::srcu_struct {
         self.srcu.get()
     }
 
-    /// Begins a reader, which may sleep. Readers nest.
+    /// Begins a read-side critical section. Readers may sleep, and may be nested.
     #[inline]
     pub(crate) fn read_lock(&self) -> Reader<'_> {
-        // SAFETY: By the type invariants it is initialized for this.
+        // SAFETY: By the type invariants `srcu` is initialized for fast readers.
         let counter = unsafe { c::fuse_dax_fmap_srcu_read_lock(self.srcu.get()) };
 
-        // INVARIANT: Begun just now.
+        // INVARIANT: The critical section was begun just above.
         Reader {
             srcu: self,
             counter,
@@ -86,10 +87,9 @@ impl SrcuFast {
         }
     }
 
-    /// Waits for all readers that have begun before this. May sleep; must not be called by a
-    /// reader.
+    /// Waits for all readers that have begun before. May sleep. Must not be called by a reader.
     pub(crate) fn synchronize_expedited(&self) {
-        // SAFETY: By the type invariants it is initialized.
+        // SAFETY: By the type invariants `srcu` is initialized.
         unsafe { c::synchronize_srcu_expedited(self.srcu.get()) }
     }
 }
@@ -97,21 +97,21 @@ impl SrcuFast {
 #[pinned_drop]
 impl PinnedDrop for SrcuFast {
     fn drop(self: Pin<&mut Self>) {
-        // A reader borrows `self`, but may have been leaked, and readers of C code borrow nothing.
-        // With one, `cleanup_srcu_struct()` would leave work that goes on using the memory.
+        // A reader borrows `self`, but may have been leaked, and readers in C code borrow nothing.
+        // If there were one, `cleanup_srcu_struct()` would leave work that still uses the memory.
         //
-        // SAFETY: By the type invariants it is initialized.
+        // SAFETY: By the type invariants `srcu` is initialized.
         unsafe { c::synchronize_srcu(self.srcu.get()) };
-        // SAFETY: By the type invariants it is initialized, and it has no readers.
+        // SAFETY: By the type invariants `srcu` is initialized. It has no readers any more.
         unsafe { c::cleanup_srcu_struct(self.srcu.get()) }
     }
 }
 
-/// A reader.
+/// Evidence of a read-side critical section.
 ///
 /// # Invariants
 ///
-/// The current task has begun it, and `counter` is what it was given.
+/// The current task has begun the critical section, and `counter` is what it got there.
 #[must_use = "the reader ends when it is dropped"]
 pub(crate) struct Reader<'a> {
     srcu: &'a SrcuFast,
@@ -122,7 +122,7 @@ pub(crate) struct Reader<'a> {
 impl Drop for Reader<'_> {
     #[inline]
     fn drop(&mut self) {
-        // SAFETY: By the type invariants this ends what the task has begun.
+        // SAFETY: By the type invariants this task has begun the critical section, with `counter`.
         unsafe { c::fuse_dax_fmap_srcu_read_unlock(self.srcu.srcu.get(), self.counter) }
     }
 }

@@ -1,15 +1,16 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! A file that FUSE opened before the map of its inode was published: by CREATE, for neither
-//! reading nor writing, or when the map could not be published because of another such file.
+//! Early files: FUSE opened them before the map of their inode was published: by CREATE, as no_rw,
+//! or when another early file kept the map from being published.
 //!
-//! Its operations are FUSE's until another open brings the map, and those of a mapped file from
-//! then on. The map is not published while FUSE's page cache is dirty or mapped by mmap(2), or
-//! while a write by such a file is under way ([`Changing`]): there would be two sets of bytes. One
-//! window is left: a private or read-only mapping that `->mmap()` has accepted, and that is not in
-//! `i_mmap` yet, is not seen. It shows FUSE's page cache as long as it lives.
+//! The operations of an early file call FUSE's own until another open publishes the map, and those
+//! of a mapped file from then on. The map is not published while FUSE's page cache is dirty or
+//! mapped by mmap(2), or while an early file is being changed ([`Changing`]): otherwise there would
+//! be two sets of bytes. One window is left: a private or read-only mapping that `->mmap()` has
+//! accepted, and that is not in `i_mmap` yet, is not seen. It maps FUSE's page cache until it is
+//! unmapped.
 //!
-//! The first mmap(2) after the map was published makes such a file count as open
+//! The first mmap(2) of an early file after the map was published counts the file as open
 //! ([`EarlyFile::count`]), so that its release looks for pages in use.
 
 use core::{
@@ -48,18 +49,18 @@ use super::super::{
     }, //
 };
 
-/// Such a file.
+/// An early file.
 ///
 /// # Invariants
 ///
-/// It is open, of a bound mount, and has the table of unsettled or idle files, or has been counted.
+/// It is open, of an fmap mount, and has the table `early`, `counted` or `no_rw`.
 #[repr(transparent)]
 struct EarlyFile(Opaque<c::file>);
 
 impl EarlyFile {
     /// # Safety
     ///
-    /// `file` is such a file, for `'a`.
+    /// `file` is an early file, for `'a`.
     unsafe fn from_raw<'a>(file: *mut c::file) -> &'a Self {
         // SAFETY: `file` is valid by the safety requirements, and the types have one layout.
         unsafe { &*file.cast() }
@@ -70,13 +71,13 @@ impl EarlyFile {
         unsafe { Inode::new((*self.0.get()).f_inode) }
     }
 
-    /// What of its mode does not change.
+    /// Returns true if the file is no_rw, which does not change.
     fn is_no_rw(&self) -> bool {
         // SAFETY: By the type invariants the file is open.
         is_no_rw(unsafe { (*self.0.get()).f_mode })
     }
 
-    /// The operations that it has at the moment.
+    /// Returns the operations that its functions call at the moment.
     fn now(&self) -> &'static c::file_operations {
         static NONE: Table<c::file_operations> = Table(pin_init::zeroed());
 
@@ -89,8 +90,8 @@ impl EarlyFile {
         }
     }
 
-    /// Counts it as open, once, as it is about to be mapped by mmap(2), if it is a mapped one. Does
-    /// nothing to an idle file.
+    /// Counts the file as open, once, if its inode is mapped: the file is about to be mapped by
+    /// mmap(2). Does nothing to a no_rw file.
     fn count(&self) {
         let inode = self.inode();
         let Some(shim) = OPEN_SHIM.as_ref().map(|table| &table.0) else {
@@ -103,8 +104,8 @@ impl EarlyFile {
             ptr::from_ref(&shim.early).cast_mut(),
             ptr::from_ref(&shim.counted).cast_mut(),
         );
-        // SAFETY: By the type invariants the file is open. The field is a word that others load
-        // once; both tables have the same operations, but for the last one.
+        // SAFETY: By the type invariants the file is open. `f_op` is a word that each call loads
+        // once; both tables have the same operations, but for `release`.
         let f_op = unsafe { AtomicPtr::from_ptr((&raw mut (*self.0.get()).f_op).cast()) };
         let taken = f_op.compare_exchange(early, counted, Ordering::Relaxed, Ordering::Relaxed);
         if taken.is_ok() {
@@ -114,16 +115,15 @@ impl EarlyFile {
     }
 }
 
-/// The right to change a file through FUSE: while a task has it, the file does not become a mapped
-/// one.
-#[must_use = "the right ends when this is dropped"]
+/// Guard for changing a file through FUSE. While it is held, the inode does not become mapped.
+#[must_use = "the inode may become mapped as soon as this is dropped"]
 struct Changing<'a> {
     sbi: &'a SbInfo,
     key: usize,
 }
 
 impl<'a> Changing<'a> {
-    /// `None` if the file is mapped.
+    /// Returns `None` if the inode is mapped.
     ///
     /// # Errors
     ///
@@ -138,7 +138,7 @@ impl<'a> Changing<'a> {
         let node = RBTreeNode::new(key, 1, GFP_KERNEL_ACCOUNT)?;
         let mut changing = sbi.changing.lock();
 
-        // Asked again: who publishes the map has the lock.
+        // Checked again: a map is published with this lock held.
         if iomap::state(inode) == State::Mapped {
             return Ok(None);
         }
@@ -163,19 +163,19 @@ impl Drop for Changing<'_> {
     }
 }
 
-/// mmap(2).
+/// `->mmap()` of an early file.
 ///
 /// # Safety
 ///
-/// Called by the VFS, for an open file with the table of unsettled files, or one that is counted.
+/// Called by the VFS, for an open file with the table `early` or `counted`.
 unsafe extern "C" fn mmap(raw: *mut c::file, vma: *mut c::vm_area_struct) -> ffi::c_int {
-    // SAFETY: `raw` is such a file, and the VFS keeps it open meanwhile.
+    // SAFETY: `raw` is an early file, and the VFS keeps it open until this returns.
     let file = unsafe { EarlyFile::from_raw(raw) };
-    let right = match Changing::new(file) {
-        Ok(right) => right,
+    let change = match Changing::new(file) {
+        Ok(change) => change,
         Err(errno) => return errno.to_errno(),
     };
-    if right.is_none() {
+    if change.is_none() {
         file.count();
     }
     match file.now().mmap {
@@ -185,57 +185,58 @@ unsafe extern "C" fn mmap(raw: *mut c::file, vma: *mut c::vm_area_struct) -> ffi
     }
 }
 
-/// write(2) and its kin. FUSE does direct I/O of an asynchronous one after it has returned; while
-/// the file is FUSE's, there are none, so that what is under way is known.
+/// `->write_iter()` of an early file. While the inode is not mapped, an asynchronous write is done
+/// synchronously: FUSE would do direct I/O of it after the end of [`Changing`].
 ///
 /// # Safety
 ///
-/// Called by the VFS, for an open file with the table of unsettled files, or one that is counted.
+/// Called by the VFS, for an open file with the table `early` or `counted`.
 unsafe extern "C" fn write_iter(iocb: *mut c::kiocb, from: *mut c::iov_iter) -> isize {
-    // SAFETY: `iocb` is valid, and has such a file, which the VFS keeps open meanwhile.
+    // SAFETY: `iocb` is valid, and its file is an early file, which the VFS keeps open until this
+    // returns.
     let file = unsafe { EarlyFile::from_raw((*iocb).ki_filp) };
-    let right = match Changing::new(file) {
-        Ok(right) => right,
+    let change = match Changing::new(file) {
+        Ok(change) => change,
         Err(errno) => return errno.to_errno() as isize,
     };
     let Some(write_iter) = file.now().write_iter else {
         return EINVAL.to_errno() as isize;
     };
-    if right.is_none() {
+    if change.is_none() {
         // SAFETY: The VFS's arguments, passed on.
         return unsafe { write_iter(iocb, from) };
     }
-    // SAFETY: `iocb` is the VFS's, and the callee's until it returns. One without this is
-    // synchronous.
+    // SAFETY: `iocb` is the VFS's, and this function may change it until it returns. Without
+    // `ki_complete` an I/O is synchronous.
     let complete = unsafe { (*iocb).ki_complete.take() };
     // SAFETY: `iocb` and `from` are the VFS's, passed on.
     let done = unsafe { write_iter(iocb, from) };
-    // SAFETY: `iocb` was synchronous, so it is still there.
+    // SAFETY: The I/O was synchronous, so `iocb` is still valid.
     unsafe { (*iocb).ki_complete = complete };
     done
 }
 
-/// Operations that are passed on to those of the moment. Those that `change` the file keep it what
-/// it is meanwhile.
+/// Defines functions that call the same function of [`EarlyFile::now`]. While one that may `change`
+/// the file runs, the inode does not become mapped.
 macro_rules! pass_on {
-    (@right look, $file:expr) => {
+    (@guard look, $file:expr) => {
         Ok::<_, Error>(())
     };
-    (@right change, $file:expr) => {
+    (@guard change, $file:expr) => {
         Changing::new($file)
     };
     ($($how:ident $name:ident($file:expr; $($arg:ident: $type:ty),*) -> $ret:ty, or $none:expr;)*) => {
         $(
             /// # Safety
             ///
-            /// Called by the VFS, for an open file with the table of unsettled or idle files.
+            /// Called by the VFS, for an open early file.
             // Results are integers of several sizes.
             #[allow(clippy::cast_lossless)]
             unsafe extern "C" fn $name($($arg: $type),*) -> $ret {
-                // SAFETY: The VFS keeps the file open meanwhile, which has one of these tables.
+                // SAFETY: `$file` is an early file, and the VFS keeps it open until this returns.
                 let early = unsafe { EarlyFile::from_raw($file) };
-                let _right = match pass_on!(@right $how, early) {
-                    Ok(right) => right,
+                let _change = match pass_on!(@guard $how, early) {
+                    Ok(change) => change,
                     Err(errno) => return errno.to_errno() as $ret,
                 };
                 match early.now().$name {
@@ -266,19 +267,20 @@ pass_on! {
         -> ffi::c_long, or EOPNOTSUPP.to_errno() as ffi::c_long;
 }
 
-/// posix_fadvise(2) and readahead(2): what is read ahead would go into FUSE's page cache, where a
-/// mapped file's bytes are not, and may ask the server for bytes that only the memory has.
+/// `->fadvise()` of an early file: posix_fadvise(2) and readahead(2). If the file is no_rw or the
+/// inode mapped, nothing is read ahead: that would fill FUSE's page cache, which a mapped file does
+/// not use, and may ask the server for bytes that only the memory has.
 ///
 /// # Safety
 ///
-/// Called by the VFS, for an open file with the table of unsettled or idle files.
+/// Called by the VFS, for an open early file.
 unsafe extern "C" fn fadvise(
     file: *mut c::file,
     offset: c::loff_t,
     len: c::loff_t,
     advice: ffi::c_int,
 ) -> ffi::c_int {
-    // SAFETY: `file` has one of these tables, and the VFS keeps it open meanwhile.
+    // SAFETY: `file` is an early file, and the VFS keeps it open until this returns.
     let early = unsafe { EarlyFile::from_raw(file) };
     let useless = early.is_no_rw() || iomap::state(early.inode()) == State::Mapped;
     if useless && advice == c::POSIX_FADV_WILLNEED as ffi::c_int {
@@ -288,7 +290,7 @@ unsafe extern "C" fn fadvise(
     unsafe { c::generic_fadvise(file, offset, len, advice) }
 }
 
-/// The operations of an unsettled file.
+/// Returns the operations of an early file, made from FUSE's own.
 pub(super) fn file_operations(orig: &c::file_operations) -> c::file_operations {
     c::file_operations {
         llseek: Some(llseek),
@@ -301,7 +303,7 @@ pub(super) fn file_operations(orig: &c::file_operations) -> c::file_operations {
         splice_write: Some(splice_write),
         fallocate: Some(fallocate),
         fadvise: Some(fadvise),
-        // The VFS does it by splicing, which is passed on.
+        // The VFS splices instead, which is passed on.
         copy_file_range: None,
         ..*orig
     }

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * Ops whose iomap_begin() reads an arena. Each load of a page of it that is not there is an
- * exception, with a report, so this is refused. The parser may have one.
+ * Ops whose iomap_begin() reads an arena. Each load from a missing page of it is an
+ * exception, which the kernel logs, so the ops are refused. The parser may use an arena.
  */
 #include <linux/bpf.h>
 #include <linux/fuse_dax_fmap.h>

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * Counts what goes to the persistence domain. An emulated CPU has no caches, so
- * nobody could see from what is on a device whether it was flushed; but the two
- * functions that do it can be watched.
+ * Counts bytes that are written to the persistence domain. An emulated CPU has
+ * no caches, so the contents of a device do not show if it was flushed; but the
+ * two functions that do it can be traced.
  */
 #include <linux/bpf.h>
 #include <bpf/bpf_helpers.h>

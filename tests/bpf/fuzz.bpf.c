@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0
-/* Ops that say whatever the fuzzer wants them to say: see fuzz.h. */
+/* Ops that return whatever the fuzzer wants: see fuzz.h. */
 #include <linux/bpf.h>
 #include <linux/fuse_dax_fmap.h>
 #include <bpf/bpf_helpers.h>
@@ -20,12 +20,12 @@ int BPF_PROG(fuzz_parse_prog, struct fuse_dax_fmap_parse_ctx *parse)
 	blob = (const void *)bpf_fuse_dax_parse_get_blob(parse, 0, sizeof(*blob));
 	if (!blob)
 		return -EBADMSG;
-	/* Whether that works is the getter's business. */
+	/* If this fails, the getter returns NULL. */
 	bpf_fuse_dax_parse_alloc_meta(parse, blob->alloc);
 	meta = (void *)bpf_fuse_dax_parse_get_meta(parse, 0, sizeof(*meta));
 	if (meta)
 		*meta = blob->cookie;
-	/* The last bytes have to be there, too. */
+	/* The last bytes of the metadata have to be there, too. */
 	meta = (void *)bpf_fuse_dax_parse_get_meta(parse, parse->meta_buf_size - sizeof(*meta),
 						   sizeof(*meta));
 	if (meta)

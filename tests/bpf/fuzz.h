@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0 */
 /*
- * Ops without a will of their own: dax_fmap_parse() does what the file map says,
- * iomap_begin() gives the answer whose turn it is and writes down what it was asked.
- * User space has both before its eyes, in the object's .bss.
+ * Ops that the fuzzer controls: dax_fmap_parse() does what the file map says,
+ * iomap_begin() returns the next answer and records its arguments. User space has
+ * answers and records in the object's .bss.
  */
 #ifndef FUZZ_BPF_H
 #define FUZZ_BPF_H
@@ -19,7 +19,7 @@ struct fuzz_parse {
 	__u32	alloc;		/* bytes of metadata; 0: none */
 	__u64	file_size;
 	__u64	dev_bitmap;
-	__u32	cookie;		/* to be found in the metadata again */
+	__u32	cookie;		/* is copied to the metadata */
 	__u32	reserved;
 };
 
@@ -47,12 +47,12 @@ struct fuzz_question {
 	__u64	file_size;
 	__u64	io_offset;
 	__u32	meta_buf_size;
-	__u32	cookie;		/* FUZZ_NO_META: there is none */
+	__u32	cookie;		/* FUZZ_NO_META: no metadata */
 	__u32	type_flags;	/* what io->type and io->flags held */
 	__u32	reserved;
 };
 
-/* First in .bss. Call n takes answer[n % FUZZ_CALLS]. */
+/* The beginning of .bss. Call n takes answer[n % FUZZ_CALLS]. */
 struct fuzz_calls {
 	__u64	asked;
 	struct fuzz_answer answer[FUZZ_CALLS];

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0 */
 /*
- * A file map for moving.bpf.c: it does not say where the file is but in which
- * variable that stands, and user space writes the variable.
+ * A file map for moving.bpf.c: it has the index of a variable that says where the
+ * file is. User space writes the variable.
  */
 #ifndef MOVING_H
 #define MOVING_H
@@ -17,7 +17,7 @@ struct moving {
 	__u32	reserved;
 };
 
-/* The object's .bss: where on device 0 each file is at the moment, if anywhere. */
+/* The object's .bss: where on device 0 each file is now, if it is no hole. */
 struct moving_to {
 	__u64	addr[MOVING_FILES];
 	__u32	hole[MOVING_FILES];	/* the whole file, if not 0 */

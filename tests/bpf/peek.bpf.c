@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * Reads physical memory, for tests that want to know what is on a DAX device
- * without asking the code under test. fsdev_dax offers neither mmap nor read,
- * and /dev/mem is closed in distribution kernels; but the memory of the device
- * is in the kernel's direct map, where a BPF program may look.
+ * Reads physical memory, for tests that check the contents of a DAX device
+ * without the code under test. fsdev_dax offers neither mmap nor read, and
+ * /dev/mem is closed in distribution kernels; but the memory of the device is
+ * in the kernel's direct map, which a BPF program can read.
  */
 #include <linux/bpf.h>
 #include <bpf/bpf_helpers.h>

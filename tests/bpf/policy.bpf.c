@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * Many small ops, for the tests of what may be registered and what a program may
- * do. struct_ops.c creates one map at a time, so that one program that is refused
- * does not keep the others from being loaded.
+ * Many small ops, for the tests of what can be registered and what a program may do.
+ * struct_ops.c creates one map at a time, so that one refused program does not keep the
+ * others from being loaded.
  *
- * The programs of "accepted" use everything that is allowed. Each of the others
- * differs from them in one thing, which its name says.
+ * The programs of "accepted" use everything that is allowed. Each of the others differs
+ * from them in one thing, which its name says.
  */
 #include <linux/bpf.h>
 #include <linux/fuse_dax_fmap.h>
@@ -69,7 +69,7 @@ BEGIN(good_begin)
 
 OPS(accepted, "accepted", good_parse, good_begin);
 
-/* ---- who may be registered ---- */
+/* ---- what can be registered ---- */
 
 OPS(same_name, "accepted", good_parse, good_begin);
 OPS(no_parse, "no_parse", 0, good_begin);
@@ -236,11 +236,11 @@ BAD_BEGIN(b_meta, {
 		io->addr = p[0];
 });
 
-/* It runs in page faults, so it has to be bounded, and to do nothing else but look. */
+/* iomap_begin() runs in page faults, so it has to be bounded, and may only read. */
 extern void *bpf_dynptr_slice(const struct bpf_dynptr *p, __u64 offset, void *buffer__nullable,
 			      __u64 buffer__szk) __ksym __weak;
 
-/* Where the dynptr is not in one piece, this would write to the buffer: to the metadata. */
+/* If the dynptr is not contiguous, the kfunc writes to the buffer: to the metadata. */
 BAD_BEGIN(b_slice, {
 	__u32 zero = 0;
 	struct bpf_dynptr ptr;
@@ -279,7 +279,7 @@ static long callback_for_each(struct bpf_map *map, const void *key, void *value,
 	return 0;
 }
 
-/* Fast, as helpers go, but not for any size. */
+/* Fast for a small size, but not for all sizes. */
 BAD_BEGIN(b_probe_read, {
 	__u64 *value = bpf_map_lookup_elem(&array, &(__u32){ 0 });
 
@@ -288,7 +288,7 @@ BAD_BEGIN(b_probe_read, {
 });
 BAD_BEGIN(b_update, bpf_map_update_elem(&array, &(__u32){ 0 }, &(__u64){ 1 }, 0));
 
-/* Looking up takes as long as the key is, or as its maker wants. */
+/* The time of a lookup depends on the length of the key, or on the contents of the map. */
 struct {
 	__uint(type, BPF_MAP_TYPE_LPM_TRIE);
 	__uint(map_flags, BPF_F_NO_PREALLOC);
@@ -307,7 +307,7 @@ struct {
 
 BAD_BEGIN(b_trie, io->addr = !bpf_map_lookup_elem(&trie, &(__u64){ 0 }));
 BAD_BEGIN(b_zero_seed, io->addr = !bpf_map_lookup_elem(&zero_seed, &(__u32){ 0 }));
-/* A lookup hashes all of a key. Here it is another map's value, and could be of 2 MiB. */
+/* A lookup hashes the whole key. This key is a value of another map, and could have 2 MiB. */
 struct long_key {
 	char byte[65];
 };
@@ -357,7 +357,7 @@ static __noinline int own(int i)
 	return n;
 }
 
-/* What the verifier follows to its end is bounded. */
+/* A loop that the verifier follows to its end is bounded. */
 BEGIN(loop_prog)
 {
 	for (int i = 0; i < 100; i++)

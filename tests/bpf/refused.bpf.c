@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0
-/* Ops that no kernel takes: iomap_begin writes what is not its own. For fmapctl_said.sh. */
+/* Ops that are always refused: iomap_begin() writes a read-only field. For fmapctl_said.sh. */
 #include <linux/bpf.h>
 #include <bpf/bpf_helpers.h>
 #include <bpf/bpf_tracing.h>

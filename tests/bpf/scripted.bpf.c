@@ -75,7 +75,7 @@ int BPF_PROG(scripted_parse, struct fuse_dax_fmap_parse_ctx *parse)
 	return blob->parse_ret;
 }
 
-/* The first line is what the kfunc gives, and zeros behind the end. */
+/* The first line equals what the kfunc returns, and is zero behind the end of the metadata. */
 static __always_inline bool first_line_differs(struct fuse_dax_fmap_resolve_ctx *ctx,
 					       const struct fuse_dax_fmap_meta *meta)
 {
@@ -97,7 +97,7 @@ static __always_inline bool first_line_differs(struct fuse_dax_fmap_resolve_ctx 
 static __always_inline bool range_differs(struct fuse_dax_fmap_resolve_ctx *ctx,
 					  const __u8 *data, const __u8 *data_end)
 {
-	__u32 last = (ctx->meta_buf_size - 1) & 0x7fff;	/* as far as a test goes */
+	__u32 last = (ctx->meta_buf_size - 1) & 0x7fff;	/* at most, in the tests */
 	const __u8 *byte = bpf_fuse_dax_resolve_get_meta(ctx, 0, 1);
 
 	if (data_end - data != ctx->meta_buf_size)

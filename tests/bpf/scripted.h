@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0 */
 /*
  * A file map for tests: it says what the two programs of scripted.bpf.c return,
- * so a test can have any behaviour from one BPF object, wrong ones included.
+ * so a test can have any behaviour, wrong ones included, from one BPF object.
  */
 #ifndef SCRIPTED_H
 #define SCRIPTED_H
@@ -10,11 +10,11 @@
 
 #define SCRIPTED_OPS_NAME	"scripted"
 
-/* @addr and @length are of the file's first byte; the program does the rest. */
+/* @addr and @length are those of the file's first byte; the program adds the offset. */
 #define SCRIPTED_LINEAR		1U
 /* iomap_begin() leaves struct fuse_iomap_io alone. */
 #define SCRIPTED_SILENT		2U
-/* Not more than @step at a time. */
+/* At most @step bytes per call. */
 #define SCRIPTED_STEPS		4U
 
 struct scripted {
@@ -36,10 +36,10 @@ struct scripted {
 	__u64	hole_end;
 	__u64	hole_length;		/* 0: up to @hole_end */
 	__u32	type;			/* if not 0 */
-	__u32	blob_wanted;		/* dax_fmap_parse() again */
+	__u32	blob_wanted;		/* dax_fmap_parse(), too */
 };
 
-/* What the programs saw, first in the object's .bss. */
+/* What the programs saw; the beginning of the object's .bss. */
 struct scripted_seen {
 	__u64	parses;
 	__u64	begins;
@@ -60,7 +60,7 @@ struct scripted_seen {
 	/* of all iomap_begin(): one that broke the promises of the UAPI header */
 	__u64	broken;
 	/*
-	 * Not seen but told: calls number @from to @to - 1, from 0 on, do @how
+	 * Set by the test: calls number @from to @to - 1, from 0 on, do @how
 	 * instead of what the map says.
 	 */
 	struct scripted_fit {

@@ -2,13 +2,12 @@
 /*
  * Stores to a mapped file reach the device's persistence domain.
  *
- * Whatever is there to make data durable flushes each dirty page exactly once, is
- * done before the server is asked, and does not depend on the server. What has not
- * been stored to since is not flushed again; what has, is. Reading never makes
- * anything dirty.
+ * fsync, msync, sync and the like must flush each dirty page exactly once, before they
+ * send a request to the server, and whatever it answers. A page is flushed again only if
+ * it has been stored to since. Reading never makes a page dirty.
  *
- * Two views are compared: DAX says which entries it writes back (tracepoints),
- * and two programs see what the CPU is told to flush (bpf/flush.bpf.c).
+ * Two sources are compared: tracepoints of DAX tell which entries it writes back, and two
+ * BPF programs see which bytes the CPU is told to flush (bpf/flush.bpf.c).
  */
 #define _GNU_SOURCE
 #include <errno.h>
@@ -33,7 +32,7 @@
 
 #define SIZE	(4 * MIB)
 
-/* Mapped in pieces of 2 MiB, and of 4 KiB. */
+/* A file with PMD faults, and one with PTE faults. */
 static const char * const names[] = { "huge", "small" };
 static const size_t piece[] = { HUGE, PAGE };
 
@@ -77,7 +76,7 @@ FIXTURE_SETUP(durable)
 	ASSERT_LE(0, self->ranges);
 }
 
-/* In the parent: the device has to come back even if the test died. */
+/* In the parent: the device must be bound again even if the test died. */
 FIXTURE_TEARDOWN_PARENT(durable)
 {
 	char path[PATH_MAX];
@@ -101,13 +100,13 @@ FIXTURE_TEARDOWN_PARENT(durable)
 	EXPECT_TRUE(module_refs_wait(self->refs));			\
 } while (0)
 
-/* Forget what was flushed so far. */
+/* Count flushes from here on. */
 #define mark() do {							\
 	self->seen_entries = trace_count(self->entries);		\
 	self->seen_flushed = flush->flushed;				\
 } while (0)
 
-/* Since mark() this task flushed @n entries, @len bytes, and nothing else. */
+/* Since mark() this task flushed exactly @n entries, and @len bytes were flushed. */
 #define expect_flushed(n, len) do {					\
 	EXPECT_EQ((uint64_t)(n),					\
 		  trace_count(self->entries) - self->seen_entries);	\
@@ -115,8 +114,8 @@ FIXTURE_TEARDOWN_PARENT(durable)
 } while (0)
 
 /*
- * The same for files that are evicted: the flusher may be looking at one of them, or its
- * last close not be over, and then somebody else evicts and flushes it, a moment later.
+ * The same for files that are evicted: the kernel's flusher may hold one of them, or its last
+ * close may not have ended. Then another task evicts and flushes the file, a moment later.
  */
 #define expect_flushed_soon(len) do {					\
 	for (int _ms = 0; _ms < FS_PATIENCE &&				\
@@ -167,7 +166,7 @@ static int by_sync(int fd, void *p)
 	return 0;
 }
 
-/* The write goes around the caches; what was stored before is flushed with it. */
+/* The write bypasses the caches; earlier stores to its range are flushed with it. */
 static int by_o_sync(int fd, void *p)
 {
 	char path[64], c = 5;
@@ -177,7 +176,7 @@ static int by_o_sync(int fd, void *p)
 	sync_fd = open(path, O_RDWR | O_SYNC);
 	if (sync_fd < 0)
 		return -1;
-	/* O_SYNC asks for the range of the write only: one each. */
+	/* O_SYNC flushes the range of the write only: one entry each. */
 	ret = pwrite(sync_fd, &c, 1, 0) == 1 &&
 	      pwrite(sync_fd, &c, 1, SIZE - 1) == 1 ? 0 : -1;
 	close(sync_fd);
@@ -194,8 +193,8 @@ static int by_rwf_dsync(int fd, void *p)
 }
 
 /*
- * What was stored is flushed once, whoever asked first; what is stored again, once
- * more. The server hears of it where it does for any file.
+ * Stores are flushed once; a later store to a flushed entry is flushed again. The server gets
+ * FSYNC if it would get it for a plain file.
  */
 #define expect_way(by, fsyncs) do {					\
 	for (int i = 0; i < 2; i++) {					\
@@ -210,7 +209,7 @@ static int by_rwf_dsync(int fd, void *p)
 		mark();							\
 		EXPECT_EQ(0, by(self->fd[i], self->p[i]));		\
 		expect_flushed(0, 0);					\
-		/* Write-protected since: a store is noticed again. */	\
+		/* The flush has write-protected the entry. */		\
 		ASSERT_EQ(0, touch(self->p[i] + 2, 9));			\
 		mark();							\
 		EXPECT_EQ(0, by(self->fd[i], self->p[i]));		\
@@ -230,7 +229,7 @@ TEST_F(durable, sync)			{ expect_way(by_sync, 0); }
 TEST_F(durable, o_sync)			{ expect_way(by_o_sync, 2); }
 TEST_F(durable, rwf_dsync)		{ expect_way(by_rwf_dsync, 2); }
 
-/* Only what was asked for, in whole pieces. */
+/* A range is flushed in whole entries, and no other entry is. */
 TEST_F(durable, range)
 {
 	for (int i = 0; i < 2; i++) {
@@ -249,7 +248,7 @@ TEST_F(durable, range)
 	finish();
 }
 
-/* Nor does what a read fault maps become dirty by looking at it. */
+/* Read faults and reads make no entry dirty. */
 TEST_F(durable, reads_are_clean)
 {
 	char c;
@@ -266,7 +265,7 @@ TEST_F(durable, reads_are_clean)
 	finish();
 }
 
-/* write(2) leaves nothing behind that would have to be flushed. */
+/* write(2) leaves no dirty entry. */
 TEST_F(durable, write)
 {
 	static char buf[64 * KIB];
@@ -293,8 +292,8 @@ static int open_for_flush(struct fuse_server *s, const char *name)
 }
 
 /*
- * Each close(2) asks the server, and fails with what that says, until it turns out not
- * to have FLUSH. It is no way to make a file durable.
+ * close(2) sends FLUSH, and returns its error, until the server answers ENOSYS. It does not
+ * make a file durable.
  */
 TEST_F(durable, close)
 {
@@ -329,7 +328,7 @@ TEST_F(durable, close)
 	finish();
 }
 
-/* What is dirty when nobody has the file any more. */
+/* Dirty files that are closed are flushed at unmount. */
 TEST_F(durable, umount)
 {
 	make_dirty(0);
@@ -371,9 +370,9 @@ TEST_F(durable, evict)
 }
 
 /*
- * A page of each file is in use, as the buffer of a direct read from another file, when fsync
- * flushes it, and when the file is closed. What the read brings after that is dirty again;
- * also if the file was opened @again and flushed meanwhile.
+ * A page of each file is pinned, as the buffer of a direct read from another file, when fsync
+ * flushes it, and when the file is closed. The read stores to it after that, and the page
+ * must be flushed again; also if the file was opened @again and flushed in the meantime.
  */
 #define read_after_fsync(again) do {					\
 	struct iocb _cb[2], *_cbs[2];					\
@@ -400,7 +399,7 @@ TEST_F(durable, evict)
 	let_go();							\
 	for (int _i = 0; (again) && _i < 2; _i++) {			\
 		self->fd[_i] = fs_open(self->s, names[_i], O_RDWR);	\
-		/* The module sees that it is open, and does not hold it any more. */ \
+		/* Time for the module to see the open file, and put the inode. */ \
 		usleep(300 * 1000);					\
 		EXPECT_EQ(0, fsync(self->fd[_i]));			\
 	}								\
@@ -445,7 +444,7 @@ TEST_F(durable, read_after_fsync_then_opened_again)
 	finish();
 }
 
-/* Remounting forgets files that nobody has open. */
+/* A read-only remount evicts files that are not open. */
 TEST_F(durable, remount_read_only)
 {
 	make_dirty(0);
@@ -456,7 +455,7 @@ TEST_F(durable, remount_read_only)
 	finish();
 }
 
-/* A device that goes away takes nothing with it; asking for more is EIO. */
+/* Unbinding a device flushes its dirty files; fsync and msync are EIO after that. */
 TEST_F(durable, unbind)
 {
 	make_dirty(0);
@@ -477,7 +476,7 @@ TEST_F(durable, unbind)
 	finish();
 }
 
-/* The server hears whether it is about data only, once, and what it says counts. */
+/* The server gets FSYNC with its flags, and its answer is that of the system call. */
 static _Atomic unsigned int *fsync_flags;
 
 static void see_fsync(struct fuse_server *s, const struct fuse_in_header *in,
@@ -500,7 +499,7 @@ TEST_F(durable, server)
 	EXPECT_EQ(0, fdatasync(self->fd[0]));
 	EXPECT_EQ(FUSE_FSYNC_FDATASYNC, *fsync_flags);
 
-	/* Its error is the caller's, and does not keep the data from being flushed. */
+	/* The caller gets the server's error, but the data are flushed. */
 	s->error[FUSE_FSYNC] = -EDQUOT;
 	make_dirty(0);
 	mark();
@@ -508,7 +507,7 @@ TEST_F(durable, server)
 	EXPECT_EQ(EDQUOT, errno);
 	expect_flushed(2, 2 * HUGE);
 
-	/* One that does not know fsync is not asked again. */
+	/* After ENOSYS, FSYNC is not sent any more. */
 	s->error[FUSE_FSYNC] = -ENOSYS;
 	EXPECT_EQ(0, fsync(self->fd[0]));
 	EXPECT_EQ(4, s->count[FUSE_FSYNC]);
@@ -521,7 +520,7 @@ TEST_F(durable, server)
 	finish();
 }
 
-/* Without a server everything is flushed, and fsync says that nobody was asked. */
+/* Without a connection all is flushed, but fsync and msync return ENOTCONN. */
 TEST_F(durable, connection_aborted)
 {
 	struct fuse_server *s = self->s;
@@ -543,7 +542,7 @@ TEST_F(durable, connection_aborted)
 	finish();
 }
 
-/* fsync is done flushing while the server still thinks about it; others can read. */
+/* While the server holds back FSYNC, all is flushed already, and other tasks can fault. */
 TEST_F(durable, server_hangs)
 {
 	struct fuse_server *s = self->s;
@@ -566,9 +565,8 @@ TEST_F(durable, server_hangs)
 }
 
 /*
- * Stores make no inode dirty that the kernel's own flusher looks after: what is dirty are
- * DAX entries, in a page cache of the file's own. The flusher does not come for them, and
- * takes nothing away that fsync has to flush.
+ * Stores do not put an inode on the lists of the kernel's flusher: they only make entries of
+ * the DAX page cache dirty. So the flusher does not flush them, and leaves them for fsync.
  */
 TEST_F(durable, flusher)
 {
@@ -604,7 +602,7 @@ TEST_F(durable, flusher)
 		visits += trace_count(fd[i]);
 	for (int i = 0; i < 2; i++)
 		EXPECT_EQ(0, write_file(knobs[i], was[i]));
-	/* At most both inodes, for their times. */
+	/* At most both inodes, because of their timestamps. */
 	EXPECT_GE(2, visits);
 	expect_flushed(0, 0);
 	EXPECT_EQ(0, syncfs(self->fd[0]));
@@ -613,7 +611,7 @@ TEST_F(durable, flusher)
 	finish();
 }
 
-/* Stores, flushes and faults at once; in the end nothing is dirty, nor lost. */
+/* Stores, flushes and faults at once; in the end no entry is dirty, and no store lost. */
 TEST_F(durable, busy)
 {
 	const size_t step = 257 * KIB;
@@ -639,12 +637,12 @@ TEST_F(durable, busy)
 		EXPECT_EQ(0, fsync(self->fd[0]));
 		EXPECT_EQ(0, syncfs(self->fd[1]));
 	}
-	/* They are the last, so there is something left to be flushed. */
+	/* The last stores come after the last fsync, so they have to be flushed. */
 	*over = true;
 	for (unsigned int i = 0; i < ARRAY_SIZE(pid); i++)
 		EXPECT_EQ(0, ended(pid[i]));
 	EXPECT_EQ(0, syncfs(self->fd[0]));
-	/* Each piece that was stored to, at least once. */
+	/* At least each entry that was stored to. */
 	EXPECT_LE(SIZE + (SIZE + step - 1) / step * PAGE, flush->flushed - self->seen_flushed);
 	mark();
 	EXPECT_EQ(0, syncfs(self->fd[0]));
@@ -657,8 +655,8 @@ TEST_F(durable, busy)
 }
 
 /*
- * MAP_SYNC: with a map that does not change, a store that the CPU has flushed is
- * found again; nobody has to be asked for that, at no fault.
+ * MAP_SYNC: the map does not change, so a store that the CPU has flushed will be found
+ * again. A fault needs neither a flush nor a request to the server.
  */
 TEST_F(durable, map_sync)
 {
@@ -675,7 +673,7 @@ TEST_F(durable, map_sync)
 		EXPECT_EQ(0, touch(p + SIZE - PAGE, 1));
 		expect_flushed(0, 0);
 		EXPECT_EQ(0, s->count[FUSE_FSYNC]);
-		/* It may still leave the flushing to the kernel. */
+		/* msync(2) flushes the entries all the same. */
 		EXPECT_EQ(0, msync(p, SIZE, MS_SYNC));
 		expect_flushed(2, 2 * piece[i]);
 		EXPECT_EQ(0, touch(p, 2));

@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * store write|verify DIR: the program of powerloss, in the guest.
+ * store write|verify DIR: the program that powerloss runs in the guest.
  *
- * "write" fills one file of DIR for each way to make data durable, does that,
- * says so, and waits for the end. "verify" prints a result for each file.
+ * "write" fills one file of DIR for each way to make data durable, makes it durable,
+ * prints "all is durable", and waits until the host kills the guest. "verify" prints a
+ * result for each file.
  */
 #define _GNU_SOURCE
 #include <errno.h>
@@ -27,7 +28,7 @@
 #define MAP_SHARED_VALIDATE	0x03
 #endif
 
-/* No two words of all files are alike. */
+/* No two words of all files have the same value. */
 static void fill(uint64_t *p, unsigned int way)
 {
 	for (uint64_t i = 0; i < WORDS; i++)

@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * The ways a machine has to take a device from under a mount, besides unbinding
- * its driver by hand: ndctl and cxl disable and destroy what it is made of, the
- * driver's module is asked to go, daxctl and sysfs offer it to other drivers.
+ * An administrator takes away the device of a mount, in other ways than unbinding its
+ * driver in sysfs: ndctl and cxl disable and destroy its namespace or region, rmmod
+ * unloads the driver, daxctl and sysfs give the device to another driver.
  *
- * What is refused leaves the mount as it was. What is not, is as if the driver
- * was unbound: EIO and SIGBUS, nothing of the device mapped, a clean unmount.
- * The device is made again after each test.
+ * If that is refused, the mount must work as before. If not, the effect must be that of
+ * unbinding: EIO and SIGBUS, no page of the device mapped, a clean unmount.
+ * Each test ends by making the device again.
  */
 #define _GNU_SOURCE
 #include <errno.h>
@@ -27,8 +27,8 @@
 #define DRIVERS	"/sys/bus/dax/drivers/"
 
 /*
- * The second one: ports of CXL take regions in the order of their addresses
- * only, so the first could not be made again.
+ * The second device: CXL ports accept regions in ascending order of addresses only,
+ * so the first one could not be made again.
  */
 static const struct daxdev *victim = &daxdev[1];
 
@@ -39,7 +39,7 @@ static bool on_cxl(void)
 	return kind && !strcmp(kind, "cxl");
 }
 
-/* A shell's line, with an argument: its exit status. */
+/* Run a shell command with an argument: its exit status. */
 static int run(const char *line, const char *arg)
 {
 	char all[512];
@@ -59,7 +59,7 @@ static bool is_bound_to(const char *driver, const char *name)
 	return !access(path, F_OK);
 }
 
-/* Hand the device to fsdev_dax, whoever has it. 0 or -errno. */
+/* Bind the device to fsdev_dax, unbinding device_dax if needed. 0 or -errno. */
 static int give_back(const char *name)
 {
 	int err = -ENODEV;
@@ -86,7 +86,7 @@ FIXTURE(destroyed) {
 	char parent[64];	/* the namespace or the region */
 };
 
-/* What the device is made of. */
+/* Find the namespace or the region of the device. */
 static void find_parent(char *parent, size_t size)
 {
 	char path[PATH_MAX], real[PATH_MAX] = "", *at;
@@ -130,7 +130,7 @@ FIXTURE_SETUP(destroyed)
 	ASSERT_EQ(0, touch(self->stays, 2));
 }
 
-/* In the parent: the device has to come back even if the test died. */
+/* In the parent: the device must be bound again even if the test died. */
 FIXTURE_TEARDOWN_PARENT(destroyed)
 {
 	if (!fmap_missing())
@@ -158,7 +158,7 @@ FIXTURE_TEARDOWN_PARENT(destroyed)
 	EXPECT_EQ(2, byte_at(self->stays_fd, 0));			\
 } while (0)
 
-/* fs_try(), once the driver has set the device up: its node is there before that. */
+/* fs_try() until the driver has set the device up: its node exists before that. */
 static int try_soon(struct fuse_server *s, const char *name)
 {
 	int err = -ENXIO;
@@ -171,7 +171,7 @@ static int try_soon(struct fuse_server *s, const char *name)
 	return err;
 }
 
-/* Nothing of the mount is left, and another one can have the device. */
+/* Unmount; nothing of the mount is left, and another one can have the device. */
 #define finish() do {							\
 	munmap(self->gone, SIZE);					\
 	munmap(self->stays, SIZE);					\
@@ -198,7 +198,7 @@ TEST_F_TIMEOUT(destroyed, disabled, 120)
 	expect_gone();
 	expect_stays();
 	EXPECT_EQ(0, run(on, self->parent));
-	/* It is another one now. */
+	/* It is a new device, which the mount does not hold. */
 	expect_gone();
 	finish();
 }
@@ -214,7 +214,7 @@ TEST_F_TIMEOUT(destroyed, destroyed, 120)
 		char decoder[32] = "";
 		int port = 0;
 
-		/* Which memory device it was made of: its endpoint's decoder says. */
+		/* The decoder of its endpoint tells which memory device it was made of. */
 		snprintf(path, sizeof(path), "/sys/bus/cxl/devices/%s/target0", self->parent);
 		ASSERT_EQ(0, read_file(path, decoder, sizeof(decoder)));
 		port = atoi(decoder + strlen("decoder"));
@@ -237,7 +237,7 @@ TEST_F_TIMEOUT(destroyed, destroyed, 120)
 	finish();
 }
 
-/* Its module has a user as long as the device is held. */
+/* The driver's module cannot be unloaded while the mount holds the device. */
 TEST_F_TIMEOUT(destroyed, driver_module_stays, 120)
 {
 	EXPECT_NE(0, run("rmmod fsdev_dax", ""));
@@ -246,7 +246,7 @@ TEST_F_TIMEOUT(destroyed, driver_module_stays, 120)
 	finish();
 }
 
-/* No other driver gets a device that has one. */
+/* A device that is bound cannot be bound to another driver. */
 TEST_F_TIMEOUT(destroyed, other_drivers_do_not_get_it, 120)
 {
 	EXPECT_NE(0, write_file(DRIVERS "device_dax/bind", victim->name));
@@ -256,7 +256,7 @@ TEST_F_TIMEOUT(destroyed, other_drivers_do_not_get_it, 120)
 	finish();
 }
 
-/* Once it is unbound, another driver may have it, and the mount sees nothing of that. */
+/* An unbound device may be bound to another driver; the mount stays without it. */
 TEST_F_TIMEOUT(destroyed, other_driver_afterwards, 120)
 {
 	ASSERT_EQ(0, write_file(FSDEV "/unbind", victim->name));
@@ -270,12 +270,12 @@ TEST_F_TIMEOUT(destroyed, other_driver_afterwards, 120)
 	finish();
 }
 
-/* daxctl would have to take it from its driver first. */
+/* daxctl reconfigure-device -f would have to unbind the device first. */
 TEST_F_TIMEOUT(destroyed, reconfigured, 120)
 {
 	int ret = run("daxctl reconfigure-device -f -m devdax %s", victim->name);
 
-	/* Whatever it did: all of it, or nothing. */
+	/* It either did all of that, or nothing. */
 	if (is_bound_to("fsdev_dax", victim->name) && ret)
 		expect_here();
 	else if (touch(self->gone, -1))

@@ -2,12 +2,12 @@
 /*
  * Memory fails again and again, while a large file of the mount is being flushed.
  *
- * The handling of a failure waits for the flushes that do not know of it, and those may take
- * long. Nothing else of the mount waits for that, or is put off until then. A small file is
- * stored to, closed and evicted all the time: when the server is told to forget it, what was
- * stored has been flushed, and when it is opened again, all of its memory is there.
+ * The handling of a memory failure waits for flushes that began before it, and those may
+ * take long. Other files of the mount must not wait for that. A small file is
+ * stored to, closed and evicted all the time: its stores must have been flushed before the
+ * server gets FORGET, and all of its memory must be usable at the next open.
  *
- * The flushes of one address are watched (bpf/flush.bpf.c).
+ * A BPF program watches the flushes of one address (bpf/flush.bpf.c).
  */
 #define _GNU_SOURCE
 #include <errno.h>
@@ -25,7 +25,7 @@
 #include "bpf/flush.h"
 
 #define BIG	(128 * MIB)
-#define SMALL	(16 * MIB)	/* where the small file is, on the device */
+#define SMALL	(16 * MIB)	/* address of the small file on the device */
 #define ROUNDS	100
 #define SECONDS	30
 
@@ -39,7 +39,7 @@ FIXTURE(failing) {
 };
 
 FIXTURE_VARIANT(failing) {
-	uint64_t within;	/* a first touch maps 2 MiB, or a page */
+	uint64_t within;	/* alignment of the small file: PMD or PTE faults */
 };
 
 FIXTURE_VARIANT_ADD(failing, huge) {
@@ -83,7 +83,7 @@ FIXTURE_TEARDOWN(failing)
 			kill(pid[i], SIGKILL);
 			ended(pid[i]);
 		}
-	/* It is well again. */
+	/* Rewriting it makes it healthy again. */
 	fd = fs_open(self->s, "bad", O_RDWR);
 	EXPECT_EQ(PAGE, pwrite(fd, zero, PAGE, 0));
 	close(fd);
@@ -91,7 +91,7 @@ FIXTURE_TEARDOWN(failing)
 	EXPECT_TRUE(module_refs_wait(self->refs));
 }
 
-/* Stores to all of "big", and flushes it. */
+/* Dirties all of "big" and flushes it, until killed. */
 static void flush_for_ever(struct fuse_server *s)
 {
 	int fd = fs_open(s, "big", O_RDWR);
@@ -115,7 +115,7 @@ static void fail_for_ever(void)
 	}
 }
 
-/* Evict "small", if it lets itself be. */
+/* Try to evict "small"; returns true if that worked. */
 static bool evicted(struct fuse_server *s)
 {
 	unsigned int before = fs_forgets(s);

@@ -1,15 +1,15 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * Memory fails that has been stored to, and has not been flushed.
+ * Memory fails that is dirty: stored to, and not flushed.
  *
- * What was stored there is lost. The kernel must not try to write it back: after a machine
- * check the page is not even in its own mapping any more. That holds whether or not the page
- * is in use at that moment, here in a pipe, and whoever would write back: fsync, syncfs, sync,
- * eviction or the handling of the failure itself. And the loss is told: by one fsync of each
- * descriptor that was open, as with a page cache that could not be written; the next fsync is
- * well again. What is dirty elsewhere is flushed as ever.
+ * The stores are lost. The kernel must not flush the page: after a machine check it is not
+ * even in the kernel's own mapping any more, so that would be an oops. That holds whether or
+ * not the page is pinned, here by a pipe, and for each way to flush: fsync, syncfs, sync,
+ * eviction, and the handling of the failure itself. And one fsync of each descriptor that
+ * was open must return EIO, as after a failed writeback of a page cache; the next fsync
+ * succeeds. Other dirty pages must still be flushed.
  *
- * The flushes are watched (bpf/flush.bpf.c): all of them, and those of the address that fails.
+ * A BPF program watches the flushes (bpf/flush.bpf.c), and those of the failed address.
  */
 #define _GNU_SOURCE
 #include <errno.h>
@@ -67,7 +67,7 @@ FIXTURE_SETUP(lost)
 	fs_add(self->s, "file", SIZE, &self->map, sizeof(self->map));
 	ASSERT_EQ(0, fs_mount(self->s));
 	flush->watched = 0;
-	/* It is well, whatever a test left that did not get to its end. */
+	/* Make the page healthy, in case an earlier test did not end. */
 	ASSERT_EQ(0, fs_fill(self->s, "file", 'f', SIZE));
 	flush->through = 0;
 	self->fd = fs_open(self->s, "file", O_RDWR);
@@ -95,7 +95,7 @@ FIXTURE_TEARDOWN(lost)
 	EXPECT_TRUE(module_refs_wait(self->refs));
 }
 
-/* Use the page at @BAD if the variant wants that; break it; nobody flushes it from here on. */
+/* Pin the page at @BAD if the variant says so, then let it fail, and watch its flushes. */
 #define fail_page() do {						\
 	struct iovec _iov = { self->p + BAD, PAGE };			\
 									\
@@ -107,7 +107,7 @@ FIXTURE_TEARDOWN(lost)
 	EXPECT_EQ(0, flush->through);					\
 } while (0)
 
-/* It works as it did before. */
+/* After a write of the whole page, the file works as before. */
 #define expect_well() do {						\
 	unsigned char _page[PAGE];					\
 	char _c;							\
@@ -147,14 +147,14 @@ TEST_F(lost, told_once)
 	EXPECT_LE(PAGE, flush->flushed - flushed);
 	expect_fsync(self->other_fd, EIO);
 	expect_fsync(self->other_fd, 0);
-	/* Who opens it now has lost nothing. */
+	/* A descriptor that is opened after the loss gets no EIO. */
 	late = fs_open(self->s, "file", O_RDWR);
 	ASSERT_LE(0, late);
 	expect_fsync(late, 0);
 	close(late);
 	EXPECT_EQ(0, flush->through);
 
-	/* What is stored beside it later is flushed, or told as well. */
+	/* Later stores to the next page are flushed, or fsync returns EIO again. */
 	EXPECT_EQ(0, touch(self->p + BAD + PAGE, 'n'));
 	flushed = flush->flushed;
 	ret = fsync(self->fd);
@@ -176,7 +176,7 @@ TEST_F(lost, told_by_msync)
 	expect_well();
 }
 
-/* What was flushed before is not lost to anybody who asks for fsync. */
+/* A page that was clean when it failed: fsync reports no loss. */
 TEST_F(lost, nothing_if_clean)
 {
 	ASSERT_EQ(0, touch(self->p + BAD, 'd'));
@@ -188,7 +188,7 @@ TEST_F(lost, nothing_if_clean)
 	expect_well();
 }
 
-/* Whoever else writes back. */
+/* Other ways to flush. */
 TEST_F(lost, others_that_flush)
 {
 	ASSERT_EQ(0, touch(self->p + BAD, 'd'));
@@ -203,7 +203,7 @@ TEST_F(lost, others_that_flush)
 	expect_well();
 }
 
-/* The file goes with what it has lost: as soon as no page of it is in use. */
+/* The file is evicted with its loss, as soon as no page of it is pinned. */
 TEST_F(lost, evicted)
 {
 	struct fuse_server *s = self->s;
@@ -219,7 +219,7 @@ TEST_F(lost, evicted)
 	if (variant->in_use) {
 		for (int i = 0; i < 5; i++)
 			drop_caches();
-		/* The module looks now and then whether it is idle. */
+		/* Time for the module to check whether the page is still pinned. */
 		usleep(500 * 1000);
 		EXPECT_EQ(forgets, fs_forgets(s));
 		EXPECT_EQ(0, flush->through);
@@ -229,7 +229,7 @@ TEST_F(lost, evicted)
 	self->pipe[0] = self->pipe[1] = -1;
 	EXPECT_TRUE(fs_forget_since(s, forgets));
 	EXPECT_EQ(0, flush->through);
-	/* It is bad for the next one, until that writes it. */
+	/* The page stays bad for the next opener, until it is rewritten. */
 	self->fd = fs_open(s, "file", O_RDWR);
 	ASSERT_LE(0, self->fd);
 	EXPECT_EQ(-EIO, byte_at(self->fd, BAD));
@@ -238,8 +238,8 @@ TEST_F(lost, evicted)
 }
 
 /*
- * The mount goes while the page is in use in a pipe. Its memory is kept by the module, without
- * an inode that the loss could be recorded in, and without a descriptor that it could be told.
+ * The file system is unmounted while the page is pinned by a pipe. The module keeps the memory
+ * (kept memory), without an inode to record the loss in, and without a descriptor to report it.
  */
 #define leave_lazily(in_use) do {					\
 	munmap(self->p, SIZE);						\
@@ -249,12 +249,12 @@ TEST_F(lost, evicted)
 	close(self->fd);						\
 	close(self->other_fd);						\
 	self->fd = self->other_fd = -1;					\
-	/* The module looks now and then whether it is idle. */		\
+	/* Time for the module to check whether it is still pinned. */	\
 	usleep(1500 * 1000);						\
 	EXPECT_EQ(in_use, module_refs() > self->refs);			\
 } while (0)
 
-/* It is given up as soon as it is idle, and is well for a mount that writes it. */
+/* The memory is released when it is not pinned any more; the next mount can rewrite it. */
 #define expect_given_up() do {						\
 	struct fuse_server *_next;					\
 	int _fd;							\

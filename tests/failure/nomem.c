@@ -2,11 +2,11 @@
 /*
  * Allocations that fail, each of them once.
  *
- * The kernel can be told to fail the Nth allocation of a task (fault injection,
- * which debug kernels have). Here N counts the ones that have this module on
- * their stack, its BPF program and the DAX core below it included. Each story is
- * told again and again, with N growing until all goes well: whatever fails is
- * reported and leaves nothing behind, and the next try succeeds.
+ * Fault injection, which debug kernels have, makes the Nth allocation of a task fail.
+ * Here N counts allocations with this module on their stack, so those of its BPF
+ * program and of the DAX core below it are included. Each test runs with N = 1, 2, ...
+ * until no allocation fails: each failure must be reported and leave nothing behind,
+ * and the next try must succeed.
  */
 #define _GNU_SOURCE
 #include <errno.h>
@@ -22,9 +22,9 @@
 
 #define DEBUGFS		"/sys/kernel/debug/"
 #define SIZE		(128 * KIB)
-#define MANY		200		/* no story has so many allocations */
+#define MANY		200		/* no test has so many allocations */
 
-/* Set a parameter of both kinds of allocation. */
+/* Set a parameter of fault injection, for both kinds of allocation. */
 static int tune(const char *param, const char *value)
 {
 	static const char * const kinds[] = { "failslab", "fail_page_alloc" };
@@ -47,7 +47,7 @@ static int fail(unsigned int n)
 	return write_file("/proc/thread-self/fail-nth", text);
 }
 
-/* Whether it came to that. No more are counted. */
+/* Returns true if allocation @n was reached, and failed. Ends the counting. */
 static bool failed(void)
 {
 	long left = read_long("/proc/thread-self/fail-nth");
@@ -61,7 +61,7 @@ FIXTURE(nomem) {
 	struct scripted map;
 };
 
-/* A server for each try, which has a file. */
+/* A new server for each try, with one file. */
 static struct fuse_server *server(struct scripted *map)
 {
 	struct fuse_server *s = fmap_server(SCRIPTED_OPS_NAME);
@@ -113,8 +113,8 @@ FIXTURE_TEARDOWN(nomem)
 }
 
 /*
- * The kernel's checkers allocate, too, and do without. So one that fails does not
- * always mean that something else does; but if none does, all is well.
+ * The kernel's checkers, such as KASAN, allocate, too, and can do without. So a failed
+ * allocation need not make the operation fail; but without one, the operation must succeed.
  */
 static void expect_maps(struct __test_metadata *_metadata, struct fuse_server *s, bool came)
 {
@@ -123,7 +123,7 @@ static void expect_maps(struct __test_metadata *_metadata, struct fuse_server *s
 		EXPECT_EQ(1, s->count[FUSE_GET_FMAP]);
 }
 
-/* Once there is memory again, all goes well: nothing stands in the way. */
+/* With memory, the next mount and open must succeed. */
 static void expect_next_try(struct __test_metadata *_metadata, FIXTURE_DATA(nomem) * self)
 {
 	self->s = server(&self->map);
@@ -135,7 +135,7 @@ static void expect_next_try(struct __test_metadata *_metadata, FIXTURE_DATA(nome
 	self->s = NULL;
 }
 
-/* The task that mounts makes the offer. Without it the mount is a plain one. */
+/* The mounter's task makes the offer. If that fails, the mount is plain. */
 TEST_F(nomem, offer)
 {
 	unsigned int n;
@@ -156,7 +156,7 @@ TEST_F(nomem, offer)
 	EXPECT_GT(MANY, n);
 }
 
-/* What the server's thread is to fail, and whether it did. */
+/* The allocation of the server's thread that is to fail, and whether it did. */
 static struct {
 	unsigned int n;
 	bool came;
@@ -169,7 +169,7 @@ static void init(struct fuse_server *s, const struct fuse_in_header *in, const v
 	in_server.came = failed();
 }
 
-/* The server's answer binds it. A server that believes in that gets no other mount. */
+/* The server's answer attaches the mount. If that fails, so must the mount. */
 TEST_F(nomem, bind)
 {
 	unsigned int n;
@@ -209,7 +209,7 @@ TEST_F(nomem, open)
 		err = fs_try(self->s, "file");
 		came = failed();
 		EXPECT_TRUE(!err || (came && err == -ENOMEM)) TH_LOG("%u: error %d", n, err);
-		/* What could not be done is done now, and by the next mount. */
+		/* The next open succeeds, and so does the next mount. */
 		EXPECT_EQ(0, fs_fill(self->s, "file", n, SIZE));
 		EXPECT_EQ(0, fs_stop(self->s));
 		expect_next_try(_metadata, self);
@@ -219,9 +219,8 @@ TEST_F(nomem, open)
 }
 
 /*
- * An open for neither reading nor writing, which needs something of its own the first
- * time: it fails before the server hears of it. An open of a file that is known. And a
- * mapping of an open file.
+ * A no_rw open, which allocates at the first time: if that fails, the server must not get
+ * OPEN. Then an open of a file whose map is known. Then mmap(2) of an open file.
  */
 TEST_F(nomem, open_again_and_map)
 {
@@ -299,7 +298,7 @@ TEST_F(nomem, open_again_and_map)
 	EXPECT_GT(MANY, n);
 }
 
-/* A fault that finds no memory is tried again. */
+/* A fault without memory is retried, and succeeds. */
 TEST_F(nomem, fault)
 {
 	unsigned int n;

@@ -1,16 +1,16 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * Memory fails under a mount that holds it.
+ * Memory of a mapped file fails (poison).
  *
- * The kernel hears of it from hardware, from madvise(MADV_HWPOISON) or from
- * hwpoison-inject, and tells the holder of the device. What has to follow: who
- * maps the page gets SIGBUS with its address, reads of it fail with EIO, and
- * everything else goes on, on the same device, in the same file, in the same
- * 2 MiB. A write of the whole page makes it well again; partial ones are refused.
- * The kernel's own unpoison-pfn does not take pages of devices.
+ * Hardware, madvise(MADV_HWPOISON) or hwpoison-inject reports it to the kernel, which
+ * notifies the holder of the device. Then a task that touches the page must get SIGBUS
+ * with its address, a read of it must be EIO, and all other pages must still work: of
+ * the same device, in the same file, in the same 2 MiB. A write of the whole page makes
+ * it healthy again; a partial write is refused. The kernel's own unpoison-pfn does not
+ * accept pages of devices.
  *
- * Every test makes well what it broke, but for the count of HardwareCorrupted in
- * /proc/meminfo.
+ * Each test rewrites the pages that it poisoned; only the count of HardwareCorrupted
+ * in /proc/meminfo stays.
  */
 #define _GNU_SOURCE
 #include <errno.h>
@@ -41,7 +41,7 @@
 #define MADV_SOFT_OFFLINE	101
 #endif
 
-/* ---- SIGBUS, with what it says ---- */
+/* ---- SIGBUS and its siginfo ---- */
 
 struct hit {
 	int		signal;
@@ -62,7 +62,7 @@ static void hit_handler(int sig, siginfo_t *info, void *context)
 	siglongjmp(hit_env, 1);
 }
 
-/* What touching @p causes; with @advice, what that causes instead. */
+/* The signal that touching @p causes; with @advice, the one that madvise(2) causes. */
 static struct hit hit_by(unsigned char *p, int value, int advice)
 {
 	struct sigaction sa = {
@@ -121,7 +121,7 @@ FIXTURE(poison) {
 
 FIXTURE_VARIANT(poison) {
 	uint64_t addr;
-	unsigned int lsb;	/* of the size that a first touch maps */
+	unsigned int lsb;	/* si_addr_lsb: of the size that a first touch maps */
 };
 
 FIXTURE_VARIANT_ADD(poison, huge_pages) {
@@ -152,7 +152,7 @@ static struct fuse_server *new_mount(struct scripted map[4])
 	return s;
 }
 
-/* Write what is bad anew, through the file. */
+/* Rewrite the bad pages of a range, through the file. */
 static void make_well(struct fuse_server *s, const char *name, off_t from, size_t len)
 {
 	static const unsigned char zero[PAGE];
@@ -183,7 +183,7 @@ FIXTURE_SETUP(poison)
 	self->map[3].file_size = PAGE + TAIL;
 	self->s = new_mount(self->map);
 	ASSERT_NE(NULL, self->s);
-	/* What a test left that did not get to its end. */
+	/* Make all pages healthy, in case an earlier test did not end. */
 	make_well(self->s, "bad", 0, SIZE);
 	make_well(self->s, "same", 0, SIZE);
 	self->fd = fs_open(self->s, "bad", O_RDWR);
@@ -195,7 +195,7 @@ FIXTURE_SETUP(poison)
 	}
 	self->p = mmap(NULL, SIZE, PROT_READ | PROT_WRITE, MAP_SHARED, self->fd, 0);
 	ASSERT_NE(MAP_FAILED, self->p);
-	/* Where addresses allow it, in one piece of 2 MiB. */
+	/* Map them, by PMD faults if the address allows it. */
 	ASSERT_EQ(mark_of(HUGE), self->p[HUGE]);
 	ASSERT_EQ(mark_of(BAD), self->p[BAD]);
 	self->log = klog_open();
@@ -220,7 +220,7 @@ FIXTURE_TEARDOWN(poison)
 	EXPECT_EQ((bits), _h.lsb);					\
 } while (0)
 
-/* Nothing but one page of one file is bad. */
+/* Only one page of one file is bad. */
 #define expect_rest_is_well() do {					\
 	unsigned char _c;						\
 	char _mounts[4096], _failed[32];				\
@@ -250,7 +250,7 @@ FIXTURE_TEARDOWN(poison)
 		EXPECT_EQ(NULL, strstr(_mounts, _failed));		\
 } while (0)
 
-/* Neither reading nor mapping gets at the bad page. */
+/* The bad page can neither be read nor mapped. */
 #define expect_bad() do {						\
 	EXPECT_EQ(-EIO, byte_at(self->fd, BAD));			\
 	EXPECT_EQ(-EIO, byte_at(self->fd, BAD + PAGE - 1));		\
@@ -261,9 +261,9 @@ FIXTURE_TEARDOWN(poison)
 	expect_hit(hit_by(self->p + BAD + 5, 1, 0), self->p + BAD + 5, 12); \
 } while (0)
 
-/* ---- Who gets SIGBUS ---- */
+/* ---- tasks that get SIGBUS ---- */
 
-/* The task that consumes the poison: at once, and whenever it comes back. */
+/* The task that consumes the poison: at once, and at each later touch. */
 TEST_F(poison, consumed)
 {
 	struct hit h = hit_by(self->p + BAD, -1, MADV_HWPOISON);
@@ -274,7 +274,7 @@ TEST_F(poison, consumed)
 	EXPECT_EQ(1, klog_count(self->log, "has failed (page frame"));
 }
 
-/* Other tasks: early if they asked for it, else when they touch it again. */
+/* Other tasks: early if they asked for it (PR_MCE_KILL_EARLY), else at the next touch. */
 TEST_F(poison, in_other_tasks)
 {
 	int ready[2], go[2];
@@ -331,7 +331,7 @@ TEST_F(poison, in_other_tasks)
 	expect_rest_is_well();
 }
 
-/* A page that nobody has touched yet. */
+/* A page that is not mapped. */
 TEST_F(poison, in_nobodys_memory)
 {
 	uint64_t at = variant->addr + SIZE + BAD;	/* in "same" */
@@ -353,7 +353,7 @@ TEST_F(poison, in_nobodys_memory)
 	close(fd);
 }
 
-/* A private copy is a copy; what is not copied yet, cannot be. */
+/* A private copy is not affected; a page that is not copied yet cannot be copied. */
 TEST_F(poison, in_private_mappings)
 {
 	unsigned char *copied, *fresh;
@@ -375,7 +375,7 @@ TEST_F(poison, in_private_mappings)
 	expect_rest_is_well();
 }
 
-/* ---- What I/O sees, and what makes it well ---- */
+/* ---- I/O, and how a page becomes healthy ---- */
 
 TEST_F(poison, rewritten)
 {
@@ -386,21 +386,21 @@ TEST_F(poison, rewritten)
 	ASSERT_NE(MAP_FAILED, nothing);
 	ASSERT_EQ(0, inject(variant->addr + BAD));
 	expect_bad();
-	/* A part is not enough, wherever it begins. */
+	/* A write of a part of the page is refused. */
 	EXPECT_EQ(-1, pwrite(self->fd, self->page, 1, BAD));
 	EXPECT_EQ(EIO, errno);
 	EXPECT_EQ(-1, pwrite(self->fd, self->page, PAGE - 1, BAD));
 	EXPECT_EQ(EIO, errno);
 	EXPECT_EQ(-1, pwrite(self->fd, self->page, PAGE, BAD + 1));
 	EXPECT_EQ(EIO, errno);
-	/* Up to it, a write gets. */
+	/* A write that begins before the bad page ends there. */
 	EXPECT_EQ(10, pwrite(self->fd, self->page, 20, BAD - 10));
-	/* A buffer that cannot be read makes nothing well. */
+	/* A write whose buffer cannot be read changes nothing. */
 	EXPECT_EQ(-1, pwrite(self->fd, nothing, PAGE, BAD));
 	EXPECT_EQ(EFAULT, errno);
 	expect_bad();
 
-	/* The whole page, in the middle of others. */
+	/* A write of several pages, the bad one among them. */
 	memset(many, 0x5a, 4 * PAGE);
 	EXPECT_EQ(4 * PAGE, pwrite(self->fd, many, 4 * PAGE, BAD - 2 * PAGE));
 	for (size_t at = BAD - 2 * PAGE; at < BAD + 2 * PAGE; at += 512) {
@@ -410,13 +410,13 @@ TEST_F(poison, rewritten)
 	}
 	EXPECT_EQ(0, touch(self->p + BAD, 3));
 	EXPECT_EQ(3, byte_at(self->fd, BAD));
-	/* It is as good as it was: also for failing again. */
+	/* The page can fail again. */
 	ASSERT_EQ(0, inject(variant->addr + BAD));
 	expect_bad();
 	free(many);
 }
 
-/* The source of a whole page may have several segments, and pages that are not there yet. */
+/* The buffer may have several segments, and pages that are not present yet. */
 TEST_F(poison, rewritten_from_segments)
 {
 	unsigned char *from = mmap(NULL, 3 * PAGE, PROT_READ | PROT_WRITE,
@@ -449,7 +449,7 @@ TEST_F(poison, zeroed)
 	EXPECT_EQ(3, byte_at(self->fd, BAD));
 }
 
-/* The last page of a file ends with the file. */
+/* In the last page, a write to the end of the file is enough. */
 TEST_F(poison, rewritten_to_the_end)
 {
 	int fd = fs_open(self->s, "tail", O_RDWR);
@@ -467,7 +467,7 @@ TEST_F(poison, rewritten_to_the_end)
 	close(fd);
 }
 
-/* Poison stays where it is when the mount goes. */
+/* After an unmount, the page is still bad for the next mount. */
 TEST_F(poison, remembered)
 {
 	struct fuse_server *s;
@@ -485,14 +485,14 @@ TEST_F(poison, remembered)
 	ASSERT_NE(MAP_FAILED, self->p);
 	expect_bad();
 	expect_rest_is_well();
-	/* The kernel's own way does not take pages of devices. */
+	/* The kernel does not unpoison pages of devices. */
 	EXPECT_EQ(-EIO, write_number(UNPOISON, frame(variant->addr + BAD)));
 	make_well(s, "bad", BAD, PAGE);
 	EXPECT_EQ(0, byte_at(fd, BAD));
 	EXPECT_EQ(0, touch(self->p + BAD, 1));
 }
 
-/* Not broken yet, says the kernel, and would rather move it. It cannot. */
+/* Soft offline would migrate a page that is still good: not possible for DAX memory. */
 TEST_F(poison, soft_offline)
 {
 	EXPECT_EQ(-1, madvise(self->p + BAD, PAGE, MADV_SOFT_OFFLINE));
@@ -503,9 +503,9 @@ TEST_F(poison, soft_offline)
 }
 
 /*
- * A CXL device that finds poison by itself, here because it is told to, puts it
- * on its list. The kernel traces that, and does nothing to the memory: that is up
- * to whoever reads the trace. He hands the address to hard_offline_page.
+ * A CXL device that finds poison, here by injection, puts it on its poison list. The
+ * kernel only traces that. A user space daemon that reads the trace writes the address
+ * to hard_offline_page; the test plays that daemon.
  */
 #define CXL_DEBUG	"/sys/kernel/debug/cxl/mem%d/%s_poison"
 #define CXL_TRACE	"/sys/kernel/tracing/"
@@ -519,7 +519,7 @@ static int cxl_poison(int mem, const char *what, uint64_t dpa)
 	return write_number(path, dpa);
 }
 
-/* Where the last poison on a list is, in physical memory; 0 if not told. */
+/* The physical address of the last poison in the trace, or 0. */
 static uint64_t cxl_traced(void)
 {
 	static char trace[64 * KIB];
@@ -563,7 +563,7 @@ TEST_F(poison, listed_by_cxl_device)
 	EXPECT_EQ(0, system(line));
 	expect_bad();
 	expect_rest_is_well();
-	/* Clearing a device's list writes zeros there. The kernel hears nothing of it. */
+	/* Clearing the list makes the device write zeros; the kernel is not notified. */
 	EXPECT_EQ(0, cxl_poison(mem, "clear", dpa));
 	expect_bad();
 	make_well(self->s, "bad", BAD, PAGE);
@@ -571,9 +571,9 @@ TEST_F(poison, listed_by_cxl_device)
 }
 
 /*
- * A task writes a page anew all the time, and the page fails again and again. The kernel takes a
- * page out of its own mapping only after the report, so one that were in use again by then is an
- * oops to come: it stays bad for a moment, and for another one if it is reported once more.
+ * A task rewrites a page all the time, and the page fails again and again. The kernel removes a
+ * failed page from its own mapping only after the report; if the page were in use again by then,
+ * the next access would be an oops. So it must stay bad until all reports about it have settled.
  */
 TEST_F_TIMEOUT(poison, rewritten_while_reported, 120)
 {
@@ -601,14 +601,14 @@ TEST_F_TIMEOUT(poison, rewritten_while_reported, 120)
 	}
 	__atomic_store_n(end, 1, __ATOMIC_RELAXED);
 	EXPECT_EQ(0, ended(pid));
-	/* This task may be late, but not always. */
+	/* This task may see the page too late, but not always. */
 	EXPECT_LE(rounds / 2, bad);
 	munmap(end, PAGE);
 	self->p = mmap(NULL, SIZE, PROT_READ | PROT_WRITE, MAP_SHARED, self->fd, 0);
 	ASSERT_NE(MAP_FAILED, self->p);
 }
 
-/* Tasks that fault, read and write without a pause, and a page after the other fails. */
+/* Tasks fault, read and write without a pause, and one page after the other fails. */
 TEST_F_TIMEOUT(poison, while_busy, 60)
 {
 	const int pages = 24;

@@ -1,15 +1,14 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * A device goes away while a mount holds it.
+ * A device is unbound from its driver while a mount holds it.
  *
- * Its driver lets it go as soon as the kernel has told the holder, and frees the
- * memory map. So by the time the unbinding returns, nothing of the device may be
- * mapped anywhere: who touches it gets SIGBUS, read and write get EIO. What is on
- * other devices works as before. The mount can be unmounted at any time, and a
- * new one can have the device once it is back.
+ * The kernel notifies the holder, and then the driver frees the memory map of the
+ * device. If a page of it were still mapped or pinned, freed memory would be used. So
+ * when unbinding returns, no page may be mapped: touching one is SIGBUS, read and write
+ * are EIO. Files on other devices must work as before. The mount can be unmounted at
+ * any time, and a new mount can have the device once it is bound again.
  *
- * A test that finds a mistake here may well be the last one that this kernel
- * runs. All of them bind the device again.
+ * A test that finds a bug here may crash the kernel. All tests bind the device again.
  */
 #define _GNU_SOURCE
 #include <errno.h>
@@ -32,7 +31,7 @@
 #define SIZE	(4 * MIB)
 #define MOUNTS	"/sys/kernel/debug/" MODULE_NAME "/mounts"
 
-/* A WRITE that went well; what was written is nobody's concern. */
+/* Answer WRITE with success, and drop the bytes. */
 static void swallow(struct fuse_server *s, const struct fuse_in_header *in, const void *arg)
 {
 	const struct fuse_write_in *write = arg;
@@ -112,7 +111,7 @@ FIXTURE_SETUP(unbind)
 	}
 }
 
-/* In the parent: the devices have to come back even if the test died. */
+/* In the parent: the devices must be bound again even if the test died. */
 FIXTURE_TEARDOWN_PARENT(unbind)
 {
 	if (fmap_missing())
@@ -157,7 +156,7 @@ FIXTURE_TEARDOWN_PARENT(unbind)
 	EXPECT_TRUE(module_refs_wait(self->refs));			\
 } while (0)
 
-/* A mount that has the device all to itself. */
+/* A new mount can use the device. */
 #define expect_usable() do {						\
 	unsigned char *p;						\
 	ASSERT_EQ(0, daxdev_bind(&daxdev[0]));				\
@@ -178,7 +177,7 @@ TEST_F(unbind, while_mapped)
 	ASSERT_EQ(0, daxdev_unbind(&daxdev[0]));
 	expect_gone();
 	expect_stays();
-	/* Neither a new mapping nor a new file gets at it. */
+	/* New VMAs and newly opened files cannot use it either. */
 	EXPECT_EQ(-EIO, fs_try(self->s, "late"));
 	munmap(self->gone, SIZE);
 	self->gone = mmap(NULL, SIZE, PROT_READ | PROT_WRITE, MAP_SHARED,
@@ -199,7 +198,7 @@ TEST_F(unbind, while_mapped)
 	finish();
 }
 
-/* Where stores are tracked, and markers stay in the page tables. */
+/* In a uffd-wp VMA, where markers stay in the page tables. */
 TEST_F(unbind, while_tracked)
 {
 	struct uffdio_api api = { .api = UFFD_API, .features = UFFD_FEATURE_WP_ASYNC };
@@ -229,7 +228,7 @@ TEST_F(unbind, while_tracked)
 	finish();
 }
 
-/* Where files, but no page is in use. */
+/* Files are open, but no page is mapped. */
 TEST_F(unbind, while_open)
 {
 	munmap(self->gone, SIZE);
@@ -272,7 +271,7 @@ TEST_F(unbind, lazily_unmounted)
 	finish();
 }
 
-/* The server died: nobody is left to answer anything. */
+/* The connection was aborted: the server answers no request. */
 TEST_F(unbind, connection_aborted)
 {
 	EXPECT_EQ(0, fs_abort(self->s));
@@ -286,8 +285,8 @@ TEST_F(unbind, connection_aborted)
 }
 
 /*
- * The device is back before the mount that had it has gone. That one does not
- * have it any more; another one may, and hears about it when it goes again.
+ * The device is bound again before the old mount is unmounted. The old mount does not
+ * get it back; a new one can hold it, and is notified when it is unbound again.
  */
 TEST_F(unbind, back_before_unmount)
 {
@@ -314,7 +313,7 @@ TEST_F(unbind, back_before_unmount)
 	finish();
 }
 
-/* Tasks that fault, read and write without a pause. */
+/* Tasks fault, read and write without a pause. */
 TEST_F(unbind, while_busy)
 {
 	pid_t pid[3];
@@ -333,7 +332,7 @@ TEST_F(unbind, while_busy)
 			if (i == 1 && pwrite(self->gone_fd, "x", 1, at) != 1)
 				_exit(errno == EIO ? 0 : errno);
 			if (i == 2) {
-				/* Always anew: opens, first faults, evictions. */
+				/* Open, map, fault and evict again and again. */
 				unsigned char *p = fs_map(self->s, "late", SIZE,
 							  PROT_READ);
 
@@ -359,9 +358,9 @@ TEST_F(unbind, while_busy)
 }
 
 /*
- * Someone does I/O with memory of the device. The memory map cannot go before
- * that has ended, so unbinding waits; nobody else does, not even who wants the device
- * for another mount, and would have to wait for its driver.
+ * A task does direct I/O with pages of the device, which pins them. Their memory map must
+ * not be freed before the I/O has ended, so unbinding waits. No other task waits, not even
+ * one that opens a file of another mount on this device: it gets EBUSY.
  */
 TEST_F(unbind, while_pinned)
 {
@@ -400,8 +399,8 @@ TEST_F(unbind, while_pinned)
 }
 
 /*
- * The same without a pause, and with buffers of many pages: who has got some of
- * them faults for the next.
+ * Tasks pin pages without a pause, with buffers of many pages: a task that has pinned some
+ * of them faults for the next.
  */
 TEST_F(unbind, while_pinning)
 {
@@ -432,15 +431,15 @@ TEST_F(unbind, while_pinning)
 
 static char *missing;
 
-/* Where the answer should be there is no page yet: who sends it waits in a fault. */
+/* The buffer of the answer has no page: the server's thread waits in a userfaultfd fault. */
 static void answer_later(struct fuse_server *s, const struct fuse_in_header *in, const void *arg)
 {
 	fs_reply(s, in, 0, missing, PAGE);
 }
 
 /*
- * The mount is being shut down, and FUSE waits for the server, who does not get on with an
- * answer. Unbinding waits for the mount's end, and says so once.
+ * The device is unbound during an unmount that waits for an answer of the server. Unbinding
+ * waits for the end of the unmount, and the log says so once.
  */
 TEST_F(unbind, while_shut_down)
 {
@@ -490,7 +489,7 @@ TEST_F(unbind, while_shut_down)
 	finish();
 }
 
-/* Unbinding and unmounting at once, each first at times. */
+/* Unbinding and unmounting at once, in both orders. */
 TEST_F_TIMEOUT(unbind, while_unmounting, 60)
 {
 	let_go();

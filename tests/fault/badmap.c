@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * A BPF program that is wrong. The verifier keeps it from harming the kernel; the
- * kernel has to keep it from mapping what the file does not own. So every
- * mapping is judged, each time, and one that breaks a rule is EIO for read and
- * write and SIGBUS for a fault, with at most a few lines in the log.
+ * A BPF program that returns wrong mappings. The verifier keeps it from harming the
+ * kernel; the module must keep it from mapping memory that the file does not own. So
+ * each mapping is validated whenever the program returns it, and one that breaks a rule
+ * is EIO for read and write and SIGBUS for a fault, with a few lines in the log at most.
  *
- * The ops are scripted: what the two programs return comes from the file's map.
+ * The ops are scripted: the file's map says what the two programs return.
  */
 #define _GNU_SOURCE
 #include <errno.h>
@@ -23,7 +23,7 @@
 
 #define SIZE	(4 * MIB)
 
-/* Lines that one mistake may leave in the log: what a rate limit lets through. */
+/* Lines that a repeated mistake may leave in the log: what the rate limit lets through. */
 #define LOG_LINES	10
 
 /* ---- iomap_begin ---- */
@@ -48,7 +48,7 @@ FIXTURE_VARIANT(mapping) {
 	uint32_t dev;
 	uint32_t flags;
 	int ret;
-	int error;		/* of read and write; EIO unless told */
+	int error;		/* of read and write; 0: EIO */
 };
 
 #define BAD_RANGE(name, a, l) \
@@ -106,7 +106,7 @@ FIXTURE_SETUP(mapping)
 	self->s = fmap_server(SCRIPTED_OPS_NAME);
 	ASSERT_NE(NULL, self->s);
 	fs_add(self->s, "file", SIZE, &self->map, sizeof(self->map));
-	/* The mount has device 1, too: what counts is what the file declared. */
+	/* The mount has device 1, too, but the file has not declared it. */
 	self->other = fmap_linear(1, 0, SIZE);
 	fs_add(self->s, "other", SIZE, &self->other, sizeof(self->other));
 	ASSERT_EQ(0, fs_mount(self->s));
@@ -137,21 +137,21 @@ TEST_F(mapping, refused)
 	EXPECT_EQ(error, errno);
 	EXPECT_EQ(SIGBUS, touch(self->p, -1));
 	EXPECT_EQ(SIGBUS, touch(self->p + PAGE, 1));
-	/* A fault that the kernel takes in the midst of a system call. */
+	/* A fault in the middle of a system call. */
 	zero = open("/dev/zero", O_RDONLY);
 	ASSERT_LE(0, zero);
 	EXPECT_EQ(-1, read(zero, self->p, 64));
 	EXPECT_EQ(EFAULT, errno);
 	close(zero);
 
-	/* The program was asked each time, and the server never. */
+	/* The program was called each time, and the server got no request. */
 	EXPECT_LE(5, fmap_seen()->begins);
 	EXPECT_EQ(0, fmap_seen()->broken);
 	EXPECT_EQ(0, self->s->count[FUSE_READ]);
 	EXPECT_EQ(0, self->s->count[FUSE_WRITE]);
 }
 
-/* Somebody may repeat a mistake as often as they like. */
+/* However often a task repeats a mistake, the log stays short. */
 TEST_F(mapping, log_is_limited)
 {
 	char buf[64];
@@ -161,7 +161,7 @@ TEST_F(mapping, log_is_limited)
 	EXPECT_GE(LOG_LINES, klog_count(self->klog, LOG_PREFIX));
 }
 
-/* Beyond what the file says of itself there is nothing, mapped or not. */
+/* Behind the end of the file nothing is mapped, whatever the program maps. */
 FIXTURE(size) {
 	struct fuse_server *s;
 	struct scripted map;
@@ -186,7 +186,7 @@ TEST_F(size, beyond_the_file)
 	char buf[64];
 	int fd;
 
-	/* The map reaches over the whole device, the file does not. */
+	/* The program maps the whole device, the file is smaller. */
 	self->map.length = daxdev[0].size;
 	fs_add(self->s, "file", SIZE, &self->map, sizeof(self->map));
 	ASSERT_EQ(0, fs_mount(self->s));
@@ -205,7 +205,7 @@ TEST_F(size, beyond_the_file)
 	EXPECT_EQ(0, fmap_seen()->broken);
 }
 
-/* A program that maps less than was asked for is asked again. */
+/* A program that maps less than the request is called again for the rest. */
 TEST_F(size, page_by_page)
 {
 	static char in[SIZE], out[SIZE];
@@ -231,9 +231,9 @@ TEST_F(size, page_by_page)
 }
 
 /*
- * A page of a device can be in one place of one file: fs-dax keeps the place in
- * the page. A second one is refused as long as the first one is there. Reads and
- * writes keep nothing, and are free to look.
+ * A page of a device can be mapped at one offset of one file only, as fs-dax records
+ * the association in the folio. As long as it exists, a fault at another offset is
+ * refused. Reads and writes associate nothing, and are allowed.
  */
 FIXTURE(overlap) {
 	struct fuse_server *s;
@@ -290,31 +290,31 @@ TEST_F(overlap, two_files_2m)
 	EXPECT_EQ(0, touch(self->p, 1));
 	EXPECT_EQ(SIGBUS, touch(self->q, 2));
 	EXPECT_EQ(SIGBUS, touch(self->q + PAGE, -1));
-	/* What the first one did not touch belongs to nobody yet. */
+	/* Memory that the first file has not touched has no owner yet. */
 	EXPECT_EQ(0, touch(self->q + HUGE, 3));
 	EXPECT_EQ(SIGBUS, touch(self->p + HUGE, 4));
 	EXPECT_EQ(0, touch(self->p, 5));
 	unmap_both();
 }
 
-/* Pages of 4 KiB in the midst of what would be one of 2 MiB for the other. */
+/* PTE entries of one file within 2 MiB that the other file could map as one. */
 TEST_F(overlap, two_files_4k)
 {
 	self->b = fmap_linear(0, PAGE, SIZE);
 	map_both();
 	EXPECT_EQ(0, touch(self->q + 7 * PAGE, 1));
 	EXPECT_EQ(SIGBUS, touch(self->p + 8 * PAGE, 2));
-	/* Nothing of 2 MiB fits; the pages around it are to be had. */
+	/* The first file cannot have the 2 MiB, but it can have the other pages. */
 	EXPECT_EQ(0, touch(self->p + 9 * PAGE, 3));
 	EXPECT_EQ(SIGBUS, touch(self->q + 8 * PAGE, 3));
-	/* The other way round: the 2 MiB page comes first. */
+	/* The other way round: the PMD entry comes first. */
 	EXPECT_EQ(0, touch(self->p + HUGE, 4));
 	EXPECT_EQ(SIGBUS, touch(self->q + HUGE + 100 * PAGE, 5));
 	EXPECT_EQ(0, touch(self->q + 7 * PAGE, 6));
 	unmap_both();
 }
 
-/* Two tasks, two files, one range of pages: nobody gets what the other one has. */
+/* Two tasks map the same memory through two files: exactly one gets each page. */
 TEST_F(overlap, race)
 {
 	const size_t pages = 256;
@@ -329,7 +329,7 @@ TEST_F(overlap, race)
 			      MAP_SHARED | MAP_ANONYMOUS, -1, 0);
 		ASSERT_NE(MAP_FAILED, got[i]);
 	}
-	/* One of them has pages of 4 KiB, the other one would rather not. */
+	/* One file has PTE faults only, the other one could have PMD faults. */
 	pid = fork();
 	ASSERT_LE(0, pid);
 	for (size_t n = 0; n < pages; n++) {
@@ -342,7 +342,7 @@ TEST_F(overlap, race)
 		_exit(0);
 	ASSERT_EQ(pid, waitpid(pid, &status, 0));
 	ASSERT_EQ(0, status);
-	/* Page n of the device; 0 is nobody's but the first file's. */
+	/* Page n of the device; only the first file has page 0. */
 	for (size_t n = 1; n < pages; n++) {
 		EXPECT_EQ(1, got[0][n] + got[1][n]) {
 			TH_LOG("page %zu: %d and %d", n, got[0][n], got[1][n]);
@@ -368,7 +368,7 @@ TEST_F(overlap, read_and_write_do_not_care)
 	unmap_both();
 }
 
-/* The pages are free again when the mount that used them is gone. */
+/* The memory has no owner any more once the mount has gone. */
 TEST_F(overlap, free_after_unmount)
 {
 	map_both();
@@ -427,7 +427,7 @@ TEST_F(parse, errno_reaches_the_opener)
 	}
 	EXPECT_TRUE(klog_wait(self->klog, LOG_PREFIX, ""));
 	EXPECT_EQ(0, self->s->count[FUSE_GET_DAXDEV]);
-	/* What the parser says about one try is not the server's word. */
+	/* An errno of the program is not remembered, as one of the server may be. */
 	self->map.parse_ret = 0;
 	EXPECT_EQ(0, fs_try(self->s, "file"));
 }
@@ -454,7 +454,7 @@ TEST_F(parse, file_size_beyond_off_t)
 	EXPECT_EQ(0, self->s->count[FUSE_GET_DAXDEV]);
 }
 
-/* The largest size there is; the program has a say in every byte of it. */
+/* The largest size of a file; the program is called for its last bytes, too. */
 TEST_F(parse, file_size_llong_max)
 {
 	char c;
@@ -471,7 +471,7 @@ TEST_F(parse, file_size_llong_max)
 	close(fd);
 }
 
-/* A file that has bytes has a device for them. */
+/* A file that is not empty needs a device. */
 TEST_F(parse, no_devices)
 {
 	self->map.dev_bitmap = 0;
@@ -529,13 +529,13 @@ TEST_F(parse, allocation_sizes)
 		EXPECT_EQ(tries[i].ret, fmap_seen()->alloc_ret);
 		EXPECT_EQ(tries[i].ret ? 0 : tries[i].size,
 			  fmap_seen()->meta_buf_size);
-		/* Getters never reach beyond, and reach the last byte. */
+		/* Getters reach the last byte, and not beyond. */
 		EXPECT_EQ(0, fmap_seen()->beyond);
 		EXPECT_EQ(0, fs_stop(s));
 	}
 }
 
-/* Nobody has to keep metadata; the program then cannot find any. */
+/* Metadata are optional; without them iomap_begin() finds none. */
 TEST_F(parse, no_metadata)
 {
 	char c;
@@ -552,7 +552,7 @@ TEST_F(parse, no_metadata)
 	close(fd);
 }
 
-/* What iomap_begin() is told, as the UAPI header promises it. */
+/* The arguments of iomap_begin(), as the UAPI header describes them. */
 TEST_F(parse, what_the_programs_see)
 {
 	const struct scripted_seen *seen = fmap_seen();

@@ -2,10 +2,10 @@
 /*
  * A program that fails after it has worked, and works again.
  *
- * What a program says counts for one request, fault or open at a time: a failure is
- * the failure of that one, with its errno, and no more. Memory that is mapped does
- * not depend on the program any more; what was read and written stays; the next call
- * is judged on its own. The log says why, and does not drown in it.
+ * The result of a program counts for one read, write, fault or open: if it fails, only that
+ * operation fails, with its errno. Memory that is mapped does not depend on the
+ * program any more; data that were written stay; the next result is validated on its
+ * own. The log says why, in a limited number of lines.
  */
 #define _GNU_SOURCE
 #include <errno.h>
@@ -87,7 +87,7 @@ FIXTURE_TEARDOWN(fickle)
 	EXPECT_TRUE(module_refs_wait(self->refs));
 }
 
-/* Be bad from now on, or good. */
+/* Make iomap_begin() fail from now on, or work again. */
 static void misbehave(uint32_t how, int ret, bool on)
 {
 	struct scripted_fit *fit = &fmap_seen()->begin_fit;
@@ -110,7 +110,7 @@ TEST_F(fickle, for_a_while)
 		EXPECT_EQ(variant->err, errno);
 		EXPECT_EQ(-1, pwrite(self->fd, "x", 1, PAGE));
 		EXPECT_EQ(variant->err, errno);
-		/* What is mapped is mapped; what is not does not get so. */
+		/* Mapped pages stay mapped; other pages cannot be mapped. */
 		EXPECT_EQ(0, touch(self->p, 'b' + round));
 		EXPECT_EQ(SIGBUS, touch(self->p + (2 + round) * PAGE, 1));
 		EXPECT_EQ(SIGBUS, touch(self->p + (2 + round) * PAGE, -1));
@@ -131,7 +131,7 @@ TEST_F(fickle, once)
 	struct scripted_fit *fit = &fmap_seen()->begin_fit;
 	static char buf[SIZE];
 
-	/* A page of the buffer that is not there yet is one more call. */
+	/* Fault in the buffer: a fault in the middle of a read costs one more call. */
 	memset(buf, 1, SIZE);
 	fit->how = variant->how;
 	fit->ret = variant->ret;
@@ -144,7 +144,7 @@ TEST_F(fickle, once)
 	EXPECT_EQ('d', buf[SIZE - 1]);
 }
 
-/* For hours: nothing adds up, and the log stays readable. */
+/* Many failures, as in hours of use: nothing is exhausted, and the log stays short. */
 TEST_F(fickle, for_hours)
 {
 	time_t start = now();
@@ -194,7 +194,7 @@ FIXTURE_TEARDOWN(parser)
 	EXPECT_TRUE(module_refs_wait(self->refs));
 }
 
-/* An open that fails condemns nothing: the next one asks again. */
+/* A failed open is not remembered: the next one requests the map again. */
 TEST_F(parser, fails_for_a_while)
 {
 	struct scripted_fit *fit = &fmap_seen()->parse_fit;
@@ -205,7 +205,7 @@ TEST_F(parser, fails_for_a_while)
 	fit->to = fit->from + 3;
 	for (int i = 0; i < 3; i++)
 		EXPECT_EQ(-EPROTO, fs_try(self->s, "b"));
-	/* Who has a map does not notice. */
+	/* Files with a map are not affected. */
 	EXPECT_EQ(0, fs_fill(self->s, "a", 'a', SIZE));
 	EXPECT_EQ(0, fs_fill(self->s, "b", 'b', SIZE));
 	EXPECT_EQ(5, self->s->count[FUSE_GET_FMAP]);
@@ -224,7 +224,7 @@ TEST_F(parser, fails_for_hours)
 	for (int i = 0; i < MANY / 4; i++)
 		EXPECT_EQ(-EPROTO, fs_try(self->s, "a"));
 	EXPECT_EQ(MANY / 4, self->s->count[FUSE_GET_FMAP]);
-	/* What the server took for open is open no more. */
+	/* The server gets RELEASE for each OPEN. */
 	EXPECT_EQ(MANY / 4, self->s->count[FUSE_OPEN]);
 	EXPECT_TRUE(fs_wait(self->s, FUSE_RELEASE, MANY / 4));
 	lines = klog_count(self->klog, "dax_fmap_parse()");

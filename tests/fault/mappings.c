@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * What programs do with a mapping, besides touching it: give advice, move, cut
- * and protect it, inherit it, look at it from another process, run it. A mapping of
- * 2 MiB pages and one of 4 KiB pages have to behave alike, and nothing that is no
- * store may change a byte: neither in the mapping nor in the file.
+ * System calls on a mapping: madvise, mremap, munmap and mprotect, fork, access
+ * from another process, exec, core dumps. Mappings with PMD entries and those with
+ * PTEs only must behave alike, and an operation that is no store must not change a
+ * byte of the mapping or of the file.
  */
 #define _GNU_SOURCE
 #include <errno.h>
@@ -29,9 +29,9 @@
 #include "pattern.h"
 
 #define SIZE	(8 * MIB)
-#define STEP	(256 * KIB)	/* a page of each is looked at */
+#define STEP	(256 * KIB)	/* one page in each is checked */
 
-/* What this program does if it is run by a test: argument, exit status. */
+/* Arguments with which a test runs this program, and its exit status then. */
 #define RUN_RETURN	"--return"
 #define RUN_WAIT	"--wait"
 #define RUN_STATUS	77
@@ -55,7 +55,7 @@ FIXTURE_VARIANT_ADD(mappings, small_pages) {
 	.addr = 4 * MIB + PAGE,
 };
 
-/* Map at an address that 2 MiB pages can have. */
+/* Map at an address that allows PMD faults. */
 static unsigned char *map_aligned(int fd, size_t len, int prot, int flags)
 {
 	unsigned char *p = mmap(NULL, len + HUGE, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
@@ -69,7 +69,7 @@ static unsigned char *map_aligned(int fd, size_t len, int prot, int flags)
 	return mmap(at, len, prot, flags | MAP_FIXED, fd, 0);
 }
 
-/* The first page of those that are looked at that is not as written, or -1. */
+/* The first checked page whose bytes are not the written ones, or -1. */
 static ssize_t damaged(const unsigned char *p, size_t len)
 {
 	for (size_t at = 0; at < len; at += STEP)
@@ -115,7 +115,7 @@ FIXTURE_TEARDOWN(mappings)
 
 /* ---- advice ---- */
 
-/* Errors that an advice may have on a shared mapping of a file in DAX memory. */
+/* Errors that an advice may return for a shared mapping of a file in DAX memory. */
 #define ADVICE(name, ...) { MADV_##name, #name, { __VA_ARGS__ } }
 
 static const struct {
@@ -128,7 +128,7 @@ static const struct {
 	ADVICE(POPULATE_WRITE), ADVICE(COLD), ADVICE(PAGEOUT),
 	ADVICE(HUGEPAGE), ADVICE(NOHUGEPAGE),
 	ADVICE(DONTDUMP), ADVICE(DODUMP), ADVICE(DONTFORK), ADVICE(DOFORK),
-	/* Ignored where it means nothing. */
+	/* Ignored for file mappings. */
 	ADVICE(MERGEABLE), ADVICE(UNMERGEABLE),
 	/* For anonymous memory. */
 	ADVICE(FREE, EINVAL), ADVICE(WIPEONFORK, EINVAL), ADVICE(KEEPONFORK),
@@ -153,7 +153,7 @@ TEST_F_TIMEOUT(mappings, advice, 90)
 
 		EXPECT_TRUE(expected(i, ret))
 			TH_LOG("%s: %s", advices[i].name, ret ? strerror(errno) : "0");
-		/* Parts of pages of 2 MiB. */
+		/* A part of a PMD mapping. */
 		ret = madvise(self->p + HUGE + 3 * PAGE, 5 * PAGE, advices[i].advice);
 		EXPECT_TRUE(expected(i, ret))
 			TH_LOG("%s of a part: %s", advices[i].name, ret ? strerror(errno) : "0");
@@ -164,7 +164,7 @@ TEST_F_TIMEOUT(mappings, advice, 90)
 	expect_whole();
 }
 
-/* A private mapping has the file's bytes until it has its own. */
+/* A private mapping has the file's bytes until it is written to. */
 TEST_F(mappings, advice_for_a_private_mapping)
 {
 	unsigned char *q = map_aligned(self->fd, SIZE, PROT_READ | PROT_WRITE,
@@ -186,7 +186,7 @@ TEST_F(mappings, advice_for_a_private_mapping)
 	expect_whole();
 }
 
-/* ---- moving, cutting, protecting ---- */
+/* ---- mremap, munmap, mprotect ---- */
 
 TEST_F(mappings, mremap)
 {
@@ -199,7 +199,7 @@ TEST_F(mappings, mremap)
 	p = mremap(p, HUGE + PAGE, SIZE, MREMAP_MAYMOVE);
 	ASSERT_NE(MAP_FAILED, p);
 	EXPECT_EQ(-1, damaged(p, SIZE));
-	/* Beyond the end there is nothing. */
+	/* Behind the end of the file: SIGBUS. */
 	p = mremap(p, SIZE, SIZE + HUGE, MREMAP_MAYMOVE);
 	ASSERT_NE(MAP_FAILED, p);
 	EXPECT_EQ(SIGBUS, touch(p + SIZE, -1));
@@ -207,7 +207,7 @@ TEST_F(mappings, mremap)
 	p = mremap(p, SIZE + HUGE, SIZE, 0);
 	ASSERT_NE(MAP_FAILED, p);
 
-	/* Move to where 2 MiB pages fit, and to where they do not. */
+	/* Move to an aligned address, and to one that is not. */
 	for (size_t shift = 0; shift <= PAGE; shift += PAGE) {
 		room = mmap(NULL, SIZE + 2 * HUGE, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 		ASSERT_NE(MAP_FAILED, room);
@@ -219,7 +219,7 @@ TEST_F(mappings, mremap)
 		EXPECT_EQ(-1, damaged(p, SIZE));
 		EXPECT_EQ(0, touch(p + HUGE, pattern(1, HUGE)));
 	}
-	/* A piece from the middle, leaving the old one as it was. */
+	/* Duplicate a piece from the middle. */
 	room = mremap(p + HUGE, 0, HUGE, MREMAP_MAYMOVE);
 	ASSERT_NE(MAP_FAILED, room);
 	EXPECT_EQ(0, memcmp(room, p + HUGE, PAGE));
@@ -231,9 +231,10 @@ TEST_F(mappings, mremap)
 }
 
 /*
- * mmap(2) knows what offsets a file can have, and mremap(2) does not: a mapping that is made to
- * grow, cut in front and moved back, again and again, begins at last where the offset in bytes
- * has more than 64 bits. Whoever may read a file can do that. Its pages are behind the end.
+ * A hostile program that may only read a file makes a mapping with an offset that overflows.
+ * mmap(2) limits the offset, but mremap(2) does not: the program grows the mapping, unmaps its
+ * front and moves it back, until its page offset in bytes has more than 64 bits. A fault there
+ * is behind the end of the file, and must be SIGBUS.
  */
 TEST_F_TIMEOUT(mappings, mremap_behind_all_offsets, 120)
 {
@@ -243,7 +244,7 @@ TEST_F_TIMEOUT(mappings, mremap_behind_all_offsets, 120)
 
 	if (variant->addr % HUGE)
 		SKIP(return, "an offset behind the file is the same for pages of all sizes");
-	/* Its neighbour has a page table, else all that is asked for are 2 MiB. */
+	/* A page table for the neighbour, else the kernel would try PMD faults only. */
 	p = mmap(low - PAGE, PAGE, PROT_READ | PROT_WRITE,
 		 MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED_NOREPLACE, -1, 0);
 	ASSERT_EQ(low - PAGE, p);
@@ -262,7 +263,7 @@ TEST_F_TIMEOUT(mappings, mremap_behind_all_offsets, 120)
 	EXPECT_EQ(SIGBUS, touch((void *)low, -1));
 	EXPECT_NE(0, madvise(low, PAGE, MADV_POPULATE_READ));
 	munmap(low - PAGE, 2 * PAGE);
-	/* Nothing is held that a fault would want. */
+	/* The faults have left no lock held. */
 	EXPECT_EQ(0, touch(self->p, -1));
 	EXPECT_EQ(0, fsync(self->fd));
 }
@@ -278,7 +279,7 @@ TEST_F(mappings, munmap_of_parts)
 	EXPECT_EQ(0, touch(self->p + 6 * PAGE, 1));
 	EXPECT_EQ(-1, damaged(self->p, HUGE));
 	EXPECT_EQ(-1, damaged_file(self->fd));
-	/* And back, piece by piece. */
+	/* Map all of it again. */
 	ASSERT_EQ(self->p, mmap(self->p, SIZE, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED,
 				self->fd, 0));
 	expect_whole();
@@ -291,7 +292,7 @@ TEST_F(mappings, mprotect)
 	ASSERT_EQ(0, mprotect(p, SIZE, PROT_READ));
 	EXPECT_EQ(SIGSEGV, touch(p, 1));
 	EXPECT_EQ(-1, damaged(p, SIZE));
-	/* A page in the middle of a page of 2 MiB. */
+	/* One page in the middle of a PMD mapping. */
 	ASSERT_EQ(0, mprotect(p + HUGE + 7 * PAGE, PAGE, PROT_READ | PROT_WRITE));
 	EXPECT_EQ(0, touch(p + HUGE + 7 * PAGE, 'w'));
 	EXPECT_EQ(SIGSEGV, touch(p + HUGE + 8 * PAGE, 'w'));
@@ -299,7 +300,7 @@ TEST_F(mappings, mprotect)
 	ASSERT_EQ(0, mprotect(p + HUGE, HUGE, PROT_NONE));
 	EXPECT_EQ(SIGSEGV, touch(p + HUGE, -1));
 	EXPECT_EQ(0, touch(p, -1));
-	/* Through the file it changes all the same. */
+	/* write(2) still changes it. */
 	EXPECT_EQ(1, pwrite(self->fd, "v", 1, HUGE + 7 * PAGE));
 	ASSERT_EQ(0, mprotect(p, SIZE, PROT_READ | PROT_WRITE));
 	EXPECT_EQ('v', p[HUGE + 7 * PAGE]);
@@ -308,7 +309,7 @@ TEST_F(mappings, mprotect)
 	expect_whole();
 }
 
-/* What was opened for reading is not written through a mapping. */
+/* A file that was opened for reading cannot be mapped writable. */
 TEST_F(mappings, read_only_file)
 {
 	int fd = fs_open(self->s, "file", O_RDONLY);
@@ -349,14 +350,14 @@ TEST_F(mappings, mlock)
 
 /* ---- several processes ---- */
 
-/* A shared mapping is shared; what a private one has of its own stays its own. */
+/* After fork(2), stores to a shared mapping are shared, those to a private one are not. */
 TEST_F(mappings, fork)
 {
 	unsigned char *q = map_aligned(self->fd, SIZE, PROT_READ | PROT_WRITE, MAP_PRIVATE);
 	pid_t pid;
 
 	ASSERT_NE(MAP_FAILED, q);
-	/* Mapped for reading with 2 MiB pages; one has a page of its own already. */
+	/* The private mapping is mapped for reading, and has one copied page. */
 	EXPECT_EQ(-1, damaged(q, SIZE));
 	q[HUGE] = 'p';
 	q[HUGE + 1] = 'p';
@@ -366,7 +367,7 @@ TEST_F(mappings, fork)
 		bool ok = q[HUGE] == 'p' && q[HUGE + 2] == pattern(1, HUGE + 2);
 
 		self->p[PAGE] = 's';		/* seen by the parent */
-		q[0] = 'c';			/* not seen by anybody */
+		q[0] = 'c';			/* not seen by the parent */
 		q[HUGE] = 'c';
 		q[2 * HUGE + PAGE] = 'c';
 		ok = ok && self->p[0] == pattern(1, 0) && q[PAGE] == 's' && q[0] == 'c' &&
@@ -414,7 +415,7 @@ TEST_F(mappings, process_vm_and_ptrace)
 	}
 	ASSERT_EQ(pid, waitpid(pid, &status, 0));
 	ASSERT_TRUE(WIFSTOPPED(status));
-	/* The child has nothing mapped yet: it is faulted in from here. */
+	/* The child has no page mapped yet: the system call faults it in. */
 	ASSERT_EQ(sizeof(buf), process_vm_readv(pid, &mine, 1, &theirs, 1, 0));
 	EXPECT_EQ(-1, pattern_differs(buf + PAGE, PAGE, 1, HUGE));
 	memset(buf, 'v', sizeof(buf));
@@ -436,7 +437,7 @@ TEST_F(mappings, process_vm_and_ptrace)
 	expect_whole();
 }
 
-/* ---- what the system tells about a mapping ---- */
+/* ---- /proc and system calls that describe a mapping ---- */
 
 static void expect_readable(struct __test_metadata *_metadata, const char *path, const char *what)
 {
@@ -484,7 +485,7 @@ TEST_F(mappings, proc)
 			  entry[0] & ((1ULL << 55) - 1));
 	close(fd);
 
-	/* What knows memory by its node, or would like to move it. */
+	/* System calls that tell the node of memory, or would migrate it. */
 	syscall(SYS_get_mempolicy, &node, NULL, 0, self->p, MPOL_F_NODE | MPOL_F_ADDR);
 	EXPECT_LE(0, node);
 	EXPECT_EQ(0, syscall(SYS_mbind, self->p, SIZE, MPOL_PREFERRED, &(unsigned long){ 1 }, 2,
@@ -501,8 +502,8 @@ TEST_F(mappings, proc)
 }
 
 /*
- * Faults are the file system's: user space cannot have them. (Protection that resolves
- * itself, UFFD_FEATURE_WP_ASYNC, has tests of its own: userfaultfd.c.)
+ * User space cannot handle the faults of a file in DAX memory. (userfaultfd.c tests
+ * UFFD_FEATURE_WP_ASYNC, with which the kernel resolves them.)
  */
 TEST_F(mappings, userfaultfd)
 {
@@ -549,7 +550,7 @@ TEST_F(mappings, code)
 	expect_whole();
 }
 
-/* Run it with an argument that makes it end as soon as it comes to itself. */
+/* Run the program: its exit status, or the errno of exec. */
 static int run(const char *path, const char *arg)
 {
 	pid_t pid = fork();
@@ -563,7 +564,7 @@ static int run(const char *path, const char *arg)
 	return WIFEXITED(status) ? WEXITSTATUS(status) : -1;
 }
 
-/* This very program, in DAX memory. While it runs nobody writes to it. */
+/* This program is copied to DAX memory and run there; meanwhile it cannot be written to. */
 TEST_F(mappings, exec)
 {
 	static unsigned char buf[64 * KIB];
@@ -580,7 +581,7 @@ TEST_F(mappings, exec)
 	close(in);
 	ASSERT_GT(SIZE, len);
 	ASSERT_EQ(0, fchmod(self->fd, 0755));
-	/* Somebody writes: not now. */
+	/* The file is open for writing. */
 	EXPECT_EQ(ETXTBSY, run(fs_path(self->s, "file"), RUN_RETURN));
 	munmap(self->p, SIZE);
 	self->p = NULL;
@@ -610,7 +611,7 @@ TEST_F(mappings, exec)
 
 /* ---- core dumps ---- */
 
-/* A dump of a child that has a page of the file mapped, and changed a byte of it. */
+/* Make a child dump core that has a page of the file mapped, and has changed it. */
 static int dump(FIXTURE_DATA(mappings) * self, const char *filter)
 {
 	pid_t pid = fork();
@@ -643,7 +644,7 @@ static bool has_core(const char *dir, bool with_mapping)
 	fd = open(dir, O_RDONLY);
 	if (fd < 0)
 		return false;
-	/* Every 64 bytes are looked at: the place is aligned. */
+	/* The bytes are at a multiple of 64. */
 	while (!found && (n = read(fd, buf, MIB)) > 0)
 		for (ssize_t at = 0; at + 64 <= n && !found; at += 64)
 			found = !memcmp(buf + at, want, 64);
@@ -658,7 +659,7 @@ TEST_F_TIMEOUT(mappings, core_dump, 60)
 
 	ASSERT_EQ(0, read_file("/proc/sys/kernel/core_pattern", old, sizeof(old)));
 	ASSERT_EQ(0, write_file("/proc/sys/kernel/core_pattern", "/tmp/core"));
-	/* As it is by default: no DAX memory; and with bit 8, shared DAX. */
+	/* By default a core has no DAX memory; with bit 8 it has shared DAX memory. */
 	EXPECT_EQ(0, dump(self, "0x33"));
 	EXPECT_TRUE(has_core("/tmp/core", false));
 	EXPECT_EQ(0, dump(self, "0x100"));
@@ -672,7 +673,7 @@ int main(int argc, char **argv)
 	if (argc == 2 && !strcmp(argv[1], RUN_RETURN))
 		return RUN_STATUS;
 	if (argc == 2 && !strcmp(argv[1], RUN_WAIT)) {
-		/* Not alone: nothing is left behind if the test dies. */
+		/* Wait for 10 s at most: the test may have died. */
 		if (write(1, "r", 1) != 1)
 			return 1;
 		for (int i = 0; i < 100; i++)

@@ -1,13 +1,13 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * A BPF program that changes its mind about where a file is.
+ * A BPF program whose mappings change while they are in use.
  *
- * DAX has noted where the pages are that it has mapped, and two answers for one
- * page would make two owners of some memory. The program is asked again with each
- * fault; here its answers move, by small and by huge pages, while the file is
- * mapped, after it was, and all the time. Each story ends the same way: the data
- * are right, whoever asked gets an answer, and the kernel has nothing to complain
- * about.
+ * DAX has associated the pages of a file that are mapped. If the program returned
+ * another address for such a page, and the module used it, two files could own the same
+ * memory. The program is called at each fault; here its mappings move, by 4 KiB and by
+ * 2 MiB, while the file is mapped, after that, and all the time. The module must refuse
+ * a mapping that contradicts an association: the data stay right, each fault ends, and
+ * the kernel does not warn.
  */
 #define _GNU_SOURCE
 #include <errno.h>
@@ -22,13 +22,12 @@
 
 #define SIZE	(4 * MIB)
 
-/* Where the files are, for the ops. */
+/* The addresses of the files, for the ops. */
 static struct moving_to *moving_to;
 
 /*
- * A program that answers otherwise than before, for pages that are mapped. DAX
- * has noted where they are; the new answer is refused as long as it does, and
- * counts for nobody else.
+ * A program that moves pages that have been mapped. The new mapping is refused as long
+ * as the association exists, and does not affect other files.
  */
 FIXTURE(moved) {
 	struct fuse_server *s;
@@ -37,7 +36,7 @@ FIXTURE(moved) {
 };
 
 FIXTURE_VARIANT(moved) {
-	uint64_t addr;		/* of the first file: what page size it can have */
+	uint64_t addr;		/* of the first file: its alignment decides the fault size */
 	uint64_t by;
 };
 
@@ -92,11 +91,11 @@ FIXTURE_SETUP(moved)
 FIXTURE_TEARDOWN(moved)
 {
 	EXPECT_EQ(0, fs_stop(self->s));
-	/* fs-dax refuses some of it, too, but it complains. */
+	/* fs-dax would refuse some of these mappings, too, but with a warning. */
 	EXPECT_EQ(0, klog_count(self->complaints, "WARNING:"));
 }
 
-/* What touching byte @at of a new mapping causes, and -ENXIO if it is another. */
+/* Touch byte @at of a new VMA: 0, the signal, or -ENXIO if it is not @expected. */
 static int remap_and_touch(struct fuse_server *s, const char *name, size_t at,
 			   int expected)
 {
@@ -112,7 +111,7 @@ static int remap_and_touch(struct fuse_server *s, const char *name, size_t at,
 	return sig;
 }
 
-/* Lines that one mistake may leave in the log: what a rate limit lets through. */
+/* Lines that a repeated mistake may leave in the log: what the rate limit lets through. */
 #define LOG_LINES	(10 * fs_slowness())
 
 TEST_F(moved, while_mapped)
@@ -124,7 +123,7 @@ TEST_F(moved, while_mapped)
 	EXPECT_EQ(0, touch(p + 5, '1'));
 	moving_to->addr[0] += variant->by;
 
-	/* What is mapped stays; what has to be asked for again is refused. */
+	/* What is mapped stays mapped; a fault in a new VMA is refused. */
 	EXPECT_EQ(0, touch(p + 6, '2'));
 	for (int i = 0; i < 30; i++)
 		EXPECT_EQ(SIGBUS, remap_and_touch(s, "a", 5, '1'));
@@ -132,7 +131,7 @@ TEST_F(moved, while_mapped)
 	EXPECT_EQ(SIGBUS, remap_and_touch(s, "a", 5, '1'));
 	EXPECT_EQ(SIGBUS, remap_and_touch(s, "a", 0, 'a'));
 	EXPECT_GE(LOG_LINES, klog_count(self->klog, LOG_PREFIX));
-	/* A page that was never touched may be anywhere, if it is free. */
+	/* The other file is not affected. */
 	EXPECT_EQ(0, remap_and_touch(s, "b", PAGE, 'b'));
 
 	moving_to->addr[0] -= variant->by;
@@ -141,7 +140,7 @@ TEST_F(moved, while_mapped)
 	EXPECT_EQ(0, remap_and_touch(s, "a", SIZE - 1, 'a'));
 }
 
-/* The refused answer has left no trace: the memory is free for somebody else. */
+/* A refused mapping has associated nothing: another file can have the memory. */
 TEST_F(moved, memory_is_not_taken)
 {
 	struct fuse_server *s = self->s;
@@ -155,7 +154,7 @@ TEST_F(moved, memory_is_not_taken)
 	EXPECT_EQ(0, remap_and_touch(s, "a", 0, 'a'));
 }
 
-/* After eviction nothing is noted, and the new answer is as good as the old. */
+/* After eviction there is no association, and the new mapping is valid. */
 TEST_F(moved, after_eviction)
 {
 	struct fuse_server *s = self->s;
@@ -184,7 +183,7 @@ TEST_F(moved, two_files_swap)
 	moving_to->addr[1] = a;
 	EXPECT_EQ(SIGBUS, remap_and_touch(s, "a", 0, 'A'));
 	EXPECT_EQ(SIGBUS, remap_and_touch(s, "b", 0, 'B'));
-	/* Where nobody was yet, the new owner is the owner. */
+	/* Pages that no file has mapped yet get their owners by the new mappings. */
 	EXPECT_EQ(0, remap_and_touch(s, "a", HUGE + PAGE, 'b'));
 	EXPECT_EQ(0, remap_and_touch(s, "b", HUGE + PAGE, 'a'));
 	EXPECT_EQ('A', p[0]);
@@ -198,7 +197,7 @@ TEST_F(moved, two_files_swap)
 	munmap(q, SIZE);
 }
 
-/* A program that is never of the same mind, under tasks that never stop. */
+/* Mappings change all the time, while tasks take faults all the time. */
 TEST_F(moved, all_the_time)
 {
 	struct fuse_server *s = self->s;

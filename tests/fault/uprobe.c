@@ -2,12 +2,12 @@
 /*
  * Uprobes on a mapped file.
  *
- * A uprobe needs a path and no open file: the kernel looks the inode up, remembers that it can
- * read the instruction through the page cache, and does so at the next mmap(PROT_EXEC) of
- * whichever task. A mapped file has nothing in a page cache. So a probe is refused, or it never
- * fires; which one it is, is told. In no case is there a warning, and in no case does a program
- * that runs in the file find a breakpoint in it: before the first open, after it, while it runs,
- * and once the probe has gone.
+ * A uprobe needs a path and no open file: the kernel looks up the inode, and reads the
+ * instruction through the page cache at the next mmap(PROT_EXEC) of any task. A mapped file has
+ * an empty page cache. So a probe must be refused, or never fire; the log of the test says which.
+ * The kernel must not warn, and a program in a mapped file must never find a breakpoint in its
+ * code, whether the probe is set before the first open, after it, or while the program runs, nor
+ * after the probe has gone.
  */
 #define _GNU_SOURCE
 #include <errno.h>
@@ -55,13 +55,13 @@ FIXTURE_VARIANT_ADD(uprobe, return) {
 	.config = 1,
 };
 
-/* With a counter in the same file, which the kernel would change. */
+/* With a reference counter in the same file, which the kernel would increment. */
 FIXTURE_VARIANT_ADD(uprobe, reference_counter) {
 	.name = "mapped",
 	.config = (uint64_t)(2 * PAGE) << 32,
 };
 
-/* This one is in FUSE's page cache: its probes fire as ever. */
+/* A plain file is in FUSE's page cache: its probes fire. */
 FIXTURE_VARIANT_ADD(uprobe, plain) {
 	.name = "plain",
 };
@@ -95,7 +95,7 @@ FIXTURE_SETUP(uprobe)
 	ASSERT_LE(0, fd);
 	ASSERT_EQ(sizeof(code), pwrite(fd, code, sizeof(code), AT));
 	close(fd);
-	/* From here on nobody has opened it. */
+	/* Evict the inode: the next open is a first open. */
 	ASSERT_TRUE(fs_forget(s));
 	self->log = klog_open();
 }
@@ -153,7 +153,7 @@ static bool runs(void *p)
 	return !memcmp(p + AT, code, sizeof(code));
 }
 
-/* A breakpoint in a plain file is one, and can be seen. */
+/* Run the function; a breakpoint may be seen in a plain file only. */
 #define expect_runs(p) do {						\
 	if (is_plain(variant->name))					\
 		runs(p);						\
@@ -161,7 +161,7 @@ static bool runs(void *p)
 		EXPECT_TRUE(runs(p));					\
 } while (0)
 
-/* Fired at @calls calls, or never. */
+/* The probe of a plain file fired @calls times, that of a mapped one never. */
 #define expect_hits(fd, calls) do {					\
 	if (!is_plain(variant->name)) {					\
 		EXPECT_EQ(0, hits(fd));					\
@@ -172,7 +172,7 @@ static bool runs(void *p)
 	}								\
 } while (0)
 
-/* Before anybody opens the file. */
+/* The probe is set before the first open. */
 TEST_F(uprobe, before_the_first_open)
 {
 	int fd = probe(fs_path(self->s, variant->name), variant->config, 0, -1);
@@ -196,7 +196,7 @@ TEST_F(uprobe, before_the_first_open)
 	munmap(p, 4 * PAGE);
 }
 
-/* In a program that runs. */
+/* The probe is set while the code is mapped. */
 TEST_F(uprobe, while_mapped)
 {
 	void *p = map_code(self->s, variant->name), *q;
@@ -218,7 +218,7 @@ TEST_F(uprobe, while_mapped)
 	munmap(q, 4 * PAGE);
 }
 
-/* The probe outlives the inode that it was set on, as FUSE knows it: it holds it. */
+/* The probe is set after the last close, and caches are dropped: it holds the inode. */
 TEST_F(uprobe, after_the_last_close)
 {
 	void *p = map_code(self->s, variant->name);

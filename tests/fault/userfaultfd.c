@@ -1,18 +1,18 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * A task may have its stores tracked: userfaultfd(2) with UFFD_FEATURE_WP_ASYNC
- * write-protects a range, the kernel takes the protection off where something is
- * stored, and PAGEMAP_SCAN tells where that was. The kernel allows that for any
- * mapping, so for those of mapped files too, and protects what is not there by a
- * marker in the page tables, which no fault of DAX expects. So here:
+ * uffd-wp: a task tracks its stores. userfaultfd(2) with UFFD_FEATURE_WP_ASYNC
+ * write-protects a range, the kernel removes the protection of a page at a store, and
+ * PAGEMAP_SCAN tells which pages were stored to. The kernel allows that for any VMA,
+ * so for those of mapped files, too, and protects pages that are not present by a
+ * marker in the page tables, which faults of DAX do not expect. So here:
  *
- * - loads and stores work, over memory that was mapped as 2 MiB or by pages, that
- *   nobody had touched, or that is taken away and protected again meanwhile;
- * - what was stored to is known, and what was only read is not taken for it;
- * - what was stored is flushed by the next fsync(2), as without;
- * - who inherits, moves or unregisters a tracked range, or maps it privately, gets
- *   the bytes of the file; a hole stays a hole, and memory that failed SIGBUS;
- * - the kernel does not warn, and no task hangs.
+ * - loads and stores must work, whether the memory was mapped by a PMD or by PTEs,
+ *   was never touched, or is unmapped and protected again at the same time;
+ * - PAGEMAP_SCAN must report pages that were stored to, and no page that was only read;
+ * - the next fsync(2) must flush what was stored;
+ * - after fork, mremap or unregistering, or in a private mapping, a task must get the
+ *   bytes of the file; a hole stays a hole, and failed memory is SIGBUS;
+ * - the kernel must not warn, and no task may hang.
  */
 #define _GNU_SOURCE
 #include <errno.h>
@@ -58,7 +58,7 @@ FIXTURE_VARIANT(userfaultfd) {
 FIXTURE_VARIANT_ADD(userfaultfd, huge) { .huge = true };
 FIXTURE_VARIANT_ADD(userfaultfd, pages) { };
 
-/* A descriptor for tracking stores, or -errno. */
+/* A userfaultfd with UFFD_FEATURE_WP_ASYNC, or -errno. */
 static int tracker(void)
 {
 	struct uffdio_api api = {
@@ -79,7 +79,7 @@ FIXTURE_SETUP(userfaultfd)
 	if (self->uffd < 0)
 		SKIP(return, "no UFFD_FEATURE_WP_ASYNC: %s", strerror(-self->uffd));
 	self->log = klog_open();
-	/* Behind a page more, no 2 MiB can be mapped as one. */
+	/* At an address that is not aligned, there are PTE faults only. */
 	FMAP_MOUNT_ONE_FILE(variant->huge ? 0 : PAGE, SIZE);
 	self->fd = fs_open(self->s, "file", O_RDWR);
 	ASSERT_LE(0, self->fd);
@@ -102,7 +102,7 @@ FIXTURE_TEARDOWN(userfaultfd)
 	close(self->log);
 }
 
-/* ---- tracking ---- */
+/* ---- loads and stores ---- */
 
 static int start(int uffd, void *p, size_t len)
 {
@@ -132,7 +132,7 @@ static int protect(int uffd, void *p, size_t len, bool on)
 }
 
 /*
- * Where it was stored to, as the pages of @p: up to @max of them go to @page.
+ * Find the pages behind @p that were stored to: up to @max of them go to @page.
  * Returns how many there are, or -1. With @again they are protected again.
  */
 static int stored(int pagemap, unsigned char *p, size_t len, bool again, int *page, int max)
@@ -159,7 +159,7 @@ static int stored(int pagemap, unsigned char *p, size_t len, bool again, int *pa
 	return n < 0 ? n : pages;
 }
 
-/* Stores went to these pages behind @_p, and to no others. */
+/* Exactly these pages behind @_p were stored to. */
 #define expect_stored(_p, again, ...) do {					\
 	int _want[] = { __VA_ARGS__ }, _page[8];				\
 	int _n = stored(self->pagemap, _p, HUGE, again, _page, 8);		\
@@ -169,10 +169,10 @@ static int stored(int pagemap, unsigned char *p, size_t len, bool again, int *pa
 		EXPECT_EQ(_want[_i], _page[_i]);				\
 } while (0)
 
-/* A page of what is touched. */
+/* Page @n of the 2 MiB that are touched. */
 #define page_at(n)	(self->p + self->at + (n) * PAGE)
 
-/* What each page has before it is tracked. */
+/* The first byte of each page before the range is protected. */
 static unsigned char before(int page)
 {
 	return page % 100 + 1;
@@ -220,18 +220,18 @@ TEST_F(userfaultfd, stores)
 	expect_stored(page_at(0), true, 3, 5, 511);
 	EXPECT_EQ(0, stored(self->pagemap, self->p, SIZE, false, NULL, 0));
 
-	/* Now they are there, and protected. */
+	/* Now the pages are present, and protected. */
 	expect_load(511, 's');
 	expect_store(5, 'u');
 	expect_stored(page_at(0), true, 5);
 
-	/* Taken away they stay protected. */
+	/* They stay protected when they are unmapped. */
 	ASSERT_EQ(0, madvise(self->p, SIZE, MADV_DONTNEED));
 	expect_load(511, 's');
 	expect_store(7, 'v');
 	expect_stored(page_at(0), true, 7);
 
-	/* No longer. */
+	/* Not protected any more. */
 	ASSERT_EQ(0, protect(self->uffd, page_at(0), HUGE, false));
 	EXPECT_EQ(512, stored(self->pagemap, page_at(0), HUGE, false, NULL, 0));
 	expect_store(8, 'w');
@@ -239,7 +239,7 @@ TEST_F(userfaultfd, stores)
 		expect_load(i, before(i));
 }
 
-/* Nobody has touched the file before. */
+/* The file has never been touched. */
 TEST_F(userfaultfd, never_touched)
 {
 	ASSERT_EQ(0, start(self->uffd, self->p, SIZE));
@@ -251,14 +251,14 @@ TEST_F(userfaultfd, never_touched)
 	expect_stored(page_at(0), false, 4, 6);
 	EXPECT_EQ(0, stored(self->pagemap, self->p, HUGE, false, NULL, 0));
 
-	/* Without a marker, too. */
+	/* The same without markers. */
 	self->at = 0;
 	ASSERT_EQ(0, protect(self->uffd, self->p, HUGE, false));
 	ASSERT_EQ(0, touch(page_at(2), -1));
 	expect_store(4, 'o');
 }
 
-/* What is there as 2 MiB is protected by the scan as such. */
+/* PAGEMAP_SCAN protects a PMD mapping without splitting it. */
 TEST_F(userfaultfd, protected_by_a_scan)
 {
 	int page[8];
@@ -270,7 +270,7 @@ TEST_F(userfaultfd, protected_by_a_scan)
 	expect_load(5, before(5));
 	EXPECT_EQ(0, stored(self->pagemap, page_at(0), HUGE, false, page, 8));
 	expect_store(5, 'h');
-	/* One store to 2 MiB is one to all of its pages. */
+	/* A store through the PMD counts for all of its pages. */
 	EXPECT_EQ(variant->huge ? 512 : 1,
 		  stored(self->pagemap, page_at(0), HUGE, true, page, 8));
 	EXPECT_EQ(variant->huge ? 0 : 5, page[0]);
@@ -282,7 +282,7 @@ TEST_F(userfaultfd, protected_by_a_scan)
 
 /* ---- durability ---- */
 
-/* fsync(2) flushes what is touched, or does not, because it is clean. */
+/* fsync(2) flushes the touched entry @n times: once if it is dirty, else never. */
 #define expect_fsync(n) EXPECT_FSYNC(n, trace_count(self->flushed))
 
 TEST_F(userfaultfd, what_is_stored_is_flushed)
@@ -291,12 +291,12 @@ TEST_F(userfaultfd, what_is_stored_is_flushed)
 	ASSERT_LE(0, self->flushed);
 	ASSERT_EQ(0, start(self->uffd, self->p, SIZE));
 	for (int i = 0; i < 3; i++) {
-		/* The first time nobody has touched it yet. */
+		/* In the first round, the page has never been touched. */
 		ASSERT_EQ(0, protect(self->uffd, self->p, SIZE, true));
 		expect_store(0, 10 * i + 1);
 		expect_fsync(1);
 		expect_fsync(0);
-		/* Where it is mapped, and by now clean. */
+		/* A page that is mapped and clean. */
 		expect_store(0, 10 * i + 2);
 		expect_fsync(1);
 		/* Protected while dirty and while clean. */
@@ -310,7 +310,7 @@ TEST_F(userfaultfd, what_is_stored_is_flushed)
 		ASSERT_EQ(0, protect(self->uffd, self->p, SIZE, false));
 		expect_store(0, 10 * i + 6);
 		expect_fsync(1);
-		/* Taken away while dirty. */
+		/* Unmapped while dirty. */
 		ASSERT_EQ(0, protect(self->uffd, self->p, SIZE, true));
 		expect_store(0, 10 * i + 7);
 		ASSERT_EQ(0, madvise(self->p, SIZE, MADV_DONTNEED));
@@ -338,9 +338,9 @@ static struct {
 } work;
 
 /*
- * Stores to a dirty page that has just been protected, at the moment when it is
- * flushed; and, when all is quiet and flushed, once more. A page that was left
- * writable behind the page cache's back would let that pass unnoticed.
+ * Stores to a dirty page that has just been protected, while the test flushes it; and
+ * again when all is flushed. If the page had been left writable though its entry is
+ * clean, the last store would not be flushed.
  */
 static void *protect_store_store(void *arg)
 {
@@ -357,7 +357,7 @@ static void *protect_store_store(void *arg)
 		if (touch(work.p + work.at, value + 1))
 			work.failed++;
 		pthread_barrier_wait(&work.barrier);
-		/* It is flushed here. */
+		/* The test flushes here. */
 		pthread_barrier_wait(&work.barrier);
 		if (touch(work.p + work.at, value + 2))
 			work.failed++;
@@ -375,7 +375,7 @@ TEST_F(userfaultfd, flushed_at_once)
 
 	self->flushed = flushes_open(HUGE / PAGE, 0, -1);
 	ASSERT_LE(0, self->flushed);
-	/* The entry is of 2 MiB, or of a page. */
+	/* Make an entry of 2 MiB, or of 4 KiB. */
 	ASSERT_EQ(0, touch(page_at(0), 0));
 	ASSERT_EQ(0, start(self->uffd, self->p, SIZE));
 	work.uffd = self->uffd;
@@ -454,7 +454,7 @@ static void *flush(void *arg)
 	return NULL;
 }
 
-/* Maps and unmaps somewhere else what others have tracked. */
+/* Maps the protected memory at another address, which is not protected. */
 static void *map_elsewhere(void *arg)
 {
 	unsigned char *p = address_range(0, SIZE);
@@ -514,7 +514,7 @@ TEST_F(userfaultfd, fork)
 		_exit(!touch(page_at(1), -1) && *page_at(1) == before(1) && *page_at(2) == 'p' &&
 		      !touch(page_at(3), 'c') && !touch(page_at(1), 'c') ? 0 : 1);
 	EXPECT_EQ(0, ended(pid));
-	/* The child is not tracked, and its stores are none of the parent's. */
+	/* The child's range is not protected, and its stores do not count for the parent. */
 	expect_stored(page_at(0), false, 2);
 	expect_load(3, 'c');
 	expect_store(4, 'q');
@@ -546,14 +546,14 @@ TEST_F(userfaultfd, moved_and_unregistered)
 	expect_load(5, before(5));
 	expect_load(6, before(6));
 	expect_store(7, 'x');
-	/* The rest is still tracked. */
+	/* The rest is still registered. */
 	expect_load(101, before(101));
 	expect_store(102, 'y');
 	close(self->uffd);
 	self->uffd = -1;
 	expect_load(103, before(103));
 	expect_store(104, 'z');
-	/* As ever. */
+	/* A new VMA has the usual faults. */
 	ASSERT_EQ(self->p, mmap(self->p, SIZE, RW, MAP_SHARED | MAP_FIXED, self->fd, 0));
 	expect_load(103, before(103));
 	EXPECT_EQ(variant->huge, mapped_as_huge(page_at(103)));
@@ -618,7 +618,7 @@ TEST_F(userfaultfd, hole)
 	ASSERT_EQ(0, touch(self->p, 'x'));
 }
 
-/* A page fails that is there, and one that is a marker. */
+/* Two pages fail: one is present, one is a marker. */
 TEST_F(userfaultfd, failed_memory)
 {
 	static const int bad[] = { 3, 6 };
@@ -649,7 +649,7 @@ TEST_F(userfaultfd, failed_memory)
 	expect_load(4, before(4));
 	expect_store(5, 'p');
 	expect_stored(page_at(0), false, 5);
-	/* Well again, and still protected. */
+	/* Rewritten pages are healthy again, and still protected. */
 	for (int i = 0; i < ARRAY_SIZE(bad); i++) {
 		EXPECT_EQ(PAGE, pwrite(self->fd, page, PAGE, self->at + bad[i] * PAGE));
 		expect_load(bad[i], 'w');

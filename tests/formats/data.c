@@ -2,21 +2,21 @@
 /*
  * Where the bytes of a file are: the `striped` format, end to end.
  *
- * A model (layout.h) says where every page of a file is.
+ * A model (layout.h) says where each page of a file is.
  *
- * The devices are read behind everybody's back, through the kernel's direct map
- * (peek.bpf.c), so a mistake that reads and writes make alike is found, too. For
- * the other direction they are filled by write(2) to files that map a whole device
- * each, and checked by peeking once more.
+ * A BPF program (peek.bpf.c) reads the devices through the kernel's direct map, without
+ * the module, so a mistake that reads and writes have in common is found, too. For
+ * the other direction, the tests fill the devices by write(2) to files that map a whole
+ * device each, and check that by peeking.
  *
  * A byte's value says where it belongs, so a page in the wrong place, or two
- * pages exchanged, cannot look right.
+ * exchanged pages, are found.
  *
- * Emulated CXL memory is a hundred times slower than an emulated NVDIMM. There
- * (DAX_KIND=cxl), not all bytes are looked at but those around the places where
- * something changes, and a sample of the others.
+ * Emulated CXL memory is a hundred times slower than an emulated NVDIMM. With it
+ * (DAX_KIND=cxl), the tests check only the bytes around each boundary of an extent,
+ * chunk or 2 MiB, and a sample of the others.
  *
- * Long, as all layouts are variants of one fixture, and most tests are for each of them.
+ * This file is long because each layout is a variant of one fixture, with most tests.
  */
 #define _GNU_SOURCE
 #include <errno.h>
@@ -35,7 +35,7 @@
 #include "layout.h"
 #include "striped.h"
 
-#define AREA		(64 * MIB)	/* of each device that files may use */
+#define AREA		(64 * MIB)	/* of each device, for files */
 
 /* ---- the layouts that are tested ---- */
 
@@ -57,7 +57,7 @@ static void linear_4k(struct layout *l)
 	l->size = 1001 * PAGE - 1;
 }
 
-/* Aligned on the device but not in the file, so nothing of 2 MiB fits. */
+/* Aligned on the device but not in the file, so there are no PMD faults. */
 static void linear_shifted(struct layout *l)
 {
 	add_linear(l, 0, 0, PAGE);
@@ -109,7 +109,7 @@ static void mixed(struct layout *l)
 	l->size = 2 * MIB + 8 * MIB + 20 * KIB + 512 * KIB + 3 * MIB - 77;
 }
 
-/* A page here, a page there, backwards. */
+/* Small extents, scattered, in descending order. */
 static void scattered(struct layout *l)
 {
 	for (unsigned int i = 0; i < 301; i++)
@@ -118,7 +118,7 @@ static void scattered(struct layout *l)
 		l->size += PAGE * (1 + i % 3);
 }
 
-/* As much as the metadata of a file can hold. */
+/* As many extents as the metadata of a file can hold. */
 static void full(struct layout *l)
 {
 	for (unsigned int i = 0; i < 2048; i++) {
@@ -136,7 +136,7 @@ static void fill(void *buf, size_t len, uint64_t seed, uint64_t at)
 {
 	uint64_t *p = buf;
 
-	/* An odd factor: no two places have the same value. */
+	/* The factor is odd, so no two places have the same value. */
 	for (size_t i = 0; i < len / 8; i++)
 		p[i] = (seed << 48 ^ (at + i * 8)) * 0x9e3779b97f4a7c15ULL;
 }
@@ -144,7 +144,7 @@ static void fill(void *buf, size_t len, uint64_t seed, uint64_t at)
 #define SEED_FILE	1
 #define SEED_DEV(n)	(16 + (n))
 
-/* The first difference, or -1. */
+/* The offset of the first difference, or -1. */
 static ssize_t differ(const unsigned char *a, const unsigned char *b, size_t len)
 {
 	if (!memcmp(a, b, len))
@@ -157,7 +157,7 @@ static ssize_t differ(const unsigned char *a, const unsigned char *b, size_t len
 
 /* ---- the tests ---- */
 
-/* The parts of a file that are looked at, in order. */
+/* The parts of a file that are checked, in order. */
 struct piece {
 	uint64_t at;
 	size_t len;
@@ -170,15 +170,15 @@ FIXTURE(data) {
 	unsigned char *want, *got, *p;
 	struct piece *piece;
 	unsigned int nr_pieces;
-	size_t room;		/* of the layout, @size and what lies beyond */
+	size_t room;		/* of the layout: the file, and bytes behind its end */
 	size_t len;		/* of a mapping: @size in pages */
-	size_t once;		/* what is read and written at once */
+	size_t once;		/* bytes read or written by one system call */
 	int fd;
 };
 
 FIXTURE_VARIANT(data) {
 	void (*make)(struct layout *l);
-	unsigned int huge;	/* faults of 2 MiB it takes to touch all of it */
+	unsigned int huge;	/* PMD faults that it takes to touch all of it */
 };
 
 #define LAYOUT(name, n) \
@@ -209,7 +209,7 @@ static void whole_1(struct layout *l)
 	l->size = AREA;
 }
 
-/* Is page @i not simply what follows page @i - 1, or may a fault end there? */
+/* Returns true if page @i does not follow page @i - 1 on its device, or is aligned to 2 MiB. */
 static bool is_boundary(const struct layout *l, size_t i)
 {
 	return i * PAGE % HUGE == 0 || l->page[i].dev != l->page[i - 1].dev ||
@@ -233,7 +233,7 @@ static void choose_pieces(FIXTURE_DATA(data) * self)
 	self->piece = calloc(l->nr_pages + 2, sizeof(*self->piece));
 	self->once = l->size;
 	if (!kind || strcmp(kind, "cxl")) {
-		/* All of it, in pieces that match nothing. */
+		/* All of it, in pieces whose size divides nothing. */
 		for (uint64_t at = 0; at < l->size; at += 100003)
 			add_piece(self, at, at + 100003);
 		return;
@@ -261,8 +261,8 @@ static size_t in_page(const struct piece *pc, uint64_t at)
 }
 
 /*
- * Compare what is wanted with what is on the devices, in the mapping, and in the
- * file. Each returns the offset of the first byte that is wrong, or -1.
+ * Compare the wanted bytes with those on the devices, in the mapping, and in the file.
+ * Each function returns the offset of the first wrong byte, or -1.
  */
 static ssize_t wrong_on_device(FIXTURE_DATA(data) * self)
 {
@@ -325,7 +325,7 @@ static bool write_pieces(FIXTURE_DATA(data) * self)
 	return true;
 }
 
-/* Put onto the devices what the model says is there, and want that. */
+/* Fill the devices where the model says that the file is, and set self->want. */
 static int fill_devices(FIXTURE_DATA(data) * self)
 {
 	unsigned char buf[PAGE], back[PAGE];
@@ -380,8 +380,8 @@ FIXTURE_SETUP(data)
 	self->fd = fs_open(self->s, "file", O_RDWR);
 	ASSERT_LE(0, self->fd);
 	/*
-	 * Aligned to 2 MiB, or there can be no faults of that size. Not only the
-	 * kernel's choice of address has to be trusted for that.
+	 * Aligned to 2 MiB, else there are no PMD faults. The test does not rely on
+	 * the kernel's choice of an address.
 	 */
 	self->p = mmap(NULL, self->len + HUGE, PROT_NONE,
 		       MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
@@ -396,7 +396,7 @@ FIXTURE_TEARDOWN(data)
 {
 	munmap(self->p, self->len);
 	close(self->fd);
-	/* Whatever was done, the server had no part in it. */
+	/* The server got no I/O. */
 	EXPECT_EQ(0, self->s->count[FUSE_READ]);
 	EXPECT_EQ(0, self->s->count[FUSE_WRITE]);
 	EXPECT_EQ(0, fs_stop(self->s));
@@ -425,12 +425,12 @@ TEST_F(data, load_and_read_see_the_device)
 	EXPECT_EQ(-1, wrong_by_read(self));
 }
 
-/* One write, one read: the kernel goes through all extents by itself. */
+/* One write and one read over many extents. */
 TEST_F(data, all_at_once)
 {
 	size_t n = self->once;
 
-	/* Where this is all of the file, more is asked for than there is. */
+	/* If that is the whole file, ask for more than it has. */
 	if (n == self->l->size)
 		n = self->room;
 	fill(self->want, self->room, SEED_FILE + 2, 0);
@@ -442,7 +442,7 @@ TEST_F(data, all_at_once)
 	EXPECT_EQ(-1, differ(self->want, self->got, self->once));
 }
 
-/* The byte before, at, and after each place where something changes. */
+/* The bytes before, at, and after each boundary. */
 TEST_F(data, boundaries)
 {
 	unsigned int tried = 0;
@@ -459,11 +459,11 @@ TEST_F(data, boundaries)
 		if (at + 2 > self->l->size)
 			break;
 		tried++;
-		/* Across it, by read, by load. */
+		/* Across the boundary, by read and by load. */
 		ASSERT_EQ(3, pread(self->fd, b, 3, at - 1));
 		EXPECT_EQ(0, memcmp(b, self->want + at - 1, 3));
 		EXPECT_EQ(0, memcmp(self->p + at - 1, self->want + at - 1, 3));
-		/* Across it, by write, then by store. */
+		/* Across the boundary, by write, then by store. */
 		for (int j = -1; j < 2; j++)
 			b[j + 1] = ~self->want[at + j];
 		ASSERT_EQ(3, pwrite(self->fd, b, 3, at - 1));
@@ -479,7 +479,7 @@ TEST_F(data, boundaries)
 				      page[-1].addr + PAGE - 1, b, 1));
 		EXPECT_EQ(self->want[at - 1], b[0]);
 	}
-	/* Nothing beside them changed. */
+	/* No other byte changed. */
 	EXPECT_EQ(-1, wrong_on_device(self));
 }
 
@@ -516,7 +516,7 @@ TEST_F(data, size_of_faults)
 	pages = self->len / PAGE - variant->huge * (HUGE / PAGE);
 	EXPECT_EQ(variant->huge, trace_count(pmd));
 	EXPECT_EQ(pages, trace_count(pte));
-	/* No second fault where there was a first one. */
+	/* Another touch causes no fault. */
 	for (size_t at = 0; at < self->len; at += PAGE)
 		EXPECT_EQ(0, touch(self->p + at, 2));
 	EXPECT_EQ(variant->huge, trace_count(pmd));
@@ -525,7 +525,7 @@ TEST_F(data, size_of_faults)
 	close(pte);
 }
 
-/* Read first, then write: the page becomes writable where it is. */
+/* Read first, then write: the mapped page becomes writable. */
 TEST_F(data, write_after_read)
 {
 	for_each_piece(self)
@@ -536,7 +536,7 @@ TEST_F(data, write_after_read)
 	EXPECT_EQ(-1, wrong_on_device(self));
 }
 
-/* A private mapping sees the file, and keeps what it writes to itself. */
+/* A private mapping has the file's bytes, and its stores stay private. */
 TEST_F(data, private)
 {
 	unsigned char *q;
@@ -545,7 +545,7 @@ TEST_F(data, private)
 	EXPECT_TRUE(write_pieces(self));
 	q = mmap(NULL, self->len, PROT_READ | PROT_WRITE, MAP_PRIVATE, self->fd, 0);
 	ASSERT_NE(MAP_FAILED, q);
-	/* Where it did not write, it follows the file. */
+	/* Pages that are not copied follow the file. */
 	self->p[PAGE] = 42;
 	EXPECT_EQ(42, q[PAGE]);
 	self->p[PAGE] = self->want[PAGE];
@@ -579,7 +579,7 @@ TEST_F(data, two_processes)
 	EXPECT_EQ(-1, wrong_by_read(self));
 }
 
-/* Everything is still there for the next mount. */
+/* The next mount finds all bytes. */
 TEST_F(data, survives_unmount)
 {
 	fill(self->want, self->room, SEED_FILE + 8, 0);
@@ -601,7 +601,7 @@ TEST_F(data, survives_unmount)
 	EXPECT_EQ(-1, wrong_by_read(self));
 }
 
-/* ---- what one layout is enough for ---- */
+/* ---- tests with one layout ---- */
 
 FIXTURE(use) {
 	struct fuse_server *s;
@@ -634,7 +634,7 @@ FIXTURE_TEARDOWN(use)
 	EXPECT_EQ(0, fs_stop(self->s));
 }
 
-/* System calls whose buffers are the mapping, faulted in or not. */
+/* System calls with buffers in the mapping, present or not. */
 TEST_F(use, as_a_buffer)
 {
 	char name[] = "/tmp/fmap.XXXXXX";
@@ -647,10 +647,10 @@ TEST_F(use, as_a_buffer)
 	EXPECT_EQ(3 * PAGE, write(fd, self->p + HUGE - PAGE, 3 * PAGE));
 	EXPECT_EQ(3 * PAGE, pread(fd, self->p + 2 * HUGE, 3 * PAGE, 0));
 	EXPECT_EQ('z', self->p[2 * HUGE + PAGE]);
-	/* From the file to itself, one range mapped and one not. */
+	/* From the file to itself; one range is present, the other one is not. */
 	EXPECT_EQ(100, pwrite(self->fd, self->p + HUGE, 100, 4 * HUGE));
 	EXPECT_EQ('z', self->p[4 * HUGE + 99]);
-	/* Pages that a pipe holds on to. */
+	/* Through a pipe. */
 	ASSERT_EQ(0, pipe(pair));
 	EXPECT_EQ(10, write(pair[1], self->p + HUGE, 10));
 	EXPECT_EQ(10, read(pair[0], self->p + HUGE + 100, 10));
@@ -680,7 +680,7 @@ TEST_F(use, memory_calls)
 	munmap(q, HUGE);
 }
 
-/* Opened for reading, nobody can write through it. */
+/* A descriptor that was opened for reading cannot be used to write. */
 TEST_F(use, read_only)
 {
 	unsigned char *q;

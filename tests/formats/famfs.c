@@ -1,24 +1,24 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * The `famfs` program with a server that behaves like the famfs one, which was
- * written before there was anything of this:
+ * The `famfs` program with a server that behaves like that of famfs, which is older
+ * than this module:
  *
- *  - its INIT names no ops, so default_ops has to;
- *  - it has neither READ nor WRITE, nor anything else it does not need: ENOSYS;
+ *  - its INIT names no ops, so default_ops must;
+ *  - READ, WRITE and other requests that it does not need are ENOSYS;
  *  - its nodeids are pointers;
- *  - it reads the index of a device from the nodeid of GET_DAXDEV;
- *  - a SETATTR with a size, or a GET_FMAP for a nodeid it has forgotten, crashes
+ *  - it takes the index of a device from the nodeid of GET_DAXDEV;
+ *  - a SETATTR with a size, or a GET_FMAP for a nodeid that it has forgotten, crashes
  *    it. Here, they fail the test.
  *
- * The maps are answers captured from such a server, moved to where the devices of
- * this machine have room.
+ * The maps were captured from such a server, and moved to where the devices of this
+ * machine have space.
  *
- * And with one of the next generation. It says in a map how long that is, sends the
- * header alone where there is no room for all of it, and a striped file as the list of
- * its chunks. It offers its devices to the kernel by an ioctl, which no kernel has here,
- * holds them open, and answers INIT with a flag that means something else by now.
+ * Also with a server of the next generation. Its maps contain their length; if a map does
+ * not fit, it sends the header alone; and it sends a striped file as the list of its
+ * chunks. It offers its devices to the kernel by an ioctl that these kernels do not have,
+ * holds them open, and answers INIT with a flag that has another meaning now.
  *
- * Long, as it is a server of its own, of both generations, with the answers captured.
+ * This file is long because it has a server of both generations, and the captured answers.
  */
 #define _GNU_SOURCE
 #include <errno.h>
@@ -39,7 +39,7 @@
 
 #define DEFAULT_OPS	"/sys/module/" MODULE_NAME "/parameters/default_ops"
 #define ENABLE_URING	"/sys/module/fuse/parameters/enable_uring"
-#define FIRST_NODEID	0x00007f3c5c001230ULL	/* a pointer of user space */
+#define FIRST_NODEID	0x00007f3c5c001230ULL	/* a user space pointer */
 #define HEADER		32			/* bytes */
 #define INIT_FLAG2_43	(1U << (43 - 32))	/* famfs's; FUSE_HAS_IO_URING_BUFPOOL now */
 
@@ -48,7 +48,7 @@ struct map {
 	size_t len;
 };
 
-/* One in each test, too large for the stack. */
+/* The maps of a test, too large for the stack. */
 static struct map m, n;
 
 static void put(struct map *m, const void *p, size_t len)
@@ -67,7 +67,7 @@ static void put64(struct map *m, uint64_t v)
 	put(m, &v, sizeof(v));
 }
 
-/* Byte by byte, not by famfs.h: that one is under test, too. */
+/* Byte by byte, without famfs.h, which is under test, too. */
 static void put_header(struct map *m, uint32_t ext_type, uint32_t nextents,
 		       uint64_t size)
 {
@@ -82,7 +82,7 @@ static void put_header(struct map *m, uint32_t ext_type, uint32_t nextents,
 	put64(m, 0);
 }
 
-/* What a server of the next generation says of its length. */
+/* The length field of a map of the next generation. */
 static void put_size(struct map *m, uint32_t size)
 {
 	memcpy(m->bytes + 12, &size, sizeof(size));
@@ -96,7 +96,7 @@ static void put_ext(struct map *m, uint32_t dev, uint64_t offset, uint64_t len)
 	put64(m, len);
 }
 
-/* Requests that the real server does not survive. */
+/* Requests that would crash the real server. */
 static _Atomic unsigned int crashes;
 
 static void setattr_hook(struct fuse_server *s, const struct fuse_in_header *in,
@@ -125,7 +125,7 @@ static void get_fmap_hook(struct fuse_server *s, const struct fuse_in_header *in
 	fs_default(s, in, arg);
 }
 
-/* By nodeid, whatever the body says; and the index in the reply is 0. */
+/* The index is the nodeid, whatever the body says; and 0 in the reply. */
 static void get_daxdev_hook(struct fuse_server *s,
 			    const struct fuse_in_header *in, const void *arg)
 {
@@ -183,7 +183,7 @@ FIXTURE_SETUP(famfs)
 	ASSERT_NE(NULL, self->s);
 }
 
-/* In the parent: the parameter has to be put back even if the test died. */
+/* In the parent: the parameter must be put back even if the test died. */
 FIXTURE_TEARDOWN_PARENT(famfs)
 {
 	char text[72];
@@ -204,8 +204,8 @@ static void stop(struct __test_metadata *_metadata, struct fuse_server *s)
 }
 
 /*
- * Write the file in one way, read it in the other: 8 KiB across the end of every
- * 256 KiB, which is where chunks and extents end, and the end of the file.
+ * Write the file by store and read it by read(2), and the other way round: 8 KiB across
+ * the end of each 256 KiB, where chunks and extents end, and the end of the file.
  */
 static void use(struct __test_metadata *_metadata, struct fuse_server *s,
 		const char *name, size_t size)
@@ -236,7 +236,7 @@ static void use(struct __test_metadata *_metadata, struct fuse_server *s,
 	close(fd);
 }
 
-/* The byte of the device that a file has at @at, behind everybody's back. */
+/* Byte @at of a file is byte @addr of a device, which is read without the module. */
 #define expect_at(dev, addr, name, at) do {				\
 	unsigned char _b[16], _d[16];					\
 	int _fd = fs_open(self->s, name, O_RDONLY);			\
@@ -309,7 +309,7 @@ TEST_F(famfs, interleaved)
 	stop(_metadata, self->s);
 }
 
-/* Over two devices; each is asked for by its nodeid, once. */
+/* Over two devices; each is requested once, with its index as nodeid. */
 TEST_F(famfs, two_devices)
 {
 	put_header(&m, 1, 1, 0x800000);
@@ -333,7 +333,7 @@ TEST_F(famfs, two_devices)
 	stop(_metadata, self->s);
 }
 
-/* What crashes the server is refused before it gets there. */
+/* Changes of the size would crash the server, and are refused without a request. */
 TEST_F(famfs, size_changes)
 {
 	int fd;
@@ -355,7 +355,7 @@ TEST_F(famfs, size_changes)
 	stop(_metadata, self->s);
 }
 
-/* Forgotten files are looked up again before their map is asked for. */
+/* A forgotten file is looked up again before its map is requested. */
 TEST_F(famfs, forgotten)
 {
 	put_header(&m, 0, 1, 0x200000);
@@ -364,7 +364,7 @@ TEST_F(famfs, forgotten)
 	ASSERT_EQ(0, fs_mount(self->s));
 	EXPECT_EQ(0, fs_try(self->s, "file"));
 	EXPECT_TRUE(fs_forget(self->s));
-	/* It may be another object at another place now. */
+	/* The map is requested again, as it may have changed. */
 	EXPECT_EQ(0, fs_try(self->s, "file"));
 	EXPECT_EQ(2, self->s->count[FUSE_GET_FMAP]);
 	EXPECT_EQ(1, self->s->count[FUSE_GET_DAXDEV]);
@@ -416,9 +416,9 @@ TEST_F(famfs, malformed)
  * The next generation
  */
 
-/* The header alone where there is no room; @lie instead of the truth, if there is one. */
+/* Send the header alone if the map does not fit; with the length @lie if that is not 0. */
 static uint32_t lie;
-static bool lie_grows;		/* a byte more than there is room */
+static bool lie_grows;		/* the length is always a byte more than fits */
 
 static void next_get_fmap(struct fuse_server *s, const struct fuse_in_header *in,
 			  const void *arg)
@@ -504,14 +504,14 @@ FIXTURE_TEARDOWN_PARENT(next)
 	EXPECT_EQ(0, write_file(DEFAULT_OPS, text));
 }
 
-/* So many requests for the map, in rooms that grow. */
+/* The number of GET_FMAP requests; each allows a larger map than the one before. */
 #define expect_rooms(n) do {						\
 	EXPECT_EQ((unsigned int)(n), self->s->count[FUSE_GET_FMAP]);	\
 	for (unsigned int _i = 1; _i < self->s->nr_rooms; _i++)		\
 		EXPECT_LT(self->s->room[_i - 1], self->s->room[_i]);	\
 } while (0)
 
-/* The first chunks, as far as the devices have room, are where they belong. */
+/* The first chunks, as far as the devices have space, are where they belong. */
 #define expect_striped() do {						\
 	use(_metadata, self->s, "file", 32 * CHUNK);			\
 	for (int _c = 0; _c < 32; _c++)					\
@@ -528,7 +528,7 @@ static void shorten(struct fuse_server *s, uint32_t chunks)
 	memcpy(m.bytes + 16, &size, sizeof(size));
 }
 
-/* The header alone is an answer to a question with too little room. */
+/* The map does not fit, the server sends the header alone: GET_FMAP is sent again. */
 TEST_F(next, asked_again)
 {
 	shorten(self->s, 32);
@@ -542,7 +542,7 @@ TEST_F(next, asked_again)
 	stop(_metadata, self->s);
 }
 
-/* The longest list that there is room for, and one extent more. */
+/* The longest list that fits in the largest map, and one extent more. */
 TEST_F(next, longest_list)
 {
 	put_unrolled(&m, 43689);
@@ -553,7 +553,7 @@ TEST_F(next, longest_list)
 	expect_rooms(2);
 	EXPECT_TRUE(fs_forget(self->s));
 
-	/* Its header is enough to know that it is too long. */
+	/* The header alone tells that the map is too large. */
 	self->s->count[FUSE_GET_FMAP] = 0;
 	put_size(&m, m.len + 24);
 	self->s->file[0].map_len = m.len + 24;
@@ -562,7 +562,7 @@ TEST_F(next, longest_list)
 	stop(_metadata, self->s);
 }
 
-/* A server that never sends more is asked once for each room, at most. */
+/* A server that never sends more than the header gets GET_FMAP once per size, at most. */
 TEST_F(next, always_the_header)
 {
 	struct fuse_server *s = self->s;
@@ -574,7 +574,7 @@ TEST_F(next, always_the_header)
 	EXPECT_EQ(FUSE_DAX_FMAP_BLOB_MAX, s->room[s->nr_rooms - 1]);
 	EXPECT_EQ(1, klog_count(self->klog, "open of inode"));
 
-	/* There was room enough for what it says. */
+	/* The map would have fit, by the length that it has. */
 	lie_grows = false;
 	lie = 0x3020;
 	s->count[FUSE_GET_FMAP] = s->nr_rooms = 0;
@@ -606,7 +606,7 @@ TEST_F(next, two_gib)
 	stop(_metadata, self->s);
 }
 
-/* The header alone that comes with OPEN has the map asked for, with room enough. */
+/* The answer to OPEN has the header alone: GET_FMAP is sent, with a sufficient size. */
 TEST_F(next, with_open)
 {
 	struct fuse_server *s = self->s;
@@ -628,7 +628,7 @@ TEST_F(next, with_open)
 	s->count[FUSE_GET_FMAP] = 0;
 	EXPECT_EQ(-E2BIG, fs_try(s, "file"));
 	EXPECT_EQ(0, s->count[FUSE_GET_FMAP]);
-	/* The room of OPEN is less than that of the first GET_FMAP. */
+	/* The first GET_FMAP allows a larger map than OPEN does. */
 	lie = FUSE_DAX_FMAP_OPEN_MAP_MAX + 1;
 	EXPECT_EQ(-EBADMSG, fs_try(s, "file"));
 	EXPECT_EQ(1, s->count[FUSE_GET_FMAP]);
@@ -638,7 +638,7 @@ TEST_F(next, with_open)
 	stop(_metadata, s);
 }
 
-/* The second question stays without an answer, for a while. */
+/* The second GET_FMAP is not answered, for a while. */
 static struct fuse_in_header second;
 static _Atomic bool has_second;
 
@@ -674,7 +674,7 @@ TEST_F(next, signal_meanwhile)
 	s->hook[FUSE_GET_FMAP] = hold_second;
 	ASSERT_EQ(0, fs_mount(s));
 
-	/* One that is not deadly changes nothing. */
+	/* A signal that is not fatal has no effect. */
 	pid = fs_try_in_child(s, "file");
 	ASSERT_LE(0, pid);
 	ASSERT_TRUE(wait_for_second());
@@ -686,7 +686,7 @@ TEST_F(next, signal_meanwhile)
 	expect_rooms(2);
 	ASSERT_TRUE(fs_forget(s));
 
-	/* The opener that is killed leaves; the answer comes too late for it, and does no harm. */
+	/* A fatal signal ends the open; the answer comes too late, and is ignored. */
 	has_second = false;
 	pid = fs_try_in_child(s, "file");
 	ASSERT_LE(0, pid);
@@ -701,7 +701,7 @@ TEST_F(next, signal_meanwhile)
 	stop(_metadata, s);
 }
 
-/* A file that ends within its last extent; and lists that are no stripe. */
+/* A file that ends within its last extent; and lists that are not a stripe. */
 TEST_F(next, lists)
 {
 	struct fuse_server *s = self->s;
@@ -744,8 +744,8 @@ TEST_F(next, lists)
 }
 
 /*
- * The flag that all famfs servers set in their answer to INIT was theirs once. It is
- * never offered; where the kernel offers it as what it is now, it means nothing alone.
+ * All famfs servers set a flag in their answer to INIT that has another meaning now. FUSE
+ * does not offer it without io_uring; with io_uring it has no effect on its own.
  */
 TEST_F(next, flag_43)
 {
@@ -776,7 +776,7 @@ TEST_F(next, flag_43_with_uring)
 	stop(_metadata, s);
 }
 
-/* The device is the server's, too, as far as a descriptor makes it that. */
+/* The server has the device open, and its ioctl fails: files work all the same. */
 TEST_F(next, device_offered)
 {
 	struct {
@@ -803,7 +803,7 @@ TEST_F(next, device_offered)
 	stop(_metadata, s);
 }
 
-/* famfs counts lines with this name; one that looks like FUSE's own would mean another ABI. */
+/* famfs looks for this name; if it belonged to [fuse], it would expect another ABI. */
 TEST(name_in_kallsyms)
 {
 	unsigned int found = 0;

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0
-/* Maps for the server of fuzz_server.c: good ones in each format, and what becomes of them. */
+/* Maps for the server of fuzz_server.c: good ones in each format, and damaged ones. */
 #define _GNU_SOURCE
 #include <stdlib.h>
 #include <string.h>
@@ -145,7 +145,7 @@ unsigned int fuzz_damage(struct rng *r, unsigned char *bytes, unsigned int size,
 			value += (int64_t)(below(r, 3) - 1) << below(r, 22);
 			memcpy(bytes + (at & ~7U), &value, 8);
 			break;
-		case 5:		/* something from elsewhere */
+		case 5:		/* bytes from another place */
 			memmove(bytes + at, bytes + below(r, size / 4) * 4, 4);
 			break;
 		case 6:

@@ -1,21 +1,21 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * A BPF program that says anything.
+ * A BPF program that gives any answer.
  *
- * Each field that a program may fill in is driven from here: what dax_fmap_parse()
- * reports comes from the file's map, and each call of iomap_begin() takes the next
- * answer of a row that was written just before (bpf/fuzz.h). Most answers are nearly
- * right, some are another mapping of the same page than before, some are junk.
+ * The test chooses each field that a program may fill in: the file's map contains what
+ * dax_fmap_parse() reports, and each call of iomap_begin() takes the next answer of an array that
+ * was filled just before (bpf/fuzz.h). Most answers are nearly right, some are another mapping of
+ * the same page than before, some are junk.
  *
- * A model says what has to come of it. It knows the rules of the UAPI header and no
- * code of the kernel: who may map what (judge()), which page of a device belongs to
- * which page of a file (entry, tenant), and what is on the devices (shadow, read
- * behind the module's back). It looks at what the program was asked, and then
- * knows for each access: data, from where; the program's errno; EIO; or SIGBUS.
+ * A model computes the right result. It has the rules of the UAPI header, and no code of the
+ * kernel: which answers are valid (validate()), which page of a device belongs to which page of a
+ * file (entry, owner_of), and what is on the devices (shadow, read with a BPF program). It checks
+ * the arguments that the program was called with. So it knows the result of each access: data, and
+ * from where; the program's errno; EIO; or SIGBUS.
  *
  * 1,000,000 mappings by hand: FUZZ_COUNT=1000000 ./fuzz_program; see fuzz.h.
  *
- * Long, as every access changes the model, which is of no use without one.
+ * The file is long because every access changes the model.
  */
 #define _GNU_SOURCE
 #include <errno.h>
@@ -44,8 +44,8 @@
 #define RW_PAGES	100
 #define POKES		4
 /*
- * Of one touch: 2 MiB, softly and by DAX, before and after an upgrade, which asks, too;
- * then the page, softly and by DAX.
+ * Calls in one touch: for 2 MiB, fast and through DAX, before and after a collapse, which calls,
+ * too; then for the page, fast and through DAX.
  */
 #define CALLS_MAX	6
 
@@ -63,27 +63,27 @@ typedef uint32_t spot;
 struct file {
 	char		name[8];
 	struct fuzz_parse map;
-	uint64_t	size;		/* as its attributes have it */
+	uint64_t	size;		/* in its attributes */
 	uint64_t	base;		/* where the window begins */
 	uint64_t	home;		/* the byte of the device for offset 0; may wrap */
 	uint32_t	home_dev;
 	int		fd;		/* -1: not open */
-	bool		huge;		/* mostly mapped in large pieces */
-	spot		entry[WINDOW];	/* what a fault has mapped; 0: nothing */
-	bool		is_huge[WINDOW / HUGE_PAGES];	/* in one piece */
-	bool		dirty[WINDOW];	/* by the first page of the piece */
+	bool		huge;		/* mostly mapped by PMD entries */
+	spot		entry[WINDOW];	/* where a fault has mapped it; 0: not mapped */
+	bool		is_huge[WINDOW / HUGE_PAGES];	/* by a PMD entry */
+	bool		dirty[WINDOW];	/* of a PMD entry: its first page */
 };
 
 static struct file file[FILES];
-static uint8_t tenant[2][SPOTS];		/* number of the file, plus 1 */
+static uint8_t owner_of[2][SPOTS];		/* number of the file, plus 1 */
 static unsigned char *shadow[2][SPOTS];
 
 static struct {
 	uint64_t reads, writes, touches, opens, evictions;
-	uint64_t good, refused, errors, sigbus, refused_opens, huge, upgrades, holes, soft;
+	uint64_t good, refused, errors, sigbus, refused_opens, huge, collapses, holes, fast;
 } seen;
 
-/* What is in a hole. */
+/* The contents of a hole. */
 static unsigned char zeros[PAGE];
 
 static int dev_of(spot s)
@@ -101,7 +101,7 @@ static spot spot_at(uint32_t dev, uint64_t addr)
 	return (dev ? SPOT_DEV : 0) | (addr / PAGE + 1);
 }
 
-/* What is on a page of a device. */
+/* The contents of a page of a device. */
 static unsigned char *content(spot s)
 {
 	unsigned char **page = &shadow[dev_of(s)][page_of(s)];
@@ -129,7 +129,7 @@ static uint64_t page_end(uint64_t byte)
 	return (byte + PAGE - 1) & ~(PAGE - 1);
 }
 
-/* Data end here. */
+/* Where the data of a file end. */
 static uint64_t end_of(const struct file *f)
 {
 	return f->size < f->map.file_size ? f->size : f->map.file_size;
@@ -140,22 +140,22 @@ static int user_errno(int ret)
 	return ret < 0 && ret > -512 ? -ret : EIO;
 }
 
-/* Whether memory has failed is not for a program to say. */
+/* A program cannot report failed memory: only the module can. */
 static int begin_errno(int ret)
 {
 	return ret == -EHWPOISON ? EIO : user_errno(ret);
 }
 
-/* An answer, as the UAPI header reads it. */
+/* An answer, checked by the rules of the UAPI header. */
 struct claim {
 	int		error;		/* 0: data */
 	bool		is_hole;
 	spot		spot;		/* where file_offset is */
 	uint64_t	addr;
-	uint64_t	length;		/* as far as it counts */
+	uint64_t	length;		/* cut at the end of the file */
 };
 
-static struct claim judge(const struct file *f, const struct fuzz_question *q,
+static struct claim validate(const struct file *f, const struct fuzz_question *q,
 			  const struct fuzz_answer *a)
 {
 	uint64_t addr = a->flags & FUZZ_ADDR ? a->addr : 0;
@@ -191,7 +191,7 @@ static struct claim judge(const struct file *f, const struct fuzz_question *q,
 	return c;
 }
 
-/* Is this what the program is promised to be asked? */
+/* Checks that the program was called with the arguments that the UAPI header promises. */
 static void check_question(const struct file *f, const struct fuzz_question *q,
 			   uint64_t offset, uint64_t wanted)
 {
@@ -314,7 +314,7 @@ static uint64_t some_offset(const struct file *f)
 	if (chance(r, 30) && end > f->base && end - f->base < WINDOW_BYTES) {
 		at = end - f->base + below(r, 3 * PAGE) - below(r, 3 * PAGE);
 		at = at < WINDOW_BYTES ? at : 0;
-	} else if (chance(r, 70)) {		/* where others have been */
+	} else if (chance(r, 70)) {		/* where other accesses were */
 		at = at % (3 * MIB);
 	}
 	return f->base + (chance(r, 30) ? at & ~(PAGE - 1) : at);
@@ -363,7 +363,7 @@ static void read_or_write(struct file *f, bool writes)
 			return;
 		}
 		check_question(f, q, offset, page_end(at - offset + len - done));
-		c = judge(f, q, &calls->answer[first % FUZZ_CALLS]);
+		c = validate(f, q, &calls->answer[first % FUZZ_CALLS]);
 		if (writes && !c.error && c.is_hole)
 			c.error = ENOSPC;
 		if (c.error) {
@@ -394,10 +394,10 @@ static void read_or_write(struct file *f, bool writes)
 		}
 		done += n;
 	}
-	/* Not before: a page may have been written to more than once. */
+	/* Compared at the end, as one write may store to a page more than once. */
 	if (written)
 		compare_with_device(written);
-	/* Who gets nothing done, and a write that ends early, looks whether memory has failed. */
+	/* After no progress or a short write the kernel asks again: has memory failed? */
 	if (done < len && pos < end && (writes || !done) && first != calls->asked)
 		check_question(f, &calls->question[first++ % FUZZ_CALLS],
 			       (pos + done) & ~(PAGE - 1), PAGE);
@@ -420,7 +420,7 @@ static void on_signal(int sig)
 	siglongjmp(env, sig);
 }
 
-/* 0 or the signal. EFAULT of a system call is as good. */
+/* Returns 0 or the signal. EFAULT of a system call counts as SIGBUS. */
 static int poke(volatile unsigned char *p, int value, bool by_kernel)
 {
 	int sig;
@@ -442,23 +442,23 @@ static unsigned int number(const struct file *f)
 	return f - file + 1;
 }
 
-/* May @pages pages of @f from @page on be mapped from @s on? */
+/* Returns true if @pages pages of @f, from @page on, may be mapped to those from @s on. */
 static bool may_map(const struct file *f, uint64_t page, spot s, unsigned int pages)
 {
 	if (f->entry[page] && (pages == 1 || f->is_huge[page / HUGE_PAGES]))
 		return f->entry[page] == s;
 	for (unsigned int i = 0; i < pages; i++)
-		/* Nor while some of them are mapped in small pieces. */
-		if (tenant[dev_of(s)][page_of(s) + i] || f->entry[page + i])
+		/* Not while some of them are mapped by PTE entries either. */
+		if (owner_of[dev_of(s)][page_of(s) + i] || f->entry[page + i])
 			return false;
 	return true;
 }
 
-/* May they, once what is mapped there in small pieces, at the same place, has been given up? */
-static bool may_upgrade(const struct file *f, uint64_t page, spot s)
+/* The same for 2 MiB, after their PTE entries, if they map to the same place, are dropped. */
+static bool may_collapse(const struct file *f, uint64_t page, spot s)
 {
 	for (unsigned int i = 0; i < HUGE_PAGES; i++) {
-		unsigned int owner = tenant[dev_of(s)][page_of(s) + i];
+		unsigned int owner = owner_of[dev_of(s)][page_of(s) + i];
 
 		if (owner && owner != number(f))
 			return false;
@@ -472,7 +472,7 @@ static void map(struct file *f, uint64_t page, spot s, unsigned int pages)
 {
 	for (unsigned int i = 0; i < pages; i++) {
 		f->entry[page + i] = s + i;
-		tenant[dev_of(s)][page_of(s) + i] = number(f);
+		owner_of[dev_of(s)][page_of(s) + i] = number(f);
 	}
 	if (pages == HUGE_PAGES)
 		f->is_huge[page / HUGE_PAGES] = true;
@@ -484,7 +484,7 @@ static void give_up(struct file *f, uint64_t page, unsigned int pages)
 		spot s = f->entry[page + i];
 
 		if (s)
-			tenant[dev_of(s)][page_of(s)] = 0;
+			owner_of[dev_of(s)][page_of(s)] = 0;
 		f->entry[page + i] = 0;
 		f->dirty[page + i] = false;
 		f->is_huge[(page + i) / HUGE_PAGES] = false;
@@ -496,11 +496,11 @@ struct copy {
 	unsigned char	*data;
 };
 
-/* Where no page of a device is. */
+/* A place that is a hole. */
 #define HOLE		(~0U)
 
-/* Is an answer about @pages pages what the file has at @page, and can be used at once? */
-static bool is_soft(const struct file *f, const struct claim *c, uint64_t page,
+/* Returns true if the fast fault can use the answer: the file is mapped there already. */
+static bool is_fast(const struct file *f, const struct claim *c, uint64_t page,
 		    unsigned int pages, bool stores, bool room)
 {
 	bool is_huge = f->is_huge[page / HUGE_PAGES];
@@ -509,18 +509,18 @@ static bool is_soft(const struct file *f, const struct claim *c, uint64_t page,
 	if (c->error || c->is_hole || c->length < pages * PAGE || !f->entry[page] ||
 	    f->entry[page] != c->spot || (stores && !f->dirty[is_huge ? start : page]))
 		return false;
-	/* A page out of 2 MiB only where they cannot be had as one. */
+	/* A PTE fault uses a page of a PMD entry only where a PMD mapping does not fit. */
 	return pages == 1 ? !is_huge || !room : is_huge;
 }
 
 /*
- * A fault of 2 MiB is one question for all of it. If that has been mapped in small
- * pieces, a good answer has them given up, and is asked for again. If no answer will
- * do, for whatever reason, the page alone is asked for, unless it is beyond the end
- * of the file. The last answer counts. Either begins with a question that only counts
- * if the answer is what the file has there, and is writable if that is wanted; but for
- * a copy. Returns the place, HOLE, or 0 for SIGBUS; and how many pages it mapped
- * there.
+ * A PMD fault is one call of the program for all of the 2 MiB. If PTE entries are there, a good
+ * answer has them dropped, and the program is called again. If no answer can be used, for whatever
+ * reason, the program is called for the page alone, unless the page is beyond the end of the file.
+ * The last answer counts. Each size begins with a call for the fast fault, which counts only if
+ * the file is mapped to that place already, and is dirty there if the access is a store; for the
+ * page of a private copy there is none. Returns the place, HOLE, or 0 for SIGBUS; and how many
+ * pages it mapped there.
  *
  * @room: a mapping of 2 MiB would fit
  */
@@ -528,28 +528,28 @@ static spot fault(struct file *f, uint64_t page, bool stores, bool copies, bool 
 		  uint64_t first, unsigned int *pages)
 {
 	bool beyond = f->base + page * PAGE >= end_of(f);
-	bool soft_huge = true, soft_page = !copies;
+	bool fast_huge = true, fast_page = !copies;
 	uint64_t start = page & ~(HUGE_PAGES - 1);
 	spot at = 0;
 
 	for (; first != calls->asked; first++) {
 		const struct fuzz_question *q = &calls->question[first % FUZZ_CALLS];
-		struct claim c = judge(f, q, &calls->answer[first % FUZZ_CALLS]);
+		struct claim c = validate(f, q, &calls->answer[first % FUZZ_CALLS]);
 		bool is_last = first + 1 == calls->asked;
 		bool is_huge = beyond || q->length > PAGE ||
 			       q->file_offset != f->base + page * PAGE;
-		bool *soft = is_huge ? &soft_huge : &soft_page;
+		bool *fast = is_huge ? &fast_huge : &fast_page;
 
 		if (at)
 			wrong("%s: page %#lx: asked again", f->name, page);
 		*pages = is_huge ? HUGE_PAGES : 1;
-		if (*soft) {
-			*soft = false;
+		if (*fast) {
+			*fast = false;
 			check_question(f, q, f->base + (is_huge ? start : page) * PAGE,
 				       *pages * PAGE);
-			if (is_soft(f, &c, is_huge ? start : page, *pages, stores, room)) {
+			if (is_fast(f, &c, is_huge ? start : page, *pages, stores, room)) {
 				at = f->entry[page];
-				seen.soft++;
+				seen.fast++;
 			}
 			continue;
 		}
@@ -572,9 +572,9 @@ static spot fault(struct file *f, uint64_t page, bool stores, bool copies, bool 
 				seen.refused++;
 				continue;
 			}
-			if (!is_last && may_upgrade(f, start, c.spot)) {
+			if (!is_last && may_collapse(f, start, c.spot)) {
 				give_up(f, start, HUGE_PAGES);
-				seen.upgrades++;
+				seen.collapses++;
 				continue;
 			}
 			if (!may_map(f, start, c.spot, HUGE_PAGES)) {
@@ -607,7 +607,7 @@ static void touch_pages(struct file *f)
 	bool is_private = chance(r, 25), is_huge = chance(r, f->huge ? 95 : 10);
 	uint64_t start = (some_offset(f) - f->base) / PAGE, pages, page;
 	struct copy copy[POKES] = { 0 };
-	bool hole[2 * HUGE_PAGES] = { 0 };	/* mapped as such, by these pokes */
+	bool hole[2 * HUGE_PAGES] = { 0 };	/* mapped as holes by these pokes */
 	unsigned char *p;
 
 	pages = is_huge ? HUGE_PAGES * (1 + below(r, 2)) : 1 + below(r, 8);
@@ -642,7 +642,7 @@ static void touch_pages(struct file *f)
 		huge_start = page & ~(HUGE_PAGES - 1);
 		room = huge_start >= start && huge_start + HUGE_PAGES <= start + pages &&
 		       ((uintptr_t)p / PAGE - start) % HUGE_PAGES == 0;
-		/* All there is of 2 MiB: nothing tells a question about them from one about it. */
+		/* The file ends here: a call for the 2 MiB looks like one for the page. */
 		if (room && page == huge_start &&
 		    f->base + (page + 1) * PAGE >= page_end(f->map.file_size))
 			continue;
@@ -655,7 +655,7 @@ static void touch_pages(struct file *f)
 			wrong("%s: page %#lx: %lu calls", f->name, page,
 			      (long)(calls->asked - first));
 
-		/* Where the byte is: in a copy, where it was before, where it was put. */
+		/* The byte is in a copy, where it was mapped before, or where it is mapped now. */
 		if (own->data && first == calls->asked) {
 			data = own->data;
 		} else {
@@ -746,7 +746,7 @@ static void make_map(struct file *f)
 	if (last > WINDOW_BYTES && last <= LLONG_MAX && chance(r, 90))
 		f->base = (page_end(last) - WINDOW_BYTES) & ~(HUGE - 1);
 
-	/* Mostly each has a place of its own. */
+	/* Most files have memory of their own. */
 	f->home_dev = f->map.dev_bitmap & 1 ? f->map.dev_bitmap & 2 ? (f - file) % 2 : 0 : 1;
 	home = (chance(r, 80) ? (f - file) / 2 : below(r, 4)) * WINDOW_BYTES;
 	if (home == 3 * WINDOW_BYTES)
@@ -774,7 +774,7 @@ static void open_file(struct fuse_server *s, struct file *f)
 	for (int tries = 0; tries < 10 && f->fd < 0 && !broken; tries++) {
 		struct fs_file *on_server = &s->file[f - file];
 
-		/* A failed open leaves the inode, and it its size, but no map. */
+		/* A failed open leaves the inode with its size, but without a map. */
 		make_map(f);
 		if (tries)
 			f->size = on_server->size;
@@ -800,7 +800,7 @@ static long mapped_files(void)
 	return at ? strtol(at + 6, NULL, 10) : 0;
 }
 
-/* The kernel forgets the file: nothing is noted of where it was. */
+/* Evict the inode: the kernel keeps no entries of the file. */
 static void evict(struct fuse_server *s, struct file *f)
 {
 	struct {
@@ -819,7 +819,7 @@ static void evict(struct fuse_server *s, struct file *f)
 		close(f->fd);
 	if (write(s->fd, &msg, msg.out.len) != (ssize_t)msg.out.len)
 		wrong("INVAL_ENTRY: %s", strerror(errno));
-	/* Who released it holds it until the server has answered. */
+	/* The inode is held until the server has answered RELEASE. */
 	for (int ms = 0; f->fd >= 0 && mapped_files() >= files; ms++) {
 		if (ms == FS_PATIENCE) {
 			wrong("%s is not evicted", f->name);
@@ -890,7 +890,7 @@ static void one_round(void)
 		wrong("the module has %ld users instead of %ld", module_refs(), refs);
 }
 
-/* Everything that was ever seen of the devices is as it should be. */
+/* Compare all pages that the model knows with the devices. */
 static void compare_all(void)
 {
 	for (uint32_t dev = 0; dev < 2; dev++)
@@ -920,7 +920,7 @@ FIXTURE_TEARDOWN(program)
 {
 }
 
-static uint64_t first;			/* calls that were there before the run */
+static uint64_t first;			/* number of calls before the run */
 
 static uint64_t done(void)
 {
@@ -943,9 +943,9 @@ TEST_F_TIMEOUT(program, all_fields, patience())
 
 	TH_LOG("seed %lu, %lu rounds, %lu mappings in %.0f s", run.seed, run.round, done(),
 	       fuzz_seconds() - start);
-	TH_LOG("%lu answers good (%lu of them 2 MiB faults, %lu upgrades, %lu holes), %lu refused",
-	       seen.good, seen.huge, seen.upgrades, seen.holes, seen.refused);
-	TH_LOG("%lu soft faults", seen.soft);
+	TH_LOG("%lu answers good (%lu of them 2 MiB faults, %lu collapses, %lu holes), %lu refused",
+	       seen.good, seen.huge, seen.collapses, seen.holes, seen.refused);
+	TH_LOG("%lu fast faults", seen.fast);
 	TH_LOG("%lu reads and %lu writes, %lu with an error; %lu mappings touched, %lu SIGBUS",
 	       seen.reads, seen.writes, seen.errors, seen.touches, seen.sigbus);
 	TH_LOG("%lu opens, %lu refused; %lu evictions", seen.opens, seen.refused_opens,

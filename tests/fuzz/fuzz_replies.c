@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * The server of fuzz_server.c: what it says, and what it should have said.
+ * The server of fuzz_server.c: what it answers, and what would be right.
  *
- * Long, as what is wrong is made from what would be right, for each opcode.
+ * The file is long because wrong answers are made from right ones, for each opcode.
  */
 #define _GNU_SOURCE
 #include <errno.h>
@@ -26,8 +26,8 @@
 
 #define MAX_WRITE	(64 * 1024)
 #define BUFFER		(1024 * 1024 + 8192)	/* a request, whatever INIT said */
-#define BODY_MAX	(1200 * 1024)	/* more than anybody has room for */
-#define STABLE		2		/* node ids of s0, s1, ...; others are new each time */
+#define BODY_MAX	(1200 * 1024)	/* larger than any buffer of the kernel */
+#define STABLE		2		/* node ids of s0, s1, ...; other names get new ones */
 #define FRESH		1000
 
 static const char *const ops_names[NR_FORMATS] = {
@@ -43,7 +43,7 @@ struct notify_prune_out {
 	uint64_t	spare;
 };
 
-/* ---- what should be said ---- */
+/* ---- the right answers, and wrong ones ---- */
 
 static void fill_attr(struct fuzz_mount *m, struct fuse_attr *a, uint64_t nodeid, bool honest)
 {
@@ -58,7 +58,7 @@ static void fill_attr(struct fuzz_mount *m, struct fuse_attr *a, uint64_t nodeid
 	a->nlink = 1;
 	a->size = nodeid == FUSE_ROOT_ID ? 0 : FUZZ_FILE_SIZE;
 	a->blksize = 4096;
-	/* A root that is no directory any more is the end of the mount. */
+	/* If the root is no directory, nothing can be opened any more, so this is rare. */
 	if (honest || (nodeid == FUSE_ROOT_ID && chance(r, 99)))
 		return;
 	switch (below(r, 8)) {
@@ -113,7 +113,7 @@ static void fill_entry(struct fuzz_mount *m, struct fuse_entry_out *out, const c
 		return;
 	switch (below(r, 6)) {
 	case 0:
-		/* One with the root's makes the root useless. */
+		/* With the root's node id the root becomes useless, so this is rare. */
 		out->nodeid = chance(r, 1) ? FUSE_ROOT_ID : PICK(r, nodeids);
 		break;
 	case 1:
@@ -206,7 +206,7 @@ static int some_errno(struct rng *r, uint32_t opcode)
 		EFAULT, EBUSY, EEXIST, ETIMEDOUT, ENOTCONN, ECHILD, EISDIR, ELOOP, EHWPOISON,
 	};
 
-	/* The server has no maps at all: the end of the game for this mount. */
+	/* After ENOSYS the kernel asks for no more maps, so this is rare. */
 	if (chance(r, 1))
 		return -ENOSYS;
 	return opcode == FUSE_GET_FMAP && chance(r, 30) ? -ENODATA :
@@ -220,7 +220,7 @@ static bool wants_map(const struct fuse_in_header *in, const void *arg)
 	return in->opcode == FUSE_OPEN && (open->open_flags & FUSE_DAX_FMAP_OPEN_MAP);
 }
 
-/* An answer to OPEN that brings a map. */
+/* An answer to OPEN that contains a map. */
 struct open_reply {
 	struct fuse_open_out open;
 	struct fuse_open_fmap_out fmap;
@@ -241,7 +241,7 @@ static unsigned int make_open(struct fuzz_mount *m, struct open_reply *out, bool
 	return sizeof(*out);
 }
 
-/* Whether an answer, taken for one to OPEN or to GET_FMAP, has a map of what is nobody's. */
+/* Returns true if a body, as an answer to OPEN or GET_FMAP, has a map that names a canary. */
 static bool names_canary(struct fuzz_mount *m, const unsigned char *body, unsigned int size)
 {
 	const struct open_reply *open = (const void *)body;
@@ -272,13 +272,13 @@ static unsigned int make_daxdev(struct fuzz_mount *m, uint32_t index, unsigned c
 	if (honest)
 		return sizeof(*out);
 	switch (below(r, 6)) {
-	case 0:			/* into the mount itself, which asks the server */
+	case 0:			/* in the mount itself: its lookup needs the server */
 		snprintf(out->name, sizeof(out->name), "%s/s0", m->dir);
 		break;
-	case 1:			/* without an end */
+	case 1:			/* without a NUL */
 		memset(out->name, '/', sizeof(out->name));
 		break;
-	case 2:			/* the other one */
+	case 2:			/* the other device */
 		snprintf(out->name, sizeof(out->name), "%s", m->device[below(r, 2)]);
 		out->index = rnd(r);
 		break;
@@ -290,7 +290,7 @@ static unsigned int make_daxdev(struct fuzz_mount *m, uint32_t index, unsigned c
 	return sizeof(*out);
 }
 
-/* The body of an answer, or *@error. Lies are well-formed, mostly. */
+/* The body of an answer, or *@error. Wrong answers are mostly well-formed. */
 static unsigned int make_body(struct fuzz_mount *m, const struct fuse_in_header *in,
 			      const void *arg, unsigned char *body, bool honest, int *error)
 {
@@ -366,7 +366,7 @@ static unsigned int make_body(struct fuzz_mount *m, const struct fuse_in_header 
 	}
 }
 
-/* ---- saying it ---- */
+/* ---- sending answers ---- */
 
 static bool send(struct fuzz_mount *m, uint32_t op, uint64_t unique, int error, uint32_t len,
 		 const void *body, unsigned int size)
@@ -445,7 +445,7 @@ static void lie(struct fuzz_mount *m, const struct fuse_in_header *in, const voi
 			done = send(m, in->opcode, in->unique, error,
 				    chance(r, 50) ? size : odd_number(r), body, size);
 		break;
-	case 6:		/* somebody else's answer */
+	case 6:		/* the answer to another request */
 		size = make_body(m, in, arg, body, true, &error);
 		unique = PICK(r, uniques);
 		if (m->nr_held && chance(r, 30))
@@ -453,7 +453,7 @@ static void lie(struct fuzz_mount *m, const struct fuse_in_header *in, const voi
 		if (unique && !names_canary(m, body, size))
 			send(m, in->opcode, unique, error, size + 16, body, size);
 		break;
-	case 7:		/* twice, in different words */
+	case 7:		/* twice, with different contents */
 		be_honest(m, in, arg, body);
 		done = true;
 		size = make_body(m, in, arg, body, false, &error);
@@ -468,7 +468,7 @@ static void lie(struct fuzz_mount *m, const struct fuse_in_header *in, const voi
 		be_honest(m, in, arg, body);
 }
 
-/* Answers that nobody waits for, or that are none. */
+/* Answers that no request waits for, or that are invalid. */
 static void babble(struct fuzz_mount *m, const struct fuse_in_header *in, unsigned char *body)
 {
 	struct rng *r = &m->rng;
@@ -488,7 +488,7 @@ static void babble(struct fuzz_mount *m, const struct fuse_in_header *in, unsign
 static void answer(struct fuzz_mount *m, const struct fuse_in_header *in, const void *arg,
 		   unsigned char *body)
 {
-	/* INIT decides about all that follows; devices are asked for only once. */
+	/* INIT decides the rest of a round: fewer lies. GET_DAXDEV comes once: more lies. */
 	unsigned int lies = in->opcode == FUSE_INIT ? 30 : in->opcode == FUSE_GET_DAXDEV ? 80 :
 			    in->opcode == FUSE_GET_FMAP ? 60 : 40;
 
@@ -575,14 +575,14 @@ static void *serve(void *arg)
 			break;
 		if (m->ending && !attached && !m->nr_held)
 			break;
-		/* Everybody waits: for what is withheld. An INIT stays so. */
+		/* No request comes: send a withheld answer, but not that to INIT. */
 		if (m->nr_held && !(m->init_withheld && !m->ending) &&
 		    (m->ending || ++idle > 1))
 			answer_held(m, body);
 		else if (n > 0)
 			usleep(500);
 	}
-	/* It cannot go on: it asked for requests that it cannot read, or was aborted. */
+	/* INIT has allowed requests that the server cannot read, or it was aborted. */
 	m->over = true;
 	free(buf);
 	free(body);
@@ -688,7 +688,7 @@ static void *notify(void *arg)
 	return NULL;
 }
 
-/* ---- from here on and up to here ---- */
+/* ---- begin and end of a server ---- */
 
 int fuzz_server_start(struct fuzz_mount *m, const struct fuzz_run *run, const char *device0,
 		      const char *device1)
@@ -738,7 +738,7 @@ bool fuzz_server_stop(struct fuzz_mount *m, int ms)
 	m->ending = true;
 	for (; m->running && ms; ms--) {
 		usleep(1000);
-		/* A mount that never came about. */
+		/* The mount was never initialized: the server does not wait for its end. */
 		if (m->init_withheld)
 			m->dying = true;
 	}

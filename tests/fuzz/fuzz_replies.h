@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0 */
 /*
- * The server of fuzz_server.c: one mount, in memory that the openers share.
+ * The server of fuzz_server.c: one mount, in memory that is shared with the openers.
  */
 #ifndef FUZZ_REPLIES_H
 #define FUZZ_REPLIES_H
@@ -14,9 +14,9 @@
 #include "fuzz.h"
 
 /*
- * Of each device, maps name memory in this area, in pieces of 2 MiB of which each
- * third is nobody's: it has a canary at its beginning and at its end. What a map is
- * turned into may name other memory, but never a canary.
+ * On each device, maps name memory in this area, in pieces of 2 MiB. No map may name a third
+ * of the pieces: each of these has a canary at its beginning and at its end. What a damaged
+ * map is parsed to may name other memory, but never a canary.
  */
 #define FUZZ_AREA	(128UL << 20)
 #define FUZZ_PIECE	(2UL << 20)
@@ -45,7 +45,7 @@ enum format {
 #define FUZZ_HELD	16
 #define FUZZ_ARG	512		/* bytes of a request that are looked at */
 
-/* A request that waits for its answer. */
+/* A request that has not been answered yet. */
 struct fuzz_request {
 	struct fuse_in_header in;
 	unsigned char	arg[FUZZ_ARG];
@@ -58,13 +58,13 @@ struct fuzz_mount {
 	bool		sync_init, permissions;
 	enum format	format;
 	int		opener[FUZZ_OPENERS];
-	volatile bool	ending;		/* be honest, and come to an end */
-	volatile bool	over;		/* nobody reads requests any more */
-	volatile bool	dying;		/* answer nothing any more */
+	volatile bool	ending;		/* answer honestly, and end */
+	volatile bool	over;		/* no more requests are read */
+	volatile bool	dying;		/* no more answers */
 	volatile bool	init_withheld;
 	volatile bool	bound;
 	volatile uint64_t sent;
-	/* Its own. */
+	/* Of the server. */
 	struct rng	rng, notify_rng;
 	uint32_t	valid;		/* s, of names and attributes */
 	uint64_t	next_nodeid, last_unique;
@@ -80,21 +80,21 @@ struct fuzz_mount {
 	uint64_t	notified[16], notify_refused[16];
 };
 
-/* Opens /dev/fuse and begins to serve. 0 or -errno. */
+/* Opens /dev/fuse and starts to serve. Returns 0 or -errno. */
 int fuzz_server_start(struct fuzz_mount *m, const struct fuzz_run *run, const char *device0,
 		      const char *device1);
-/* Has it close /dev/fuse, at once. */
+/* Makes the server close /dev/fuse, at once. */
 void fuzz_server_die(struct fuzz_mount *m);
-/* Waits until it has ended, for @ms at most. */
+/* Waits until the server has ended, for @ms at most. */
 bool fuzz_server_stop(struct fuzz_mount *m, int ms);
 /* Messages sent so far, by all mounts. */
 uint64_t fuzz_sent(const struct fuzz_mount *m);
 void fuzz_server_print(const struct fuzz_mount *m);
 
-/* fuzz_maps.c: a map of some file in this format; maybe not a good one. Returns its size. */
+/* fuzz_maps.c: makes a map in this format, good or damaged. Returns its size. */
 unsigned int fuzz_map(struct rng *r, enum format kind, bool honest, unsigned char *blob,
 		      unsigned int size);
-/* Whether what could be read as such a map names memory with a canary in it. */
+/* Returns true if the blob, parsed as such a map, names memory with a canary in it. */
 bool fuzz_names_canary(enum format kind, const unsigned char *blob, unsigned int size);
 /* Changes bytes. Returns the new size, at most @max. */
 unsigned int fuzz_damage(struct rng *r, unsigned char *bytes, unsigned int size,

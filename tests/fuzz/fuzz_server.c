@@ -1,24 +1,24 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * A server that says anything, at any time.
+ * A server that sends anything, at any time.
  *
- * A round is one mount, and a few hundred replies. Two openers do what programs do
- * with files: open, read, write, map, touch, truncate, stat. A server answers, honestly
- * or not: other errors, fields that are flipped, cut, extended or at their limits, wrong
+ * A round is one mount, and a few hundred replies. Two openers do what programs do with
+ * files: open, read, write, map, touch, truncate, stat. A server answers, honestly or
+ * not: other errors, fields that are flipped, cut, extended or at their limits, wrong
  * lengths and unique numbers, the same answer twice, answers out of order, late or
- * never. A third thread throws in notifications. The server names striped, famfs or
- * scripted ops, or others, and says many things in INIT. In the end it unmounts
- * (normally, lazily, by force), aborts, dies, or the openers are killed.
+ * never. A third thread sends notifications. The server names striped, famfs or scripted
+ * ops, or others, and varies INIT. In the end it unmounts (normally, lazily, by force),
+ * aborts, dies, or the openers are killed.
  *
- * What has to hold, whatever the server says:
+ * Whatever the server sends:
  *
- *   - everybody comes back: openers, mount(2), umount(2), the notifier;
- *   - the module has as many users as before, and a good server is served;
- *   - memory that no map has named keeps what was in it (canaries, read behind the
- *     module's back);
- *   - the kernel log has no line that is not the module's own.
+ *  - all tasks return: openers, mount(2), umount(2), the notifier;
+ *  - the module has as many users as before, and a good server is served;
+ *  - memory that no map has named keeps its contents (canaries, read with a BPF
+ *    program);
+ *  - the kernel log has no line that is not the module's own.
  *
- * The numbers of a round can be had again; the order in which its tasks run cannot.
+ * The numbers of a round can be reproduced, the order in which its tasks run cannot.
  * 1,000,000 replies by hand: FUZZ_COUNT=1000000 ./fuzz_server; see fuzz.h.
  */
 #define _GNU_SOURCE
@@ -52,8 +52,8 @@
 #define COUNT		20000		/* replies, in make check */
 #define PER_ROUND	1500		/* replies of one mount, about */
 #define OPENERS		FUZZ_OPENERS
-#define PATIENCE	60000		/* ms until something hangs */
-#define HEALTH		25		/* rounds between two good servers */
+#define PATIENCE	60000		/* ms, after which a task is taken to hang */
+#define HEALTH		25		/* rounds between two runs of a good server */
 
 static struct fuzz_mount *m;
 
@@ -151,7 +151,7 @@ static void once(struct rng *r, int *kept)
 	DIR *dir;
 	int fd;
 
-	/* s0 to s5 are always the same files, u0 and so on other ones each time. */
+	/* s0 to s5 are always the same files, u0 and so on are new ones each time. */
 	if (chance(r, 60))
 		snprintf(path, sizeof(path), "%s/u%lu", m->dir, below(r, m->valid ? 500 : 6));
 	else
@@ -183,7 +183,7 @@ static void once(struct rng *r, int *kept)
 			use(r, *kept);
 		break;
 	default:
-		/* The server may have made a FIFO of it: nobody waits for a partner. */
+		/* The file may be a FIFO now, whose open would wait for a partner. */
 		fd = open(path, PICK(r, flags) | O_NONBLOCK | O_CLOEXEC, 0644);
 		if (fd < 0) {
 			if (errno == ENOTCONN)
@@ -223,7 +223,7 @@ static pid_t start_opener(unsigned int n)
 
 /* ---- a round ---- */
 
-/* How long a child may take to end. Kills it in the end. */
+/* Waits for the end of a child, for a limited time. Then kills it. */
 static void await(pid_t pid, const char *what)
 {
 	char path[64], text[4096] = "";
@@ -252,7 +252,7 @@ static int do_mount(void)
 	return mount("fmap-fuzz", m->dir, "fuse", 0, opts) ? -errno : 0;
 }
 
-/* A synchronous mount may wait for ever, so somebody else does it. */
+/* A synchronous mount may hang, so a child calls mount(2). */
 static bool mount_it(void)
 {
 	int status = 0;
@@ -279,7 +279,7 @@ static bool mount_it(void)
 	return WIFEXITED(status) && !WEXITSTATUS(status);
 }
 
-/* The number of the mount, found out without asking the server. */
+/* The device number of the mount, found without a request to the server. */
 static unsigned int number(void)
 {
 	struct statx stx;
@@ -336,8 +336,8 @@ static void end_round(pid_t *opener, unsigned int minor, enum end end)
 	}
 	m->ending = true;
 	/*
-	 * A notification may wait for a lock that an opener has, and the opener for an
-	 * answer of a server that is dead but for that notification.
+	 * A notification may wait for a lock that an opener holds, while the opener
+	 * waits for an answer of the server, which is dead except for that notification.
 	 */
 	for (int ms = 0; end == END_DIE && openers_left(opener); ms++) {
 		if (ms == 3000) {
@@ -384,7 +384,7 @@ static void one_round(void)
 		     ms += 10) {
 			if (m->init_withheld && ms > 30)
 				break;
-			/* A server that withholds something ends what waits for it. */
+			/* Withheld answers are sent in the end: this is no hang. */
 			if (m->sent != sent)
 				ms = 0;
 			sent = m->sent;
@@ -523,7 +523,7 @@ TEST_F_TIMEOUT(server, any_reply, patience())
 
 	run = fuzz_run(fuzz_count(COUNT));
 	be_good(true);
-	/* In the mount namespace of our own. */
+	/* The test has its own mount namespace. */
 	mount("fusectl", "/sys/fs/fuse/connections", "fusectl", 0, NULL);
 	fuzz_rounds(&fuzzer, &self->log);
 	be_good(false);

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0 */
 /*
- * Maps of the format famfs, as a server makes them and as somebody reads them who has
- * only read the rules in famfs.h.
+ * Maps of the format famfs, as a server makes them; and a reader that is written after the
+ * rules in famfs.h alone.
  */
 #ifndef _FAMFS_MAP_H
 #define _FAMFS_MAP_H
@@ -45,7 +45,7 @@ static inline struct famfs_iext *add_iext(struct map *m, __u32 nstrips, __u32 ch
 	return e;
 }
 
-/* A strip of the last iext; or an extent, if the map is a simple one. */
+/* A strip of the last iext; or an extent, if the map is a simple list. */
 static inline struct famfs_simple_ext *add_ext(struct map *m, __u32 dev, __u64 offset, __u64 len)
 {
 	struct famfs_simple_ext *s = (void *)(m->blob + m->size);
@@ -56,20 +56,20 @@ static inline struct famfs_simple_ext *add_ext(struct map *m, __u32 dev, __u64 o
 	return s;
 }
 
-/* As a server of the next generation: the header says what the map takes. */
+/* As a server of the second generation: the header has the size of the map. */
 static inline void sized(struct map *m)
 {
 	m->header->fmap_size = m->size;
 }
 
 /*
- * A file striped over @n ranges of devices, @at, as a list of its chunks: @nr_extents, the
- * last one of @last bytes, with which the file ends.
+ * A file striped over the @n ranges @at of devices, as a list of its chunks: @nr_extents,
+ * the last one of @last bytes, with which the file ends.
  */
 static inline struct map unrolled(const struct strip *at, __u32 n, __u32 nr_extents, __u64 chunk,
 				  __u64 last)
 {
-	/* A test may add an extent. */
+	/* With space for one more extent, which a test may add. */
 	struct map m = map_new_with_room((nr_extents - 1) * chunk + last, FAMFS_EXT_SIMPLE,
 					 sizeof(*m.header) +
 					 (nr_extents + 1) * sizeof(struct famfs_simple_ext));
@@ -81,7 +81,7 @@ static inline struct map unrolled(const struct strip *at, __u32 n, __u32 nr_exte
 	return m;
 }
 
-/* Each behind the one before, wherever that was added, on device 2. */
+/* Adds @n extents on device 2, each behind the one before. */
 static inline void add_exts(struct map *m, __u32 n)
 {
 	while (n--)
@@ -114,7 +114,7 @@ static inline bool overlap(const struct famfs_simple_ext *a, const struct famfs_
 	       b->offset < (wide)a->offset + a->len;
 }
 
-/* The rules of a range; @any_length for an extent that may end with the file. */
+/* The rules of a range. @any_length: of an extent that may end with the file. */
 static inline bool range_valid(const struct famfs_simple_ext *s, bool any_length)
 {
 	return !s->reserved && s->len && (any_length || s->len % (2 * MiB) == 0) &&
@@ -122,7 +122,7 @@ static inline bool range_valid(const struct famfs_simple_ext *s, bool any_length
 	       (wide)s->offset + s->len < (wide)1 << 63;
 }
 
-/* Over how many strips a list is striped; 0 if it is not. Tries every number. */
+/* The number of strips of a striped list; 0 if it is not striped. Tries every number. */
 static inline __u32 stripe_of(const struct map *m)
 {
 	const struct famfs_simple_ext *e = (void *)(m->header + 1);
@@ -143,7 +143,7 @@ static inline __u32 stripe_of(const struct map *m)
 	return 0;
 }
 
-/* A list of more extents than are kept one by one. */
+/* The rules of a list with more extents than are kept one by one. */
 static inline bool unrolled_valid(const struct map *m)
 {
 	const struct famfs_header *h = m->header;
@@ -164,7 +164,7 @@ static inline bool unrolled_valid(const struct map *m)
 	return (total + 4095) / 4096 * 4096 < 16 * TiB && h->file_size <= total;
 }
 
-/* The rules of famfs.h, read again and with 128 bits. */
+/* The rules of famfs.h, written again, with 128 bits. */
 static inline bool valid(const struct map *m)
 {
 	const struct famfs_header *h = m->header;
@@ -223,7 +223,7 @@ static inline bool valid(const struct map *m)
 	return at == end && (total + 4095) / 4096 * 4096 < 16 * TiB && h->file_size <= total;
 }
 
-/* What a valid map says. */
+/* The layout that a valid map describes. */
 static inline struct layout *decode(const struct map *m)
 {
 	struct layout *l = layout_new(m->header->file_size);
@@ -259,7 +259,7 @@ static inline struct layout *decode(const struct map *m)
 	return l;
 }
 
-/* A map around bytes from anywhere, which are copied. */
+/* A map of any bytes, which are copied. */
 static inline struct map map_from(const void *bytes, __u32 size)
 {
 	struct map m = { .size = size, { .blob = calloc(1, size + 64) } };

@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * Any bytes at all, for a program that parses file maps: accepted if and only if a
- * model of the rules finds them valid, and then resolved as the model does. The
- * sanitizers watch every byte. Built once for each format: see the Makefile.
+ * Gives any bytes to a program that parses file maps: they are accepted if and only if
+ * a model of the rules finds them valid, and then resolved as the model does. The
+ * sanitizers check every access. Built once for each format: see the Makefile.
  *
- * On its own it changes maps, good ones and those it has made, byte by byte:
- * FUZZ_COUNT says how often, FUZZ_SEED begins with other numbers. The same function
- * is a target of libFuzzer; "make libfuzzer" builds that where clang has it.
+ * By itself the test changes maps, good ones and those that it has made, byte by byte:
+ * FUZZ_COUNT is how often, FUZZ_SEED chooses other numbers. The same function is a
+ * target of libFuzzer; "make libfuzzer" builds that where clang has it.
  */
 #include <errno.h>
 #include <stdio.h>
@@ -18,7 +18,7 @@ extern struct fuse_dax_fmap_ops OPS;
 
 static unsigned long nr_valid, nr_refused[512];
 
-/* A place that was resolved is inside a strip that the map names, whatever its size. */
+/* Returns true if a resolved place is inside a strip of the map, whatever its length. */
 static bool inside(const struct layout *l, const struct fuse_iomap_io *io)
 {
 	for (__u32 i = 0; i < l->nr_extents; i++)
@@ -172,7 +172,7 @@ static __u32 change(__u8 *bytes, __u32 size, const struct map *other)
 			for (; len; len--)
 				bytes[size++] = random_below(2) ? random_number() : 0;
 		break;
-	case 9:		/* the end of another one */
+	case 9:		/* the end of another map */
 		if (at < other->size && other->size <= ROOM) {
 			memcpy(bytes + at, other->blob + at, other->size - at);
 			size = other->size;
@@ -198,7 +198,7 @@ int main(void)
 		unsigned long was_valid = nr_valid;
 		__u32 size;
 
-		/* Good ones come back again and again, or all would be junk soon. */
+		/* Start with a good map again at times, or soon all maps would be junk. */
 		if (!from->blob || !random_below(20)) {
 			free(from->blob);
 			*from = map_random();

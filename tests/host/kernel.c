@@ -8,7 +8,7 @@
 #include <bpf/bpf_helpers.h>
 #include "kernel.h"
 
-/* What the programs get a pointer into, as container_of() in the kernel. */
+/* The programs get a pointer into these, which container_of() finds, as in the kernel. */
 struct parse {
 	struct fuse_dax_fmap_parse_ctx ctx;
 	__u8 *blob;
@@ -78,7 +78,7 @@ int file_open_in_room(struct file *file, const struct fuse_dax_fmap_ops *ops,
 	struct parse parse = { .ctx = { .blob_size = blob_size, .blob_room = room } };
 	int err;
 
-	/* A copy of exactly this size: a sanitizer sees every byte too far. */
+	/* A copy of exactly this size: the sanitizer detects a read behind its end. */
 	parse.blob = malloc(blob_size);
 	if (blob_size)
 		memcpy(parse.blob, blob, blob_size);

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0 */
 /*
- * The kernel's side of a BPF program, as far as a program can see it: open a file
- * by its map, resolve offsets. And the few lines of KTAP that the tests need.
+ * The kernel's side of a BPF program, as far as a program can see it: opening a file by
+ * its map, and resolving offsets. And the little KTAP that the tests need.
  */
 #ifndef _KERNEL_H
 #define _KERNEL_H
@@ -18,16 +18,16 @@ struct file {
 	struct fuse_dax_fmap_meta first;
 };
 
-/* 0 or a negative errno. After 0, file_close(). */
+/* Returns 0 or a negative errno. After 0, call file_close(). */
 int file_open(struct file *file, const struct fuse_dax_fmap_ops *ops,
 	      const void *blob, __u32 blob_size);
 /*
- * The same with an answer for which there was so much room. After -ERANGE, *@wanted is
- * what the program wants.
+ * The same, with a buffer of @room bytes for the answer. After -ERANGE, *@wanted is the
+ * size that the program wants.
  */
 int file_open_in_room(struct file *file, const struct fuse_dax_fmap_ops *ops,
 		      const void *blob, __u32 blob_size, __u32 room, __u32 *wanted);
-/* Calls of kfuncs, so far: no step of a parser that depends on the map is without one. */
+/* Number of kfunc calls so far: each step of a parser that depends on the map makes one. */
 extern unsigned long nr_kfuncs;
 int file_resolve(const struct file *file, __u64 offset, struct fuse_iomap_io *io);
 void file_close(struct file *file);

@@ -116,7 +116,7 @@ struct layout *layout_random(__u32 nr_extents, __u32 max_strips, __u64 align,
 struct page {
 	__u64	addr;
 	__u32	dev;
-	bool	is_last;	/* of what is contiguous by design */
+	bool	is_last;	/* of a contiguous piece */
 };
 
 static struct page *deal_out(const struct layout *layout)
@@ -148,7 +148,7 @@ static struct page *deal_out(const struct layout *layout)
 	return pages;
 }
 
-/* Resolve page @n, which has to give all that is left of its piece. */
+/* Resolves page @n: the answer has to cover all that is left of its piece. */
 static bool page_matches(const struct file *file, const struct page *pages, __u64 n,
 			 __u64 *next)
 {

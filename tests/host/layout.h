@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0 */
 /*
- * The model that the programs are tested against. It computes no address: it deals
- * out the pages of a file one after the other, as somebody would who fills strips
- * by hand, and writes down where each went.
+ * The model that the programs are tested against. It computes no address: it places
+ * the pages of a file one after the other, filling strips as one would by hand, and
+ * records where each page went.
  */
 #ifndef _LAYOUT_H
 #define _LAYOUT_H
@@ -34,7 +34,7 @@ struct layout {
 	struct extent *extent;
 };
 
-/* A layout on the heap, built up; strips get their length from the extent. */
+/* A layout on the heap, built step by step; strips get their length from the extent. */
 struct layout *layout_new(__u64 file_size);
 struct extent *layout_extent(struct layout *layout, __u64 length, __u64 chunk);
 void extent_strip(struct extent *extent, __u32 dev, __u64 offset);
@@ -42,7 +42,7 @@ void layout_free(struct layout *layout);
 __u64 layout_length(const struct layout *layout);
 __u32 layout_nr_strips(const struct layout *layout);
 
-/* What a strip of this extent takes of its device: as many full rows as it needs. */
+/* The bytes of a strip of this extent: as many full rows as it needs. */
 __u64 extent_strip_length(const struct extent *extent);
 
 /*
@@ -54,9 +54,9 @@ struct layout *layout_random(__u32 nr_extents, __u32 max_strips, __u64 align,
 			     enum kind kind);
 
 /*
- * Open a file with this map and compare all of it with the model: size, devices,
- * each piece from the first byte to the last, and pages at random. Says what is
- * wrong in a comment.
+ * Opens a file with this map and compares all of it with the model: size, devices,
+ * each piece from the first byte to the last, and pages at random. Prints a comment
+ * if something is wrong.
  */
 bool layout_matches(const struct layout *layout,
 		    const struct fuse_dax_fmap_ops *ops,

@@ -1,8 +1,8 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0
 #
-# results.sh: what scripts/results makes of KTAP as tests/run and others print it, also where it
-# ends too early. In the build root. Prints KTAP.
+# results.sh: the output of scripts/results for KTAP as tests/run and others print it, also for
+# KTAP that ends too early. Runs in the build root. Prints KTAP.
 
 set -uo pipefail
 top=$(cd "$(dirname "$0")/../.." && pwd -P)
@@ -10,8 +10,8 @@ work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 count=0 failed=0
 
-# expect TEXT COUNTS LINE...: for the KTAP on stdin, with these lines and counts as output. Lines
-# that begin with a space are those of the failures that are shown at the end.
+# expect TEXT COUNTS LINE...: the KTAP on stdin gives these counts and lines. Lines that begin
+# with a space are those of the failures, which are shown at the end.
 expect() {
 	local text=$1 want
 	want=$(printf '%s\n' "${@:2}")
@@ -139,7 +139,7 @@ not ok 1 - one
 ok 2 - one: nothing left behind
 END
 
-# The caller says what became of the machine, and counts it.
+# The caller reports a dead machine, and counts it.
 expect "the machine dies in a test" "2 0 0" "x one 2 passed" <<'END'
     KTAP version 1
     # Subtest: one

@@ -1,14 +1,14 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0
 #
-# scripts.sh: the scripts that make the build root, the kernel and the module, in places and at
-# times where something is not as it should be. What is wrong with a place is one sentence and
-# nothing else; whoever is killed leaves nothing running or mounted; an archive that has lost
-# something, or a machine without rustfmt, is no reason to fail.
+# scripts.sh: the scripts that make the build root, the kernel and the module, when something is
+# wrong. An unsuitable place is an error of one sentence and nothing else; a script that is killed
+# leaves nothing running or mounted; an archive that has lost packages, or a machine without
+# rustfmt, is no reason to fail.
 #
-# Nothing is downloaded: where the root is made, mmdebstrap is a stand-in that notes its arguments;
-# the root and the kernel that are entered are those of "make check". All of it happens in a copy
-# of the source. Prints KTAP.
+# Nothing is downloaded: where the root is made, mmdebstrap is a stand-in that records its
+# arguments; the root and the kernel that are entered are those of "make check". All of it happens
+# in a copy of the source. Prints KTAP.
 
 set -uo pipefail
 source=$(cd "$(dirname "$0")/../.." && pwd -P)
@@ -22,7 +22,7 @@ root=()
 trap '"${root[@]}" rm -rf --one-file-system "$work"' EXIT
 
 count=0 failed=0
-# result TEXT [WHAT]...: it is well if there is nothing to say against it.
+# result TEXT [WHAT]...: ok if every WHAT is empty; else not ok, with WHAT as the reason.
 result() {
 	local text=$1
 	shift
@@ -36,7 +36,7 @@ result() {
 	fi
 }
 
-# refused TEXT PATTERN COMMAND...: it fails, with one line that has the pattern.
+# refused TEXT PATTERN COMMAND...: the command fails, and prints one line with the pattern.
 refused() {
 	local text=$1 pattern=$2 output status=0
 	shift 2
@@ -106,7 +106,7 @@ cat >"$work/bin/mmdebstrap" <<-'END'
 		setsid "$WORK/bin/writer" "$target"
 	}
 END
-# It says when somebody removes what it is writing to.
+# The writer records if its directory is removed while it writes.
 cat >"$work/bin/writer" <<-'END'
 	#!/bin/bash
 	: >"$WORK/writing"
@@ -154,7 +154,7 @@ forget_it
 
 # --- killed ---------------------------------------------------------------------------------------
 
-# Processes of this test's making, without those that only lead there.
+# Processes that this test has started, without the wrappers (sudo, timeout, env).
 makers() { # PATTERN
 	local file
 	for file in /proc/[0-9]*/cmdline; do
@@ -162,7 +162,7 @@ makers() { # PATTERN
 	done | sort -n
 }
 
-# kill_it SIGNAL: the script itself, once what it has started is at work. Waits for its end.
+# kill_it SIGNAL: kills make-root itself while its children write. Waits for its end.
 kill_it() {
 	local i
 	make_it HANG=1 FMAP_MIRROR="file:$archive" >"$work/output" 2>&1 &
@@ -174,7 +174,7 @@ kill_it() {
 	wait $! 2>/dev/null
 }
 
-# What should not be there, and would be in the way.
+# Ends and unmounts what should not be left, and would disturb the next test.
 clean_up() {
 	local pid
 	for pid in $(makers "$work/bin/writer") $(makers "$work/bin/mmdebstrap") $(makers "$make_root"); do
@@ -206,7 +206,7 @@ forget_it
 
 # --- an ordinary user ---------------------------------------------------------------------------
 
-# The root of "make check", in the cache of somebody else.
+# The root of "make check", in the cache of another user.
 made=$(cd "$source" && . scripts/lib.sh && echo "$ROOT")
 mkdir -p "$work/users/fuse-dax-fmap" "$work/kernel"
 ln -s "$made" "$work/users/fuse-dax-fmap/"

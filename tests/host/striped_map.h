@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0 */
 /*
- * Maps of the format striped, as a server makes them and as somebody reads them who
- * has only read the rules in striped.h.
+ * Maps of the format striped, as a server makes them; and a reader that is written
+ * after the rules in striped.h alone.
  */
 #ifndef _STRIPED_MAP_H
 #define _STRIPED_MAP_H
@@ -103,7 +103,7 @@ static inline bool overlap(const struct striped_strip *a, const struct striped_s
 	       b->offset < a->offset + a->length;
 }
 
-/* The rules of striped.h, read again and without care for time. */
+/* The rules of striped.h, written again, without regard to speed. */
 static inline bool valid(const struct map *m)
 {
 	const struct striped_header *h = m->header;
@@ -173,7 +173,7 @@ static inline bool valid(const struct map *m)
 	return next == STRIPED_END;
 }
 
-/* What a valid map says. */
+/* The layout that a valid map describes. */
 static inline struct layout *decode(const struct map *m)
 {
 	struct layout *l = layout_new(m->header->file_size);
@@ -188,7 +188,7 @@ static inline struct layout *decode(const struct map *m)
 	return l;
 }
 
-/* A map around bytes from anywhere, which are copied. */
+/* A map of any bytes, which are copied. */
 static inline struct map map_from(const void *bytes, __u32 size)
 {
 	struct map m = { .size = size, { .blob = calloc(1, size + 64) } };

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * bpf/famfs.bpf.c, compiled for the host: maps as a real server sent them, where the
- * program finds each page, which maps it refuses, and with which errno.
+ * bpf/famfs.bpf.c, compiled for the host: maps as a real server sent them, where the program
+ * finds each page, which maps it refuses, and with which errno.
  *
- * Long, as the maps of that server are here byte by byte.
+ * The file is long because the maps of that server are here byte by byte.
  */
 #include <errno.h>
 #include <stdlib.h>
@@ -23,7 +23,7 @@ static bool matches(struct layout *layout)
 	return result;
 }
 
-/* Four strips in chunks of 2 MiB; the length field is 0, or the size of all of it. */
+/* Four strips in chunks of 2 MiB; the length field is 0, or the size of the map. */
 #define INTERLEAVE(size) {						\
 	0, 0, 1, 0, 1, 0, 0, 0, 1, 0, 0, 0, (size), 0, 0, 0,		\
 	0, 0, 0x80, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0,		\
@@ -83,7 +83,7 @@ static void test_golden(void)
 	layout_free(l);
 }
 
-/* The same from a server that says in the header what the map takes; and lies. */
+/* The same from a server that has the size of the map in the header; and wrong sizes. */
 static void test_golden_sized(void)
 {
 	static const __u8 one_extent[56] = {
@@ -131,7 +131,7 @@ static void test_golden_sized(void)
 	}
 }
 
-/* A header alone: the map takes @fmap_size, and there was less room. */
+/* A header alone: the map has @fmap_size bytes, and the buffer was smaller. */
 static void test_no_room(void)
 {
 	static const __u8 golden[32] = {
@@ -177,7 +177,7 @@ static void test_shapes(void)
 
 	ok(matches(layout_new(0)), "an empty file");
 
-	/* The server may name the bytes that it uses, and strips with room to spare. */
+	/* The server may name the bytes that it uses, and strips may be longer than needed. */
 	e = layout_extent(l, 3 * PAGE, 2 * MiB);
 	extent_strip(e, 0, 0);
 	extent_strip(e, 1, 2 * MiB);
@@ -376,8 +376,8 @@ static void test_refused(void)
  */
 
 /*
- * Each extent of a list is found where the list has it, from its first page to its last,
- * and what is behind it only as far as the list goes on there.
+ * Each extent of a list is found where the list has it, from its first page to its last, and
+ * an answer goes beyond it only as far as the list continues there.
  */
 static bool list_matches(const struct map *m)
 {
@@ -424,14 +424,14 @@ static bool list_matches(const struct map *m)
 	return same;
 }
 
-/* @n strips with room for @rows chunks each, and @gap bytes between them; not in order. */
+/* @n strips for @rows chunks each, with @gap bytes between them; not in order. */
 static struct strip *strips(__u32 n, __u64 rows, __u64 chunk, __u64 gap)
 {
 	struct strip *at = calloc(n, sizeof(*at));
 
 	for (__u32 i = 0; i < n; i++)
 		at[i] = (struct strip){ i % 4, ((i * 7ULL) % n) * (rows * chunk + gap), 0 };
-	/* Where 7 divides n. */
+	/* The same where 7 divides n. */
 	for (__u32 i = 0; n % 7 == 0 && i < n; i++)
 		at[i].offset = (n - 1 - i) * (rows * chunk + gap);
 	return at;
@@ -496,7 +496,7 @@ static void test_unrolled(void)
 	ok(striped_matches(1, 43689, 2 * MiB, 1), "unrolled: 43,689 extents in a row");
 	ok(striped_matches(2, 512, 32768 * MiB - 2 * MiB, 1), "unrolled: nearly 16 TiB");
 
-	/* Without the size in the header, too; and what lies behind the file's end. */
+	/* The same without the size in the header; and with a file that ends before its map. */
 	m = striped(8, 512, 2 * MiB, 2 * MiB);
 	m.header->fmap_size = 0;
 	ok(list_matches(&m), "unrolled: without its size in the header");
@@ -589,7 +589,7 @@ static void test_unrolled_overlap(void)
 	}
 	ok(all, "EADDRINUSE: two strips of 13 chunks, less than 13 chunks apart");
 
-	/* Rows end with strip 3, whose last extent is short: exactly that is taken. */
+	/* The last row ends with strip 3, whose last extent is short: only its bytes count. */
 	for (__s64 apart = -20; apart <= 20; apart++) {
 		struct strip at[8];
 		struct map m;
@@ -612,7 +612,7 @@ static void test_unrolled_overlap(void)
 	ok(all, "EADDRINUSE: exactly where there is an overlap, with a short last extent");
 }
 
-/* Every extent in turn, to many places: what is accepted is right. */
+/* Each extent is moved to many places: what is accepted is resolved correctly. */
 static void test_unrolled_moved(void)
 {
 	static const __s64 steps[] = { 1, -1, 2, -2, 8, -8, 100, 1000 };

@@ -12,7 +12,7 @@
 
 extern struct fuse_dax_fmap_ops striped;
 
-/* All at once: encode, compare with the model, throw away. */
+/* Encodes a layout, compares with the model, and frees it. */
 static bool matches(struct layout *layout)
 {
 	struct map m = encode(layout);
@@ -23,9 +23,7 @@ static bool matches(struct layout *layout)
 	return result;
 }
 
-/*
- * What is found where
- */
+/* Where each page is found */
 static void test_golden(void)
 {
 	/* The example in striped.h. */
@@ -414,10 +412,10 @@ static void damage(struct map *m)
 	__u64 value = values[random_below(sizeof(values) / sizeof(*values))];
 
 	switch (random_below(5)) {
-	case 0:		/* a number that means something */
+	case 0:		/* a special number */
 		memcpy(m->blob + at, &value, at + 8 <= m->size ? 4 + random_below(2) * 4 : 4);
 		break;
-	case 1:		/* a number from elsewhere */
+	case 1:		/* a number from another place */
 		memcpy(m->blob + at, m->blob + random_below(m->size / 4) * 4, 4);
 		break;
 	case 2:		/* a little more or less */

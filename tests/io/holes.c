@@ -1,11 +1,12 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * A program may say that a part of a file is nowhere: a hole.
+ * A program may answer that a part of a file is a hole.
  *
- * It reads as zeros, through read(2) as well as mapped, by 4 KiB and by 2 MiB. It
- * cannot be stored to: the store is SIGBUS, write(2) ENOSPC, and the log says why
- * once. A private mapping, which stores to pages of its own, can. Up to the last
- * byte before it and from the first byte behind it the file is like any other.
+ * A hole reads as zeros, through read(2) and through mappings, by PTE and by PMD
+ * faults. It cannot be stored to: a store is SIGBUS, write(2) fails with ENOSPC,
+ * and the log gives the reason once. A private mapping, whose stores go to copies,
+ * can be stored to. Up to the last byte before the hole and from the first byte
+ * behind it the file is like any other.
  *
  * A hole may become memory while it is mapped. Memory that is mapped stays memory.
  */
@@ -62,7 +63,7 @@ FIXTURE_SETUP(holes)
 	self->map = fmap_linear(0, variant->addr, SIZE);
 	fs_add(self->s, "file", SIZE, &self->map, sizeof(self->map));
 	ASSERT_EQ(0, fs_mount(self->s));
-	/* What is there without the hole: zeros would prove nothing. */
+	/* The memory below the hole is not zeros, so that a read of zeros proves something. */
 	ASSERT_EQ(0, fs_fill(self->s, "file", 'x', SIZE));
 	ASSERT_TRUE(fs_forget(self->s));
 	self->map.hole = variant->hole;
@@ -86,7 +87,7 @@ FIXTURE_TEARDOWN(holes)
 	close(self->complaints);
 }
 
-/* The byte at @at of the file, as it was made. */
+/* The byte at @at of the file, as the fixture has made it. */
 #define made(at)	((at) >= variant->hole && (at) < variant->hole_end ? 0 : 'x')
 
 /* Both sides of both ends, and the ends of the file. */
@@ -143,7 +144,7 @@ TEST_F(holes, read_faults)
 	close(pmd_load);
 }
 
-/* Before anything is mapped there, and where the zero page is. */
+/* Before anything is mapped there, and where the zero page is mapped. */
 TEST_F(holes, write_faults)
 {
 	for (int mapped = 0; mapped < 2; mapped++)
@@ -173,11 +174,11 @@ TEST_F(holes, write)
 		}
 	}
 	EXPECT_TRUE(klog_wait(self->log, LOG_PREFIX, "a write to a hole"));
-	/* One that begins before it ends there. */
+	/* A write that begins before the hole ends at the hole. */
 	if (variant->hole)
 		EXPECT_EQ(8, pwrite(self->fd, buf, sizeof(buf), variant->hole - 8));
 	EXPECT_EQ(0, byte_at(self->fd, variant->hole));
-	/* One that begins inside has not begun. */
+	/* A write that begins inside the hole writes nothing. */
 	EXPECT_EQ(-1, pwrite(self->fd, buf, sizeof(buf), variant->hole_end - 8));
 	EXPECT_EQ(ENOSPC, errno);
 	if (variant->hole_end < SIZE)
@@ -198,7 +199,7 @@ TEST_F(holes, private)
 			EXPECT_EQ('p', p[at]);
 			EXPECT_EQ(made(at), self->p[at]);
 		}
-		/* The rest of such a page is still zeros. */
+		/* The rest of the copied page is zeros. */
 		EXPECT_EQ(0, p[variant->hole + 1]);
 		munmap(p, SIZE);
 	}
@@ -255,7 +256,7 @@ TEST_F(holes, fiemap)
 	EXPECT_EQ(FIEMAP_EXTENT_LAST, e.extent[n - 1].fe_flags);
 }
 
-/* A hole belongs to nobody: two files can have theirs over the same nothing. */
+/* Flushing the dirty pages beside a hole leaves data and hole as they are. */
 TEST_F(holes, dirty_neighbours)
 {
 	for_each_edge(at)
@@ -267,7 +268,7 @@ TEST_F(holes, dirty_neighbours)
 		EXPECT_EQ(made(at) ? 'd' : 0, self->p[at]);
 }
 
-/* What is no hole, and what is none of our types. */
+/* Holes of an impossible length, and types that do not exist, are errors. */
 TEST_F(holes, nonsense)
 {
 	static const struct {
@@ -304,7 +305,7 @@ TEST_F(holes, nonsense)
 		munmap(self->p, SIZE);
 		close(self->fd);
 	}
-	/* One that is longer than anything is cut. */
+	/* A hole that is longer than the file is cut at the end of the file. */
 	ASSERT_TRUE(fs_forget(self->s));
 	self->map.hole_length = -PAGE;
 	self->map.hole_end = SIZE;
@@ -319,7 +320,7 @@ TEST_F(holes, nonsense)
 	EXPECT_EQ(ENXIO, errno);
 }
 
-/* ---- a program that changes its mind ---- */
+/* ---- a program whose answers change ---- */
 
 FIXTURE(changing) {
 	struct fuse_server *s;
@@ -373,7 +374,7 @@ TEST_F(changing, hole_to_memory)
 	EXPECT_EQ(0, touch(p, -1));
 	EXPECT_EQ(0, p[0]);
 	moving_to->hole[0] = 0;
-	/* Who has it mapped sees zeros until somebody finds the memory. */
+	/* The old mapping shows zeros until a fault finds the memory. */
 	EXPECT_EQ(0, p[0]);
 	q = mmap(NULL, SIZE, PROT_READ | PROT_WRITE, MAP_SHARED, self->fd, 0);
 	ASSERT_NE(MAP_FAILED, q);
@@ -409,7 +410,7 @@ TEST_F(changing, memory_to_hole)
 
 	EXPECT_EQ(0, touch(p, 'y'));
 	moving_to->hole[0] = 1;
-	/* What is mapped stays; whoever faults there is refused. */
+	/* Mapped memory stays mapped. A new fault there fails. */
 	EXPECT_EQ('y', p[0]);
 	q = mmap(NULL, SIZE, PROT_READ | PROT_WRITE, MAP_SHARED, self->fd, 0);
 	ASSERT_NE(MAP_FAILED, q);
@@ -418,7 +419,7 @@ TEST_F(changing, memory_to_hole)
 	EXPECT_EQ(0, byte_at(self->fd, variant->at));
 	EXPECT_EQ(0, fsync(self->fd));
 	EXPECT_EQ(SIGBUS, touch(p, 1));
-	/* Elsewhere nobody was yet. */
+	/* A page that was never mapped is a hole now. */
 	EXPECT_EQ(0, touch(q + SIZE - PAGE, -1));
 	EXPECT_EQ(0, q[SIZE - PAGE]);
 	moving_to->hole[0] = 0;
@@ -427,7 +428,7 @@ TEST_F(changing, memory_to_hole)
 	munmap(q, SIZE);
 }
 
-/* All the time, under faults, reads, writes and fsync. */
+/* The hole comes and goes under faults, writes and fsync. */
 TEST_F(changing, all_the_time)
 {
 	pid_t pid[4];

@@ -1,10 +1,13 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * What a file is besides its bytes: times, permissions, locks, leases, events,
- * a name. All of it is FUSE's and the server's for a mapped file as for any other,
- * with what the server does not see of it (reads and writes) made up for.
+ * Times, permissions, locks, leases, events and the name of a mapped file.
  *
- * What cannot be had is refused with the errno of any file that has no such thing.
+ * FUSE and the server handle all of these as for any other file. The server does not see
+ * reads and writes of a mapped file, so the module does what the server would do with a
+ * WRITE: it takes set-user-id bits off, and updates times where the kernel keeps them.
+ *
+ * An operation that a mapped file does not have fails with the errno of other files that do
+ * not have it.
  */
 #define _GNU_SOURCE
 #include <errno.h>
@@ -31,7 +34,7 @@
 
 #define SIZE	(4 * MIB)
 
-/* What the server is told. */
+/* What SETATTR has told the server. */
 static _Atomic uint32_t setattr_valid, setattr_mode;
 
 static void watch_setattr(struct fuse_server *s, const struct fuse_in_header *in,
@@ -45,7 +48,7 @@ static void watch_setattr(struct fuse_server *s, const struct fuse_in_header *in
 	fs_default(s, in, arg);
 }
 
-/* A name more or less is nothing to a flat directory. */
+/* The directory is a flat list of names: renaming and unlinking need no action. */
 static void agree(struct fuse_server *s, const struct fuse_in_header *in, const void *arg)
 {
 	fs_reply(s, in, 0, NULL, 0);
@@ -64,7 +67,7 @@ FIXTURE_VARIANT(metadata) {
 FIXTURE_VARIANT_ADD(metadata, plain) {
 };
 
-/* The server says that it takes privileges off itself, when it is written to. */
+/* The server promises to take privileges off by itself, at each WRITE. */
 FIXTURE_VARIANT_ADD(metadata, handle_killpriv) {
 	.init_flags = FUSE_HANDLE_KILLPRIV,
 };
@@ -106,7 +109,7 @@ FIXTURE_TEARDOWN(metadata)
 
 /* ---- privileges ---- */
 
-/* Write as somebody who must not keep a set-user-id bit. */
+/* Write as a user whose write must take the set-user-id bit off. */
 static int write_unprivileged(int fd)
 {
 	pid_t pid = fork();
@@ -120,8 +123,8 @@ static int write_unprivileged(int fd)
 }
 
 /*
- * A program that somebody else writes to loses its set-user-id bit. Some servers
- * promise to see to that, with each WRITE; no WRITE comes.
+ * A program file loses its set-user-id bit when an ordinary user writes to it. Some servers
+ * promise to take the bit off at each WRITE. No WRITE comes, so the kernel has to do it.
  */
 TEST_F(metadata, set_user_id_is_taken_off)
 {
@@ -135,12 +138,12 @@ TEST_F(metadata, set_user_id_is_taken_off)
 	EXPECT_EQ(S_IFREG | 0777, st.st_mode);
 	EXPECT_EQ(S_IFREG | 0777, self->s->file[0].mode);
 
-	/* Somebody privileged leaves it there. */
+	/* A write by root leaves the bit there. */
 	ASSERT_EQ(0, fchmod(self->fd, 04755));
 	EXPECT_EQ(1, pwrite(self->fd, "x", 1, 0));
 	ASSERT_EQ(0, fstat(self->fd, &st));
 	EXPECT_EQ(S_IFREG | 04755, st.st_mode);
-	/* And it goes when it was set again. */
+	/* A bit that was set again is taken off again. */
 	EXPECT_EQ(0, write_unprivileged(self->fd));
 	ASSERT_EQ(0, fstat(self->fd, &st));
 	EXPECT_EQ(S_IFREG | 0755, st.st_mode);
@@ -149,9 +152,9 @@ TEST_F(metadata, set_user_id_is_taken_off)
 /* ---- times ---- */
 
 /*
- * Times are the server's, who does not see reads and writes: they do not move. But a
- * server that asks for FUSE_WRITEBACK_CACHE leaves mtime and ctime to the kernel: then
- * stores of all kinds change them as POSIX has it, and the server is told.
+ * The server keeps the times, and does not see reads and writes: they do not change times. A
+ * server that asks for FUSE_WRITEBACK_CACHE leaves mtime and ctime to the kernel: then stores
+ * of all kinds change them as POSIX has it, and the server is told.
  */
 TEST_F(metadata, times)
 {
@@ -174,7 +177,7 @@ TEST_F(metadata, times)
 	EXPECT_EQ(kept, !!(setattr_valid & FATTR_MTIME));
 	EXPECT_EQ(kept, self->s->file[0].mtime > 1000);
 
-	/* What somebody sets counts, for both kinds. */
+	/* A time that a user has set is kept in both cases. */
 	ASSERT_EQ(0, futimens(self->fd, (struct timespec[]){ { .tv_sec = 5 }, { .tv_sec = 7 } }));
 	ASSERT_EQ(0, fstat(self->fd, &st));
 	EXPECT_EQ(7, st.st_mtime);
@@ -217,7 +220,7 @@ TEST_F(metadata, locks)
 	ASSERT_LE(0, fd);
 	ASSERT_EQ(0, fcntl(self->fd, F_SETLK, &lock));
 	EXPECT_EQ(0, in_child(locked(fd, F_SETLK, F_RDLCK)));
-	EXPECT_FALSE(locked(fd, F_SETLK, F_RDLCK));	/* a process's own */
+	EXPECT_FALSE(locked(fd, F_SETLK, F_RDLCK));	/* the same process */
 	lock.l_type = F_UNLCK;
 	ASSERT_EQ(0, fcntl(self->fd, F_SETLK, &lock));
 	EXPECT_EQ(0, in_child(!locked(fd, F_SETLK, F_WRLCK)));
@@ -242,7 +245,7 @@ static void on_lease(int sig)
 	lease_broken = 1;
 }
 
-/* Any thread may be chosen to handle the signal, the server's as well. */
+/* The kernel may deliver the signal to any thread, that of the server included. */
 static bool lease_breaks(void)
 {
 	for (int ms = 0; ms < FS_PATIENCE && !lease_broken; ms++)
@@ -260,14 +263,14 @@ TEST_F(metadata, leases)
 	signal(SIGIO, on_lease);
 	ASSERT_EQ(0, fcntl(self->fd, F_SETLEASE, F_RDLCK));
 	EXPECT_EQ(F_RDLCK, fcntl(self->fd, F_GETLEASE));
-	/* Readers do not mind, a writer breaks it. */
+	/* A reader does not break a read lease, a writer does. */
 	EXPECT_EQ(0, in_child((fd = fs_open(self->s, "file", O_RDONLY)) >= 0));
 	EXPECT_EQ(0, lease_broken);
 	EXPECT_EQ(0, in_child(fs_open(self->s, "file", O_RDWR | O_NONBLOCK) == -EWOULDBLOCK));
 	EXPECT_TRUE(lease_breaks());
 	ASSERT_EQ(0, fcntl(self->fd, F_SETLEASE, F_UNLCK));
 	EXPECT_EQ(0, in_child(fs_open(self->s, "file", O_RDWR | O_NONBLOCK) >= 0));
-	/* All for itself. */
+	/* A write lease, which a reader breaks. */
 	EXPECT_EQ(0, fcntl(self->fd, F_SETLEASE, F_WRLCK));
 	EXPECT_EQ(0, in_child(fs_open(self->s, "file", O_RDONLY | O_NONBLOCK) == -EWOULDBLOCK));
 	EXPECT_EQ(0, fcntl(self->fd, F_SETLEASE, F_UNLCK));
@@ -339,13 +342,13 @@ TEST_F(metadata, owner_and_mode_while_mapped)
 	EXPECT_EQ(0, fchmod(self->fd, 0));
 	EXPECT_EQ(0, fchown(self->fd, 7, 7));
 	EXPECT_EQ(0, utimensat(AT_FDCWD, fs_path(self->s, "file"), NULL, 0));
-	/* What is open stays open. */
+	/* Files that are open stay usable. */
 	EXPECT_EQ(0, touch(p + PAGE, 'b'));
 	EXPECT_EQ('b', byte_at(self->fd, PAGE));
 	munmap(p, SIZE);
 }
 
-/* ---- what there is not ---- */
+/* ---- what a mapped file does not have ---- */
 
 TEST_F(metadata, refusals)
 {
@@ -362,27 +365,27 @@ TEST_F(metadata, refusals)
 	EXPECT_EQ(-1, ioctl(self->fd, FIBMAP, &block));
 	EXPECT_EQ(EINVAL, errno);
 	EXPECT_EQ(0, ioctl(self->fd, FIGETBSZ, &n));
-	/* The server's to answer, and this one does not know it. */
+	/* The server would answer, and this one does not know the ioctl. */
 	EXPECT_EQ(-1, ioctl(self->fd, FS_IOC_GETFLAGS, &flags));
 	EXPECT_EQ(ENOTTY, errno);
 	EXPECT_EQ(-1, fgetxattr(self->fd, "user.none", value, sizeof(value)));
 	EXPECT_EQ(EOPNOTSUPP, errno);
 	EXPECT_EQ(-1, fs_open(self->s, ".", O_TMPFILE | O_RDWR) < 0 ? -1 : 0);
 	EXPECT_EQ(EOPNOTSUPP, errno);
-	/* The VFS's own. */
+	/* An ioctl that the VFS answers. */
 	ASSERT_EQ(3, lseek(self->fd, 3, SEEK_SET));
 	EXPECT_EQ(0, ioctl(self->fd, FIONREAD, &n));
 	EXPECT_EQ(SIZE - 3, n);
-	/* Pages cannot be swapped to what has no pages to spare. */
+	/* The file has no blocks that pages could be swapped to. */
 	EXPECT_EQ(-1, swapon(fs_path(self->s, "file"), 0));
 	EXPECT_EQ(EINVAL, errno);
-	/* A file is no device to wait for. */
+	/* A regular file is always ready. */
 	EXPECT_EQ(1, poll(&(struct pollfd){ self->fd, POLLIN | POLLOUT }, 1, 0));
 }
 
 /*
- * What the server does not take of one file (its times, which the kernel keeps) is reported
- * by an fsync of that file, if at all, and not by one of another file.
+ * The kernel keeps the times of a file, and writes them to the server. If the server refuses
+ * them, an fsync of that file may report it, but no fsync of another file.
  */
 static void refuse_the_first(struct fuse_server *s, const struct fuse_in_header *in,
 			     const void *arg)
@@ -421,10 +424,10 @@ FIXTURE_TEARDOWN(blame)
 	EXPECT_EQ(0, fs_stop(self->s));
 }
 
-/* Times are those of the last clock tick, so that a write soon after another changes none. */
+/* Times are those of the last clock tick, so two writes within a tick have the same time. */
 #define TICK_US		(50 * 1000)
 
-/* Writes to a file, which makes its times new, and syncs it: 0 or the errno. */
+/* Write to a file, which changes its times, and sync it. Returns 0 or the errno. */
 static int write_and_sync(int fd)
 {
 	return pwrite(fd, "x", 1, 0) != 1 || fsync(fd) ? errno : 0;
@@ -440,7 +443,7 @@ TEST_F(blame, fsync)
 	ASSERT_LE(0, good);
 	ASSERT_LE(0, plain);
 	for (int round = 0; round < 3; round++) {
-		/* Changes the time of change, of which the server is told at once. */
+		/* setxattr changes ctime, and the kernel sends it to the server at once. */
 		ASSERT_EQ(1, pwrite(bad, "b", 1, 0));
 		EXPECT_EQ(0, fsetxattr(bad, "user.x", "x", 1, 0));
 		switch (round) {
@@ -458,7 +461,7 @@ TEST_F(blame, fsync)
 		}
 	}
 	EXPECT_EQ(0, write_and_sync(good));
-	/* What there was is reported once: by the first fsync that has new times to write. */
+	/* The old error is reported once: by the first fsync that has new times to write. */
 	s->hook[FUSE_SETATTR] = NULL;
 	usleep(TICK_US);
 	EXPECT_EQ(EIO, write_and_sync(bad));

@@ -1,11 +1,12 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * What the server tells FUSE of a mapped file, unasked.
+ * Notifications and attributes of a mapped file, sent by the server without a
+ * request.
  *
- * FUSE lets the server store pages in page caches, fetch and drop them, and
- * follows the attributes that the server reports. A mapped file has no page cache,
- * and its data are where its map says: whatever the server tells, they are right,
- * nothing is left in memory, and the kernel has nothing to complain about.
+ * FUSE lets the server store pages in page caches, fetch and drop them, and follows
+ * the attributes that the server reports. A mapped file has no page cache, and its
+ * data are where its map says. Whatever the server sends, readers see the data on
+ * the device, no page is left in memory, and the kernel log has no warning.
  */
 #define _GNU_SOURCE
 #include <errno.h>
@@ -27,8 +28,8 @@
 #define ON_DEVICE	'd'
 
 /*
- * Notifications: the server puts pages into what FUSE takes for the page cache of
- * the file, asks for them, and drops them. None of it is what is mapped.
+ * The server puts pages into what FUSE takes for the page cache of the file, asks
+ * for them, and drops them. None of these pages is ever mapped.
  */
 FIXTURE(notify) {
 	struct fuse_server *s;
@@ -95,7 +96,7 @@ static int retrieve(struct fuse_server *s, int file, uint64_t offset, uint32_t l
 	return fs_notify(s, FUSE_NOTIFY_RETRIEVE, &head, sizeof(head), NULL, 0);
 }
 
-/* Pages that are only there because nobody needs the room, kB. */
+/* Size of all page caches, in kB. */
 static long cached(void)
 {
 	char line[128];
@@ -145,7 +146,7 @@ TEST_F(notify, pages_that_nobody_sees)
 	EXPECT_EQ(0, invalidate(s, 1, PAGE, HUGE));
 	EXPECT_EQ(0, invalidate(s, 0, -1, 0));
 	expect_data_untouched();
-	/* Faults find what was there, in old mappings and new ones. */
+	/* Faults find the data of the device, in old mappings and new ones. */
 	q = mmap(NULL, SIZE, PROT_READ, MAP_SHARED, self->fd, 0);
 	ASSERT_NE(MAP_FAILED, q);
 	EXPECT_EQ('m', q[0]);
@@ -153,7 +154,7 @@ TEST_F(notify, pages_that_nobody_sees)
 	EXPECT_EQ('m', q[HUGE + PAGE]);
 	munmap(q, SIZE);
 
-	/* Some are left when the files go, and when the mount goes. */
+	/* Some stored pages are still there when the files are evicted, and at unmount. */
 	ASSERT_EQ(0, store(s, 0, 0, SMALL));
 	drop_caches();
 	expect_data_untouched();
@@ -169,7 +170,7 @@ TEST_F(notify, pages_that_nobody_sees)
 	EXPECT_GT(before + 2048, after);
 }
 
-/* A server that stores while others open, fault, and have files evicted. */
+/* The server stores pages while a child opens and maps the files, and evicts inodes. */
 TEST_F(notify, while_in_use)
 {
 	struct fuse_server *s = self->s;
@@ -208,7 +209,7 @@ TEST_F(notify, while_in_use)
 	drop_caches();
 }
 
-/* Before its first open a file has a page cache as any other, and may have pages. */
+/* Before its first open a file has a page cache like any other, and may have pages. */
 TEST_F(notify, pages_stored_before_the_first_open)
 {
 	struct fuse_server *s = self->s;
@@ -224,8 +225,8 @@ TEST_F(notify, pages_stored_before_the_first_open)
 }
 
 /*
- * The server's attributes: it may change the size as it likes. I/O and new faults
- * end at the smaller of its size and the map's; what is mapped is mapped.
+ * Attributes: the server may change the size at any time. I/O and new faults end at
+ * the smaller of its size and the map's. Pages that are mapped stay mapped.
  */
 FIXTURE(attributes) {
 	struct fuse_server *s;
@@ -295,7 +296,7 @@ TEST_F(attributes, change_behind_a_mapping)
 		f->mtime++;
 		ASSERT_EQ(0, statx(self->fd, "", AT_EMPTY_PATH | AT_STATX_FORCE_SYNC,
 				   STATX_BASIC_STATS, &st));
-		/* With a writeback cache the kernel's size is the right one. */
+		/* With a writeback cache the kernel ignores the server's size. */
 		if (!(variant->init_flags & FUSE_WRITEBACK_CACHE))
 			EXPECT_EQ(sizes[i], st.stx_size);
 		end = st.stx_size < SIZE ? st.stx_size : SIZE;
@@ -316,7 +317,7 @@ TEST_F(attributes, change_behind_a_mapping)
 		EXPECT_EQ(SIGBUS, touch(q + SIZE, 0));
 		munmap(q, 2 * SIZE);
 	}
-	/* With the old size back, all is as it was. */
+	/* With the old size back, all data are as before. */
 	EXPECT_EQ(0, touch(self->p + PAGE, -1));
 	for (size_t i = 1; i < SIZE; i += 777)
 		if (i != HUGE + 5 * PAGE)

@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * I/O that may not wait, on a mapped file whose server does not answer.
+ * I/O that must not wait, on a mapped file whose server does not answer.
  *
- * Before the first write of a file FUSE asks the server for file capabilities; a write with
- * O_DSYNC or its kin ends with an FSYNC, one that takes a set-user-id bit off with a SETATTR,
- * and a chmod(2) that the server has not answered keeps the file locked. With RWF_NOWAIT the
- * call comes back at once, with EAGAIN and nothing written. A task that may wait, as
- * io_uring's workers may, does so and writes.
+ * Before the first write of a file FUSE asks the server for file capabilities. A write with
+ * O_DSYNC, O_SYNC or such a flag ends with an FSYNC, one that takes a set-user-id bit off
+ * with a SETATTR, and during a chmod(2) that the server has not answered the inode is locked.
+ * With RWF_NOWAIT the call returns at once, with EAGAIN and nothing written. A task that may
+ * wait, such as a worker of io_uring, waits and writes.
  */
 #define _GNU_SOURCE
 #include <errno.h>
@@ -29,7 +29,7 @@
 
 #define LEN	100
 
-/* There are none; a server that says ENOSYS is not asked again. */
+/* The file has no capabilities. (After ENOSYS the kernel would not ask again.) */
 static void no_capabilities(struct fuse_server *s, const struct fuse_in_header *in,
 			    const void *arg)
 {
@@ -49,7 +49,7 @@ FIXTURE_VARIANT(nowait) {
 FIXTURE_VARIANT_ADD(nowait, plain) {
 };
 
-/* The kernel keeps the times, and tells the server of them. */
+/* The kernel keeps the times, and writes them to the server. */
 FIXTURE_VARIANT_ADD(nowait, writeback_cache) {
 	.init_flags = FUSE_WRITEBACK_CACHE,
 };
@@ -93,7 +93,7 @@ static ssize_t read_with(int fd, int flags)
 	return n < 0 ? -errno : n;
 }
 
-/* A child that does not keep the connection, should the server end before it. */
+/* A child without the server's descriptor, which would keep the connection alive. */
 static pid_t fork_from(struct fuse_server *s)
 {
 	pid_t pid = fork();
@@ -104,8 +104,8 @@ static pid_t fork_from(struct fuse_server *s)
 }
 
 /*
- * A call in a task of its own: a thread, as the end of a child closes descriptors, for which
- * FUSE may ask the server in its turn.
+ * A call in a thread. In a child process the exit would close descriptors, for which FUSE may
+ * send requests.
  */
 struct call {
 	int fd, byte, flags;	/* written, or read if @byte is negative */
@@ -121,7 +121,7 @@ static void *call_thread(void *arg)
 	struct call *call = arg;
 
 	call->tid = gettid();
-	/* Of this thread alone. */
+	/* The system call changes this thread only; setuid() of libc would change all. */
 	if (call->uid && syscall(SYS_setuid, call->uid))
 		call->ret = -EXFULL;
 	else if (call->byte < 0)
@@ -139,7 +139,7 @@ static bool call_start(struct call *call)
 	return !pthread_create(&call->thread, NULL, call_thread, call);
 }
 
-/* Has it come back, if that may take no time? What it would wait for is not coming. */
+/* Returns true if the call returns although the server does not answer. */
 static bool done_at_once(const struct call *call)
 {
 	for (int ms = 0; ms < 1500 * fs_slowness() && !call->done; ms++)
@@ -154,8 +154,8 @@ static ssize_t call_end(struct call *call)
 }
 
 /*
- * A write that may not wait is told so while the server holds requests of @opcode, and has
- * written nothing; one that may wait does, and writes once the server has answered.
+ * While the server holds requests of @opcode, a write that must not wait fails with EAGAIN,
+ * and has written nothing. One that may wait waits, and writes once the server has answered.
  */
 #define expect_eagain(f, opcode, how, who) do {				\
 	struct call _call = { .fd = f, .byte = 'n', .flags = (how) | RWF_NOWAIT, .uid = who }; \
@@ -185,12 +185,12 @@ static ssize_t call_end(struct call *call)
 	}								\
 } while (0)
 
-/* The file's capabilities are not known yet. */
+/* The kernel does not know the file's capabilities yet. */
 TEST_F(nowait, capabilities)
 {
 	EXPECT_EQ(LEN, read_with(self->fd, RWF_NOWAIT));
 	expect_eagain(self->fd, FUSE_GETXATTR, 0, 0);
-	/* Now they are, and the kernel does not ask. */
+	/* The kernel knows them now, and does not ask. */
 	self->s->hold[FUSE_GETXATTR] = true;
 	EXPECT_EQ(LEN, write_with(self->fd, 'x', RWF_NOWAIT));
 	EXPECT_EQ('x', byte_at(self->fd, PAGE));
@@ -199,7 +199,7 @@ TEST_F(nowait, capabilities)
 	fs_release(self->s, FUSE_GETXATTR);
 }
 
-/* ... and still are not, in a write that would also be flushed. */
+/* The same, in a write that would also be flushed. */
 TEST_F(nowait, capabilities_dsync)
 {
 	expect_eagain(self->fd, FUSE_GETXATTR, RWF_DSYNC, 0);
@@ -220,13 +220,13 @@ TEST_F(nowait, fsync)
 		expect_eagain(fd, FUSE_FSYNC, 0, 0);
 		close(fd);
 	}
-	/* Without any of that there is nothing to wait for. */
+	/* A write without these flags does not send FSYNC. */
 	self->s->hold[FUSE_FSYNC] = true;
 	EXPECT_EQ(LEN, write_with(self->fd, 'x', RWF_NOWAIT));
 	fs_release(self->s, FUSE_FSYNC);
 }
 
-/* A set-user-id bit has to go before an ordinary user's first byte comes. */
+/* The set-user-id bit is taken off before the first byte of an ordinary user is written. */
 TEST_F(nowait, set_user_id)
 {
 	struct stat st;
@@ -238,7 +238,7 @@ TEST_F(nowait, set_user_id)
 	EXPECT_EQ(0777, st.st_mode & 07777);
 }
 
-/* chmod(2) in another task has the file's lock for as long as the server wants. */
+/* chmod(2) in another task holds the inode lock until the server answers. */
 TEST_F(nowait, locked)
 {
 	struct call wr = { .fd = self->fd, .byte = 'n', .flags = RWF_NOWAIT };
@@ -276,8 +276,8 @@ struct progress {
 };
 
 /*
- * In a child, as a kernel that waits in the wrong place waits in io_uring_enter(2). Each step
- * that fails has its own exit status.
+ * In a child, because a kernel with the bug waits in io_uring_enter(2). Each step that fails
+ * has its own exit status.
  */
 static void by_ring(int fd, int flags, struct progress *p)
 {
@@ -320,7 +320,7 @@ static void by_ring(int fd, int flags, struct progress *p)
 		usleep(1000);						\
 	EXPECT_EQ(1, _p->submitted);					\
 	EXPECT_EQ(0, _p->early);					\
-	/* A worker asks. */						\
+	/* A worker sends it. */					\
 	EXPECT_TRUE(fs_wait(self->s, opcode, _asked + 1));		\
 	fs_release(self->s, opcode);					\
 	_p->go_on = 1;							\

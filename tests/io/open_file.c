@@ -1,14 +1,13 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * What a descriptor of a mapped file shows, and what a mapping keeps.
+ * What cachestat(2) sees of a mapped file, and what a mapping of it keeps.
  *
- * A file in DAX memory has no pages in a page cache, but the kernel's notes of what is
- * mapped lie where others have pages, and not all system calls know the difference:
- * cachestat(2) reads such a note as something else and follows a wild pointer. So a
- * descriptor's file shows an empty page cache, and a mapping holds another file than
- * the descriptor does. Nobody is to notice: a mapping has the path of its file, lives
- * on without the descriptor, keeps the server from being told of its end, and is not
- * counted as one more that has the file open.
+ * A DAX file has no folios in its page cache but DAX entries, and not all system calls
+ * know the difference: cachestat(2) takes such an entry for a shadow entry and follows a
+ * wild pointer. So a descriptor of a mapped file has an empty page cache, and its VMAs
+ * hold another file. A user must not notice: a mapping has the path of its file, stays
+ * usable without the descriptor, delays RELEASE until it is gone, and does not count as
+ * another open of the file.
  */
 #define _GNU_SOURCE
 #include <errno.h>
@@ -52,7 +51,7 @@ FIXTURE_SETUP(open_file)
 	ASSERT_LE(0, self->fd);
 }
 
-/* A file that is kept for ever would keep the mount, too. */
+/* A file that is never released would keep the mount. */
 FIXTURE_TEARDOWN(open_file)
 {
 	close(self->fd);
@@ -66,7 +65,7 @@ static unsigned char *map(int fd, int prot, int flags)
 	return mmap(address_range(0, SIZE), SIZE, prot, flags | MAP_FIXED, fd, 0);
 }
 
-/* A byte of each page: 2 MiB entries, or 2048 of 4 KiB, with all kinds of addresses. */
+/* Store to each page: PMD entries, or 2048 PTE entries, at all kinds of addresses. */
 static void store_all(unsigned char *p)
 {
 	for (size_t at = 0; at < SIZE; at += PAGE)
@@ -119,7 +118,7 @@ TEST_F(open_file, cachestat)
 	EXPECT_EQ(0, msync(p, SIZE, MS_SYNC));
 	expect_no_pages(self->fd);
 	expect_no_pages(reader);
-	/* mapped by nobody. */
+	/* and no longer mapped. */
 	munmap(p, SIZE);
 	expect_no_pages(self->fd);
 	expect_no_pages(reader);
@@ -144,7 +143,7 @@ static void note_fsync(struct fuse_server *s, const struct fuse_in_header *in, c
 	fs_default(s, in, arg);
 }
 
-/* A mount of its own, in which nobody has opened the file yet. */
+/* A new mount, in which the file has not been opened yet. */
 #define start_anew() do {						\
 	close(self->fd);						\
 	self->fd = -1;							\
@@ -157,8 +156,8 @@ static void note_fsync(struct fuse_server *s, const struct fuse_in_header *in, c
 } while (0)
 
 /*
- * Open for neither reading nor writing (access mode 3): FUSE opens that, and nobody
- * asks for a map. It may come later.
+ * A no_rw descriptor (access mode 3) is opened by FUSE, without a request for the map.
+ * The inode may become mapped later.
  */
 TEST_F(open_file, cachestat_of_an_idle_descriptor)
 {
@@ -183,7 +182,7 @@ TEST_F(open_file, cachestat_of_an_idle_descriptor)
 	expect_no_pages(idle);
 	EXPECT_EQ(0, fsync(idle));
 	EXPECT_EQ(1, s->count[FUSE_FSYNC]);
-	/* As one that is opened now. */
+	/* The same for a no_rw descriptor that is opened now. */
 	self->fd = open(path, O_ACCMODE);
 	ASSERT_LE(0, self->fd);
 	expect_no_pages(self->fd);
@@ -193,7 +192,7 @@ TEST_F(open_file, cachestat_of_an_idle_descriptor)
 	EXPECT_TRUE(fs_wait(s, FUSE_RELEASE, 2));
 }
 
-/* It is one of its file, before that is mapped and after. */
+/* A no_rw descriptor works before the inode becomes mapped and after. */
 TEST_F(open_file, idle_descriptor)
 {
 	struct fuse_server *s;
@@ -239,8 +238,8 @@ TEST_F(open_file, idle_descriptor)
 }
 
 /*
- * Some have the file open for neither reading nor writing, or wait for its map with
- * others, as the map comes: what their descriptors show was decided before, or is now.
+ * While the map arrives, two tasks have a no_rw descriptor and four wait in open(2):
+ * none of them may see DAX entries, before or after.
  */
 TEST_F_TIMEOUT(open_file, cachestat_while_the_map_comes, 60)
 {
@@ -301,7 +300,7 @@ TEST_F_TIMEOUT(open_file, cachestat_while_the_map_comes, 60)
 
 /* ---- what a mapping is ---- */
 
-/* The mappings of @path in an address range, and whether they are as shown elsewhere. */
+/* Count the mappings of @path in an address range; negative if map_files has another path. */
 static int mappings_in(const void *p, size_t len, const char *path)
 {
 	unsigned long start, end;
@@ -336,7 +335,7 @@ TEST_F(open_file, path)
 	ASSERT_NE(MAP_FAILED, p);
 	snprintf(path, sizeof(path), "%s", fs_path(self->s, "file"));
 	EXPECT_EQ(1, mappings_in(p, SIZE, path));
-	/* What it leads to is the file, with a descriptor like any other. */
+	/* The link in map_files opens the file, with a descriptor like any other. */
 	p[5] = 'p';
 	snprintf(link, sizeof(link), "/proc/self/map_files/%lx-%lx", (long)p, (long)p + SIZE);
 	fd = open(link, O_RDWR);
@@ -348,9 +347,8 @@ TEST_F(open_file, path)
 }
 
 /*
- * What two calls of mmap(2) have mapped side by side stays two mappings, whatever
- * changes them later. What was one call is one file: it comes apart, and together
- * again.
+ * Two mappings side by side that are from two calls of mmap(2) are never merged,
+ * whatever changes them later. The pieces of one mapping are split and merged as usual.
  */
 TEST_F(open_file, pieces)
 {
@@ -365,7 +363,7 @@ TEST_F(open_file, pieces)
 	store_all(p);
 	ASSERT_EQ(0, mprotect(p, SIZE, PROT_READ));
 	EXPECT_EQ(4, mappings_in(p, SIZE, path));
-	/* Half of two of them. */
+	/* The second half of the first mapping and the first half of the second. */
 	ASSERT_EQ(0, mprotect(p + MIB, 2 * MIB, PROT_READ | PROT_WRITE));
 	EXPECT_EQ(6, mappings_in(p, SIZE, path));
 	EXPECT_TRUE(stored_all(p));
@@ -375,7 +373,7 @@ TEST_F(open_file, pieces)
 	munmap(p + MIB / 2, MIB);
 	EXPECT_EQ(5, mappings_in(p, SIZE, path));
 	munmap(p, SIZE);
-	/* Again and again, in one piece or not: it is all given back in the end. */
+	/* Many mappings, unmapped in part or in full: in the end all of them are freed. */
 	for (int i = 0; i < 100; i++) {
 		p = map(self->fd, PROT_READ, i % 2 ? MAP_SHARED : MAP_PRIVATE);
 		ASSERT_NE(MAP_FAILED, p);
@@ -384,7 +382,7 @@ TEST_F(open_file, pieces)
 	}
 }
 
-/* The memory manager maps a mapping's file once more, by itself. */
+/* remap_file_pages(2) maps the file of a mapping again, by itself. */
 TEST_F(open_file, remap_file_pages)
 {
 	unsigned char *p = map(self->fd, PROT_READ | PROT_WRITE, MAP_SHARED);
@@ -399,11 +397,11 @@ TEST_F(open_file, remap_file_pages)
 	self->fd = -1;
 	ASSERT_EQ(0, remap_file_pages(p + HUGE, PAGE, 0, 3, 0));
 	EXPECT_EQ(3, p[HUGE]);
-	/* What it has mapped, again. */
+	/* The same for a mapping that remap_file_pages(2) has made. */
 	for (int i = 0; i < 10; i++)
 		ASSERT_EQ(0, remap_file_pages(p + HUGE, PAGE, 0, 4 - i % 2, 0));
 	EXPECT_EQ(3, p[HUGE]);
-	/* It is still what the server has open. */
+	/* The mapping still belongs to the file that the server has open. */
 	synced.fh = ~fh;
 	EXPECT_EQ(0, msync(p + HUGE, PAGE, MS_SYNC));
 	EXPECT_EQ(fh, synced.fh);
@@ -414,9 +412,9 @@ TEST_F(open_file, remap_file_pages)
 	EXPECT_TRUE(fs_wait(self->s, FUSE_RELEASE, 1));
 }
 
-/* ---- how long it lives ---- */
+/* ---- how long a mapping keeps its file ---- */
 
-/* No RELEASE comes, although it had time to. */
+/* No RELEASE comes within 50 ms. */
 #define expect_not_released() do {					\
 	usleep(50 * 1000);						\
 	EXPECT_EQ(0, self->s->count[FUSE_RELEASE]);			\
@@ -428,7 +426,7 @@ TEST_F(open_file, remap_file_pages)
 	EXPECT_EQ(n, self->s->count[FUSE_RELEASE]);			\
 } while (0)
 
-/* Nothing was touched before the descriptor went. */
+/* The descriptor is closed before the first fault. */
 TEST_F(open_file, closed_before_faults)
 {
 	unsigned char *p = map(self->fd, PROT_READ | PROT_WRITE, MAP_SHARED), *q;
@@ -441,7 +439,7 @@ TEST_F(open_file, closed_before_faults)
 	EXPECT_EQ(0, msync(p, SIZE, MS_SYNC));
 	EXPECT_EQ(1, self->s->count[FUSE_FSYNC]);
 
-	/* Moved, grown and cut. */
+	/* mremap(2) moves, grows and cuts the mapping. */
 	q = mremap(p, SIZE, SIZE, MREMAP_MAYMOVE | MREMAP_FIXED, address_range(PAGE, SIZE));
 	ASSERT_NE(MAP_FAILED, q);
 	EXPECT_TRUE(stored_all(q));
@@ -462,7 +460,7 @@ TEST_F(open_file, closed_before_faults)
 	self->fd = -1;
 }
 
-/* Of two descriptors each has its own; the one that is not mapped is told at once. */
+/* Each open file gets its RELEASE: at once if it is not mapped. */
 TEST_F(open_file, two_descriptors)
 {
 	unsigned char *p = map(self->fd, PROT_READ | PROT_WRITE, MAP_SHARED), *q;
@@ -488,7 +486,7 @@ TEST_F(open_file, two_descriptors)
 	expect_released(3);
 }
 
-/* A child inherits it, and has it longest. */
+/* A child inherits the mapping, and keeps it longer than its parent. */
 TEST_F(open_file, fork)
 {
 	unsigned char *p = map(self->fd, PROT_READ | PROT_WRITE, MAP_SHARED);
@@ -518,14 +516,14 @@ TEST_F(open_file, fork)
 	expect_released(1);
 }
 
-/* ---- who has the file open ---- */
+/* ---- how often the file is open ---- */
 
 static int lease(int fd, int type)
 {
 	return fcntl(fd, F_SETLEASE, type) ? -errno : 0;
 }
 
-/* Only who opened it counts, with a mapping or without. */
+/* Only open(2) counts as an open of the file, not a mapping. */
 TEST_F(open_file, counted_once)
 {
 	int fd = fs_open(self->s, "file", O_RDONLY);
@@ -545,7 +543,7 @@ TEST_F(open_file, counted_once)
 		EXPECT_EQ(0, lease(fd, F_UNLCK));
 		munmap(p, SIZE);
 	}
-	/* One that is mapped and has no descriptor any more: that one, too. */
+	/* An open file that is only mapped counts, too. */
 	p = map(fd, PROT_READ, MAP_SHARED);
 	ASSERT_NE(MAP_FAILED, p);
 	close(fd);
@@ -556,7 +554,7 @@ TEST_F(open_file, counted_once)
 	EXPECT_EQ(0, lease(fd, F_WRLCK));
 	EXPECT_EQ(0, lease(fd, F_UNLCK));
 
-	/* A writer that is only mapped is a writer, and then is none. */
+	/* A writer that is only mapped is a writer until munmap(2). */
 	self->fd = fs_open(self->s, "file", O_RDWR);
 	ASSERT_LE(0, self->fd);
 	p = map(self->fd, PROT_READ | PROT_WRITE, MAP_SHARED);
@@ -570,7 +568,7 @@ TEST_F(open_file, counted_once)
 	close(fd);
 }
 
-/* Who watches sees one file that is closed, once neither is left. */
+/* inotify reports one close, after both descriptor and mapping are gone. */
 TEST_F(open_file, notified_once)
 {
 	char buf[4096] __attribute__((aligned(8)));
@@ -601,7 +599,7 @@ TEST_F(open_file, notified_once)
 
 /* ---- all at once ---- */
 
-/* Whoever maps first, or is the last to go: the server is told once. */
+/* Tasks map and unmap at the same time: the server gets one RELEASE. */
 TEST_F_TIMEOUT(open_file, race, 60)
 {
 	pid_t pid[4];
@@ -611,7 +609,7 @@ TEST_F_TIMEOUT(open_file, race, 60)
 		ASSERT_LE(0, pid[i]);
 		if (pid[i])
 			continue;
-		/* They share the open file, and no memory. */
+		/* The tasks share the open file, and no memory. */
 		for (unsigned int n = 0; n < 400; n++) {
 			unsigned char *p = mmap(NULL, SIZE, PROT_READ | PROT_WRITE, MAP_SHARED,
 						self->fd, 0);

@@ -1,15 +1,15 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * A device that is not one piece of memory.
+ * A DAX device that has several ranges.
  *
- * On the dax bus a device may have several ranges, as a region has them that devices were
- * made and unmade in: memory that is contiguous for the device, and for the file, ends in one
- * place and goes on in another one. Nobody who uses the file may notice: reads and writes go
- * on across the boundary, faults of both sizes find the right frame on each side of it, and
- * memory that fails, or a device that goes, means the right pages.
+ * A device on the dax bus has several ranges if devices were created and destroyed in its
+ * region before. Memory that is contiguous on the device, and in a file, then continues at
+ * another physical address. A user of the file must not notice: reads and writes go on across
+ * the boundary, faults of both sizes find the right frame on each side of it, memory failure
+ * affects the right page, and unbinding the device all pages.
  *
- * The ranges of the second device are chosen by its "mapping" attribute, and it is made what
- * it was in the end. That is how it goes with CXL; NVDIMM has devices of one range.
+ * The test creates the ranges of the second device through its "mapping" attribute, and
+ * restores the device in the end. That works with CXL; NVDIMM has devices of one range.
  */
 #define _GNU_SOURCE
 #include <errno.h>
@@ -29,7 +29,7 @@
 #define SIZE	(8 * MIB)		/* of the files */
 #define RANGE	(64 * MIB)		/* each */
 #define RANGES	3			/* at most */
-#define MIDDLE	(SIZE / 2)		/* where a boundary is in a file, or a page before it */
+#define MIDDLE	(SIZE / 2)		/* of a file: the boundary, or a page behind it */
 
 static struct daxdev *const dev = &daxdev[1];
 
@@ -63,7 +63,7 @@ static int bind(void)
 	return err ?: is_bound() ? 0 : -ENODEV;
 }
 
-/* Make the device of @n ranges that begin @at these places of the region. 0 or -errno. */
+/* Make the device of @n ranges, at the offsets @at in the region. Returns 0 or -errno. */
 static int make(const uint64_t *at, int n)
 {
 	int err = is_bound() ? unbind() : 0;
@@ -80,7 +80,7 @@ static int make(const uint64_t *at, int n)
 	return err ?: bind();
 }
 
-/* The whole region, as it was. */
+/* Make the device of the whole region, as it was before the test. */
 static int make_whole(void)
 {
 	char size[32];
@@ -116,7 +116,7 @@ VARIANT(backwards_small, 2, { RANGE, 0 }, PAGE);
 VARIANT(three, 3, { 2 * RANGE, 0, 3 * RANGE }, 0);
 VARIANT(three_small, 3, { 0, 3 * RANGE, RANGE }, PAGE);
 
-/* The file "1" has the first boundary in its middle, "2" the second one. */
+/* File "1" has the first boundary in its middle, file "2" the second one. */
 static struct fuse_server *new_mount(struct scripted *map, int nr, uint64_t skew)
 {
 	struct fuse_server *s = fmap_server(SCRIPTED_OPS_NAME);
@@ -128,7 +128,7 @@ static struct fuse_server *new_mount(struct scripted *map, int nr, uint64_t skew
 		map[i] = fmap_linear(1, (i + 1) * RANGE - MIDDLE + skew, SIZE);
 		fs_add(s, name, SIZE, &map[i], sizeof(map[i]));
 	}
-	/* This one would be inside the region, but not inside the device. */
+	/* This file would fit into the region, but not into the device. */
 	map[nr - 1] = fmap_linear(1, nr * RANGE - MIDDLE + skew, SIZE);
 	fs_add(s, "beyond", SIZE, &map[nr - 1], sizeof(map[nr - 1]));
 	fs_add(s, "plain", SIZE, NULL, 0);
@@ -139,7 +139,7 @@ static struct fuse_server *new_mount(struct scripted *map, int nr, uint64_t skew
 	return s;
 }
 
-/* Mapped where addresses allow 2 MiB. */
+/* Map at an address that allows PMD entries. */
 static unsigned char *map_file(int fd)
 {
 	return mmap(address_range(0, SIZE), SIZE, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED,
@@ -172,7 +172,7 @@ FIXTURE_SETUP(ranges)
 	ASSERT_NE(MAP_FAILED, self->p);
 }
 
-/* In the parent: the device has to come back even if the test died. */
+/* In the parent: the device has to be restored even if the test died. */
 FIXTURE_TEARDOWN_PARENT(ranges)
 {
 	if (!missing())
@@ -186,7 +186,7 @@ FIXTURE_TEARDOWN_PARENT(ranges)
 	EXPECT_TRUE(module_refs_wait(self->refs));			\
 } while (0)
 
-/* Where the boundary is in a file. */
+/* Offset of the boundary in a file. */
 #define BOUNDARY	(MIDDLE - variant->skew)
 
 /* The physical address of byte @at of the file with boundary number @n. */
@@ -196,7 +196,7 @@ FIXTURE_TEARDOWN_PARENT(ranges)
 	dev->phys + variant->at[_off / RANGE] + _off % RANGE;		\
 })
 
-/* The byte that is in memory there. */
+/* The byte at a physical address. */
 static int peek(uint64_t phys)
 {
 	struct daxdev all = { .phys = phys & ~(PAGE - 1), .size = PAGE };
@@ -229,7 +229,7 @@ TEST_F_TIMEOUT(ranges, io, 60)
 			off_t at = BOUNDARY - (i % 3 == 0 ? len : i % 3 == 1 ? len / 2 : 0);
 
 			if (i % 3 == 1 && len > 2)
-				at++;	/* not in the middle */
+				at++;	/* the boundary is not in the middle */
 			if (at < 0)
 				continue;
 			for (size_t k = 0; k < len; k++)
@@ -256,7 +256,7 @@ TEST_F_TIMEOUT(ranges, io, 60)
 	finish();
 }
 
-/* Other ways to move bytes. */
+/* Vectored writes, splice, and a mapping as the buffer. */
 TEST_F(ranges, transfer)
 {
 	struct iovec iov[2];
@@ -276,7 +276,7 @@ TEST_F(ranges, transfer)
 	EXPECT_EQ(0, memcmp(got + sizeof(a), b, sizeof(b)));
 	close(p[0]);
 	close(p[1]);
-	/* The buffer is the mapping, on both sides. */
+	/* The buffer is a mapping, on both sides of the boundary. */
 	at = BOUNDARY - PAGE / 2;
 	memset(self->p + at, 'm', PAGE);
 	EXPECT_EQ(PAGE, pwrite(self->fd, self->p + at, PAGE, 0));
@@ -288,13 +288,13 @@ TEST_F(ranges, transfer)
 	finish();
 }
 
-/* Faults on both sides, of the size that there is everywhere else. */
+/* Faults on both sides of the boundary are PMD faults if they are elsewhere. */
 TEST_F(ranges, faults)
 {
 	const ssize_t steps[] = { -HUGE - 1, -HUGE, -PAGE - 1, -PAGE, -1, 0, 1, PAGE, HUGE - 1,
 				  HUGE };
 
-	/* So that the file can be forgotten. */
+	/* The file can be evicted only if it is not open. */
 	munmap(self->p, SIZE);
 	close(self->fd);
 	for (int n = 0; n < variant->nr - 1; n++) {
@@ -302,7 +302,7 @@ TEST_F(ranges, faults)
 		int fd = fs_open(self->s, name, O_RDWR);
 
 		ASSERT_LE(0, fd);
-		/* Each is the first one once, and the order is both ways. */
+		/* Each offset is faulted first once, in both directions. */
 		for (int first = 0; first < 2 * ARRAY_SIZE(steps); first++) {
 			unsigned char *p = map_file(fd);
 
@@ -324,7 +324,7 @@ TEST_F(ranges, faults)
 			if (first % 4 == 0)
 				EXPECT_EQ(0, fsync(fd));
 			munmap(p, SIZE);
-			/* Then all faults are first ones again. */
+			/* After an eviction all faults are first ones again. */
 			if (first % 4 == 1) {
 				close(fd);
 				EXPECT_TRUE(fs_forget(self->s));
@@ -338,7 +338,7 @@ TEST_F(ranges, faults)
 	EXPECT_TRUE(module_refs_wait(self->refs));
 }
 
-/* Read faults, whole ranges at once, MAP_SYNC. */
+/* Read faults, MAP_POPULATE, MAP_SYNC. */
 TEST_F(ranges, mapped_at_once)
 {
 	unsigned char *p;
@@ -409,7 +409,7 @@ TEST_F(ranges, failure)
 	finish();
 }
 
-/* The device goes, with all its ranges, and comes back. */
+/* The device is unbound, with all its ranges, and bound again. */
 TEST_F(ranges, unbind)
 {
 	for (size_t at = 0; at < SIZE; at += 256 * KIB)

@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * What a mapped file says of itself: its data and holes (lseek), its extents
- * (FIEMAP), that it is in DAX memory (statx), and how many blocks it takes.
+ * What lseek(2), FIEMAP and statx(2) report of a mapped file: data and holes,
+ * extents, that it is in DAX memory, and its blocks.
  *
- * All of it ends where reads end, at the smaller of the file's size and its
- * mapped size. Asking maps nothing and belongs to nobody: no fault, no tenant,
- * and a file that would be refused memory can still be asked. Whatever a program
- * says, an answer that makes no sense is an error and not an extent.
+ * Data and extents end where reads end, at the smaller of the file's size and its
+ * mapped size. A report maps nothing and associates no memory with the file, so
+ * it also works for memory that another file owns. If the program's answer is
+ * invalid, the report is an error and not an extent.
  */
 #define _GNU_SOURCE
 #include <errno.h>
@@ -79,7 +79,7 @@ FIXTURE_TEARDOWN(report)
 	close(self->log);
 }
 
-/* Where I/O to the file ends, and the page that it ends in. */
+/* Where I/O of the file ends, and the end of that page. */
 #define END	(variant->size < variant->mapped ? variant->size : variant->mapped)
 #define page_end(x)	(((x) + PAGE - 1) & ~(PAGE - 1))
 
@@ -112,7 +112,7 @@ TEST_F(report, seek)
 	expect_seek(-1, SEEK_DATA, -ENXIO);
 	expect_seek(-1, SEEK_HOLE, -ENXIO);
 	expect_seek(INT64_MAX, SEEK_HOLE, -ENXIO);
-	/* The others are about the file's size, as for any file. */
+	/* The other modes use the file's size, as for any file. */
 	expect_seek(0, SEEK_END, size);
 	expect_seek(-1, SEEK_END, size - 1);
 	expect_seek(7, SEEK_SET, 7);
@@ -147,7 +147,7 @@ TEST_F(report, fiemap)
 	EXPECT_EQ(page_end(END), e.extent[0].fe_length);
 	EXPECT_EQ(FIEMAP_EXTENT_LAST, e.extent[0].fe_flags);
 
-	/* Only counting; a part; nothing there; nothing asked. */
+	/* Without an array; a part of the file; behind its end; of length 0; xattrs. */
 	ASSERT_EQ(0, fiemap(self->fd, &e, 0, ~0ULL, FIEMAP_FLAG_SYNC, 0));
 	EXPECT_EQ(1, e.map.fm_mapped_extents);
 	ASSERT_EQ(0, fiemap(self->fd, &e, END - 1, 1, 0, 32));
@@ -158,7 +158,7 @@ TEST_F(report, fiemap)
 	EXPECT_EQ(-EBADR, fiemap(self->fd, &e, 0, ~0ULL, FIEMAP_FLAG_XATTR, 32));
 }
 
-/* Each answer of the program is an extent; those that do not fit are not lost. */
+/* Each answer of the program is an extent. A second call returns those that did not fit. */
 TEST_F(report, many_extents)
 {
 	static const uint64_t step = 64 * KIB;
@@ -167,7 +167,7 @@ TEST_F(report, many_extents)
 
 	if (self->map.flags != SCRIPTED_LINEAR || END < HUGE - 1)
 		SKIP(return, "one extent is all there can be");
-	/* Another file, for a program that gives no more than @step. */
+	/* Evict the file, and let the program return at most @step bytes. */
 	close(self->fd);
 	ASSERT_TRUE(fs_forget(self->s));
 	self->map.flags |= SCRIPTED_STEPS;
@@ -189,7 +189,7 @@ TEST_F(report, many_extents)
 	expect_seek(END - 1, SEEK_DATA, END - 1);
 }
 
-/* filefrag(8), where it is. */
+/* filefrag(8), if it is installed. */
 TEST_F(report, filefrag)
 {
 	char line[256], expected[64], cmd[128];
@@ -216,7 +216,7 @@ TEST_F(report, statx)
 	EXPECT_TRUE(stx.stx_attributes_mask & STATX_ATTR_DAX);
 	EXPECT_TRUE(stx.stx_attributes & STATX_ATTR_DAX);
 	EXPECT_EQ(variant->size, stx.stx_size);
-	/* What the server says; the kernel does not count. */
+	/* The number of blocks is the server's. */
 	EXPECT_EQ((variant->size + 511) / 512, stx.stx_blocks);
 
 	ASSERT_EQ(0, fs_try(self->s, "plain"));
@@ -226,7 +226,7 @@ TEST_F(report, statx)
 	EXPECT_FALSE(stx.stx_attributes & STATX_ATTR_DAX);
 }
 
-/* Asking is no touching: nothing is mapped, and the memory stays free. */
+/* A report takes no fault, and associates no memory. */
 TEST_F(report, asking_maps_nothing)
 {
 	int pmd = trace_count_open("fs_dax/dax_pmd_fault", NULL);
@@ -242,7 +242,7 @@ TEST_F(report, asking_maps_nothing)
 	close(pte);
 }
 
-/* A program's error is the caller's; nonsense is EIO, and one line in the log. */
+/* The caller gets the program's errno, or EIO for an invalid answer, and the log one line. */
 TEST_F(report, refused)
 {
 	static const struct {
@@ -286,8 +286,8 @@ TEST_F(report, refused)
 }
 
 /*
- * The largest file there can be, by single pages of one and the same memory: who
- * asks would wait for years, but can be killed.
+ * The largest possible file, whose program maps one page at a time. The report
+ * would take years, but can be killed.
  */
 TEST_F(report, without_end)
 {

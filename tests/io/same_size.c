@@ -1,12 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * What looks like a change of size, and is none.
+ * System calls that seem to change the size of a file, and do not.
  *
- * Many programs set the size that a file has already, or ask for space that it has:
- * LMDB and libpmem when they open their file, rsync --inplace, SQLite's log. A mapped
- * file has all the memory it will ever have, so that succeeds, and the server is not
- * asked. FALLOC_FL_ZERO_RANGE is a write of zeros. One byte more or less is a change of
- * size, which sizes.c is about.
+ * Many programs set the size that a file has already, or ask for space that it has: LMDB and
+ * libpmem when they open their file, rsync --inplace, SQLite's log. A mapped file has all
+ * its memory from the start, so such a call succeeds, without a request to the server.
+ * FALLOC_FL_ZERO_RANGE is a write of zeros. A real change of size is an error, see sizes.c.
  */
 #define _GNU_SOURCE
 #include <errno.h>
@@ -46,7 +45,7 @@ FIXTURE_VARIANT_ADD(same_size, writeback_cache) {
 	.init_flags = FUSE_ATOMIC_O_TRUNC | FUSE_WRITEBACK_CACHE,
 };
 
-/* SIZE bytes of a file, in whole pages of memory. */
+/* A map of SIZE bytes in whole pages of memory. */
 static struct scripted map_at(uint64_t addr)
 {
 	struct scripted map = fmap_linear(0, addr, SIZE);
@@ -77,7 +76,7 @@ FIXTURE_SETUP(same_size)
 	ASSERT_LE(0, self->fd);
 	ASSERT_EQ(0, fstat(self->fd, &st));
 	ASSERT_EQ(SIZE, st.st_size);
-	/* Whatever the kernel keeps of earlier writes is with the server now. */
+	/* Earlier writes have left nothing that the kernel still has to send to the server. */
 	ASSERT_EQ(0, fsync(self->fd));
 	memset((void *)self->s->count, 0, sizeof(self->s->count));
 }
@@ -94,7 +93,7 @@ FIXTURE_TEARDOWN(same_size)
 	EXPECT_EQ(0, fs_stop(self->s));
 }
 
-/* Only times may be told to the server, and only where the kernel keeps them. */
+/* The server may get new times only, and only if the kernel keeps them. */
 #define expect_same(setattrs) do {					\
 	struct stat st;							\
 	EXPECT_EQ(0, fsync(self->fd));					\
@@ -106,7 +105,7 @@ FIXTURE_TEARDOWN(same_size)
 
 TEST_F(same_size, ftruncate)
 {
-	/* Later than the fixture wrote, by the clock that times are from. */
+	/* Let the clock that times are from advance since the writes of the fixture. */
 	usleep(50 * 1000);
 	EXPECT_EQ(0, ftruncate(self->fd, SIZE));
 	EXPECT_EQ(0, self->s->count[FUSE_SETATTR]);
@@ -126,11 +125,11 @@ TEST_F(same_size, truncate)
 	EXPECT_EQ(EOPNOTSUPP, errno);
 	EXPECT_EQ(-1, truncate(fs_path(self->s, "file"), SIZE + 1));
 	EXPECT_EQ(EOPNOTSUPP, errno);
-	/* POSIX moves times by ftruncate(2) only. */
+	/* POSIX: truncate(2) to the same size does not change times. */
 	expect_same(0);
 }
 
-/* Truncating the file in a program of somebody else takes privileges off, as ever. */
+/* ftruncate(2) by an ordinary user takes set-user-id and set-group-id bits off. */
 TEST_F(same_size, privileges)
 {
 	struct stat st;
@@ -169,7 +168,7 @@ static void watch_setattr(struct fuse_server *s, const struct fuse_in_header *in
 	fs_default(s, in, arg);
 }
 
-/* A file that is empty for the kernel, and has memory: known and unknown to be mapped. */
+/* O_TRUNC of a file whose size is 0: before it is known to be mapped, and after. */
 TEST_F(same_size, open_truncates)
 {
 	truncating_opens = 0;
@@ -210,7 +209,7 @@ TEST_F(same_size, allocate)
 	expect_same(0);
 }
 
-/* Writes to a hole fail, so it cannot be said to have space. */
+/* Writes to a hole fail, so fallocate(2) of a hole fails, too. */
 TEST_F(same_size, allocate_hole)
 {
 	int fd = fs_open(self->s, "holey", O_RDWR);
@@ -225,7 +224,7 @@ TEST_F(same_size, allocate_hole)
 	close(fd);
 }
 
-/* What fallocate(2) does not do here, whatever the range. */
+/* Modes that fallocate(2) does not support, whatever the range. */
 TEST_F(same_size, other_modes)
 {
 	static const int modes[] = {
@@ -241,7 +240,7 @@ TEST_F(same_size, other_modes)
 	expect_same(0);
 }
 
-/* Exactly these bytes, for all who look: readers, mappings, the device. */
+/* Exactly these bytes are zero, for read(2), in mappings and on the device. */
 TEST_F(same_size, zero)
 {
 	static const struct {
@@ -327,7 +326,7 @@ TEST_F(same_size, zero_is_a_write)
 	EXPECT_EQ(S_IFREG | 0777, st.st_mode);
 }
 
-/* A descriptor of O_SYNC has them durable at once: the server is told to see to its part. */
+/* With O_SYNC the zeros are durable at once, and the server gets an FSYNC. */
 TEST_F(same_size, zero_is_durable)
 {
 	int fd = fs_open(self->s, "file", O_RDWR | O_SYNC);

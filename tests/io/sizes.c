@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * The size of a mapped file belongs to its map. Whoever wants to change it is
- * told EOPNOTSUPP by the kernel, and the server never hears of it: a SETATTR with
- * a size, or an OPEN with O_TRUNC, would make it change what the map knows
- * nothing of (and crashes at least one server that exists). All other attributes
- * go their usual way, and so do files without a map.
+ * The map of a file decides its size, so a mapped file cannot change its size.
+ *
+ * The kernel answers such a call with EOPNOTSUPP, and does not send it to the
+ * server: after a SETATTR with a size, or an OPEN with O_TRUNC, server and map
+ * would disagree (and at least one existing server crashes). All other attributes
+ * are set as usual, and the size of files without a map can be set.
  */
 #define _GNU_SOURCE
 #include <errno.h>
@@ -51,7 +52,7 @@ FIXTURE(sizes) {
 };
 
 FIXTURE_VARIANT(sizes) {
-	uint32_t init_flags;	/* does the server truncate in OPEN? */
+	uint32_t init_flags;	/* whether the server truncates in OPEN */
 };
 
 FIXTURE_VARIANT_ADD(sizes, plain) {
@@ -126,7 +127,7 @@ TEST_F(sizes, open_truncates_known_file)
 	expect_untouched();
 }
 
-/* The map has to be known first: this open has to ask for it. */
+/* This open has to ask for the map before it can refuse to truncate. */
 TEST_F(sizes, open_truncates_new_file)
 {
 	EXPECT_EQ(-EOPNOTSUPP, fs_open(self->s, "file", O_RDWR | O_TRUNC));
@@ -159,7 +160,7 @@ TEST_F(sizes, copy_file_range)
 
 	ASSERT_LE(0, in);
 	ASSERT_LE(0, out);
-	/* In-kernel copies may work; they must not go through the server. */
+	/* The kernel may copy by itself, but must not ask the server to copy. */
 	copy_file_range(in, NULL, out, NULL, 100, 0);
 	EXPECT_EQ(0, self->s->count[FUSE_COPY_FILE_RANGE]);
 	close(in);
@@ -175,7 +176,7 @@ TEST_F(sizes, write_beyond_end)
 	ASSERT_LE(0, fd);
 	EXPECT_GE(0, pwrite(fd, "x", 1, SIZE));
 	EXPECT_GE(0, pwrite(fd, "x", 1, SIZE + MIB));
-	/* What fits is written. */
+	/* A write across the end is cut at the end. */
 	EXPECT_EQ(10, pwrite(fd, "0123456789abcdef", 16, SIZE - 10));
 	close(fd);
 	fd = fs_open(self->s, "file", O_RDWR | O_APPEND);
@@ -214,7 +215,7 @@ TEST_F(sizes, other_attributes)
 	EXPECT_EQ(2000, st.st_mtime);
 	EXPECT_EQ(SIZE, st.st_size);
 	EXPECT_LE(2, self->s->count[FUSE_SETATTR]);
-	/* The attributes of the server came through; the mapping stayed. */
+	/* The server has set the attributes, and the file is still mapped. */
 	EXPECT_EQ(1, pwrite(fd, "x", 1, 0));
 	EXPECT_EQ(0, self->s->count[FUSE_WRITE]);
 	close(fd);
@@ -235,7 +236,7 @@ TEST_F(sizes, file_without_map)
 	EXPECT_LE(1, self->s->count[FUSE_WRITE]);
 }
 
-/* Server and map do not agree: I/O ends at the smaller of the two. */
+/* The server's size and the map's differ: I/O ends at the smaller one. */
 FIXTURE(disagree) {
 	struct fuse_server *s;
 	struct scripted map;

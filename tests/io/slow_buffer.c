@@ -1,13 +1,12 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * The buffer of a read(2) or write(2) is memory that is not there yet: userfaultfd, or a
- * mapping of a file whose server does not answer. The fault in it lasts as long as another
- * task likes, which may be for ever.
+ * The buffer of a read(2) or write(2) is memory that is not there yet: it is registered with
+ * userfaultfd, or a mapping of a file whose server does not answer. The fault in the buffer may
+ * never end.
  *
- * Meanwhile the file is not locked, its device can be unbound, and the server can use its
- * node id for another file, whose memory the I/O must not touch once its buffer is there. What was
- * copied before is what the call returns. And if nothing happens the I/O goes on and does
- * all of it.
+ * During this fault the file must not be locked, its device can be unbound, and the server can use
+ * its node id for another file, whose memory the I/O must not touch after the fault. The call
+ * returns what was copied before the fault. If nothing has changed, it copies the rest.
  */
 #define _GNU_SOURCE
 #include <errno.h>
@@ -33,7 +32,7 @@
 
 static _Atomic bool wrong_type;
 
-/* Once the type is wrong FUSE marks the inode bad. */
+/* FUSE marks the inode bad if the type is wrong. */
 static void attributes(struct fuse_server *s, const struct fuse_in_header *in, const void *arg)
 {
 	struct fuse_attr_out out = { .attr = { .ino = in->nodeid, .nlink = 1, .size = SIZE } };
@@ -126,7 +125,7 @@ static void *run(void *unused)
 	return NULL;
 }
 
-/* The I/O has begun, and waits for its buffer. */
+/* Start the I/O, and wait until it faults in the buffer. */
 #define begin(io_flags) do {							\
 	struct uffd_msg _msg;							\
 										\
@@ -138,7 +137,7 @@ static void *run(void *unused)
 	ASSERT_EQ(sizeof(_msg), read(self->uffd, &_msg, sizeof(_msg)));		\
 } while (0)
 
-/* The page of the buffer is there. */
+/* Provide the page of the buffer, and wait for the end of the I/O. */
 #define end() do {								\
 	static unsigned char _page[PAGE];					\
 	struct uffdio_copy _copy = {						\
@@ -150,7 +149,7 @@ static void *run(void *unused)
 	ASSERT_EQ(0, pthread_join(io.thread, NULL));				\
 } while (0)
 
-/* Are @len bytes at @p all @c? */
+/* Returns true if @len bytes at @p are all @c. */
 static bool is_all(const unsigned char *p, char c, size_t len)
 {
 	for (size_t i = 0; i < len; i++)
@@ -159,7 +158,7 @@ static bool is_all(const unsigned char *p, char c, size_t len)
 	return true;
 }
 
-/* What was copied before the fault, and no more. */
+/* The I/O has copied what precedes the missing page, and no more. */
 #define expect_cut() do {							\
 	static unsigned char _mem[LEN];						\
 	size_t _done = variant->missing;					\
@@ -180,7 +179,7 @@ static bool is_all(const unsigned char *p, char c, size_t len)
 	}									\
 } while (0)
 
-/* Nothing happens meanwhile, and nothing that others do has to wait. */
+/* Nothing happens to the file during the fault, and other calls do not wait. */
 TEST_F(slow_buffer, goes_on)
 {
 	static unsigned char mem[LEN];
@@ -201,17 +200,17 @@ TEST_F(slow_buffer, goes_on)
 	EXPECT_EQ('f', mem[0]);
 }
 
-/* The buffer is the caller's own matter, also for a call that may not wait for the file. */
+/* A fault in the buffer may wait even if the call must not wait for the file. */
 TEST_F(slow_buffer, nowait)
 {
-	/* Of capabilities it has to be known that there are none. */
+	/* The kernel has to know that the file has no capabilities. */
 	ASSERT_EQ(1, pwrite(self->fd, "x", 1, 0));
 	begin(RWF_NOWAIT);
 	end();
 	EXPECT_EQ(LEN, io.ret);
 }
 
-/* The server uses the node id of the file for another one, and gives that one the memory. */
+/* The inode becomes bad during the fault: its memory may belong to another file. */
 TEST_F(slow_buffer, file_is_gone)
 {
 	struct statx stx;
@@ -226,19 +225,19 @@ TEST_F(slow_buffer, file_is_gone)
 	expect_cut();
 }
 
-/* The device goes away, and does not wait for a buffer. */
+/* Unbinding the device does not wait for the fault. */
 TEST_F(slow_buffer, device_is_gone)
 {
 	dax_peek_init();
 	begin(0);
 	EXPECT_EQ(0, daxdev_unbind(&daxdev[0]));
 	end();
-	/* There is nothing to look at without it. */
+	/* The memory can be read only through a bound device. */
 	ASSERT_EQ(0, daxdev_bind(&daxdev[0]));
 	expect_cut();
 }
 
-/* A part of the file that is a hole reads as zeros, which are copied, too. */
+/* A hole is read as zeros, which are copied to the buffer. */
 TEST_F(slow_buffer, hole)
 {
 	if (variant->write)
@@ -253,7 +252,7 @@ TEST_F(slow_buffer, hole)
 	end();
 	EXPECT_EQ(LEN, io.ret);
 	EXPECT_TRUE(is_all(self->buf, 0, LEN));
-	/* No memory at all is an error, and not the end of the file. */
+	/* An unmapped buffer is an error, and not the end of the file. */
 	EXPECT_EQ(-1, pread(self->fd, (void *)PAGE, 1, AT));
 	EXPECT_EQ(EFAULT, errno);
 }

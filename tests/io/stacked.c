@@ -1,9 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * What the kernel itself puts on a mapped file: loop devices, a file system on
- * one of them whose direct I/O goes to and from another mapped file, overlayfs,
- * bind mounts, file handles. Each opens the file in a way of its own, and each has
- * to end up with the memory and not with the server.
+ * Parts of the kernel that use a mapped file: loop devices, a file system on one of them whose
+ * direct I/O goes to and from another mapped file, overlayfs, bind mounts, file handles. Each
+ * opens the file in its own way, and each must reach the memory and not the server.
  */
 #define _GNU_SOURCE
 #include <dirent.h>
@@ -32,7 +31,7 @@ FIXTURE(stacked) {
 	char dir[64];		/* for mounts */
 };
 
-/* LOOKUP of "." is how FUSE finds the inode of a handle. */
+/* FUSE looks up "." to find the inode of a handle. */
 static void lookup(struct fuse_server *s, const struct fuse_in_header *in, const void *arg)
 {
 	struct fuse_entry_out out = { .nodeid = in->nodeid, .entry_valid = 100, .attr_valid = 100 };
@@ -98,7 +97,7 @@ FIXTURE_TEARDOWN(stacked)
 	EXPECT_EQ(0, fs_stop(self->s));
 }
 
-/* A path below the directory for mounts; made, if @make. */
+/* A path below the directory for mounts. @make: create it. */
 static const char *below(FIXTURE_DATA(stacked) * self, const char *name, bool make)
 {
 	static char path[4][128];
@@ -136,7 +135,7 @@ static int loop_attach(int backing, unsigned int flags, char *path, size_t len)
 	return fd;
 }
 
-/* Make a file system, if @make, and mount it. */
+/* Mount an ext4 file system. @make: create it first. */
 static int mount_ext(const char *device, const char *dir, bool make)
 {
 	char command[256];
@@ -163,7 +162,7 @@ static void loop_and_file_system(struct __test_metadata *_metadata, FIXTURE_DATA
 	if (loop == -ENOENT || loop == -ENODEV)
 		SKIP(return, "no loop devices");
 	ASSERT_LE(0, loop) TH_LOG("%s", strerror(-loop));
-	/* It does without direct I/O where that is not possible. */
+	/* The loop driver would clear the flag if direct I/O were not possible. */
 	ASSERT_EQ(0, ioctl(loop, LOOP_GET_STATUS64, &info));
 	EXPECT_EQ(flags, info.lo_flags & LO_FLAGS_DIRECT_IO);
 	ASSERT_EQ(sizeof(buf), pread(loop, buf, sizeof(buf), 0));
@@ -174,7 +173,7 @@ static void loop_and_file_system(struct __test_metadata *_metadata, FIXTURE_DATA
 	ASSERT_NE(MAP_FAILED, p);
 	fd = open(name, O_RDWR | O_CREAT | O_DIRECT, 0644);
 	ASSERT_LE(0, fd);
-	/* Direct I/O whose memory is a mapping: out of it, and into it. */
+	/* Direct I/O from a mapping, and to it. */
 	ASSERT_EQ(FILLED / 2, pwrite(fd, p, FILLED / 2, 0));
 	ASSERT_EQ(FILLED / 2, pwrite(fd, p + FILLED / 2, FILLED / 2, FILLED / 2));
 	ASSERT_EQ(0, fsync(fd));
@@ -183,7 +182,7 @@ static void loop_and_file_system(struct __test_metadata *_metadata, FIXTURE_DATA
 	close(fd);
 	ASSERT_EQ(0, umount(dir));
 
-	/* It is all in the file. */
+	/* All data are in the file. */
 	ASSERT_EQ(0, ioctl(loop, LOOP_CLR_FD));
 	close(loop);
 	loop = loop_attach(backing, 0, device, sizeof(device));
@@ -210,7 +209,7 @@ TEST_F_TIMEOUT(stacked, loop_with_direct_io, 60)
 	loop_and_file_system(_metadata, self, LO_FLAGS_DIRECT_IO);
 }
 
-/* A descriptor for neither reading nor writing is no disk; the kernel does not look at that. */
+/* A no_rw descriptor cannot back a loop device. The loop driver does not check its mode. */
 TEST_F(stacked, loop_over_an_idle_descriptor)
 {
 	int idle = fs_open(self->s, "file", O_ACCMODE), loop;
@@ -240,7 +239,7 @@ static int mount_overlay(FIXTURE_DATA(stacked) * self, const char *lower, const 
 	return mount("overlay", merged, "overlay", 0, options) ? -errno : 0;
 }
 
-/* Nobody has opened the file before: the first open comes from overlayfs. */
+/* The first open of the file comes from overlayfs. */
 TEST_F(stacked, overlay_below_which_nobody_looked)
 {
 	struct fmap_cachestat cs;
@@ -257,7 +256,7 @@ TEST_F(stacked, overlay_below_which_nobody_looked)
 	p = mmap(NULL, SIZE, PROT_READ, MAP_SHARED, fd, 0);
 	ASSERT_NE(MAP_FAILED, p);
 	EXPECT_EQ(-1, pattern_differs(p, FILLED, 1, 0));
-	/* It is the memory, not a copy. */
+	/* overlayfs maps the memory, not a copy. */
 	q = fs_map(self->s, "file", SIZE, PROT_READ | PROT_WRITE);
 	ASSERT_NE(MAP_FAILED, q);
 	ASSERT_EQ(0, touch(q + HUGE, 'o'));
@@ -274,7 +273,7 @@ TEST_F(stacked, overlay_below_which_nobody_looked)
 	EXPECT_EQ(0, umount(below(self, "merged", false)));
 }
 
-/* Who writes gets a copy in the upper layer, and leaves the lower one alone. */
+/* A writer gets a copy in the upper layer, and the lower file does not change. */
 TEST_F_TIMEOUT(stacked, overlay_copies_up, 60)
 {
 	unsigned char *p;
@@ -294,14 +293,14 @@ TEST_F_TIMEOUT(stacked, overlay_copies_up, 60)
 	lower = fs_open(self->s, "file", O_RDONLY);
 	ASSERT_LE(0, lower);
 	EXPECT_EQ(-1, pattern_read(lower, FILLED, 1, 0));
-	/* The size is the copy's now: it can change. */
+	/* The file is the copy now: its size can change. */
 	EXPECT_EQ(0, ftruncate(fd, 100));
 	close(lower);
 	close(fd);
 	EXPECT_EQ(0, umount(below(self, "merged", false)));
 }
 
-/* FUSE has names that come and go: overlayfs does not want that above. */
+/* FUSE has d_revalidate(): overlayfs does not take such a file system as its upper layer. */
 TEST_F(stacked, overlay_does_not_write_to_fuse)
 {
 	int err = mount_overlay(self, below(self, "lower", true), self->s->dir);
@@ -329,7 +328,7 @@ TEST_F(stacked, bind_mounts)
 	EXPECT_EQ(EROFS, errno);
 	ASSERT_EQ(0, umount(dir));
 
-	/* A file upon a file. */
+	/* A bind mount of a file on a file. */
 	fd = open(name, O_RDWR | O_CREAT, 0644);
 	close(fd);
 	ASSERT_EQ(0, mount(fs_path(self->s, "file"), name, NULL, MS_BIND, NULL));
@@ -341,7 +340,7 @@ TEST_F(stacked, bind_mounts)
 	EXPECT_EQ(1, self->s->count[FUSE_GET_FMAP]);
 }
 
-/* As an NFS server does it: by handle, whether the kernel still knows the file or not. */
+/* Open by handle, as an NFS server does, with the inode in memory and without. */
 TEST_F(stacked, file_handles)
 {
 	struct {
@@ -359,7 +358,7 @@ TEST_F(stacked, file_handles)
 		EXPECT_EQ(1 + round, self->s->count[FUSE_GET_FMAP]);
 		EXPECT_EQ(-1, pattern_read(fd, FILLED, 1, 0));
 		EXPECT_EQ(1, pwrite(fd, "h", 1, HUGE));
-		/* The second time no path leads to it, and it may go at once. */
+		/* In the second round no name leads to the inode: it may be evicted now. */
 		forgets = fs_forgets(self->s);
 		close(fd);
 		EXPECT_TRUE(fs_forget_since(self->s, forgets));
@@ -377,7 +376,7 @@ static void unload(void)
 
 int main(int argc, char **argv)
 {
-	/* What the tests need goes away again with them. */
+	/* The modules that are loaded for the tests are unloaded at exit. */
 	if (system("modprobe -qa loop ext4 overlay"))
 		fprintf(stderr, "# some modules are missing\n");
 	program = getpid();

@@ -1,12 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * Every way that the kernel has to move bytes into and out of a file works on
- * a mapped one, and none of them passes by the server: splice, vmsplice,
- * sendfile, copy_file_range, AIO, io_uring, O_DIRECT, the flags of preadv2().
- * What a file in DAX memory cannot do fails with the errno that programs know
- * from other files that cannot.
+ * All system calls that move bytes into and out of a file work on a mapped one, without a READ or
+ * WRITE to the server: splice, vmsplice, sendfile, copy_file_range, AIO, io_uring, O_DIRECT, the
+ * flags of preadv2(). What a mapped file does not support fails with the errno that programs know
+ * from other files.
  *
- * "file" and "other" are mapped, on one device each; "plain" is served by FUSE.
+ * "file" and "other" are mapped, each on its own device; "plain" is served by FUSE.
  */
 #define _GNU_SOURCE
 #include <errno.h>
@@ -40,7 +39,7 @@
 #endif
 
 #define SIZE	(4 * MIB)
-#define FILLED	(64 * KIB)	/* that have a pattern: "file" 1, "other" 2 */
+#define FILLED	(64 * KIB)	/* bytes with a pattern: "file" 1, "other" 2 */
 #define PLAIN	5000
 
 FIXTURE(transfer) {
@@ -105,13 +104,13 @@ TEST_F(transfer, splice)
 	EXPECT_EQ(-1, pattern_differs(buf, 1000, 1, 100));
 	EXPECT_EQ(-1, splice(self->pipe[0], NULL, self->fd, &to, 3000, 0));
 	EXPECT_EQ(ENOSPC, errno);
-	/* At the end there is nothing to get. */
+	/* At the end of the file there is nothing to read. */
 	from = SIZE;
 	EXPECT_EQ(0, splice(self->fd, &from, self->pipe[1], NULL, 100, 0));
 	expect_no_requests();
 }
 
-/* Pages of a pipe are references: what is in it stays what it was. */
+/* A pipe holds references to pages, so their contents outlive the mapping. */
 TEST_F(transfer, vmsplice)
 {
 	unsigned char buf[2 * PAGE];
@@ -119,7 +118,7 @@ TEST_F(transfer, vmsplice)
 	unsigned char *p;
 	loff_t to = 3 * PAGE;
 
-	/* User memory that becomes part of the file. */
+	/* User memory, written to the file through a pipe. */
 	pattern_fill(buf, sizeof(buf), 7, 0);
 	iov = (struct iovec){ buf, sizeof(buf) };
 	ASSERT_EQ(sizeof(buf), vmsplice(self->pipe[1], &iov, 1, 0));
@@ -127,7 +126,7 @@ TEST_F(transfer, vmsplice)
 	ASSERT_EQ(sizeof(buf), pread(self->fd, buf, sizeof(buf), 3 * PAGE));
 	EXPECT_EQ(-1, pattern_differs(buf, sizeof(buf), 7, 0));
 
-	/* Memory of the file, from the mapping: it outlives the mapping. */
+	/* Memory of the file, from a mapping: the pipe keeps it after munmap(2). */
 	p = mmap(NULL, SIZE, PROT_READ | PROT_WRITE, MAP_SHARED, self->other, 0);
 	ASSERT_NE(MAP_FAILED, p);
 	iov = (struct iovec){ p + PAGE, 2 * PAGE };
@@ -159,7 +158,7 @@ TEST_F(transfer, sendfile)
 	EXPECT_EQ(-1, pattern_read(self->other, PAGE, 2, 0));
 	expect_no_requests();
 
-	/* To a plain file, and back: only its own half asks the server. */
+	/* To a plain file, and back: only the plain file's I/O goes to the server. */
 	from = 0;
 	ASSERT_EQ(0, lseek(self->plain, 0, SEEK_SET));
 	ASSERT_EQ(PLAIN, sendfile(self->plain, self->fd, &from, PLAIN));
@@ -190,7 +189,7 @@ TEST_F(transfer, copy_file_range)
 	to = PAGE;
 	EXPECT_EQ(-1, copy_file_range(self->fd, &from, self->fd, &to, 2 * PAGE, 0));
 	EXPECT_EQ(EINVAL, errno);
-	/* What does not fit is cut. */
+	/* A copy is cut at the end of the target. */
 	to = SIZE - 100;
 	EXPECT_EQ(100, copy_file_range(self->fd, &from, self->other, &to, PAGE, 0));
 	from = SIZE;
@@ -205,8 +204,8 @@ TEST_F(transfer, copy_file_range)
 	EXPECT_EQ('c', byte_at(self->other, PLAIN - 1));
 	EXPECT_EQ(0, self->s->count[FUSE_COPY_FILE_RANGE]);
 	/*
-	 * To a plain file, or another file system: as between file systems.
-	 * Programs (cp, libc) read and write then.
+	 * To a plain file, or another file system: EXDEV, as between file systems. Programs (cp,
+	 * libc) read and write then.
 	 */
 	from = 0;
 	to = 0;
@@ -233,7 +232,7 @@ TEST_F(transfer, direct_io_of_any_alignment)
 	pattern_fill(buf, PAGE, 9, 0);
 	EXPECT_EQ(PAGE, pwrite(fd, buf, PAGE, 0));
 	EXPECT_EQ(-1, pattern_read(self->fd, PAGE, 9, 0));
-	/* A program made for a device finds less strictness, not more. */
+	/* Direct I/O needs no alignment, so programs that align work. */
 	EXPECT_EQ(777, pread(fd, buf + 3, 777, 13));
 	EXPECT_EQ(-1, pattern_differs(buf + 3, 777, 9, 13));
 	EXPECT_EQ(0, fcntl(fd, F_SETFL, 0));
@@ -244,7 +243,7 @@ TEST_F(transfer, direct_io_of_any_alignment)
 	expect_no_requests();
 }
 
-/* A mapped file is always full: it cannot grow, so what is appended does not fit. */
+/* A mapped file cannot grow, so nothing can be appended. */
 TEST_F(transfer, append_and_limits)
 {
 	struct iovec iov = { "x", 1 };
@@ -286,11 +285,11 @@ TEST_F(transfer, flags_of_preadv2)
 		{ RWF_DSYNC, 0, 0 },
 		{ RWF_SYNC, 0, 0 },
 		{ RWF_APPEND, 0, ENOSPC },
-		/* The server has FSYNC, and would have to be waited for. */
+		/* RWF_SYNC would wait for the FSYNC of the server. */
 		{ RWF_NOWAIT | RWF_HIPRI | RWF_SYNC, 0, EAGAIN },
-		/* No write of several bytes is promised to be whole, or not at all. */
+		/* Writes of several bytes are not atomic. */
 		{ RWF_ATOMIC, EOPNOTSUPP, EOPNOTSUPP },
-		/* There is no cache that they could stay out of. */
+		/* There is no page cache to bypass. */
 		{ RWF_DONTCACHE, EOPNOTSUPP, EOPNOTSUPP },
 		{ 1 << 30, EOPNOTSUPP, EOPNOTSUPP },
 	};
@@ -328,7 +327,7 @@ TEST_F(transfer, flags_of_preadv2)
 	expect_no_requests();
 }
 
-/* Buffers in the file itself, and ones that are not there. */
+/* Buffers that are mappings of the file itself, or are not populated. */
 TEST_F(transfer, strange_buffers)
 {
 	unsigned char *p = mmap(NULL, SIZE, PROT_READ | PROT_WRITE, MAP_SHARED, self->fd, 0);
@@ -339,7 +338,7 @@ TEST_F(transfer, strange_buffers)
 
 	ASSERT_NE(MAP_FAILED, p);
 	ASSERT_NE(MAP_FAILED, hole);
-	/* The fault happens inside the read or write that needs it. */
+	/* The fault happens inside the read or write. */
 	EXPECT_EQ(5000, pwrite(self->fd, p, 5000, HUGE));
 	EXPECT_EQ(-1, pattern_differs(p + HUGE, 5000, 1, 0));
 	EXPECT_EQ(3000, pread(self->fd, p + HUGE + PAGE, 3000, 7));
@@ -377,7 +376,7 @@ TEST_F(transfer, strange_buffers)
 	expect_no_requests();
 }
 
-/* Several threads that write the same buffer to files, each of which may bring a page in first. */
+/* Threads that write the same buffer to files. Each may be the first to fault a page in. */
 struct same_buffer {
 	const void *buf;
 	int fd;
@@ -468,7 +467,7 @@ TEST_F(transfer, io_uring)
 	EXPECT_EQ(PAGE, ring_do(&r, sqe(IORING_OP_WRITE, self->other, buf, PAGE, 0)));
 	EXPECT_EQ(-1, pattern_read(self->other, PAGE, 6, 0));
 
-	/* Buffers that were registered once. */
+	/* Registered buffers. */
 	ASSERT_EQ(0, syscall(SYS_io_uring_register, r.fd, IORING_REGISTER_BUFFERS, &fixed, 1));
 	EXPECT_EQ(2 * PAGE, ring_do(&r, sqe(IORING_OP_WRITE_FIXED, self->other, buf + PAGE,
 					    2 * PAGE, PAGE)));
@@ -476,7 +475,7 @@ TEST_F(transfer, io_uring)
 	EXPECT_EQ(PAGE, ring_do(&r, sqe(IORING_OP_READ_FIXED, self->fd, buf, PAGE, PAGE)));
 	EXPECT_EQ(-1, pattern_differs(buf, PAGE, 1, PAGE));
 
-	/* Without waiting: nobody holds up the file. */
+	/* RWF_NOWAIT: no other task has the file locked. */
 	EXPECT_EQ(PAGE, ring_do(&r, sqe(IORING_OP_READ, self->fd, buf, PAGE, 0,
 					.rw_flags = RWF_NOWAIT)));
 	EXPECT_EQ(PAGE, ring_do(&r, sqe(IORING_OP_WRITE, self->fd, buf, PAGE, 0,
@@ -505,8 +504,8 @@ TEST_F(transfer, io_uring)
 }
 
 /*
- * Memory of a file system on DAX cannot be pinned for long, or nobody could ever
- * take a page back: such buffers are refused. Those for one I/O are fine.
+ * DAX memory cannot be pinned for long, or its pages could not be taken back: io_uring refuses to
+ * register such buffers. A buffer of a single I/O may be there.
  */
 TEST_F(transfer, io_uring_with_buffers_in_a_mapping)
 {
@@ -544,8 +543,8 @@ static void *stuck_write(void *arg)
 }
 
 /*
- * A write whose buffer is a page of a plain file that the server does not send does not hold
- * the file's lock meanwhile: the others are served, also those who do not want to wait.
+ * The buffer of a write is a page of a plain file, and the server does not answer its READ. The
+ * write must not hold the inode lock: other calls go on, also those with RWF_NOWAIT.
  */
 TEST_F(transfer, nowait)
 {
@@ -596,7 +595,7 @@ TEST_F(transfer, advice)
 		EXPECT_EQ(0, posix_fadvise(self->fd, 100, 5000, advice[i]));
 	}
 	EXPECT_EQ(EINVAL, posix_fadvise(self->fd, 0, 0, 77));
-	/* There is nothing to read ahead into. */
+	/* There is no page cache to read ahead into. */
 	EXPECT_TRUE(!readahead(self->fd, 0, SIZE) || errno == EINVAL);
 	EXPECT_EQ(0, sync_file_range(self->fd, 0, 0, SYNC_FILE_RANGE_WAIT_BEFORE |
 				     SYNC_FILE_RANGE_WRITE | SYNC_FILE_RANGE_WAIT_AFTER));

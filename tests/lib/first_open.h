@@ -23,7 +23,7 @@ static inline struct fuse_server *server_of(struct scripted *map)
 	return s;
 }
 
-/* The child has ended, or sleeps and goes on doing so. */
+/* Wait until the child has ended, or sleeps and stays asleep. */
 static inline bool at_rest(pid_t pid)
 {
 	int seen = 0;
@@ -46,7 +46,7 @@ static inline bool at_rest(pid_t pid)
 	EXPECT_EQ((unsigned int)(releases), self->s->count[FUSE_RELEASE]);	\
 } while (0)
 
-/* The file is mapped, and all that can be done to memory can be done to it. */
+/* Expect that the file is mapped, and that its memory can be read, written and mapped. */
 #define expect_mapped(fd) do {						\
 	unsigned char *_p;						\
 	char _c = 7;							\

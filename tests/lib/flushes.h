@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0 */
 /*
- * fsync(2) of a mapped file, as the kernel's tracepoint tells of it: which entries of the
+ * fsync(2) of a mapped file, as the kernel's tracepoint reports it: which entries of the
  * page cache are flushed. For fixtures that have the file in @fd, and in @seen how many
  * entries had been flushed when they last looked.
  */

@@ -87,7 +87,7 @@ const char *fmap_missing(void)
 	if (looked)
 		return missing;
 	looked = true;
-	/* Whatever else is missing, as tests of the module load it themselves. */
+	/* Also without the module: tests that load it themselves need devices. */
 	no_devices = daxdev_find();
 	if (geteuid())
 		missing = "root is needed";

@@ -66,17 +66,17 @@ extern struct daxdev daxdev[2];
 /* Find them: NULL, or why tests cannot run. */
 const char *daxdev_find(void);
 
-/* Take the driver off, in a child that can be given up if it does not come back. */
+/* Unbind the driver, in a child process: the caller need not wait if it hangs. */
 pid_t daxdev_unbind_begin(const struct daxdev *d);
 /* The same, and wait for it: 0 or errno. */
 int daxdev_unbind(const struct daxdev *d);
-/* Give the driver back, if it has not got it: 0 or -errno. */
+/* Bind the device to the driver again, unless it is bound: 0 or -errno. */
 int daxdev_bind(const struct daxdev *d);
 
 /* Why tests cannot run here, or NULL. Looks for root, module, devices. */
 const char *fmap_missing(void);
 
-/* At the begin of a fixture or a test: skips it where tests cannot run. */
+/* At the beginning of a fixture or a test: skips it where tests cannot run. */
 #define FMAP_REQUIRE() do {						\
 	if (fmap_missing())						\
 		SKIP(return, "%s", fmap_missing());			\
@@ -103,7 +103,7 @@ uint32_t fmap_map_id(const struct bpf_link *link);
 /* The map id in the line of a mount in debugfs; 0 if there is none. */
 uint32_t fmap_map_id_of(const struct fuse_server *s);
 
-/* What the scripted ops saw; valid in children of who registered them. */
+/* What the scripted ops saw; valid in children of the process that registered them. */
 struct scripted_seen *fmap_seen(void);
 
 /* What libbpf and the verifier said last. */
@@ -130,7 +130,7 @@ struct fuse_server *fmap_server(const char *ops);
 	ASSERT_EQ(0, fs_mount(self->s));				\
 } while (0)
 
-/* Bytes of a device, read behind everybody's back. 0 or -errno. */
+/* Bytes of a device, read without the file system. 0 or -errno. */
 void dax_peek_init(void);
 int dax_peek(const struct daxdev *d, uint64_t offset, void *buf, size_t len);
 
@@ -155,11 +155,11 @@ bool module_refs_wait(long refs);
 int module_load(const char *params);
 /* -EAGAIN if it is in use. */
 int module_unload(void);
-/* Unload it as soon as nobody uses it. */
+/* Unload it as soon as it has no users. */
 int module_unload_wait(void);
 int module_set(const char *param, const char *value);
 
-/* Is there an entry of 2 MiB in this task's page tables? 1, 0 or -errno. */
+/* Does a PMD entry of this task map @p? 1, 0 or -errno. */
 int mapped_as_huge(const volatile void *p);
 
 /*
@@ -171,19 +171,19 @@ int trace_count_open(const char *event, const char *filter);
 int trace_count_open_at(const char *event, const char *filter, pid_t pid, int cpu);
 uint64_t trace_count(int fd);
 
-/* How child @pid ended: its status, or -1 if it does not. */
+/* How child @pid ended: its wait status, or -1 if it does not end. */
 int ended(pid_t pid);
 
 /* The state of a task as in /proc: 'R', 'S', 'D', 'T', 'Z' and others; 0 if there is none. */
 char task_state(pid_t pid);
 
-/* Wait until a task sleeps, and goes on doing so: it waits for somebody. */
+/* Wait until a task sleeps and stays asleep: it waits for another task. */
 bool asleep(pid_t pid);
 
 /* A child that opens and closes @name, and exits with the errno. -1 if there is none. */
 pid_t fs_try_in_child(struct fuse_server *s, const char *name);
 
-/* Have the kernel forget the files that nobody uses, and their pages. */
+/* Make the kernel forget unused files and their pages. */
 void drop_caches(void);
 
 /* cachestat(2) of all of a file, which no header of the C library has. */
@@ -198,14 +198,14 @@ struct fmap_cachestat {
 int fmap_cachestat(int fd, struct fmap_cachestat *cs);
 
 /*
- * Have the kernel forget a file of @s that nobody uses. Its last close keeps it until the
- * server has answered, so that may take more than once.
+ * Make the kernel forget an unused file of @s. The RELEASE of its last close holds the
+ * inode until the server has answered, so one attempt may not be enough.
  */
 bool fs_forget(struct fuse_server *s);
 
 /*
- * The same, if the kernel may have done so already: how often it had when somebody still
- * used the file.
+ * The same, if the kernel may already have forgotten the file: fs_forgets() is called
+ * while the file is still in use, and its result passed to fs_forget_since().
  */
 unsigned int fs_forgets(const struct fuse_server *s);
 bool fs_forget_since(struct fuse_server *s, unsigned int before);
@@ -225,13 +225,13 @@ int fs_fill(struct fuse_server *s, const char *name, int byte, size_t len);
  */
 bool fs_is_mapped(struct fuse_server *s, const char *name, char on_device);
 
-/* Where page frames are had fail; the module for it, until this process ends. */
+/* Where page frames are made to fail; loads the module for it until this process ends. */
 #define HWPOISON_INJECT	"/sys/kernel/debug/hwpoison/corrupt-pfn"
 void hwpoison_load(void);
 
 /*
- * Have the page at @phys fail, by a task that does not map it: whoever handles a failure
- * counts as the consumer. 0 or the status of that task.
+ * Make the page at @phys fail, in a child that does not map it: the kernel treats the task
+ * that handles a failure as its consumer. 0 or the status of the child.
  */
 int hwpoison_inject(uint64_t phys);
 
@@ -242,8 +242,8 @@ void *fs_map(struct fuse_server *s, const char *name, size_t len, int prot);
 void *address_range(size_t within, size_t len);
 
 /*
- * The connections of FUSE, in the test's own mount namespace; false where there is no
- * fusectl. Another way to cut one than fs_abort(), for a mount that stays: 0 or -errno.
+ * Mounts fusectl in the test's own mount namespace; false where there is none. Another way
+ * than fs_abort() to abort a connection, for a mount that stays: 0 or -errno.
  */
 #define FUSECTL	"/sys/fs/fuse/connections"
 bool fusectl_mount(void);
@@ -253,8 +253,8 @@ int fusectl_abort(struct fuse_server *s);
 long fs_counter(struct fuse_server *s, const char *name);
 
 /*
- * The signal that touching @p causes: 0, SIGBUS or SIGSEGV. @value is stored
- * if not negative.
+ * The signal that touching @p causes: 0, SIGBUS or SIGSEGV. Stores @value if it is not
+ * negative.
  */
 int touch(volatile unsigned char *p, int value);
 

@@ -99,7 +99,7 @@ static void reply_init(struct fuse_server *s, const struct fuse_in_header *in,
 	       sizeof(s->fmap_flags));
 	memcpy((char *)&out + FUSE_DAX_FMAP_INIT_OUT_NAME, s->ops_name,
 	       sizeof(s->ops_name));
-	/* As any server whose INIT has something to do: who mounts waits by then. */
+	/* Like a server whose INIT takes some time: the mounter waits by then. */
 	if (s->sync_init && !s->eager)
 		asleep(s->mounter);
 	fs_reply(s, in, 0, &out, s->init_len);
@@ -314,7 +314,7 @@ static void answer(struct fuse_server *s, const struct fuse_in_header *in,
 		fs_default(s, in, arg);
 }
 
-/* What our requests look like has no freedom: see the UAPI header. */
+/* The UAPI header fixes what requests of the module look like. */
 static void inspect(struct fuse_server *s, const struct fuse_in_header *in,
 		    const void *arg)
 {
@@ -432,8 +432,8 @@ struct fuse_server *fs_new(void)
 	s->init_minor = FUSE_KERNEL_MINOR_VERSION;
 	s->init_flags = FUSE_MAX_PAGES | FUSE_BIG_WRITES;
 	/*
-	 * A test that dies takes the server with it, and would wait for the
-	 * answer to the FLUSH of its own files.
+	 * A test that dies ends the server, too, and would wait for the answer to the
+	 * FLUSH of its own files.
 	 */
 	s->open_flags = FOPEN_NOFLUSH;
 	pthread_mutexattr_init(&attr);
@@ -511,7 +511,7 @@ int fs_mount(struct fuse_server *s)
 	if (!err && !s->sync_init && !s->forked)
 		err = start(s);
 	if (err) {
-		/* A reader that waits for a mount waits killably, no more. */
+		/* A server that waits for a mount in read(2) has to be killed. */
 		if (s->forked)
 			fs_kill(s);
 		else if (s->running && s->sync_init && !s->count[FUSE_INIT])
@@ -542,8 +542,8 @@ void fs_kill(struct fuse_server *s)
 }
 
 /*
- * umount -f cuts the connection and then unmounts what is idle. Who waits for the server
- * keeps the mount busy, but may be told and gone before it gets that far.
+ * umount -f aborts the connection and then unmounts the mount if it is unused. Tasks that
+ * wait for the server keep the mount busy, but may be gone by then, so @busy holds it.
  */
 int fs_abort(struct fuse_server *s)
 {

@@ -2,9 +2,9 @@
 /*
  * A FUSE server for tests: no library, one flat directory, everything scripted.
  *
- * A test fills a struct fuse_server, mounts it, and uses the files like any
- * other program would. The server counts the requests of each opcode, which is
- * how a test learns what the kernel asked and, more often, what it did not ask.
+ * A test fills a struct fuse_server, mounts it, and uses the files like any other program
+ * would. The server counts the requests of each opcode, so a test can check which requests
+ * the kernel sent, and which it did not send.
  *
  *	struct fuse_server *s = fs_new();
  *	fs_add(s, "file", size, map, map_len);
@@ -44,7 +44,7 @@
 #define FS_FILES	16	/* files of a server */
 #define FS_OPCODES	64	/* opcodes that are counted */
 #define FS_HELD		32	/* requests without an answer */
-#define FS_ROOMS	16	/* rooms of GET_FMAP that are remembered */
+#define FS_ROOMS	16	/* buffer sizes of GET_FMAP that are remembered */
 #define FS_PLAIN	8192	/* bytes of a file that READ and WRITE see */
 #define FS_ARG		128	/* bytes of a held request's body */
 
@@ -76,7 +76,7 @@ typedef int (*fs_sender)(struct fuse_server *s, const struct fuse_in_header *in,
 			 int error, const void *data, size_t len);
 
 struct fuse_server {
-	/* The script. Up to fs_mount(), or whenever the server is idle. */
+	/* The script. Set before fs_mount(), or while no request is pending. */
 	bool		forked;
 	bool		sync_init;
 	bool		eager;		/* answers INIT before mount(2) can wait */
@@ -103,7 +103,7 @@ struct fuse_server {
 	struct fs_file	file[FS_FILES];
 	unsigned int	nr_files;
 
-	/* What was seen. */
+	/* What the server has seen. */
 	_Atomic unsigned int count[FS_OPCODES];
 	_Atomic unsigned int refused;	/* replies the kernel did not take */
 	_Atomic unsigned int malformed;	/* requests that break the protocol */
@@ -116,7 +116,7 @@ struct fuse_server {
 	int		fd;
 	char		dir[64];
 	bool		mounted;
-	pid_t		mounter;	/* who calls mount(2) */
+	pid_t		mounter;	/* the task that calls mount(2) */
 	pid_t		pid;
 	pthread_t	thread;
 	bool		running;
@@ -138,19 +138,19 @@ struct fs_file *fs_add(struct fuse_server *s, const char *name, uint64_t size,
 /* 0 or -errno of mount(2). An asynchronous INIT may still be under way then. */
 int fs_mount(struct fuse_server *s);
 
-/* Serve a connection that somebody else mounts on @dir: 0 or -errno. */
+/* Serve a connection that another process mounts on @dir: 0 or -errno. */
 int fs_serve(struct fuse_server *s, int fd);
 
 /* 0 or -errno of umount(2). The server ends in any case. */
 int fs_umount(struct fuse_server *s);
 
-/* fs_umount() where that is due, and everything back where it was. */
+/* fs_umount() if it is mounted, and undo what fs_new() did. */
 int fs_stop(struct fuse_server *s);
 
 /* Kill the process of a @forked server. */
 void fs_kill(struct fuse_server *s);
 
-/* Cut the connection, as umount -f does, and leave the mount: 0 or -errno. */
+/* Abort the connection, as umount -f does, and leave the mount: 0 or -errno. */
 int fs_abort(struct fuse_server *s);
 
 /* open(2) of a file of the server: a descriptor or -errno. */
@@ -176,7 +176,7 @@ int fs_reply(struct fuse_server *s, const struct fuse_in_header *in, int error,
 int fs_notify(struct fuse_server *s, int code, const void *head, size_t head_len,
 	      const void *data, size_t len);
 
-/* All that the server does with a request; for other ways to get one. */
+/* Handle one request; for tests that receive requests in another way than read(2). */
 void fs_handle(struct fuse_server *s, const struct fuse_in_header *in,
 	       const void *arg);
 

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: GPL-2.0 */
-/* What a server says to /dev/fuse: the tests' servers, and the benchmark's. */
+/* How the servers of the tests and the benchmark write to /dev/fuse. */
 #ifndef FUSE_WIRE_H
 #define FUSE_WIRE_H
 

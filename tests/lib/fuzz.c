@@ -98,7 +98,7 @@ static const struct {
 	const char *has[3];
 } kinds[FUZZ_LOG_KINDS] = {
 	{ "lines of the tests", { "kselftest:" } },
-	{ "bound", { "fuse_dax_fmap: ", ": bound to ops " } },
+	{ "bound", { "fuse_dax_fmap: ", ": attached to ops " } },
 	{ "mount refused", { "fuse_dax_fmap: ", ": mount refused: ops '" } },
 	{ "INIT too early", { "fuse_dax_fmap: a FUSE server answered INIT before" } },
 	{ "open fails", { "fuse_dax_fmap: ", ": open of inode ", " fails with " } },
@@ -106,9 +106,9 @@ static const struct {
 	{ "mapping refused", { "fuse_dax_fmap: ops ", ": inode ", " at 0x" } },
 	{ "lines left out", { "fuse_dax_fmap: ", " callbacks suppressed" } },
 	{ "drop_caches", { "drop_caches: " } },
-	/* FUSE's own, once, about a server that calls a file the root. */
+	/* FUSE prints it once, for a file with the root's nodeid. */
 	{ "root generation", { "fuse: root generation should be zero" } },
-	/* An emulated CPU that did not get one of the host's. */
+	/* The host did not run an emulated CPU for a while. */
 	{ "slow clock", { "clocksource: " } },
 };
 

@@ -1,11 +1,10 @@
 /* SPDX-License-Identifier: GPL-2.0 */
 /*
- * What the fuzzers share: numbers that can be had again, and an eye on the kernel
- * log.
+ * What the fuzzers share: reproducible random numbers, and a check of the kernel log.
  *
- * A run is a row of rounds. Each round has random numbers of its own, made from the
- * seed and the round's number, and begins with nothing mounted; so a round that went
- * wrong can be had again alone, with what its message says:
+ * A run is a sequence of rounds. The random numbers of each round are made from the seed
+ * and the number of the round, and it begins with nothing mounted; so a round that failed
+ * can be repeated alone, with the variables that its message gives:
  *
  *	FUZZ_SEED	first of all numbers; "random" for another one each time
  *	FUZZ_COUNT	how much to do (replies, mappings); the program's default is
@@ -22,8 +21,8 @@
 struct fuzz_run {
 	uint64_t	seed;
 	uint64_t	count;		/* how much to do */
-	uint64_t	round;		/* the one that is due */
-	uint64_t	last;		/* the one not to be begun any more */
+	uint64_t	round;		/* the current one */
+	uint64_t	last;		/* the first one that is not run */
 };
 
 /* The run that the environment asks for, @count unless told. */
@@ -45,8 +44,8 @@ uint64_t odd_number(struct rng *r);
 #define PICK(r, array) ((array)[below(r, sizeof(array) / sizeof((array)[0]))])
 
 /*
- * The kernel log. Only lines that the module is known to write, and few of the
- * kernel's own, have a place in it.
+ * The kernel log. Expected are the lines that the module is known to write, and few of
+ * the rest of the kernel.
  */
 #define FUZZ_LOG_KINDS	16
 
@@ -59,7 +58,7 @@ struct fuzz_log {
 
 /* From here on. 0 or -errno. */
 int fuzz_log_open(struct fuzz_log *log);
-/* Read what has come; whether all of it was expected. */
+/* Read the new lines. True if all of them were expected. */
 bool fuzz_log_good(struct fuzz_log *log);
 /* "kind: lines" for each kind, as comments of KTAP. */
 void fuzz_log_print(const struct fuzz_log *log);

@@ -19,7 +19,7 @@ need() { # PROGRAM...
 	[ -z "$(ls /sys/fs/bpf/fuse_dax_fmap 2>/dev/null)" ] || skip "there are ops already"
 }
 
-# One result: well if the command succeeds. What it said is shown if it does not.
+# One result: ok if the command succeeds. If it fails, its output is printed.
 check() { # TEXT COMMAND...
 	local text=$1
 	shift

@@ -2,10 +2,9 @@
 /*
  * A file in the `striped` format: its blob, and a model that says where its pages are.
  *
- * The model deals pages out: it walks through a file chunk by chunk and gives
- * each one to the next strip in turn, like cards, and remembers where every page
- * went. There is no division in it, and nothing of the arithmetic of the program
- * under test.
+ * The model walks through a file chunk by chunk, gives each one to the next strip, round
+ * robin, and remembers where every page went. It has no division, and nothing of the
+ * arithmetic of the program under test.
  */
 #ifndef LAYOUT_H
 #define LAYOUT_H
@@ -42,11 +41,11 @@ struct layout {
 	size_t blob_len;
 };
 
-/* What @make says with the functions below, and by setting @size. NULL without memory. */
+/* The layout that @make builds: it sets @size and calls add_*(). NULL without memory. */
 struct layout *new_layout(void (*make)(struct layout *l));
 
 void add_linear(struct layout *l, uint32_t dev, uint64_t offset, uint64_t length);
-/* Over devices 0, 1, 0, 1, ..., each strip where its device has room next. */
+/* Over devices 0, 1, 0, 1, ..., each strip at the next free place of its device. */
 void add_interleaved(struct layout *l, uint64_t length, uint64_t chunk, unsigned int nr);
 /* An extent of @nr strips, which have to follow. */
 void add_extent(struct layout *l, uint64_t length, uint64_t chunk, unsigned int nr);

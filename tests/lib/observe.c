@@ -152,7 +152,7 @@ char task_state(pid_t pid)
 
 bool asleep(pid_t pid)
 {
-	const int looks = 5;	/* who sleeps for no longer than that only took a lock */
+	const int looks = 5;	/* a task that sleeps for less only took a lock */
 	int seen = 0;
 
 	for (int ms = 0; ms < FS_PATIENCE && seen < looks; ms++) {

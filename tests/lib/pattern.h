@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0 */
 /*
- * Bytes that say where they belong, for tests that move them around: the byte
- * at @at of a file whose pattern is @seed.
+ * Bytes that tell their place, for tests that copy them around: the byte at @at
+ * of a file whose pattern is @seed.
  */
 #ifndef PATTERN_H
 #define PATTERN_H
@@ -24,7 +24,7 @@ static inline void pattern_fill(void *buf, size_t len, unsigned int seed, uint64
 		p[i] = pattern(seed, at + i);
 }
 
-/* The first byte that is not as it should be, or -1. */
+/* The index of the first wrong byte, or -1. */
 static inline ssize_t pattern_differs(const void *buf, size_t len, unsigned int seed,
 				      uint64_t at)
 {

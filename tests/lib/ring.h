@@ -49,7 +49,7 @@ static inline void ring_submit(struct ring *r, struct io_uring_sqe sqe)
 	syscall(SYS_io_uring_enter, r->fd, 1, 0, 0, NULL, 0);
 }
 
-/* Has a request come back? */
+/* Has a request completed? */
 static inline bool ring_ready(struct ring *r)
 {
 	return *ring_at(r, r->p.cq_off.head) !=

@@ -1,13 +1,13 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * Something ends while somebody waits for an answer.
+ * Server, connection or tasks go away while tasks wait for an answer.
  *
  * A server stops dead, with SIGSTOP, in the middle of INIT, GET_FMAP, GET_DAXDEV or
  * OPEN; several tasks wait for it, on one file and on two. Then the connection is
- * aborted, the server is killed or goes on, the mount is taken away, the waiting
- * tasks are killed or get signals. Whatever it is: who waits comes back, with an
- * errno that says what happened; nothing is left; and where the server lives the
- * files can be opened afterwards.
+ * aborted, the server is killed or continued, the mount is unmounted, the waiting
+ * tasks are killed or get signals. In each case every waiting task returns, with an
+ * errno that says what happened; nothing is left over; and where the server lives
+ * the files can be opened afterwards.
  */
 #define _GNU_SOURCE
 #include <dirent.h>
@@ -31,7 +31,7 @@
 #define SIZE		(64 * KIB)
 #define OPENERS		6
 
-/* Abort all connections, for one that is not mounted yet. */
+/* Abort all connections: this one has no mount to find it by. */
 static void abort_all(void)
 {
 	DIR *dir = opendir(FUSECTL);
@@ -47,7 +47,7 @@ static void abort_all(void)
 		closedir(dir);
 }
 
-/* ---- those who wait ---- */
+/* ---- tasks that wait ---- */
 
 static void stop_here(struct fuse_server *s, const struct fuse_in_header *in,
 		      const void *arg)
@@ -61,7 +61,7 @@ static void stop_here(struct fuse_server *s, const struct fuse_in_header *in,
 	fs_default(s, in, arg);
 }
 
-/* The server stopped, and is known to have. */
+/* Returns true once the server has stopped. */
 static bool has_stopped(struct fuse_server *s)
 {
 	for (int ms = 0; ms < FS_PATIENCE; ms++) {
@@ -114,7 +114,7 @@ FIXTURE_SETUP(aborted)
 	fs_add(self->s, "a", SIZE, &self->map, sizeof(self->map));
 	fs_add(self->s, "b", SIZE, &self->map, sizeof(self->map));
 	ASSERT_EQ(0, fs_mount(self->s));
-	/* Names are known, where they can be: FUSE's lookups wait for each other. */
+	/* Look up the names first, as lookups in FUSE wait for each other. */
 	if (variant->opcode != FUSE_INIT) {
 		EXPECT_EQ(0, access(fs_path(self->s, "a"), F_OK));
 		EXPECT_EQ(0, access(fs_path(self->s, "b"), F_OK));
@@ -142,7 +142,7 @@ FIXTURE_TEARDOWN(aborted)
 		EXPECT_TRUE(asleep(self->opener[i]));			\
 } while (0)
 
-/* The connection is gone, and they were told so. */
+/* The connection is gone, and each opener has got the errno for that. */
 #define expect_cut_off() do {						\
 	for (unsigned int i = 0; i < OPENERS; i++) {			\
 		int _status = ended(self->opener[i]);			\
@@ -179,7 +179,7 @@ TEST_F(aborted, server_killed)
 	expect_cut_off();
 }
 
-/* Suspended for a while, and back: nobody notices but by the time it took. */
+/* The server is suspended for a while: the opens take longer, and succeed. */
 TEST_F(aborted, server_goes_on)
 {
 	start_openers();
@@ -215,8 +215,9 @@ TEST_F(aborted, mount_detached_and_server_killed)
 }
 
 /*
- * All but the last are killed, and end at once where they wait for us. Where they
- * wait for FUSE, for its OPEN or its LOOKUP, some do not.
+ * All openers but the last are killed. Those that wait in the module, for GET_FMAP
+ * or GET_DAXDEV, end at once. Some of those that wait in FUSE, for OPEN or LOOKUP,
+ * do not.
  */
 TEST_F(aborted, openers_killed)
 {
@@ -238,7 +239,7 @@ TEST_F(aborted, openers_killed)
 	EXPECT_EQ(0, fs_fill(self->s, "b", 'd', SIZE));
 }
 
-/* Killed, and the connection goes with what they left behind. */
+/* The openers are killed, and the connection is aborted with their requests. */
 TEST_F(aborted, openers_killed_and_connection)
 {
 	start_openers();
@@ -254,7 +255,7 @@ static void on_signal(int sig)
 {
 }
 
-/* Signals rain on all of them, with SA_RESTART: no open fails. */
+/* All openers get many signals, with SA_RESTART: no open fails. */
 TEST_F(aborted, openers_interrupted)
 {
 	struct sigaction sa = { .sa_handler = on_signal, .sa_flags = SA_RESTART };
@@ -271,7 +272,7 @@ TEST_F(aborted, openers_interrupted)
 	for (unsigned int i = 0; i < OPENERS; i++) {
 		int status = ended(self->opener[i]);
 
-		/* An OPEN that the server has not answered says EINTR itself. */
+		/* FUSE returns EINTR for an OPEN that the server has not answered. */
 		EXPECT_TRUE(status == 0 || (variant->opcode == FUSE_OPEN &&
 					    status == W_EXITCODE(EINTR, 0))) {
 			TH_LOG("opener %u: status %x", i, status);
@@ -280,7 +281,7 @@ TEST_F(aborted, openers_interrupted)
 	EXPECT_EQ(0, fs_fill(self->s, "a", 'd', SIZE));
 }
 
-/* They are stopped as well, with the turn of a file in their hands. */
+/* The openers are stopped, too, even the one that has the single flight of a file. */
 TEST_F(aborted, openers_stopped)
 {
 	int status;
@@ -289,7 +290,7 @@ TEST_F(aborted, openers_stopped)
 	for (unsigned int i = 0; i + 1 < OPENERS; i++)
 		kill(self->opener[i], SIGSTOP);
 	kill(self->s->pid, SIGCONT);
-	/* Who is not stopped does not wait for those who are. */
+	/* The opener that runs does not wait for those that are stopped. */
 	EXPECT_EQ(0, ended(self->opener[OPENERS - 1]));
 	for (unsigned int i = 0; i + 1 < OPENERS; i++) {
 		kill(self->opener[i], SIGCONT);
@@ -327,7 +328,7 @@ FIXTURE_SETUP(mounter)
 	if (!self->pid) {
 		int err = fs_mount(self->s);
 
-		/* The server goes with who started it. */
+		/* The server ends with the task that started it, so the file is opened here. */
 		if (!err)
 			err = fs_try(self->s, "a");
 		_exit(-err);
@@ -373,7 +374,7 @@ TEST_F(mounter, killed)
 	EXPECT_TRUE(module_refs_wait(self->refs));
 }
 
-/* The answer is under way when the mounting task dies. */
+/* The mounting task is killed while the server answers. */
 TEST_F(mounter, killed_as_it_is_answered)
 {
 	kill(self->s->pid, SIGCONT);
@@ -448,7 +449,7 @@ FIXTURE_SETUP(channels)
 	ASSERT_EQ(0, stat(fs_path(self->s, "a"), &st));
 	self->clone = clone_channel(self->s);
 	ASSERT_LE(0, self->clone);
-	/* From here on whoever reads the clone gets everything. */
+	/* From here on the first channel reads nothing, so the clone gets all requests. */
 	idle = true;
 	ASSERT_EQ(0, pthread_create(&self->asker, NULL, ask_statfs, self->s));
 	ASSERT_TRUE(fs_wait(self->s, FUSE_STATFS, 1));
@@ -460,7 +461,7 @@ FIXTURE_SETUP(channels)
 	}
 }
 
-/* The asker has its answer, and keeps the mount busy no more. */
+/* The statfs gets its answer, so that it does not keep the mount busy. */
 #define end_asking() do {						\
 	idle = false;							\
 	if (!self->asked)						\
@@ -491,13 +492,13 @@ TEST_F(channels, clone_answers)
 	end_asking();
 	EXPECT_EQ(0, fs_try(self->s, "a"));
 	EXPECT_EQ(0, self->s->count[FUSE_GET_FMAP]);
-	/* Both end with the mount. */
+	/* Both channels end with the mount. */
 	EXPECT_EQ(0, fs_umount(self->s));
 	t->mounted = false;
 	fs_stop(t);
 }
 
-/* A channel that closes takes its requests with it, and nothing else. */
+/* Closing a channel aborts the requests that it has read, and no others. */
 TEST_F(channels, clone_closes)
 {
 	static char buf[128 * KIB];
@@ -516,7 +517,7 @@ TEST_F(channels, clone_closes)
 	EXPECT_EQ(1, self->s->count[FUSE_GET_FMAP]);
 }
 
-/* What was asked through one channel cannot be answered through the other. */
+/* A request that was read from one channel cannot be answered through the other. */
 TEST_F(channels, wrong_channel)
 {
 	static char buf[128 * KIB];

@@ -2,19 +2,19 @@
 /*
  * The last file of an inode is closed while a page of it is in use.
  *
- * An ordinary user can keep one page of a file that he can open: in a pipe (vmsplice), or as
- * the buffer of a read from another file, for as long as the server of that one likes. Then
- * he unmaps the file, closes and removes it. FUSE evicts an inode wherever the last reference
- * is dropped: in the write(2) with which the server answers RELEASE, in its notifications, in
- * reclaim. None of these may wait for the page: the server is the one who would have to answer
- * the read, and every other task waits for the server.
+ * An ordinary user can keep one page of a file that he can open: in a pipe (vmsplice), or as the
+ * buffer of a read from another file, for as long as the server of that file does not answer. Then
+ * he unmaps, closes and removes the file. FUSE evicts an inode wherever its last reference is
+ * dropped: in the write(2) with which the server answers RELEASE, in notifications, in reclaim.
+ * None of these may wait for the page: the server would have to answer the read, and every other
+ * task waits for the server.
  *
- * So the module holds the inode until the page is idle. An opener finds the same inode, and
- * can use all of it. The server gets FORGET only then: until it does, the memory is not its
- * own to give to another file. If it does so all the same, that file cannot map the page, nor
- * write to it: the user of the page would see what is written. It can once the page is idle.
+ * So the module holds the inode until the page is no longer in use. An opener finds the same inode,
+ * and can use all of it. The server gets FORGET only after that, and until then must not give the
+ * memory to another file. If it does, that file can neither map the page nor write to it, as the
+ * user of the page would see what is written. It can once the page is free.
  *
- * All of that costs the machine next to nothing, however many pages are in use.
+ * All of this costs next to no CPU time, however many pages are in use.
  */
 #define _GNU_SOURCE
 #include <stdio.h>
@@ -24,7 +24,7 @@
 #include "kselftest_harness.h"
 #include "keeper.h"
 
-/* ---- who evicts ---- */
+/* ---- what evicts the inode ---- */
 
 static int by_delete(struct fuse_server *s)
 {
@@ -51,7 +51,7 @@ static int by_inval_entry(struct fuse_server *s)
 
 static int by_drop_caches(struct fuse_server *s)
 {
-	/* What was used lately takes more than one look. */
+	/* A recently used inode is evicted by the second pass at the earliest. */
 	for (int i = 0; i < 5; i++)
 		drop_caches();
 	return 0;
@@ -73,7 +73,7 @@ static void count_forget(struct fuse_server *s, const struct fuse_in_header *in,
 		forgotten += one[i].nodeid == s->file[0].nodeid;
 }
 
-/* One who answers no read, and reads from whom may go on in the background. */
+/* A server that does not answer reads, and allows asynchronous direct reads. */
 static struct fuse_server *new_slow(void)
 {
 	struct fuse_server *s = fs_new();
@@ -89,7 +89,7 @@ static struct fuse_server *new_slow(void)
 	return s;
 }
 
-/* The kept page comes back some time after it was let go. */
+/* The kept page can be mapped again some time after it was released. */
 static bool given_again(unsigned char *p)
 {
 	for (int ms = 0; ms < FS_PATIENCE; ms++) {
@@ -156,7 +156,7 @@ FIXTURE_SETUP(evicted)
 	};
 }
 
-/* Whatever hangs, hangs for the page: without it everything ends. */
+/* Release the page first: a task that hangs waits for it. */
 FIXTURE_TEARDOWN(evicted)
 {
 	keep_end(&self->keeper);
@@ -168,7 +168,7 @@ FIXTURE_TEARDOWN(evicted)
 	EXPECT_TRUE(module_refs_wait(self->refs));
 }
 
-/* The task that closes the file, and another one that makes FUSE let the inode go. */
+/* A child closes the file but keeps its page, and another child lets FUSE evict the inode. */
 #define close_and_evict() do {						\
 	ASSERT_TRUE(keep_begin(&self->keeper));				\
 	if (variant->evict)						\
@@ -176,7 +176,7 @@ FIXTURE_TEARDOWN(evicted)
 	EXPECT_EQ(0, in_child(try_statfs(self->s)));			\
 } while (0)
 
-/* FORGET comes, now that the page is idle. */
+/* FORGET comes once the page is no longer in use. */
 static bool forgotten_at_last(struct fuse_server *s)
 {
 	for (int ms = 0; ms < FS_PATIENCE && !forgotten; ms++)
@@ -197,7 +197,7 @@ TEST_F_TIMEOUT(evicted, page_in_use, 60)
 	ASSERT_NE(MAP_FAILED, self->thief);
 	EXPECT_EQ(SIGBUS, touch(self->thief + AT, 't'));
 	EXPECT_EQ(SIGBUS, touch(self->thief + AT, -1));
-	/* What is not of the same 2 MiB never was in use. */
+	/* The 2 MiB before the page are not in use. */
 	EXPECT_EQ(0, touch(self->thief + AT - HUGE, 't'));
 	usleep(100 * 1000);
 	EXPECT_EQ(SIGBUS, touch(self->thief + AT, 't'));
@@ -206,14 +206,14 @@ TEST_F_TIMEOUT(evicted, page_in_use, 60)
 	EXPECT_EQ(0, keep_end(&self->keeper));
 	EXPECT_TRUE(forgotten_at_last(s));
 	EXPECT_TRUE(given_again(self->thief + AT));
-	/* What was read meanwhile is in the memory that it was read into. */
+	/* A read that went on during the test has written to the page. */
 	EXPECT_EQ(variant->how == BY_PIPE ? 'f' : variant->how == BY_AIO ?
 		  self->slow->file[0].plain[0] : s->file[4].plain[0], self->thief[AT]);
 	EXPECT_EQ(0, touch(self->thief + AT, 't'));
 	EXPECT_EQ(0, touch(self->thief + AT + PAGE, 't'));
 }
 
-/* The same file, found anew while a page of it is still in use, is as good as ever. */
+/* The file is opened again while a page of it is in use, and works as before. */
 TEST_F_TIMEOUT(evicted, found_anew, 60)
 {
 	unsigned int fmaps;
@@ -225,7 +225,7 @@ TEST_F_TIMEOUT(evicted, found_anew, 60)
 	ASSERT_LE(0, self->fd);
 	self->thief = mmap(NULL, SIZE, PROT_READ | PROT_WRITE, MAP_SHARED, self->fd, 0);
 	ASSERT_NE(MAP_FAILED, self->thief);
-	/* All pages; what is stored in the one that is in use is what is there. */
+	/* All pages, also the one that is in use. */
 	for (size_t at = 0; at < SIZE; at += PAGE) {
 		ASSERT_EQ('f', byte_at(self->fd, at));
 		ASSERT_EQ(1, pwrite(self->fd, "f", 1, at));
@@ -242,7 +242,7 @@ TEST_F_TIMEOUT(evicted, found_anew, 60)
 	EXPECT_EQ(0, forgotten);
 }
 
-/* Opened and closed again, and not mapped: the page is in use as before. */
+/* The file is opened and closed again, and not mapped: the page stays in use. */
 TEST_F_TIMEOUT(evicted, closed_again, 60)
 {
 	struct fuse_server *s = self->s;
@@ -250,7 +250,7 @@ TEST_F_TIMEOUT(evicted, closed_again, 60)
 	close_and_evict();
 	for (int i = 0; i < 3; i++) {
 		ASSERT_EQ(0, in_child(-fs_try(s, "file")));
-		/* Long enough for the module to see it open, or closed. */
+		/* Let the module see that the file is open, or closed. */
 		usleep(50 * 1000);
 	}
 	EXPECT_EQ(0, in_child(variant->evict ? variant->evict(s) :
@@ -262,8 +262,8 @@ TEST_F_TIMEOUT(evicted, closed_again, 60)
 }
 
 /*
- * The server gives the memory to another file all the same. What is written there is not seen
- * in the pipe, and what is read from the other file system does not overwrite it.
+ * The server gives the memory to another file too early. What is written to that file must not
+ * appear in the pipe, and data that arrive from the other file system must not overwrite it.
  */
 TEST_F_TIMEOUT(evicted, written_by_another, 60)
 {
@@ -283,7 +283,7 @@ TEST_F_TIMEOUT(evicted, written_by_another, 60)
 	ret = pwrite(self->fd, buf, SIZE, 0);
 	EXPECT_LE(HUGE, ret);
 	EXPECT_GE(AT, ret);
-	/* Nor has what was refused been written: see keep(), and below. */
+	/* The failed writes have written nothing: keep() compares, and so does this. */
 	EXPECT_EQ(0, keep_end(&self->keeper));
 	for (int ms = 0; ms < FS_PATIENCE; ms++) {
 		ret = pwrite(self->fd, buf, PAGE, AT);
@@ -298,7 +298,7 @@ TEST_F_TIMEOUT(evicted, written_by_another, 60)
 	EXPECT_EQ(0, fsync(self->fd));
 }
 
-/* ---- and other memory, meanwhile ---- */
+/* ---- memory beside the page in use ---- */
 
 FIXTURE(beside) {
 	struct fuse_server *s;
@@ -325,8 +325,8 @@ FIXTURE_TEARDOWN(beside)
 }
 
 /*
- * As long as the page is in use, each write looks whose memory it is that it writes to. That is put
- * together to 2 MiB and taken apart again, as a file with the same memory is mapped and evicted.
+ * While the page is in use, each write checks which file owns the folio that it writes to. That
+ * folio is made one of 2 MiB and split again, as a file with the same memory is mapped and evicted.
  */
 TEST_F_TIMEOUT(beside, memory_put_together, 60)
 {
@@ -360,7 +360,7 @@ TEST_F_TIMEOUT(beside, memory_put_together, 60)
 /* ---- what it costs ---- */
 
 #define PIPES		8
-#define PAGES_EACH	8	/* in a pipe, each of another 2 MiB */
+#define PAGES_EACH	8	/* in a pipe, each in its own 2 MiB */
 #define BIG		(PIPES * PAGES_EACH * HUGE)
 #define WINDOW_MS	3000
 
@@ -409,7 +409,7 @@ FIXTURE_TEARDOWN(cost)
 	EXPECT_TRUE(module_refs_wait(self->refs));
 }
 
-/* Time that all CPUs have spent in the kernel, in ms; -1 if it is not told. */
+/* Time that all CPUs have spent in the kernel, in ms; -1 if /proc/stat does not say. */
 static long kernel_ms(void)
 {
 	unsigned long user, nice, system;
@@ -421,7 +421,7 @@ static long kernel_ms(void)
 	return system * 1000 / sysconf(_SC_CLK_TCK);
 }
 
-/* The least of some windows: other tasks of the machine may be busy in one. */
+/* The least time of some windows: other tasks may be busy in one. */
 static long least_kernel_ms(long enough)
 {
 	long least = -1;

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0 */
 /*
- * A task that keeps a page of a file, and nothing else of it: what any user can do with a file
- * that he can open. And the mount that the file is of. For the tests of evicted files and of
- * what takes their memory away.
+ * For the tests of evicted files, and of what takes their memory away: a task that keeps a
+ * page of a file and nothing else of it, as any user can do with a file that he can open; and
+ * the mount of that file.
  */
 #ifndef KEEPER_H
 #define KEEPER_H
@@ -25,13 +25,13 @@
 #include "fmap_test.h"
 
 #define SIZE		(4 * MIB)
-#define AT		(HUGE + 5 * PAGE)	/* of the page that is kept */
+#define AT		(HUGE + 5 * PAGE)	/* offset of the kept page */
 #define USER		1000
 
 enum { BY_PIPE, BY_DIRECT_READ, BY_AIO };
 
 struct keeper {
-	struct fuse_server *s, *slow;	/* of the file; whom BY_AIO reads from */
+	struct fuse_server *s, *slow;	/* of the file; of the file that BY_AIO reads */
 	const char	*name;
 	int		how;
 	bool		removes;	/* the file */
@@ -47,7 +47,7 @@ static inline void *direct_read(void *unused)
 	return (void *)(long)pread(direct_from, direct_to, PAGE, 0);
 }
 
-/* The page is let go as soon as the parent says so: 0, or where it failed. */
+/* Keeps the page until the parent writes to @go. Returns 0, or the step that failed. */
 static inline int keep(struct keeper *k)
 {
 	static char got[PAGE];
@@ -108,7 +108,7 @@ static inline int keep(struct keeper *k)
 	}
 }
 
-/* True as soon as a child keeps the page, and nothing else of the file. */
+/* Returns true once a child keeps the page, and nothing else of the file. */
 static inline bool keep_begin(struct keeper *k)
 {
 	struct fuse_server *from = k->how == BY_AIO ? k->slow : k->s;
@@ -124,18 +124,18 @@ static inline bool keep_begin(struct keeper *k)
 	pid = fork();
 	if (!pid)
 		_exit(keep(k));
-	k->pid = pid;	/* which the child may see, too */
+	k->pid = pid;	/* the child may share @k, and must not store to it */
 	close(k->ready[1]);
 	close(k->go[0]);
 	if (k->pid < 0 || read(k->ready[0], &c, 1) != 1)
 		return false;
 	if (!fs_wait(k->s, FUSE_RELEASE, released + 1))
 		return false;
-	/* The server answers one after the other: RELEASE is over once this is answered. */
+	/* The server answers requests in order: RELEASE is done once this one is answered. */
 	return k->removes || !statfs(k->s->dir, &st);
 }
 
-/* How the child ended that lets the page go now; the I/O is as good as any other. */
+/* Let the child release the page. Returns its exit status: 0 if the I/O was correct. */
 static inline int keep_end(struct keeper *k)
 {
 	int status;
@@ -162,7 +162,7 @@ static inline void keeper_done(struct fuse_server *s, const struct fuse_in_heade
 	fs_reply(s, in, 0, NULL, 0);
 }
 
-/* Anybody may remove files from the root directory. */
+/* Any user may remove files from the root directory. */
 static inline void keeper_getattr(struct fuse_server *s, const struct fuse_in_header *in,
 				  const void *arg)
 {
@@ -178,8 +178,8 @@ static inline void keeper_getattr(struct fuse_server *s, const struct fuse_in_he
 }
 
 /*
- * "file" and "thief" have the same memory, "next" and "twin" have the one behind it, and "far"
- * is on the other device. Besides its own, "file" may declare more devices, in @dev_bitmap.
+ * "file" and "thief" have the same memory, "next" and "twin" the memory behind it, and "far"
+ * is on the other device. The map of "file" also declares the devices in @dev_bitmap.
  */
 static inline struct fuse_server *keeper_mount(struct scripted map[4], uint64_t addr,
 					       uint64_t dev_bitmap)
@@ -210,7 +210,7 @@ static inline struct fuse_server *keeper_mount(struct scripted map[4], uint64_t 
 	return s;
 }
 
-/* How a child ends that does @what: its exit status, or -1 if it hangs. */
+/* Runs @what in a child. Returns its exit status, or -1 if it hangs. */
 #define in_child(what) ({						\
 	pid_t _pid = fork();						\
 	int _status;							\

@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * A mount is unmounted while the module looks at its files, because a device goes away. Then the
- * module is the last that uses it, and the end of the mount is the module's to bring about.
+ * A mount is unmounted while the module walks its files, because a device is unbound. Then the
+ * module drops the last reference to the superblock, and has to shut it down.
  *
- * At the end of a mount FUSE waits until the server is done with its requests. This one never
- * is: it reads a request into memory that is not there (userfaultfd). That may keep the end of
- * its own mount. It must not keep the unbinding, which has locks of all DAX devices: they can be
- * unbound and used as ever.
+ * The shutdown of a FUSE mount waits until the server is done with its requests. This server never
+ * is: it reads a request into memory that is not there (userfaultfd). That may delay the end of
+ * its own mount. It must not delay the unbinding, which holds locks of all DAX devices: they can
+ * still be unbound and used.
  */
 #define _GNU_SOURCE
 #include <errno.h>
@@ -32,7 +32,7 @@
 
 static sem_t go_on;
 
-/* The server gets no further than this request. */
+/* The server stops at this request. */
 static void stay(struct fuse_server *s, const struct fuse_in_header *in, const void *arg)
 {
 	sem_wait(&go_on);
@@ -45,7 +45,7 @@ static struct {
 
 static void *read_request(void *unused)
 {
-	/* The header of the request is across the boundary. */
+	/* The header of the request crosses the page boundary. */
 	return (void *)(long)read(reader.fd, reader.buf + PAGE - 8, READ_SIZE);
 }
 
@@ -73,18 +73,18 @@ FIXTURE_SETUP(last_user)
 	reg.range = (struct uffdio_range){ (uintptr_t)reader.buf + PAGE, READ_SIZE };
 	ASSERT_EQ(0, ioctl(self->uffd, UFFDIO_REGISTER, &reg));
 	sem_init(&go_on, 0, 0);
-	/* By 4 KiB, so that flushing all of it takes a while. */
+	/* PTE entries, so that flushing all of the file takes a while. */
 	self->map = fmap_linear(0, PAGE, SIZE);
 }
 
-/* In the parent: the devices have to come back even if the test died. */
+/* In the parent: the devices have to be bound again even if the test died. */
 FIXTURE_TEARDOWN_PARENT(last_user)
 {
 	for (int i = 0; i < 2 && !fmap_missing(); i++)
 		EXPECT_EQ(0, daxdev_bind(&daxdev[i]));
 }
 
-/* A mount whose file is all dirty, and whose server is as it is said above. NULL if that fails. */
+/* A mount whose file is dirty, and whose server hangs in a read(2). NULL if that fails. */
 static struct fuse_server *stuck_mount(struct scripted *map, int uffd, pthread_t *thread)
 {
 	struct fuse_server *s = fmap_server(SCRIPTED_OPS_NAME);
@@ -137,7 +137,7 @@ TEST_F_TIMEOUT(last_user, unbinding, 240)
 		pid = daxdev_unbind_begin(&daxdev[0]);
 		ASSERT_LE(0, pid);
 		usleep(round * 4000);
-		/* If it is the last user itself, it waits, as with any FUSE mount. */
+		/* If umount(2) is the last user itself, it waits, as for any FUSE mount. */
 		umounter = fork();
 		ASSERT_LE(0, umounter);
 		if (!umounter)
@@ -154,7 +154,7 @@ TEST_F_TIMEOUT(last_user, unbinding, 240)
 		EXPECT_EQ(0, ended(umounter));
 		EXPECT_EQ(0, fs_stop(s));
 		ASSERT_EQ(0, daxdev_bind(&daxdev[0]));
-		/* Missing again. */
+		/* The pages are missing again in the next round. */
 		ASSERT_EQ(0, madvise(reader.buf + PAGE, READ_SIZE, MADV_DONTNEED));
 	}
 	EXPECT_TRUE(module_refs_wait(self->refs));

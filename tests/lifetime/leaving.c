@@ -1,14 +1,14 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * The memory of a mount is taken away while a page of it is in use.
+ * A mount or a device goes away while a page of the mount is in use.
  *
  * A task keeps one page of a file that it has unmapped and closed: in a pipe (vmsplice). Two
- * callers take the memory away for good and wait for the page: umount(2), so that the device
+ * callers take the memory away for good, and wait for the page: umount(2), so that the device
  * is free when it returns, and the unbinding of the device. umount(2) waits killably and
- * without a lock that others need; killed, it leaves the rest to the module.
+ * without a lock that other tasks need. If it is killed, the module does the rest.
  *
- * No other task waits: not one that is the last to use a mount after umount -l, because the
- * page may be its own; and not one that takes away a device that the page is not on.
+ * No other task waits: not the last user of a mount after umount -l, which may itself have
+ * the page; and not the unbinding of a device that the page is not on.
  */
 #define _GNU_SOURCE
 #include <stdio.h>
@@ -78,7 +78,7 @@ FIXTURE_TEARDOWN(leaving)
 	pid_t _pid;							\
 									\
 	keep_page();							\
-	/* The child may see what becomes of @self. */			\
+	/* The child may share @self, and must not store to it. */	\
 	_pid = fork();							\
 	ASSERT_LE(0, _pid);						\
 	if (!_pid)							\
@@ -121,7 +121,7 @@ TEST_F_TIMEOUT(leaving, umount_waits, 60)
 	unsigned char *p;
 
 	umount_begin();
-	/* Other tasks of the system, and of the module, do not. */
+	/* Other system calls, other mounts and the module's debugfs files do not wait. */
 	ASSERT_EQ(0, in_child(try_sync()));
 	ASSERT_EQ(0, in_child(try_mount()));
 	ASSERT_EQ(0, in_child(try_list()));
@@ -144,7 +144,7 @@ TEST_F_TIMEOUT(leaving, umount_waits, 60)
 	EXPECT_TRUE(module_refs_wait(self->refs));
 }
 
-/* The device is busy as long as the page is. */
+/* The device is busy as long as the page is in use. */
 #define expect_busy_until_let_go() do {					\
 	int _err = -EBUSY;						\
 									\
@@ -180,8 +180,8 @@ TEST_F_TIMEOUT(leaving, umount_is_killed, 60)
 }
 
 /*
- * After umount -l a mount ends with its last file, in the task that closes it. That task does
- * not wait: it may be the one that has the page.
+ * After umount -l the task that closes the last file ends the mount. It does not wait, as the
+ * page may be its own.
  */
 TEST_F_TIMEOUT(leaving, umount_lazily, 60)
 {
@@ -206,7 +206,7 @@ TEST_F_TIMEOUT(leaving, umount_lazily, 60)
 	expect_busy_until_let_go();
 }
 
-/* umount -l of a mount that has a file open, and of one that nobody uses any more. */
+/* Keep a page, and umount -l before the file is closed, or after it (@closes_first). */
 static int keep_own_page(struct fuse_server *s, bool removes, bool closes_first, int let_go)
 {
 	static char got[PAGE];
@@ -229,7 +229,7 @@ static int keep_own_page(struct fuse_server *s, bool removes, bool closes_first,
 		return 5;
 	if (closes_first && umount2(s->dir, MNT_DETACH))
 		return 4;
-	/* Only now can this task let the page go. */
+	/* The task can release the page only after it has returned from close or umount. */
 	if (read(let_go, &c, 1) != 1)
 		return 6;
 	if (read(pipes[0], got, PAGE) != PAGE)
@@ -256,19 +256,19 @@ static int keep_own_page(struct fuse_server *s, bool removes, bool closes_first,
 	EXPECT_TRUE(module_refs_wait(self->refs));			\
 } while (0)
 
-/* The same, of the only task that has the page. */
+/* The same, in the task that has the page. */
 TEST_F_TIMEOUT(leaving, own_page, 60)
 {
 	expect_no_wait(false);
 }
 
-/* Nor does umount -l wait if it is what ends the mount. */
+/* umount -l does not wait either if it ends the mount itself. */
 TEST_F_TIMEOUT(leaving, own_page_umount_lazily, 60)
 {
 	expect_no_wait(true);
 }
 
-/* ---- a device goes, and its memory map with it ---- */
+/* ---- a device is unbound, and its memory map freed ---- */
 
 FIXTURE(unbound) {
 	struct fuse_server *s;
@@ -280,7 +280,7 @@ FIXTURE(unbound) {
 
 FIXTURE_VARIANT(unbound) {
 	bool removed;
-	bool unmounted;		/* by a task that was killed as it waited for the page */
+	bool unmounted;		/* by a task that was killed in its wait for the page */
 };
 
 FIXTURE_VARIANT_ADD(unbound, mounted) {
@@ -314,7 +314,7 @@ FIXTURE_SETUP(unbound)
 		umount_and_kill();
 }
 
-/* In the parent: the devices have to come back even if the test died. */
+/* In the parent: the devices have to be bound again even if the test died. */
 FIXTURE_TEARDOWN_PARENT(unbound)
 {
 	char path[64];
@@ -326,7 +326,7 @@ FIXTURE_TEARDOWN_PARENT(unbound)
 	}
 }
 
-/* The rest of a teardown: in the task that has the server. */
+/* The rest of the teardown, in the task that runs the server. */
 #define let_go_and_stop() do {						\
 	EXPECT_EQ(0, keep_end(&self->keeper));				\
 	EXPECT_EQ(0, fs_stop(self->s));					\
@@ -352,7 +352,7 @@ TEST_F_TIMEOUT(unbound, waits, 60)
 	EXPECT_EQ(0, ended(pid));
 }
 
-/* Unbinding a device that the page is not on does not, though the file has declared it. */
+/* Unbinding a device that the page is not on does not wait, even if the map declares it. */
 TEST_F_TIMEOUT(unbound, other_device, 60)
 {
 	EXPECT_EQ(0, in_child(-write_file(FSDEV "/unbind", daxdev[1].name)));
@@ -375,8 +375,8 @@ static bool connection_ends(struct fuse_server *s)
 }
 
 /*
- * Who unbinds a device has no hold of the mount while it waits: umount(2) ends the mount, and
- * waits for the page as ever. (Not if it comes just as the module looks at the files.)
+ * The task that unbinds a device holds no reference to the mount in its wait: umount(2) ends
+ * the mount, and waits for the page, too. (Not if it comes during the walk over the files.)
  */
 TEST_F_TIMEOUT(unbound, unmounted_meanwhile, 60)
 {

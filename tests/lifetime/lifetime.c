@@ -1,15 +1,15 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * What happens when somebody goes away.
+ * What stays usable when a server, an opener or a mount goes away.
  *
- * A mapping, once made, needs the server no more: it outlives the server's death,
- * an abort of the connection, and a lazy unmount. What it needs, it holds: the
- * device and the module stay in use until the last mapping is gone. A task that
- * waits for a server, or behind another task that does, can be killed, and a
- * server that dies lets all who wait go.
+ * A mapping does not need the server: it outlives the server's death, an abort of
+ * the connection, and a lazy unmount. It holds what it needs: the device and the
+ * module stay in use until the last mapping is gone. A task that waits for a server,
+ * or for another task that does, can be killed, and when a server dies all tasks
+ * that wait for it return.
  *
  * "In use" is seen from outside: another mount gets EBUSY for the device, and the
- * module has a reference more than before.
+ * module has one more reference.
  */
 #define _GNU_SOURCE
 #include <errno.h>
@@ -73,7 +73,7 @@ FIXTURE_TEARDOWN(lifetime)
 	EXPECT_TRUE(module_refs_wait(self->refs));
 }
 
-/* Can a mount of its own get device 0 now? 0, -EBUSY, or why not. */
+/* Returns 0 if another mount can get device 0 now, else -EBUSY or another error. */
 static int device_free(const struct scripted *map)
 {
 	struct fuse_server *s = fmap_server(SCRIPTED_OPS_NAME);
@@ -86,7 +86,7 @@ static int device_free(const struct scripted *map)
 	return fs_stop(s) ?: err;
 }
 
-/* The last reference may be given back a moment later, by another task. */
+/* Another task may drop the last reference a moment later. */
 static int device_free_wait(const struct scripted *map)
 {
 	int err = -EBUSY;
@@ -109,7 +109,7 @@ static int device_free_wait(const struct scripted *map)
 	self->p[0] = 1;							\
 } while (0)
 
-/* What is mapped, what is not yet, and read(2) and write(2). */
+/* Pages that are mapped, pages that are not, read(2) and write(2). */
 #define expect_data_works() do {					\
 	char c;								\
 	EXPECT_EQ(0, touch(self->p, 2));				\
@@ -130,7 +130,7 @@ TEST_F(lifetime, server_killed)
 	EXPECT_EQ(-ENOTCONN, fs_try(self->s, "other"));
 	EXPECT_EQ(-1, stat(fs_path(self->s, "none"), &st));
 	EXPECT_EQ(-EBUSY, device_free(&self->map));
-	/* A mapping made now is as good. */
+	/* A new mapping works as well. */
 	munmap(self->p, SIZE);
 	self->p = mmap(NULL, SIZE, PROT_READ | PROT_WRITE, MAP_SHARED, self->fd, 0);
 	ASSERT_NE(MAP_FAILED, self->p);
@@ -154,7 +154,7 @@ TEST_F(lifetime, umount_while_open)
 	EXPECT_EQ(EBUSY, errno);
 	close(self->fd);
 	self->fd = -1;
-	/* The mapping alone holds it, too. */
+	/* The mapping alone keeps the mount busy, too. */
 	EXPECT_EQ(-1, umount2(self->s->dir, 0));
 	EXPECT_EQ(EBUSY, errno);
 	munmap(self->p, SIZE);
@@ -198,7 +198,7 @@ TEST_F(lifetime, lazy_umount_and_server_killed)
 	EXPECT_EQ(0, device_free_wait(&self->map));
 }
 
-/* The mapping goes with a task that dies, not only with one that tidies up. */
+/* A task that is killed leaves no mapping behind. */
 TEST_F(lifetime, task_killed)
 {
 	pid_t pid;
@@ -223,7 +223,7 @@ TEST_F(lifetime, task_killed)
 	EXPECT_EQ(0, device_free(&self->map));
 }
 
-/* A forked task has the mapping, too, and keeps it. */
+/* A forked child has the mapping, too, and keeps it. */
 TEST_F(lifetime, mapping_inherited)
 {
 	int status, go[2];
@@ -253,7 +253,7 @@ TEST_F(lifetime, mapping_inherited)
 	EXPECT_EQ(0, device_free_wait(&self->map));
 }
 
-/* ---- those who wait for an answer ---- */
+/* ---- tasks that wait for an answer ---- */
 
 FIXTURE(waiting) {
 	struct fuse_server *s;
@@ -305,7 +305,7 @@ TEST_F(waiting, opener_killed)
 	open_and_wait();
 	kill(self->pid, SIGKILL);
 	EXPECT_EQ(SIGKILL, ended(self->pid));
-	/* The answer that nobody waits for. */
+	/* No task waits for this answer. */
 	fs_release(self->s, variant->opcode);
 	EXPECT_EQ(0, fs_try(self->s, "file"));
 }
@@ -315,12 +315,12 @@ TEST_F(waiting, opener_killed_and_unmounted)
 	open_and_wait();
 	kill(self->pid, SIGKILL);
 	EXPECT_EQ(SIGKILL, ended(self->pid));
-	/* It never comes. */
+	/* The answer never comes. */
 	EXPECT_EQ(0, fs_umount(self->s));
 	EXPECT_EQ(0, device_free_wait(&self->map));
 }
 
-/* One opener gives up; the other one, who waits for the same, does not. */
+/* One opener is killed; another, which waits for the same map, is not affected. */
 TEST_F(waiting, one_of_two_killed)
 {
 	pid_t second;
@@ -335,7 +335,7 @@ TEST_F(waiting, one_of_two_killed)
 	EXPECT_EQ(0, ended(second));
 }
 
-/* A signal that does not kill does not break an open either. */
+/* A signal that is handled must not break an open either. */
 static void on_signal(int sig)
 {
 }
@@ -355,7 +355,7 @@ TEST_F(waiting, opener_interrupted)
 	EXPECT_TRUE(WEXITSTATUS(status) == 0 || WEXITSTATUS(status) == EINTR);
 }
 
-/* A server that was started anew has what it was asked sent to it once more. */
+/* After a restart a server can have its requests sent again. */
 TEST_F(waiting, resent)
 {
 	open_and_wait();
@@ -363,7 +363,7 @@ TEST_F(waiting, resent)
 	ASSERT_TRUE(fs_wait(self->s, variant->opcode, 2));
 	fs_release(self->s, variant->opcode);
 	EXPECT_EQ(0, ended(self->pid));
-	/* The answer to the first one came too late. */
+	/* The answer to the first request came too late. */
 	EXPECT_EQ(1, self->s->refused);
 	EXPECT_EQ(0, self->s->malformed);
 	EXPECT_EQ(0, fs_fill(self->s, "file", 'd', SIZE));
@@ -407,8 +407,8 @@ TEST_F(waiting, lazy_umount)
 }
 
 /*
- * Signals: one that kills ends any wait at once; one that is handled may end it
- * with EINTR or not at all, but not with anything else.
+ * A fatal signal ends any wait at once. A signal that is handled ends it with EINTR
+ * or not at all, but with no other error.
  */
 FIXTURE(signals) {
 	struct fuse_server *s;
@@ -459,7 +459,7 @@ FIXTURE_SETUP(signals)
 		ASSERT_TRUE(fs_wait(self->s, variant->opcode, 1));
 		ASSERT_TRUE(asleep(pid));
 	}
-	/* The second one waits for its turn, not for the server. */
+	/* The second opener waits for the first one's single flight, not for the server. */
 	EXPECT_EQ(1, self->s->count[variant->opcode]);
 }
 
@@ -468,7 +468,7 @@ FIXTURE_TEARDOWN(signals)
 	EXPECT_EQ(0, fs_stop(self->s));
 }
 
-/* With SA_RESTART a system call that was interrupted goes on. */
+/* With SA_RESTART an interrupted system call goes on. */
 #define expect_interrupted(status) do {					\
 	int _status = status;						\
 	EXPECT_TRUE(WIFEXITED(_status));				\
@@ -505,7 +505,7 @@ TEST_F(signals, who_waits_for_a_turn_is_killed)
 	EXPECT_EQ(SIGKILL, ended(self->second));
 	fs_release(self->s, variant->opcode);
 	EXPECT_EQ(0, ended(self->first));
-	/* It was counted as long as it waited, and no longer: the file is mapped. */
+	/* The killed opener has left no trace: the file becomes mapped. */
 	EXPECT_EQ(0, fs_fill(self->s, "file", 'd', SIZE));
 	EXPECT_EQ(1, self->s->count[FUSE_GET_FMAP]);
 }
@@ -575,7 +575,7 @@ TEST_F(init, answered_late)
 	EXPECT_EQ(1, self->s->count[FUSE_GET_FMAP]);
 }
 
-/* mount(2) waits, its server dies: it must come back. */
+/* The server of a waiting mount(2) dies: mount(2) must return. */
 TEST_F(init, sync_server_killed)
 {
 	struct fuse_server *s = self->s;
@@ -588,11 +588,11 @@ TEST_F(init, sync_server_killed)
 	if (!pid)
 		_exit(fs_mount(s) ? 0 : 1);
 	ASSERT_TRUE(fs_wait(s, FUSE_INIT, 1));
-	/* The server is the child's child, and tells us who it is. */
+	/* The child starts the server, which stores its pid in shared memory. */
 	while (!s->pid)
 		usleep(1000);
 	kill(s->pid, SIGKILL);
-	/* The mounting task holds the device, too, so only a signal ends it. */
+	/* The mounting task has /dev/fuse open, too, so only a signal ends it. */
 	usleep(50 * 1000);
 	kill(pid, SIGKILL);
 	EXPECT_LE(0, ended(pid));

@@ -1,17 +1,17 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * The kernel learns that an inode is not what it took it for.
+ * FUSE marks the inode of a mapped file bad.
  *
- * A server may use a nodeid again for another file, and then says so by another generation, in
- * the answer to LOOKUP or in READDIRPLUS; or it answers a request for attributes with those of
- * another type of file. FUSE calls the inode bad: I/O of whoever has it open fails with EIO
- * from then on, and a name leads to a new inode if there is one. The memory of the old file
- * may by then be that of another one. So a bad inode has no map: reads and writes are EIO,
- * faults are SIGBUS, what was mapped is unmapped a moment later, and the memory is free for
- * the next file, though the old one is still open and its mappings are still there.
+ * A server may reuse a nodeid for another file, and reports that by another generation in the
+ * answer to LOOKUP or in READDIRPLUS; or it answers a request for attributes with those of
+ * another type of file. Then FUSE marks the inode bad: I/O of its open files fails with EIO
+ * from then on, and a name leads to a new inode if there is one. The memory of the old file may
+ * by then belong to another file. So a bad inode has no map: reads and writes are EIO, faults
+ * are SIGBUS, mapped pages are unmapped a moment later, and the memory is free for the next
+ * file, although the old one is still open and has VMAs.
  *
- * Every test keeps a plain file beside the mapped one, to which the same happens. What FUSE
- * answers there is what is expected of the mapped one.
+ * Every test does the same to a plain file beside the mapped one. What FUSE does there is what
+ * the mapped file has to do.
  */
 #define _GNU_SOURCE
 #include <dirent.h>
@@ -35,7 +35,7 @@
 #define SIZE		(4 * MIB)
 #define FOREVER		3600
 
-/* What the server says of all its files; a page, as children change it, too. */
+/* What the server answers for all its files; shared, as children change it, too. */
 static struct {
 	_Atomic unsigned int generation;
 	_Atomic bool wrong_type;
@@ -63,7 +63,7 @@ static struct fuse_entry_out entry_of(const struct fs_file *f)
 	return out;
 }
 
-/* A name is valid for no time, so each look at one is a LOOKUP. */
+/* Names are valid for no time, so each use of one is a LOOKUP. */
 static void lookup(struct fuse_server *s, const struct fuse_in_header *in, const void *arg)
 {
 	for (unsigned int i = 0; i < s->nr_files; i++)
@@ -89,7 +89,7 @@ static void attributes(struct fuse_server *s, const struct fuse_in_header *in, c
 	fs_default(s, in, arg);
 }
 
-/* All files, in one answer. */
+/* All files in one answer. */
 static void readdirplus(struct fuse_server *s, const struct fuse_in_header *in, const void *arg)
 {
 	const struct fuse_read_in *read = arg;
@@ -111,7 +111,7 @@ static void readdirplus(struct fuse_server *s, const struct fuse_in_header *in, 
 	fs_reply(s, in, 0, len ? buf : NULL, len);
 }
 
-/* ---- how an inode becomes bad: 0, or what was wrong ---- */
+/* ---- how an inode becomes bad: each returns 0, or what was wrong ---- */
 
 static int by_lookup(struct fuse_server *s)
 {
@@ -222,7 +222,7 @@ FIXTURE_SETUP(reused)
 			     self->plain_fd, 0);
 	ASSERT_NE(MAP_FAILED, self->p);
 	ASSERT_NE(MAP_FAILED, self->plain_p);
-	/* Some of it is dirty, some is clean, and the first half is not mapped. */
+	/* One page is dirty, one is clean, and the first half is not mapped. */
 	ASSERT_EQ(0, touch(self->p + HUGE, 'f'));
 	ASSERT_EQ(0, touch(self->p + SIZE - 1, -1));
 }
@@ -238,7 +238,7 @@ FIXTURE_TEARDOWN(reused)
 	EXPECT_TRUE(module_refs_wait(self->refs));
 }
 
-/* What touching @p comes to causing: the memory is taken, or given, a moment later. */
+/* Returns true once touching @p has the result @sig: memory is taken or freed later. */
 static bool comes_to(unsigned char *p, int sig)
 {
 	for (int ms = 0; ms < FS_PATIENCE; ms++) {
@@ -249,7 +249,7 @@ static bool comes_to(unsigned char *p, int sig)
 	return false;
 }
 
-/* ---- what can be done with a descriptor: 0 or the errno ---- */
+/* ---- uses of a descriptor: each returns 0 or the errno ---- */
 
 static int err_of(ssize_t ret)
 {
@@ -308,7 +308,7 @@ static const struct {
 
 /* ---- tests ---- */
 
-/* The old descriptor is as that of a plain file, and mappings end. */
+/* The old descriptor behaves like that of a plain file, and mapped pages are unmapped. */
 TEST_F(reused, old_descriptor)
 {
 	unsigned char *q, *copy;
@@ -325,7 +325,7 @@ TEST_F(reused, old_descriptor)
 	EXPECT_EQ(EIO, do_read(self->fd));
 	EXPECT_EQ(EIO, do_write(self->fd));
 
-	/* What was not mapped yet, what was, and a new mapping. */
+	/* A page that was not mapped, pages that were, and a new mapping. */
 	EXPECT_EQ(SIGBUS, touch(self->plain_p + PAGE, -1));
 	EXPECT_EQ(SIGBUS, touch(self->p + PAGE, -1));
 	EXPECT_EQ(SIGBUS, touch(self->p + PAGE, 'x'));
@@ -338,16 +338,16 @@ TEST_F(reused, old_descriptor)
 		EXPECT_EQ(SIGBUS, touch(q, 'x'));
 		munmap(q, SIZE);
 	}
-	/* A copy is a copy. */
+	/* A private copy stays. */
 	EXPECT_EQ(0, touch(copy + PAGE, -1));
 	EXPECT_EQ('c', copy[PAGE]);
 	EXPECT_EQ(SIGBUS, touch(copy + HUGE, -1));
 	munmap(copy, SIZE);
-	/* Others have nothing to do with it. */
+	/* Other files are not affected. */
 	EXPECT_EQ(0, fs_fill(self->s, "next", 'n', SIZE));
 }
 
-/* The memory goes to the next file, who has the old one open or not; and that one keeps it. */
+/* The next file gets the memory while the old one is still open, and keeps it. */
 TEST_F(reused, memory_is_given_up)
 {
 	const char *name = variant->anew ? "file" : "thief";
@@ -371,7 +371,7 @@ TEST_F(reused, memory_is_given_up)
 	EXPECT_EQ(EIO, do_write(self->fd));
 	EXPECT_EQ(0, self->s->count[FUSE_READ] + self->s->count[FUSE_WRITE]);
 
-	/* The end of the old one, whichever way, takes nothing away. */
+	/* The end of the old file, flushed, unmapped and evicted, takes nothing away. */
 	do_fsync(self->fd);
 	munmap(self->p, SIZE);
 	self->p = mmap(NULL, SIZE, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
@@ -387,7 +387,7 @@ TEST_F(reused, memory_is_given_up)
 	close(fd);
 }
 
-/* A map of another memory is the map of the new file only. */
+/* The new inode has another map, and the old file does not get that memory. */
 TEST_F(reused, another_map)
 {
 	unsigned char *q;
@@ -412,7 +412,7 @@ TEST_F(reused, another_map)
 	close(fd);
 }
 
-/* A page that is in use stays what it is until it is let go. */
+/* A page that is in use is not given to another file until it is released. */
 TEST_F(reused, page_in_use)
 {
 	const char *name = variant->anew ? "file" : "thief";
@@ -439,8 +439,8 @@ TEST_F(reused, page_in_use)
 }
 
 /*
- * The same for write(2) of the next file, from the first moment: before the module has looked
- * whose inode it is that ended.
+ * The same for write(2) of the next file, at once: before the module has found the inode that
+ * has become bad.
  */
 TEST_F(reused, written_at_once)
 {
@@ -451,7 +451,7 @@ TEST_F(reused, written_at_once)
 
 	ASSERT_EQ(0, pipe(p));
 	ASSERT_EQ(PAGE, vmsplice(p[1], &iov, 1, 0));
-	/* READDIRPLUS ends this one as well. */
+	/* READDIRPLUS makes this inode bad, too, so it is opened afterwards. */
 	if (variant->end != by_readdirplus)
 		fd = fs_open(self->s, "thief", O_RDWR);
 	ASSERT_EQ(0, variant->end(self->s));
@@ -473,7 +473,7 @@ TEST_F(reused, written_at_once)
 	close(fd);
 }
 
-/* Nor does writing the page anew, once its memory has failed. */
+/* Nor can the next file write to the page if its memory has failed. */
 TEST_F(reused, failed_and_written_anew)
 {
 	static unsigned char got[PAGE], anew[PAGE];
@@ -499,7 +499,7 @@ TEST_F(reused, failed_and_written_anew)
 	EXPECT_EQ(EIO, errno);
 	EXPECT_EQ(-1, fallocate(fd, FALLOC_FL_ZERO_RANGE, HUGE, PAGE));
 	EXPECT_EQ(EIO, errno);
-	/* What comes before it is written. */
+	/* The page before it can be written. */
 	EXPECT_EQ(PAGE, pwrite(fd, anew, PAGE, HUGE - PAGE));
 	ASSERT_EQ(PAGE, read(p[0], got, PAGE));
 	for (int i = 0; i < PAGE; i++)
@@ -515,7 +515,7 @@ TEST_F(reused, failed_and_written_anew)
 	close(fd);
 }
 
-/* A mapping that is all that is left of the old file. */
+/* Only a mapping is left of the old file. */
 TEST_F(reused, mapping_alone)
 {
 	close(self->fd);
@@ -527,7 +527,7 @@ TEST_F(reused, mapping_alone)
 	EXPECT_EQ(EIO, errno);
 }
 
-/* The inode ends while its first opener waits for the map. */
+/* The inode becomes bad while its first opener waits for the map. */
 TEST_F(reused, first_open)
 {
 	struct fuse_server *s = self->s;
@@ -558,7 +558,7 @@ TEST_F(reused, first_open)
 	EXPECT_EQ(0, fs_fill(s, "next", 'n', SIZE));
 }
 
-/* Tasks that open, fault, read and write without a pause, and the file ends again and again. */
+/* Tasks open, fault, read and write, and the inode becomes bad again and again. */
 TEST_F_TIMEOUT(reused, while_busy, 60)
 {
 	volatile bool *over = mmap(NULL, PAGE, PROT_READ | PROT_WRITE,

@@ -1,13 +1,13 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * Unloading the module, in every order with what uses it.
+ * Unloading the module before and after its users.
  *
- * It goes when nobody needs it, and says EAGAIN ("in use", as rmmod puts it)
- * while ops are registered or a mount is bound, lazily unmounted ones included.
- * Mounts that are not bound do not hold it and do not notice.
+ * It can be unloaded when it is not in use. While ops are registered or a mount is
+ * attached, also a lazily unmounted one, rmmod fails with EAGAIN ("in use"). Mounts
+ * that are not attached do not hold the module, and work without it.
  *
- * These tests unload and load the module that the other tests use, and leave it
- * as it was.
+ * These tests unload and load the module that the other tests use, and leave it as
+ * it was.
  */
 #define _GNU_SOURCE
 #include <errno.h>
@@ -92,7 +92,7 @@ TEST_F(unload, ops_registered)
 	fs_stop(self->s);
 }
 
-/* link, mount, file, mapping: given up one by one, from either end. */
+/* Link, mapping, file and mount: dropped one by one, the mount last. */
 TEST_F(unload, mount_last)
 {
 	unsigned char *p;
@@ -159,7 +159,7 @@ TEST_F(unload, server_killed)
 	fs_stop(self->s);
 }
 
-/* Bound, but no file was ever opened: the mount is what counts. */
+/* A mount is attached, and no file was opened: the mount alone holds the module. */
 TEST_F(unload, nothing_opened)
 {
 	load_ops();
@@ -173,7 +173,7 @@ TEST_F(unload, nothing_opened)
 	fs_stop(self->s);
 }
 
-/* A mount that is not bound lives through unloading and loading. */
+/* A mount that is not attached works through unloading and loading. */
 TEST_F(unload, under_plain_mount)
 {
 	struct fuse_server *s = self->s;
@@ -195,7 +195,7 @@ TEST_F(unload, under_plain_mount)
 	EXPECT_EQ(0, fs_stop(s));
 }
 
-/* One that failed does not hold it either. */
+/* A mount that failed does not hold the module either. */
 TEST_F(unload, under_failed_mount)
 {
 	ASSERT_EQ(0, fs_mount(self->s));
@@ -206,8 +206,9 @@ TEST_F(unload, under_failed_mount)
 }
 
 /*
- * The offer is out, the answer is not in. Either the module cannot go, or the
- * answer must find it gone without harm; then the mount is a plain one, or failed.
+ * The server has the module's offer, and has not answered INIT. Either the module
+ * cannot be unloaded, or the answer comes after it is gone, and must do no harm:
+ * the mount is then not attached, or has failed.
  */
 static void unload_during_init(struct __test_metadata *_metadata,
 			       struct fuse_server *s)
@@ -272,8 +273,9 @@ TEST_F(unload, after_killed_opener)
 }
 
 /*
- * Mounts come and go while the module does. Each mount is bound, or refused, or,
- * without the module, a plain one; and none keeps the module from going in the end.
+ * Mounts come and go while the module is loaded and unloaded. Each mount is
+ * attached, or failed, or, without the module, plain FUSE; and in the end the
+ * module can be unloaded.
  */
 static int mount_all_the_time(const struct scripted *map, volatile bool *stop,
 			      unsigned int *seen)
@@ -320,7 +322,7 @@ TEST_F_TIMEOUT(unload, racing_mounts, 180)
 		load_ops();
 		usleep(30 * 1000);
 		unload_ops();
-		/* It is in use now and then: by a mount, or by an offer. */
+		/* The module is in use at times: by a mount, or by an offer. */
 		for (int ms = 0; ms < FS_PATIENCE; ms++) {
 			int err = module_unload();
 
@@ -338,7 +340,7 @@ TEST_F_TIMEOUT(unload, racing_mounts, 180)
 	}
 	shared->stop = true;
 	EXPECT_EQ(0, ended(pid));
-	TH_LOG("%u mounts: %u bound, %u plain, %u refused; %u of %u unloadings",
+	TH_LOG("%u mounts: %u attached, %u plain, %u refused; %u of %u unloadings",
 	       shared->seen[0], shared->seen[1], shared->seen[2], shared->seen[3],
 	       unloads, tries);
 	EXPECT_LT(0, shared->seen[1] + shared->seen[2] + shared->seen[3]);

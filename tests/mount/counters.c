@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * What a mount counts, compared with what was done to it.
+ * The counters of a mount, compared with what tasks did to it.
  *
- * Everything here is done on purpose and once, so each counter has one right value;
- * all others stay where they are.
+ * Each test does a known number of operations, so each counter has one right value, and
+ * the other counters must not change.
  */
 #define _GNU_SOURCE
 #include <errno.h>
@@ -20,7 +20,7 @@
 #define SIZE	(4 * MIB)
 
 static const char *const names[] = {
-	"faults_2m", "faults_4k", "faults_failed", "upgrades", "read_bytes",
+	"faults_2m", "faults_4k", "faults_failed", "collapses", "read_bytes",
 	"written_bytes", "get_fmap", "maps_in_open", "get_daxdev", "maps_refused",
 	"opens_failed", "mappings_refused",
 };
@@ -61,7 +61,7 @@ FIXTURE_TEARDOWN(counters)
 	EXPECT_EQ(0, fs_stop(self->s));
 }
 
-/* The counter @name went up by @by since the last look. */
+/* The counter @name has grown by @by since it was last read. */
 #define expect_more(name, by) do {					\
 	for (int _i = 0; _i < ARRAY_SIZE(names); _i++)			\
 		if (!strcmp(name, names[_i])) {				\
@@ -167,7 +167,6 @@ TEST_F(counters, refusals)
 	close(fd);
 }
 
-/* Each mount has its own. */
 /* Runs of the program @name so far, as BPF counts them; -1: there is none. */
 static long runs(const char *name)
 {
@@ -188,7 +187,7 @@ static long runs(const char *name)
 	return -1;
 }
 
-/* The statistics of BPF know each call of iomap_begin(), if they are switched on. */
+/* BPF statistics count each call of iomap_begin(), if they are switched on. */
 TEST_F(counters, statistics_of_bpf)
 {
 	int stats = bpf_enable_stats(BPF_STATS_RUN_TIME);
@@ -211,6 +210,7 @@ TEST_F(counters, statistics_of_bpf)
 	EXPECT_EQ(before, runs("scripted_begin"));
 }
 
+/* Each mount has its own counters. */
 TEST_F(counters, of_two_mounts)
 {
 	struct fuse_server *other = fmap_server(SCRIPTED_OPS_NAME);

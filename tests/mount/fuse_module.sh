@@ -1,11 +1,11 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0
 #
-# FUSE as a module of its own.
+# FUSE as a loadable module.
 #
-# This module needs symbols of it, so it comes second and goes first; and it finds
-# FUSE's tracepoints there, in one that was loaded a moment ago too. Where FUSE is
-# built in there is nothing to see.
+# fuse_dax_fmap uses symbols of fuse, so it must be loaded after it and unloaded before
+# it; and it must find the tracepoints of a fuse module that has just been loaded. If
+# FUSE is built in, the test is skipped.
 
 # shellcheck disable=SC2317 # functions are called by check
 dir=$(mktemp -d)
@@ -31,7 +31,7 @@ loaded() {
 	[ -e "/sys/module/$1/initstate" ]
 }
 
-# A file of a new mount is mapped: what goes in comes out.
+# A file of a new mount is mapped: what is written can be read.
 mapped() {
 	local ok=1 text="fuse was loaded anew"
 	printf '%s\n' "device = [{ name = \"a\", path = \"${DAX_DEVICES%% *}\" }]" \
@@ -65,6 +65,6 @@ check "then fuse goes" rmmod fuse
 check "the module does not come first" fails insmod "$FMAP_MODULE"
 check "fuse comes" modprobe fuse
 check "then the module comes" insmod "$FMAP_MODULE"
-check "a mount is bound" mapped
+check "a mount is attached" mapped
 rm -rf "$dir"
 exit $failed

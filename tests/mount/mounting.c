@@ -1,14 +1,14 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * Mounting: who may, in which ways, and what a bound mount does as a whole.
+ * Mounting: which tasks get an offer of file maps, the ways to mount, and what
+ * concerns a mount as a whole.
  *
- * An offer goes to a task that has CAP_SYS_RAWIO and mounts for itself. It does not
- * go to a server that somebody mighty mounts for: a set-user-ID helper for its
+ * An offer is for a task that has CAP_SYS_RAWIO and mounts for itself. A server must
+ * not get one if a privileged task mounts on its behalf: a set-user-ID helper for its
  * user, root for another owner, or root with a file system context that was made in
  * a user namespace. (negotiate.c has tasks without the capability.)
  *
- * What concerns a whole mount, its super_operations and its options, is as on any
- * FUSE mount.
+ * The super_operations and options of an fmap mount behave as on any FUSE mount.
  */
 #define _GNU_SOURCE
 #include <errno.h>
@@ -68,7 +68,7 @@ static bool offered(const struct fuse_server *s)
 	return s->init.unused[FUSE_DAX_FMAP_INIT_IN_MAGIC] == FUSE_DAX_FMAP_MAGIC;
 }
 
-/* Does a write to @path get to the device, and no further? */
+/* Returns true if a write to @path goes to the device, and not to the server. */
 static bool is_mapped(struct fuse_server *s, const char *path)
 {
 	unsigned int writes = s->count[FUSE_WRITE];
@@ -82,7 +82,7 @@ static bool is_mapped(struct fuse_server *s, const char *path)
 	return works && s->count[FUSE_WRITE] == writes;
 }
 
-/* The server was a thread of a child that has ended. */
+/* The server was a thread of a child that has exited. */
 static void forget_server(struct fuse_server *s)
 {
 	umount2(s->dir, MNT_DETACH);
@@ -91,9 +91,9 @@ static void forget_server(struct fuse_server *s)
 	s->fd = -1;
 }
 
-/* ---- who mounts ---- */
+/* ---- tasks that mount ---- */
 
-/* Run fusermount3 as @argv says. With @comm it passes a descriptor that way. */
+/* Run fusermount3, which sends the descriptor of the mount to the socket @comm. */
 static int fusermount(const char *program, int comm, const char *a, const char *b,
 		      const char *c)
 {
@@ -133,7 +133,7 @@ static int receive_fd(int sock)
 	return fd;
 }
 
-/* As an ordinary user: mount with the helper, serve, use. The code to exit with. */
+/* As an ordinary user: mount with the helper, serve, use. Returns the exit code. */
 static int mount_with_helper(struct fuse_server *s, const char *program)
 {
 	int sock[2], fd;
@@ -152,7 +152,7 @@ static int mount_with_helper(struct fuse_server *s, const char *program)
 	fd = fs_open(s, "file", O_RDWR);
 	if (fd < 0)
 		return 103;
-	/* The server's own bytes. */
+	/* The bytes that the server returns for READ. */
 	if (pread(fd, &c, 1, 0) != 1 || c != 'a')
 		return 104;
 	close(fd);
@@ -191,7 +191,7 @@ TEST_F(mounting, helper_of_an_ordinary_user)
 	EXPECT_EQ(1, self->s->count[FUSE_INIT]);
 }
 
-/* Root, but the mount says that it is somebody else's. */
+/* Root mounts, but user_id= names another user. */
 TEST_F(mounting, for_another_owner)
 {
 	self->s->owner = NOBODY;
@@ -202,7 +202,7 @@ TEST_F(mounting, for_another_owner)
 	EXPECT_EQ(self->refs, module_refs());
 }
 
-/* A set-user-ID program that mounts in its own name: still not its own power. */
+/* A set-user-ID program mounts as root: the privilege is not that of its user. */
 TEST_F(mounting, effective_user_alone)
 {
 	ASSERT_EQ(0, setresuid(NOBODY, 0, 0));
@@ -213,7 +213,7 @@ TEST_F(mounting, effective_user_alone)
 	ASSERT_EQ(0, setresuid(0, 0, 0));
 }
 
-/* A daemon of another user that has the capabilities itself, and mounts for itself. */
+/* A daemon that is not root, but has the capabilities, mounts for itself. */
 TEST_F(mounting, capable_without_being_root)
 {
 	int status;
@@ -224,7 +224,7 @@ TEST_F(mounting, capable_without_being_root)
 	ASSERT_LE(0, pid);
 	if (!pid) {
 		self->s->owner = NOBODY;
-		/* KEEPCAPS and effective again. */
+		/* The capabilities stay effective after the change of user. */
 		if (prctl(PR_SET_SECUREBITS, 1 << 2 /* NO_SETUID_FIXUP */) ||
 		    setresuid(NOBODY, NOBODY, NOBODY))
 			_exit(KSFT_SKIP);
@@ -238,7 +238,7 @@ TEST_F(mounting, capable_without_being_root)
 	EXPECT_TRUE(offered(self->s));
 }
 
-/* In a user namespace: a context of FUSE, up to its creation. */
+/* In a user namespace: configure an fs_context of FUSE, but do not create the mount. */
 static int make_context(int fuse)
 {
 	char fd[16];
@@ -255,7 +255,7 @@ static int make_context(int fuse)
 	return context;
 }
 
-/* What root is handed by somebody who prepared it in a user namespace. */
+/* Root creates a mount from an fs_context that was made in a user namespace. */
 TEST_F(mounting, context_of_a_user_namespace)
 {
 	int pidfd, fuse, context, fds[2], report[2];
@@ -293,8 +293,8 @@ TEST_F(mounting, context_of_a_user_namespace)
 	ASSERT_TRUE(fs_wait(self->s, FUSE_INIT, 1));
 	EXPECT_FALSE(offered(self->s));
 	EXPECT_EQ(self->refs, module_refs());
-	self->s->mounted = false;	/* it never was */
-	close(context);			/* and that is its end */
+	self->s->mounted = false;	/* it was never attached to a directory */
+	close(context);			/* drops the superblock */
 }
 
 /* ---- ways to mount ---- */
@@ -335,7 +335,7 @@ TEST_F(mounting, one_connection_twice)
 	rmdir(dir);
 }
 
-/* Two servers have nothing in common but the ops: each has its device. */
+/* Two servers use the same ops, each with a device of its own. */
 TEST_F(mounting, two_servers)
 {
 	struct scripted map = fmap_linear(1, 0, SIZE);
@@ -362,7 +362,7 @@ TEST_F(mounting, remounted)
 	ASSERT_EQ(0, fs_mount(self->s));
 	p = fs_map(self->s, "file", SIZE, PROT_READ | PROT_WRITE);
 	ASSERT_NE(MAP_FAILED, p);
-	/* A shared mapping may still be written through. */
+	/* A writable shared mapping keeps the mount from becoming read-only. */
 	EXPECT_EQ(-1, mount(NULL, self->s->dir, NULL, MS_REMOUNT | MS_RDONLY, NULL));
 	EXPECT_EQ(EBUSY, errno);
 	EXPECT_EQ(0, touch(p, 1));
@@ -377,7 +377,7 @@ TEST_F(mounting, remounted)
 	EXPECT_TRUE(is_mapped(self->s, fs_path(self->s, "file")));
 }
 
-/* A loop device of @size bytes in @path; its number or -1. */
+/* Make a loop device of @size bytes; @path is its name. Returns its number or -1. */
 static int loop_add(char *path, size_t len, off_t size)
 {
 	int control, loop, file, n;
@@ -408,7 +408,7 @@ static void loop_remove(const char *path)
 	close(control);
 }
 
-/* fuseblk is bound where blocks are pages, and says why not elsewhere. */
+/* fuseblk is attached if its block size is the page size; else the log says why not. */
 FIXTURE(fuseblk) {
 	struct fuse_server *s;
 	struct scripted map;
@@ -443,7 +443,7 @@ FIXTURE_TEARDOWN(fuseblk)
 	EXPECT_TRUE(module_refs_wait(self->refs));
 }
 
-TEST_F(fuseblk, bound)
+TEST_F(fuseblk, attached)
 {
 	self->s->more_opts = ",blksize=4096";
 	ASSERT_EQ(0, fs_mount(self->s));
@@ -472,8 +472,8 @@ TEST_F(fuseblk, plain)
 }
 
 /*
- * Submounts are virtiofs's: FUSE does not offer them here, and a server that acts as
- * if it had gets one superblock for all, with mapped files everywhere.
+ * Only virtiofs offers automatic submounts. A server that returns FUSE_ATTR_SUBMOUNT
+ * without the offer gets a single superblock, in which all files can be mapped.
  */
 #define SUB_NODEID	1000
 
@@ -563,7 +563,7 @@ TEST_F(mounting, as_any_other)
 
 	ASSERT_EQ(0, options_of(plain->dir, plain_opts, sizeof(plain_opts)));
 	ASSERT_EQ(0, options_of(self->s->dir, bound_opts, sizeof(bound_opts)));
-	/* FUSE's own DAX is off. */
+	/* An fmap mount shows that FUSE's own DAX is off. */
 	end = strstr(bound_opts, ",dax=never\n");
 	if (end)
 		strcpy(end, "\n");
@@ -583,7 +583,7 @@ TEST_F(mounting, as_any_other)
 	EXPECT_EQ(-1, ioctl(fd, FITHAW, 0));
 	EXPECT_EQ(1, pwrite(fd, "x", 1, 0));
 
-	/* It has no quotas either: the same errno as any FUSE mount. */
+	/* FUSE has no quotas either. */
 	fails = syscall(SYS_quotactl_fd, fd, QCMD(Q_GETQUOTA, USRQUOTA), 0, &quota);
 	EXPECT_EQ(-1, fails);
 	EXPECT_TRUE(errno == ENOSYS || errno == ESRCH);

@@ -1,19 +1,19 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * Negotiation: who is offered file maps, and what an answer leads to.
+ * Negotiation: which mounts are offered file maps, and what an answer leads to.
  *
- * The kernel puts an offer into FUSE_INIT if the task that mounts may do raw I/O
- * on the machine, and for nobody else. The server names ops in its answer, or
- * does not. From there on there are three kinds of mounts, told apart here by
- * what the first open of a file does:
+ * The kernel puts an offer into FUSE_INIT only if the task that mounts has
+ * CAP_SYS_RAWIO in the initial user namespace (for what else it needs, see mounting.c).
+ * The server names ops in its answer, or does not. The result is one of three kinds
+ * of mounts, told apart here by what the first open of a file does:
  *
- *	bound	GET_FMAP comes, the module is in use
- *	plain	the server sees what it has always seen
- *	failed	every operation is ENOTCONN: a server that believes in DAX
- *		which it does not have is worse than no mount
+ *	attached	the server gets GET_FMAP, and the module is in use
+ *	plain	plain FUSE: the server gets no new request
+ *	failed	every operation is ENOTCONN: a server that relies on maps
+ *		must not serve a mount without them
  *
- * INIT is asynchronous, or synchronous where the server asks for it; all of it
- * has to hold for both.
+ * INIT is asynchronous, or synchronous if the server asks for that; the tests run
+ * with both.
  */
 #define _GNU_SOURCE
 #include <errno.h>
@@ -74,7 +74,7 @@ static bool offered(const struct fuse_server *s)
 	return s->init.unused[FUSE_DAX_FMAP_INIT_IN_MAGIC] == FUSE_DAX_FMAP_MAGIC;
 }
 
-/* Take CAP_SYS_RAWIO from this process, and nothing else. */
+/* Drop CAP_SYS_RAWIO, and no other capability, in this process. */
 static int drop_rawio(void)
 {
 	struct __user_cap_header_struct hdr = {
@@ -93,7 +93,7 @@ static int write_id_map(const char *path)
 	return write_file(path, "0 0 1");
 }
 
-/* Become root of a user namespace of one's own. */
+/* Become root of a new user namespace. */
 static int enter_userns(void)
 {
 	int err;
@@ -114,7 +114,7 @@ static int enter_userns(void)
 	EXPECT_EQ(self->refs + 1, module_refs());			\
 } while (0)
 
-/* Plain: I/O goes to the server, and the module does not know the mount. */
+/* Plain: I/O goes to the server, and the mount has no reference to the module. */
 #define expect_plain(s) do {						\
 	char c;								\
 	int fd = fs_open(s, "file", O_RDWR);				\
@@ -130,8 +130,8 @@ static int enter_userns(void)
 } while (0)
 
 /*
- * Failed: mount(2) says so if INIT is synchronous, the first use otherwise.
- * (The former takes a server that is not "eager", see sync_race.)
+ * Failed: mount(2) fails if INIT is synchronous, the first operation otherwise.
+ * (The former needs a server that is not "eager", see sync_race.)
  */
 #define expect_failed(s) do {						\
 	struct stat st;							\
@@ -188,7 +188,7 @@ TEST_F(negotiate, name_cut_off)
 	expect_failed(self->s);
 }
 
-/* Same mount with and without: only the offer differs. */
+/* The same mount with and without the capability: only the offer differs. */
 TEST_F(negotiate, withheld_without_rawio)
 {
 	struct fuse_init_in with;
@@ -212,7 +212,7 @@ TEST_F(negotiate, withheld_without_rawio)
 	EXPECT_EQ(0, fs_stop(s));
 }
 
-/* What was not offered cannot be taken. */
+/* A name without an offer means nothing. */
 TEST_F(negotiate, name_without_offer)
 {
 	strcpy(self->s->ops_name, SCRIPTED_OPS_NAME);
@@ -286,7 +286,7 @@ TEST_F(negotiate, garbage_names)
 	}
 }
 
-/* INIT fails for reasons of FUSE: nothing may be bound to what is left. */
+/* INIT fails in FUSE: the module must not attach to the dead connection. */
 #define expect_dead(s) do {						\
 	fs_mount(s);							\
 	EXPECT_GT(0, fs_try(s, "file"));				\
@@ -311,14 +311,14 @@ static void reply_wrong_major(struct fuse_server *s,
 	fs_reply(s, in, 0, &out, sizeof(out));
 }
 
-/* FUSE refuses the connection; it must not be bound behind its back. */
+/* FUSE refuses the connection; the module must not attach to it. */
 TEST_F(negotiate, wrong_major)
 {
 	self->s->hook[FUSE_INIT] = reply_wrong_major;
 	expect_dead(self->s);
 }
 
-/* Two mounts at a time; each gets what it asked for. */
+/* An fmap mount and a plain one at the same time. */
 TEST_F(negotiate, bound_beside_plain)
 {
 	struct fuse_server *plain = fmap_server("");
@@ -339,10 +339,10 @@ TEST_F(negotiate, bound_beside_plain)
 }
 
 /*
- * A server that answers a synchronous INIT at once may be done before mount(2) has
- * come to wait for it. Such a mount is bound, or dead; but a server must not go on
- * to believe in maps on a plain mount. It may die a moment after mount(2) returned,
- * under the first request: that one is aborted, and all that follow are refused.
+ * A server that answers a synchronous INIT at once may do so before mount(2) waits
+ * for the answer. The mount must then be attached or fail: it must not become a plain
+ * mount of a server that named ops. It may fail just after mount(2) has returned: then
+ * the first request is aborted, and all later ones are ENOTCONN.
  */
 TEST(sync_race)
 {
@@ -369,7 +369,7 @@ TEST(sync_race)
 		}
 		fs_stop(s);
 	}
-	/* None was seen in 320 mounts; the module cannot rule it out. */
+	/* No mount failed in 320 tries, but the module cannot rule it out. */
 	EXPECT_GE(1, dead);
 }
 
@@ -442,7 +442,7 @@ TEST_F(default_ops, server_names_none)
 	EXPECT_EQ(0, fs_stop(self->s));
 }
 
-/* What the server says goes first. */
+/* A name in the answer to INIT takes precedence. */
 TEST_F(default_ops, server_names_others)
 {
 	strcpy(self->s->ops_name, "no-such-ops");
@@ -450,7 +450,7 @@ TEST_F(default_ops, server_names_others)
 	EXPECT_EQ(0, fs_stop(self->s));
 }
 
-/* Said when it is set, and not only by the first mount that would have wanted them. */
+/* The log says so when the parameter is set, before a mount needs the ops. */
 TEST_F(default_ops, nobody_registered_them)
 {
 	int log = klog_open();
@@ -466,12 +466,12 @@ TEST_F(default_ops, nobody_registered_them)
 	close(log);
 }
 
-/* There are ops, so somebody may have meant the mount to have them: one line. */
+/* Ops are registered, but neither the server nor default_ops names them: one line. */
 TEST_F(default_ops, there_is_none)
 {
 	int log = klog_open();
 
-	/* Ten such lines in five seconds, whoever had them: the tests before had some. */
+	/* The rate limit is ten lines in five seconds; earlier tests have used it, too. */
 	sleep(6);
 	ASSERT_EQ(0, write_file(DEFAULT_OPS, "\n"));
 	ASSERT_EQ(0, fs_mount(self->s));
@@ -482,7 +482,7 @@ TEST_F(default_ops, there_is_none)
 	close(log);
 }
 
-/* A server that does not know GET_FMAP is served as ever, and asked once. */
+/* A server without GET_FMAP gets plain FUSE I/O, and the request only once. */
 TEST_F(default_ops, server_without_maps)
 {
 	struct fuse_server *s = self->s;
@@ -511,7 +511,7 @@ TEST_F(default_ops, not_for_the_unprivileged)
 	EXPECT_EQ(0, fs_stop(self->s));
 }
 
-/* Whose mount could not have had them is not told that it has not. */
+/* A mount that had no offer leaves no such line in the log. */
 TEST_F(default_ops, nothing_to_say_to_the_unprivileged)
 {
 	int log = klog_open();

@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * Registering ops: which are let in, what their programs may do, and how long
- * they stay.
+ * Registering ops: which ops are accepted, what their programs may do, and how long
+ * the ops live.
  *
- * Names are checked and unique. A link is required, since a map without one could
- * never be taken back. The verifier keeps programs from writing what is not
- * theirs, and iomap_begin from sleeping. Ops that a mount uses stay for as long
- * as the mount, even if their link goes, or is updated to others.
+ * Names are checked and unique. A link is required: ops without one could never be
+ * unregistered. The verifier lets programs write to OUT fields and their own memory
+ * only, and keeps iomap_begin() from sleeping. Ops that a mount uses live as long as
+ * the mount, even if their link is destroyed, or is updated to other ops.
  */
 #define _GNU_SOURCE
 #include <errno.h>
@@ -24,7 +24,7 @@
 #define POLICY	"policy.bpf.o"
 #define SIZE	(64 * KIB)
 
-/* Does @name match @want, which may be a prefix that ends in "_"? */
+/* Returns true if @name is @want, or begins with it if @want ends in "_". */
 static bool wanted(const char *name, const char *want)
 {
 	size_t len = want ? strlen(want) : 0;
@@ -33,7 +33,7 @@ static bool wanted(const char *name, const char *want)
 		       (want[len - 1] == '_' && !strncmp(name, want, len)));
 }
 
-/* Open @object with the maps that are named, and without the others. */
+/* Open @object with the two named maps only. */
 static struct bpf_object *open_maps(const char *object, const char *a, const char *b)
 {
 	struct bpf_object *obj = fmap_open(object);
@@ -150,7 +150,7 @@ TEST_F(verifier, refuses)
 			       fmap_bpf_log());
 		}
 	}
-	/* It is the program, and not something of the object, that is refused. */
+	/* The verifier refused the program; libbpf did not refuse the object. */
 	EXPECT_NE(NULL, strstr(fmap_bpf_log(), "processed ")) {
 		TH_LOG("%s", fmap_bpf_log());
 	}
@@ -174,7 +174,7 @@ FIXTURE_TEARDOWN(reg)
 {
 	bpf_link__destroy(self->link);
 	bpf_object__close(self->obj);
-	/* The map goes after a grace period. */
+	/* The map is freed after a grace period. */
 	EXPECT_TRUE(module_refs_wait(self->refs));
 }
 
@@ -212,7 +212,7 @@ TEST_F(reg, names)
 	}
 }
 
-/* A loop that the verifier follows to its end, with a function of the program's own. */
+/* A bounded loop, which the verifier can follow, and a static function. */
 TEST_F(reg, bounded_loop)
 {
 	self->obj = open_policy("bounded_loop", NULL);
@@ -222,7 +222,7 @@ TEST_F(reg, bounded_loop)
 	EXPECT_NE(NULL, self->link);
 }
 
-/* What is of no use to a program it may leave out. */
+/* A program may leave out arguments that it does not use. */
 TEST_F(reg, two_arguments)
 {
 	self->obj = open_policy("two_arguments", NULL);
@@ -243,7 +243,7 @@ TEST_F(reg, name_is_unique)
 	ASSERT_NE(NULL, self->link);
 	EXPECT_EQ(NULL, attach(self->obj, "same_name"));
 	EXPECT_EQ(EEXIST, errno);
-	/* And free again with its link. */
+	/* The name is free once the link is destroyed. */
 	bpf_link__destroy(self->link);
 	self->link = NULL;
 	second = attach(self->obj, "same_name");
@@ -255,7 +255,7 @@ TEST_F(reg, both_members_are_required)
 {
 	self->obj = open_policy("no_parse", "no_begin");
 	ASSERT_NE(NULL, self->obj);
-	/* Refused when loaded, or when registered. */
+	/* Either loading or registering fails. */
 	if (bpf_object__load(self->obj))
 		return;
 	EXPECT_EQ(NULL, attach(self->obj, "no_parse"));
@@ -274,7 +274,7 @@ TEST_F(reg, link_is_required)
 	EXPECT_EQ(EOPNOTSUPP, errno);
 }
 
-/* A link is updated to ops of the same name, and to no others. */
+/* A link can only be updated to ops of the same name. */
 TEST_F(reg, update_to_another_name)
 {
 	struct bpf_map *other;
@@ -289,13 +289,13 @@ TEST_F(reg, update_to_another_name)
 	other = bpf_object__find_map_by_name(self->obj, "name_1");
 	EXPECT_EQ(-EINVAL, bpf_link__update_map(self->link, other));
 	EXPECT_EQ(id, fmap_map_id(self->link));
-	/* Nothing has happened to either name. */
+	/* One name is still taken, the other one still free. */
 	EXPECT_EQ(NULL, attach(self->obj, "accepted"));
 	EXPECT_EQ(EEXIST, errno);
 	bpf_link__destroy(attach(self->obj, "name_1"));
 }
 
-/* The old ones may be registered again, but not beside the new ones. */
+/* The old ops can come back by another update, but not beside the new ones. */
 TEST_F(reg, update_back_and_forth)
 {
 	struct bpf_map *a, *b;
@@ -312,7 +312,7 @@ TEST_F(reg, update_back_and_forth)
 		EXPECT_EQ(NULL, bpf_map__attach_struct_ops(a));
 		EXPECT_EQ(EEXIST, errno);
 		EXPECT_EQ(0, bpf_link__update_map(self->link, a));
-		/* ... and to what it is already. */
+		/* An update to the same ops works, too. */
 		EXPECT_EQ(0, bpf_link__update_map(self->link, a));
 	}
 	ASSERT_EQ(0, bpf_link__detach(self->link));
@@ -323,7 +323,7 @@ TEST_F(reg, update_back_and_forth)
 	EXPECT_NE(NULL, self->link);
 }
 
-/* BPF_F_REPLACE: only if the link still has what the caller believes. */
+/* BPF_F_REPLACE: the update needs the link to have the ops that the caller names. */
 TEST_F(reg, update_of_the_expected)
 {
 	struct bpf_link_update_opts opts = {
@@ -339,7 +339,7 @@ TEST_F(reg, update_of_the_expected)
 	b = bpf_object__find_map_by_name(self->obj, "same_name");
 	self->link = bpf_map__attach_struct_ops(a);
 	ASSERT_NE(NULL, self->link);
-	/* Prepared, but the name is taken. */
+	/* The map is ready for an update, but the name is taken. */
 	EXPECT_EQ(NULL, bpf_map__attach_struct_ops(b));
 	opts.old_map_fd = bpf_map__fd(b);
 	EXPECT_EQ(-EPERM, bpf_link_update(bpf_link__fd(self->link), bpf_map__fd(b), &opts));
@@ -361,8 +361,8 @@ TEST_F(reg, holds_the_module)
 /* ---- lifetime ---- */
 
 /*
- * Load the scripted ops under another, shorter name. What is left of the old one
- * behind the NUL is not part of it.
+ * Load the scripted ops under another, shorter name. Bytes of the old name remain
+ * behind the NUL, and are ignored.
  */
 static struct bpf_object *load_scripted(const char *name)
 {
@@ -417,7 +417,7 @@ FIXTURE_TEARDOWN(in_use)
 	EXPECT_TRUE(module_refs_wait(self->refs));
 }
 
-/* Parse, faults and reads of the mount go on without link and object. */
+/* The mount can still open files and take faults without link and object. */
 #define expect_alive() do {						\
 	static const char *const names[] = { "a", "b" };		\
 	for (int i = 0; i < 2; i++) {					\
@@ -430,7 +430,7 @@ FIXTURE_TEARDOWN(in_use)
 	EXPECT_EQ(-EAGAIN, module_unload());				\
 } while (0)
 
-/* Nobody finds the ops by their name any more. */
+/* A new mount does not find the ops by their name any more. */
 #define expect_unknown() do {						\
 	struct fuse_server *s = fmap_server("in_use");			\
 	struct stat st;							\
@@ -459,7 +459,7 @@ TEST_F(in_use, link_detached)
 	expect_unknown();
 }
 
-/* The name is free for others, and old and new mounts have their own ops. */
+/* New ops take the name; the old mount keeps its ops, and a new one gets the new ops. */
 TEST_F(in_use, replaced)
 {
 	struct fuse_server *s;
@@ -524,16 +524,16 @@ TEST_F(in_use, updated)
 	EXPECT_EQ(1, old_seen->parses);
 	EXPECT_EQ(0, old_seen->begins);
 
-	/* A file that the old mount has not opened yet is no exception. */
+	/* A file of the old mount that is opened for the first time: the old ops. */
 	EXPECT_EQ(0, fs_try(self->s, "b"));
 	EXPECT_EQ(2, old_seen->parses);
 	EXPECT_EQ(1, new_seen->parses);
 
-	/* Who is on which is there to be read. */
+	/* debugfs shows which mount has which ops. */
 	EXPECT_EQ(old_id, fmap_map_id_of(self->s));
 	EXPECT_EQ(fmap_map_id(self->link), fmap_map_id_of(s));
 
-	/* The old ops live by their mount alone, the new ones after their link. */
+	/* Only the mount keeps the old ops; the new ones outlive their link, too. */
 	bpf_object__close(self->obj);
 	self->obj = obj;
 	expect_alive();
@@ -546,7 +546,7 @@ TEST_F(in_use, updated)
 	EXPECT_EQ(0, fs_stop(s));
 }
 
-/* Whoever mounts meanwhile finds the one or the other. */
+/* A mount during an update finds either the old ops or the new ones. */
 TEST_F(in_use, updated_all_the_time)
 {
 	struct bpf_object *obj = load_scripted("in_use");

@@ -2,15 +2,15 @@
 /*
  * FUSE over io_uring: a server that gets its requests from rings instead of read(2).
  *
- * GET_FMAP and GET_DAXDEV are requests like all others, so they come through the
- * ring, and everything holds that holds without it: the files are mapped, an opener
- * can be killed, a server that dies lets all who wait go. INIT comes before there is
- * a ring, FORGET and INTERRUPT always through read(2).
+ * GET_FMAP and GET_DAXDEV are sent through the ring like other requests, and what
+ * holds without a ring must hold here: files are mapped, an opener can be killed, and
+ * openers that wait for a server get an error when it dies. INIT comes before there is
+ * a ring; FORGET and INTERRUPT always come through read(2).
  *
- * The ring has room for the largest READ or WRITE and no more, so a map has to fit
- * in that.
+ * The payload of a ring entry is as large as the largest READ or WRITE, so a map must
+ * fit in that.
  *
- * It takes fuse.enable_uring, which these tests set and put back.
+ * The tests set fuse.enable_uring, and put it back.
  */
 #define _GNU_SOURCE
 #include <errno.h>
@@ -35,7 +35,7 @@
 #define SIZE		(64 * KIB)
 #define PARAMETER	"/sys/module/fuse/parameters/enable_uring"
 
-/* What the C library's headers do not have yet. */
+/* Definitions that the C library's headers do not have yet. */
 #define OVER_IO_URING_FLAG2	(1U << (41 - 32))	/* of INIT, in flags2 */
 #define CMD_REGISTER		1
 #define CMD_COMMIT_AND_FETCH	2
@@ -83,7 +83,7 @@ static struct {
 	unsigned char *sqes;			/* 128 bytes each */
 	struct io_uring_cqe *cqes;
 	int fd;
-	bool broken;				/* registers what cannot be */
+	bool broken;				/* registers buffers that FUSE refuses */
 } ring;
 
 static int ring_setup(void)
@@ -186,7 +186,7 @@ static int send_by_ring(struct fuse_server *s, const struct fuse_in_header *in,
 	return 0;
 }
 
-/* A request in one piece, as read(2) has it. */
+/* Copy a request into one buffer, as read(2) would return it, and handle it. */
 static void handle_slot(struct fuse_server *s, struct slot *slot)
 {
 	static unsigned char buf[PAYLOAD + 4096] __attribute__((aligned(8)));
@@ -226,7 +226,7 @@ static void *serve_ring(void *arg)
 
 			__atomic_store_n(ring.cq_head, *ring.cq_head + 1, __ATOMIC_RELEASE);
 			if (cqe.res < 0)
-				left--;		/* no more from this slot */
+				left--;		/* this slot gets no more requests */
 			else
 				handle_slot(s, &ring.slot[cqe.user_data]);
 		}
@@ -235,7 +235,7 @@ static void *serve_ring(void *arg)
 	return NULL;
 }
 
-/* INIT: ask for the rings, and bring them. */
+/* INIT: ask for the rings, and start the thread that serves them. */
 static void init_with_ring(struct fuse_server *s, const struct fuse_in_header *in,
 			   const void *arg)
 {
@@ -280,12 +280,12 @@ FIXTURE_VARIANT_ADD(uring, on) {
 	.enable = "Y",
 };
 
-/* The server asks for it, but it is off: requests come through read(2). */
+/* The server asks for io_uring, but it is off: requests come through read(2). */
 FIXTURE_VARIANT_ADD(uring, off) {
 	.enable = "N",
 };
 
-/* What it registers is refused: back to read(2), for who waits as well. */
+/* FUSE refuses the buffers: requests come through read(2), waiting ones as well. */
 FIXTURE_VARIANT_ADD(uring, refused) {
 	.enable = "Y",
 	.broken = true,
@@ -357,7 +357,7 @@ TEST_F(uring, without_a_map)
 	EXPECT_EQ(0, fs_stop(self->s));
 }
 
-/* The answer to OPEN has two parts in a ring, too. */
+/* A map in the answer to OPEN works through a ring, too. */
 TEST_F(uring, map_in_open)
 {
 	self->s->fmap_flags = FUSE_DAX_FMAP_MAP_IN_OPEN;
@@ -372,7 +372,7 @@ TEST_F(uring, map_in_open)
 	EXPECT_EQ(0, fs_stop(self->s));
 }
 
-/* As large as the ring's room, which is asked for in steps. */
+/* A map as large as the payload of a ring entry; the kernel asks for it in steps. */
 TEST_F(uring, large_map)
 {
 	char *map = calloc(1, PAYLOAD);
@@ -388,7 +388,7 @@ TEST_F(uring, large_map)
 	free(map);
 }
 
-/* ---- when it ends early ---- */
+/* ---- openers or the server end early ---- */
 
 static _Atomic bool *answer_now;
 
@@ -400,7 +400,7 @@ static void until_told(struct fuse_server *s, const struct fuse_in_header *in,
 	fs_default(s, in, arg);
 }
 
-/* Two openers, one of whom waits for the server and one for a turn. */
+/* Two openers: one waits for the server, the other one for the first (single flight). */
 #define start_openers() do {						\
 	answer_now = mmap(NULL, PAGE, PROT_READ | PROT_WRITE,		\
 			  MAP_SHARED | MAP_ANONYMOUS, -1, 0);		\
@@ -421,7 +421,7 @@ TEST_F(uring, opener_killed)
 
 	start_openers();
 	kill(pid[0], SIGKILL);
-	/* Its OPEN is in an entry of the ring already, and such a one FUSE waits for. */
+	/* The server has its OPEN in a ring entry already, and FUSE waits for the answer. */
 	*answer_now = true;
 	EXPECT_EQ(SIGKILL, ended(pid[0]));
 	EXPECT_EQ(0, ended(pid[1]));

@@ -1,20 +1,20 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * virtiofs: FUSE whose server is behind a device, and whose mounts the module refuses.
+ * virtiofs: the server is behind a virtio device, and the module does not attach.
  *
- * A virtiofs server may say of a directory that it is a mount of its own. The kernel then
- * mounts it there by itself, as another superblock with the same connection. All that the
- * module knows of a mount it has from one superblock, and that the connection's requests
- * have ended when that one goes away. So it does not bind where the kernel would do this
- * (auto_submounts), which is what virtiofs and nobody else asks for:
+ * A virtiofs server may declare a directory to be a submount. The kernel then mounts it
+ * there as another superblock with the same connection. But the module keeps its state in
+ * one superblock, and relies on the connection's requests having ended when that superblock
+ * goes away. So it does not attach to a mount with automatic submounts (auto_submounts),
+ * which only virtiofs asks for:
  *
  *	the server names ops	the mount is refused: every operation is ENOTCONN
  *	default_ops names them	plain FUSE
  *
- * and the log says why. All else that it takes to be bound is there: the offer reaches the
- * server, whose answers to INIT, GET_FMAP and GET_DAXDEV are as good as those of any other
- * test. It runs on the host, and is told what to answer by extended attributes: see
- * vm/virtiofs-server. The device is there with "tests/vm/run --virtiofs".
+ * and the log says why. Nothing else is missing: the server gets the offer, and would answer
+ * INIT, GET_FMAP and GET_DAXDEV as in any other test. It runs on the host, and the tests tell
+ * it what to answer by extended attributes: see vm/virtiofs-server. The guest has the device
+ * with "tests/vm/run --virtiofs".
  */
 #define _GNU_SOURCE
 #include <errno.h>
@@ -33,12 +33,12 @@
 
 #define TAG		"fmap-test"
 #define SIZE		(64 * KIB)	/* of each file of the server */
-#define FILLED		's'		/* and every byte of them */
+#define FILLED		's'		/* each byte of these files */
 #define DEFAULT_OPS	"/sys/module/" MODULE_NAME "/parameters/default_ops"
 #define WHY		"automatic submounts"
 
 FIXTURE(virtiofs) {
-	struct fuse_server *s;		/* the mount point and no more */
+	struct fuse_server *s;		/* only its mount point is used */
 	long refs;
 	int listed;
 	int klog;
@@ -46,7 +46,7 @@ FIXTURE(virtiofs) {
 	bool set;
 };
 
-/* The mounts in the module's list of them, which "fmapctl status" shows. */
+/* The number of mounts in the module's list, which "fmapctl status" shows. */
 static int listed(void)
 {
 	FILE *f = fopen("/sys/kernel/debug/" MODULE_NAME "/mounts", "r");
@@ -69,7 +69,7 @@ static int mount_device(struct fuse_server *s)
 	return 0;
 }
 
-/* Have the server answer something from now on: 0 or -errno. */
+/* Tell the server what to answer from now on: 0 or -errno. */
 static int tell(struct fuse_server *s, const char *name, const void *value, size_t len)
 {
 	return setxattr(s->dir, name, value, len, 0) ? -errno : 0;
@@ -124,14 +124,14 @@ FIXTURE_TEARDOWN_PARENT(virtiofs)
 	EXPECT_EQ(self->listed, listed());
 }
 
-/* An offer that came to nothing has the module in use for a moment longer. */
+/* An unused offer keeps its module reference for a moment after INIT. */
 static void expect_not_bound(struct __test_metadata *_metadata, FIXTURE_DATA(virtiofs) * self)
 {
 	EXPECT_EQ(self->listed, listed());
 	ASSERT_TRUE(module_refs_wait(self->refs));
 }
 
-/* Reads and writes of @name go to the server, and nobody asks it for a map or a device. */
+/* Reads and writes of @name go to the server, and the kernel requests no map or device. */
 static void expect_plain(struct __test_metadata *_metadata, FIXTURE_DATA(virtiofs) * self,
 			 const char *name)
 {
@@ -164,7 +164,7 @@ static void expect_plain(struct __test_metadata *_metadata, FIXTURE_DATA(virtiof
 	expect_not_bound(_metadata, self);
 }
 
-/* The server is offered maps, on a mount that may have submounts, and does not want any. */
+/* The server is offered maps on a mount with automatic submounts, and names no ops. */
 TEST_F(virtiofs, nobody_names_ops)
 {
 	struct fuse_init_in init;
@@ -195,7 +195,7 @@ TEST_F(virtiofs, server_names_ops)
 	expect_not_bound(_metadata, self);
 	EXPECT_EQ(0, fs_umount(s));
 
-	/* The device is as before. */
+	/* The virtiofs device can be mounted again. */
 	ASSERT_EQ(0, mount_device(s));
 	EXPECT_EQ(lookups, count(s, FUSE_LOOKUP));
 	expect_plain(_metadata, self, "file");
@@ -214,7 +214,7 @@ TEST_F(virtiofs, default_ops)
 	EXPECT_EQ(0, fs_stop(s));
 }
 
-/* What they are refused for: a superblock that comes later, and may stay longer. */
+/* The reason for the refusal: a second superblock, which may outlive the first one. */
 TEST_F(virtiofs, submount)
 {
 	struct fuse_server *s = self->s;
@@ -240,7 +240,7 @@ TEST_F(virtiofs, submount)
 	EXPECT_EQ(0, fs_stop(s));
 }
 
-/* virtiofs may be a module, which is left as it was found. The harness ends in exit(). */
+/* If main() loaded the virtiofs module, unload it at exit(), which the harness calls. */
 static pid_t program;
 
 static void unload_virtiofs(void)

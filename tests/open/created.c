@@ -1,16 +1,16 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * Files that somebody had open before there was a map.
+ * Files that a task has open before the map arrives (early opens).
  *
- * A map is asked for when a file is opened, and FUSE knows nothing of it: it goes
- * on serving a file that it created itself, and a server may answer CREATE with a file
- * that is mapped already. Whichever comes first, the file is mapped as soon as an opener has
- * brought its map, for all that have it open.
+ * The module requests a map when a file is opened, but FUSE opens a file that it creates
+ * without the module; and a server may answer CREATE with a file that is mapped already. In
+ * both cases, all open descriptors of the file must use the memory as soon as an opener has
+ * fetched the map: else two descriptors of a file would see different bytes.
  *
- * A byte says where it comes from: what READ returns and what is on the device
+ * A byte tells where it comes from: what READ returns and what is on the device
  * differ, unless a test wants them equal.
  *
- * Long, as all of it is one story with the same server, in each order that the two can come in.
+ * This file is long because all tests use the same server, with CREATE and the map in each order.
  */
 #define _GNU_SOURCE
 #include <errno.h>
@@ -37,10 +37,10 @@
 #define ON_DEVICE	'd'
 
 /*
- * A file that FUSE created has been opened before anybody could ask for its map.
- * FUSE serves it until another opener brings the map. From then on it is memory for both,
- * unless it is mapped by mmap(2) already: FUSE's page cache and the memory would be two
- * sets of bytes.
+ * A file that FUSE created is open before the kernel has requested its map. FUSE
+ * serves it until another opener fetches the map. From then on both use the memory,
+ * unless FUSE's pages of the file are mapped by mmap(2): then the page cache and the
+ * memory would be two sets of bytes.
  */
 FIXTURE(created) {
 	struct fuse_server *s;
@@ -76,7 +76,7 @@ FIXTURE_VARIANT_ADD(created, tmpfile) {
 	.create_flags = FOPEN_DIRECT_IO,
 };
 
-/* file[1] has to be created; the others are there from the beginning. */
+/* file[1] must be created; the other files exist from the beginning. */
 static unsigned int names_created;
 static uint32_t create_flags;
 
@@ -89,7 +89,7 @@ static void lookup_created(struct fuse_server *s, const struct fuse_in_header *i
 		fs_default(s, in, arg);
 }
 
-/* CREATE and TMPFILE: file[1]. */
+/* CREATE and TMPFILE are answered with file[1]. */
 static void create(struct fuse_server *s, const struct fuse_in_header *in,
 		   const void *arg)
 {
@@ -122,7 +122,7 @@ static void remove_it(struct fuse_server *s, const struct fuse_in_header *in, co
 	fs_reply(s, in, 0, NULL, 0);
 }
 
-/* open(2) of what @fd has open: a descriptor or -errno. */
+/* Open the file that @fd has open again: a descriptor or -errno. */
 static int reopen(int fd, int flags)
 {
 	char path[32];
@@ -157,7 +157,7 @@ FIXTURE_SETUP(created)
 		self->fd = fs_open(self->s, "new", O_CREAT | O_RDWR);
 	ASSERT_LE(0, self->fd);
 	ASSERT_EQ(1, names_created);
-	/* A way to the file that does not count as having it open. */
+	/* A path to the file, which does not count as an open of it. */
 	self->place = reopen(self->fd, O_PATH);
 	ASSERT_LE(0, self->place);
 }
@@ -229,7 +229,7 @@ TEST_F(created, plain_until_unmapped)
 	unsigned char *p;
 	int second;
 
-	/* Private: a shared one is refused where I/O is direct. */
+	/* Private: FUSE refuses shared mappings with direct I/O. */
 	p = mmap(NULL, SMALL, PROT_READ, MAP_PRIVATE, self->fd, 0);
 	ASSERT_NE(MAP_FAILED, p);
 	close(self->fd);
@@ -243,7 +243,7 @@ TEST_F(created, plain_until_unmapped)
 	expect_mapped_now();
 }
 
-/* Whoever opened the file while the map could not come has memory, too, once it has come. */
+/* A task that opens the file while FUSE's pages are mapped uses the memory later, too. */
 TEST_F(created, opened_meanwhile)
 {
 	struct fuse_server *s = self->s;
@@ -266,7 +266,7 @@ TEST_F(created, opened_meanwhile)
 	EXPECT_EQ(ON_DEVICE, byte_at(meanwhile, 0));
 	EXPECT_EQ(1, pwrite(meanwhile, "m", 1, 1));
 	EXPECT_EQ('m', byte_at(mapped, 1));
-	/* Else the server would give memory to another file that is mapped here. */
+	/* Else the server could give memory that is mapped here to another file. */
 	EXPECT_EQ(-1, fallocate(meanwhile, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, 0, PAGE));
 	EXPECT_EQ(EOPNOTSUPP, errno);
 	EXPECT_EQ(0, s->count[FUSE_FALLOCATE]);
@@ -288,8 +288,8 @@ TEST_F(created, opened_meanwhile)
 }
 
 /*
- * A file that is mapped by mmap(2) through the descriptor of its creator, and by nobody else, is
- * looked at when that one is closed: a page in use keeps the inode, and its memory from others.
+ * A file is mapped by mmap(2) only through the descriptor of its creator. When that is closed,
+ * the module checks for pinned pages: they keep the inode, and other files do not get them.
  */
 TEST_F(created, page_in_use)
 {
@@ -311,7 +311,7 @@ TEST_F(created, page_in_use)
 	munmap(p, SMALL);
 	close(self->fd);
 
-	/* It has the same memory. */
+	/* "old" has the same memory. */
 	other = fs_open(s, "old", O_RDWR);
 	ASSERT_LE(0, other);
 	EXPECT_EQ(-1, pwrite(other, "x", 1, PAGE));
@@ -336,7 +336,7 @@ TEST_F(created, page_in_use)
 	close(pipes[1]);
 }
 
-/* The creator comes and goes while somebody else is about to map the file. */
+/* The creator closes the file while other tasks open it for the first time. */
 TEST_F(created, others_open_at_once)
 {
 	pid_t pid[4];
@@ -365,9 +365,9 @@ TEST_F(created, others_open_at_once)
 }
 
 /*
- * The map comes in the middle of a write through FUSE: the server is still asked for what is
- * around the bytes, or told of them. They must not end where no reader looks. So the file is
- * FUSE's to the end, for the new opener, too, and the map is asked for again.
+ * The map arrives in the middle of a write through FUSE, which still sends READ or WRITE to the
+ * server. The bytes must not end where no reader looks. So the file stays plain as long as it is
+ * written to, for the new opener, too, and the next opener requests the map again.
  */
 FIXTURE(writing) {
 	struct fuse_server *s;
@@ -376,7 +376,7 @@ FIXTURE(writing) {
 	pid_t writer;
 };
 
-/* The writer of "written": true if all went well. */
+/* Ways to write "written": true if all went well. */
 static bool by_pwrite(int fd, off_t at)
 {
 	return pwrite(fd, "written", 7, at) == 7;
@@ -390,7 +390,7 @@ static bool by_splice(int fd, off_t at)
 	       splice(pipes[0], NULL, fd, &at, 7, 0) == 7;
 }
 
-/* FUSE may return from it before the server has answered. */
+/* FUSE may complete the submission before the server has answered. */
 static bool by_aio(int fd, off_t at)
 {
 	struct iocb cb = {
@@ -484,7 +484,7 @@ FIXTURE_TEARDOWN(writing)
 	EXPECT_STREQ("written", _got);					\
 } while (0)
 
-/* Another opener in the middle of a write, and what they find when it is over. */
+/* Another task opens the file in the middle of a write; both read it afterwards. */
 #define write_and_open() do {						\
 	struct fuse_server *s = self->s;				\
 	unsigned int fmaps;						\
@@ -495,7 +495,7 @@ FIXTURE_TEARDOWN(writing)
 	if (!self->writer)						\
 		_exit(!variant->write(self->fd, 100));			\
 	ASSERT_TRUE(fs_wait(s, variant->waits_for, 1));			\
-	/* One that does not wait for the server has returned by now. */ \
+	/* A writer that does not wait for the server has returned. */	\
 	usleep(20 * 1000);						\
 	fmaps = s->count[FUSE_GET_FMAP];				\
 	self->other = fs_open(s, "new", O_RDWR);			\
@@ -514,14 +514,14 @@ FIXTURE_TEARDOWN(writing)
 TEST_F(writing, as_the_map_comes)
 {
 	write_and_open();
-	/* Done with, the server could put the bytes where they belong; the next one has a map. */
+	/* After the last close the server may copy the bytes; the next opener gets the map. */
 	close(self->fd);
 	close(self->other);
 	self->fd = self->other = -1;
 	EXPECT_TRUE(fs_is_mapped(self->s, "new", ON_DEVICE));
 }
 
-/* Both still have the file open when the map comes at last: all three have memory. */
+/* Both still have the file open when a third opener gets the map: all three use the memory. */
 TEST_F(writing, the_map_comes_later)
 {
 	unsigned int requests;
@@ -539,8 +539,8 @@ TEST_F(writing, the_map_comes_later)
 }
 
 /*
- * A server may answer CREATE with a file that is there already. It is what it
- * was, under one more name.
+ * A server may answer CREATE with a file that exists already. The new name is then
+ * an alias of the same inode.
  */
 FIXTURE(alias) {
 	struct fuse_server *s;
@@ -624,8 +624,8 @@ TEST_F(alias, of_a_mapped_file)
 }
 
 /*
- * It was created, and opened by FUSE, when something says no: the server is told that
- * it is not open, and nothing is left of it.
+ * FUSE has created and opened the file, and then a lease makes open(2) fail: the server
+ * gets RELEASE, and nothing else is left of the open.
  */
 TEST_F(alias, refused)
 {
@@ -648,7 +648,7 @@ TEST_F(alias, refused)
 	close(fd);
 }
 
-/* The same of one that is not known yet, and is to be neither read nor written. */
+/* The same for an inode without a known map, opened for neither reading nor writing. */
 TEST_F(alias, refused_idle)
 {
 	int idle = fs_open(self->s, "file", O_ACCMODE);
@@ -672,7 +672,7 @@ TEST_F(alias, refused_idle)
 	EXPECT_TRUE(fs_forget(self->s));
 }
 
-/* Created to be neither read nor written: that keeps nobody from getting the map. */
+/* Created for neither reading nor writing: the next opener gets the map all the same. */
 TEST_F(alias, idle)
 {
 	struct fmap_cachestat cs;
@@ -692,7 +692,7 @@ TEST_F(alias, idle)
 	close(idle);
 }
 
-/* The same while the map is on its way: the creator is FUSE's until it is there. */
+/* CREATE while another opener fetches the map: plain FUSE until the map is there. */
 TEST_F(alias, of_a_file_being_opened)
 {
 	pid_t pid;

@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * What a server can answer to GET_FMAP and GET_DAXDEV, other than the truth.
+ * Errors and wrong answers of a server to GET_FMAP and GET_DAXDEV.
  *
- * Whatever it is, the open fails with the reason, the mount stays usable, and
- * the next open starts afresh: after each wrong answer the test gives the right
- * one and expects the file to work. A path that leads to no DAX device bound to
- * fsdev_dax must never get as far as being used as one, or even of being opened.
+ * After each of them the open must fail with the right errno, the mount must stay
+ * usable, and the next open must start from scratch: the server gives the right answer
+ * then, and the file has to work. A path that does not lead to a DAX device bound to
+ * fsdev_dax must never be used as one, nor even be opened.
  */
 #define _GNU_SOURCE
 #include <errno.h>
@@ -32,7 +32,7 @@ FIXTURE(errors) {
 	int klog;
 };
 
-/* What the hooks send; the server is a thread of the test. */
+/* The answer that the hooks send; the server is a thread of the test. */
 static unsigned char answer[FUSE_DAX_FMAP_BLOB_MAX + 4096];
 static size_t answer_len;
 static _Atomic int answer_refused;
@@ -41,10 +41,10 @@ static void reply_answer(struct fuse_server *s, const struct fuse_in_header *in,
 			 const void *arg)
 {
 	answer_refused = fs_reply(s, in, 0, answer, answer_len);
-	/* The kernel has ended the request that got a reply it did not take. */
+	/* If FUSE refused the reply, it has ended the request with an error. */
 }
 
-/* How FUSE refused the answer. The opener may know before the server does. */
+/* The errno with which FUSE refused the answer. The opener may return before that is known. */
 static int refused(void)
 {
 	int err = 0;
@@ -69,7 +69,7 @@ FIXTURE_TEARDOWN(errors)
 	EXPECT_EQ(0, fs_stop(self->s));
 }
 
-/* Nothing is left of what was tried before: the file opens and works. */
+/* With right answers the file opens and works, whatever was tried before. */
 #define expect_recovered() do {						\
 	self->s->hook[FUSE_GET_FMAP] = NULL;				\
 	self->s->hook[FUSE_GET_DAXDEV] = NULL;				\
@@ -118,7 +118,7 @@ TEST_F(errors, get_daxdev_fails)
 	expect_recovered();
 }
 
-/* FUSE refuses a reply with an error that is none, and goes on waiting. */
+/* FUSE refuses replies with invalid errors, and continues to wait. */
 static void reply_impossible(struct fuse_server *s,
 			     const struct fuse_in_header *in, const void *arg)
 {
@@ -136,7 +136,7 @@ TEST_F(errors, impossible_errno)
 	EXPECT_EQ(6, self->s->refused);
 }
 
-/* Nor does it know answers to what was not asked. */
+/* FUSE refuses replies to requests that it did not send, or that have been answered. */
 static void reply_twice(struct fuse_server *s, const struct fuse_in_header *in,
 			const void *arg)
 {
@@ -157,7 +157,7 @@ TEST_F(errors, answered_twice)
 	EXPECT_EQ(1, self->s->count[FUSE_GET_FMAP]);
 }
 
-/* A map that is too short, down to none at all, is the parser's to refuse. */
+/* The parser gets a map that is too short, even an empty one, and refuses it. */
 TEST_F(errors, short_map)
 {
 	struct fuse_server *s = self->s;
@@ -173,7 +173,7 @@ TEST_F(errors, short_map)
 	expect_recovered();
 }
 
-/* More than there was room for: FUSE refuses the reply, the open fails. */
+/* A map larger than the request allows: FUSE refuses the reply, and the open fails. */
 TEST_F(errors, long_map)
 {
 	struct fuse_server *s = self->s;
@@ -189,7 +189,7 @@ TEST_F(errors, long_map)
 	expect_recovered();
 }
 
-/* The kernel does not care what is in a map, and the parser sees all of it. */
+/* The kernel does not interpret a map, and the parser gets all of it. */
 TEST_F(errors, garbage_map)
 {
 	struct fuse_server *s = self->s;
@@ -203,7 +203,7 @@ TEST_F(errors, garbage_map)
 		for (size_t i = 0; i < answer_len; i++)
 			answer[i] = random();
 		map->dev_bitmap &= 1;
-		/* A parser that accepts garbage may do so: fault it in, too. */
+		/* The parser may accept garbage; then it must be safe to fault, too. */
 		unsigned char *p = fs_map(s, "file", SIZE, PROT_READ);
 
 		EXPECT_EQ(answer_len, fmap_seen()->blob_size);
@@ -248,7 +248,7 @@ TEST_F(errors, unterminated_path)
 	expect_recovered();
 }
 
-/* The index in the reply and the reserved fields are not looked at. */
+/* The index in the reply and the reserved fields are ignored. */
 TEST_F(errors, index_is_not_checked)
 {
 	struct fuse_get_daxdev_out *out = (void *)answer;
@@ -322,8 +322,8 @@ TEST_F(path, refused)
 }
 
 /*
- * The device is what a path leads to for the one who mounted, so a symbolic link
- * is as good as the name, and so is a link that is made later.
+ * The path is looked up as the mounter, when the device is needed. So it may be a
+ * symbolic link, also one that is made after mount(2).
  */
 TEST_F(errors, symlink)
 {
@@ -337,7 +337,7 @@ TEST_F(errors, symlink)
 	unlink(link);
 }
 
-/* A path into the very mount, to the very file: no answer, and no waiting for one. */
+/* The path leads to the file that is being opened: an error, and no deadlock. */
 TEST_F(errors, path_into_itself)
 {
 	char path[128];
@@ -348,7 +348,7 @@ TEST_F(errors, path_into_itself)
 	expect_recovered();
 }
 
-/* What blocks when it is opened must not be opened. */
+/* A FIFO, whose open would block. */
 TEST_F(errors, path_to_a_fifo)
 {
 	char fifo[] = "/tmp/fmap.XXXXXX";
@@ -371,8 +371,8 @@ static long now_ms(void)
 }
 
 /*
- * GET_DAXDEV names what is no device. It is looked at and not opened: opening it
- * might block, have effects, or lead here again.
+ * GET_DAXDEV names a file that is no device. The module must check that without opening
+ * it: an open might block, have effects, or need the same map.
  */
 FIXTURE(device_path) {
 	struct fuse_server *s, *other;
@@ -467,19 +467,19 @@ TEST_F(device_path, looked_at_and_not_opened)
 	EXPECT_GT(2000, now_ms() - start);
 	EXPECT_EQ(1, s->count[FUSE_GET_FMAP]);
 	EXPECT_EQ(1, s->count[FUSE_GET_DAXDEV]);
-	/* That of the file. */
+	/* Only the OPEN of the file itself. */
 	EXPECT_EQ(1, s->count[FUSE_OPEN] + s->count[FUSE_OPENDIR]);
 	EXPECT_EQ(0, self->other->count[FUSE_GET_FMAP]);
 	EXPECT_EQ(0, self->other->count[FUSE_OPEN]);
 
-	/* Nothing of it sticks. */
+	/* Right paths work afterwards. */
 	s->devices[0] = daxdev[0].path;
 	s->devices[1] = daxdev[1].path;
 	EXPECT_EQ(0, fs_try(s, "file"));
 	EXPECT_EQ(0, fs_try(s, "next"));
 }
 
-/* A device has one mount: the second one is told, and gets it afterwards. */
+/* One mount holds a device: another one gets EBUSY, and can have it after the unmount. */
 TEST_F(errors, busy)
 {
 	struct fuse_server *second = fmap_server(SCRIPTED_OPS_NAME);
@@ -493,7 +493,7 @@ TEST_F(errors, busy)
 	EXPECT_EQ(0, fs_try(self->s, "file"));
 	ASSERT_EQ(0, stat(self->s->dir, &st));
 	EXPECT_EQ(-EBUSY, fs_try(second, "file"));
-	/* The log says who has it. */
+	/* The log names the mount that holds it. */
 	snprintf(holder, sizeof(holder), "%s is held by mount %u:%u (ops %s), index 0",
 		 daxdev[0].name, major(st.st_dev), minor(st.st_dev), SCRIPTED_OPS_NAME);
 	EXPECT_TRUE(log < 0 || klog_wait(log, LOG_PREFIX, holder)) TH_LOG("%s", holder);
@@ -504,7 +504,7 @@ TEST_F(errors, busy)
 	EXPECT_EQ(0, fs_stop(second));
 }
 
-/* Nor can one mount have it twice. */
+/* A mount cannot use one device under two indices. */
 TEST_F(errors, busy_index)
 {
 	struct fuse_server *s = self->s;
@@ -523,7 +523,7 @@ TEST_F(errors, busy_index)
 	EXPECT_EQ(0, fs_try(s, "again"));
 }
 
-/* One good device does not make up for a bad one, and is kept for later. */
+/* A map with a good and a bad device fails; the good one stays held for the next open. */
 TEST_F(errors, second_device_fails)
 {
 	struct fuse_server *s = self->s;
@@ -537,8 +537,8 @@ TEST_F(errors, second_device_fails)
 }
 
 /*
- * A device of the dax bus that has another driver, or none: fs-dax would take
- * its private data for something else.
+ * A device of the dax bus that has another driver, or none: fs-dax would misinterpret
+ * its private data.
  */
 FIXTURE(driver) {
 	struct fuse_server *s;
@@ -561,7 +561,7 @@ FIXTURE_SETUP(driver)
 				daxdev[1].name));
 }
 
-/* In the parent: the device has to come back even if the test died. */
+/* In the parent: the device must be bound again even if the test died. */
 FIXTURE_TEARDOWN_PARENT(driver)
 {
 	char path[PATH_MAX];
@@ -588,7 +588,7 @@ TEST_F(driver, device_dax)
 		SKIP(return, "%s does not bind to device_dax", daxdev[1].name);
 	}
 	EXPECT_GT(0, fs_try(self->s, "file"));
-	/* The device is none the worse for it. */
+	/* The device works once it is bound to fsdev_dax again. */
 	EXPECT_EQ(0, write_file("/sys/bus/dax/drivers/device_dax/unbind",
 				daxdev[1].name));
 	EXPECT_EQ(0, write_file("/sys/bus/dax/drivers/fsdev_dax/bind",

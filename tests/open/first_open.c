@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * The first open of a file: its map and its OPEN are asked for at once.
+ * The first open of a file: GET_FMAP and OPEN are sent in parallel.
  *
- * While the server looks for the map, FUSE opens the file as it opens any. Whichever
- * answer comes first, the open ends when both are there; and it is an open of a mapped
- * file, or of a plain one, or none at all, in which case the server gets its RELEASE.
- * What FUSE made of the answer to OPEN leaves no trace in a mapped file.
+ * Whichever answer comes first, open(2) returns when both are there. The file is then
+ * mapped, or plain, or the open fails; if it fails after an OPEN that succeeded, the
+ * server gets RELEASE. What FUSE does with the answer to OPEN (its page cache, direct
+ * I/O, passthrough) must not show in a mapped file.
  */
 #define _GNU_SOURCE
 #include <errno.h>
@@ -82,7 +82,7 @@ FIXTURE_TEARDOWN(order)
 	EXPECT_EQ(0, fs_stop(self->s));
 }
 
-/* A second opener waits for the first one, and asks for no map. */
+/* A second opener waits for the first one, and requests no map. */
 TEST_F(order, two_openers)
 {
 	struct fuse_server *s = self->s;
@@ -107,7 +107,7 @@ TEST_F(order, two_openers)
 	EXPECT_EQ(0, fs_fill(s, "file", 'o', SIZE));
 }
 
-/* Who has one answer and waits for the other can be killed; the next one starts anew. */
+/* An opener that has one of the answers can be killed; the next opener starts from scratch. */
 TEST_F(order, killed)
 {
 	struct fuse_server *s = self->s;
@@ -119,7 +119,7 @@ TEST_F(order, killed)
 	fs_release(s, variant->first);
 	EXPECT_TRUE(asleep(pid));
 	EXPECT_EQ(0, kill(pid, SIGKILL));
-	/* Nobody kills an OPEN that the server has: FUSE waits for the answer. */
+	/* An OPEN that the server has read cannot be killed: FUSE waits for the answer. */
 	if (variant->last == FUSE_OPEN)
 		fs_release(s, FUSE_OPEN);
 	EXPECT_EQ(SIGKILL, ended(pid));
@@ -130,7 +130,7 @@ TEST_F(order, killed)
 
 /* ---- no open without both ---- */
 
-/* A map that cannot be had, or is refused, ends an open that FUSE took for done. */
+/* FUSE has opened the file, but there is no valid map: the open fails. */
 TEST_F(first_open, map_refused)
 {
 	struct fuse_server *s = self->s;
@@ -159,7 +159,7 @@ TEST_F(first_open, map_refused)
 	expect_counts(n, n, n);
 }
 
-/* Whom the server refuses brings no map, and keeps it from nobody. */
+/* If OPEN fails, the map is not kept, and the next opener gets it. */
 TEST_F(first_open, open_refused)
 {
 	struct fuse_server *s = self->s;
@@ -172,7 +172,7 @@ TEST_F(first_open, open_refused)
 	expect_counts(2, 2, 1);
 }
 
-/* Nothing is known of a file that can be neither opened nor mapped. */
+/* If both fail, nothing is remembered. */
 TEST_F(first_open, both_refused)
 {
 	struct fuse_server *s = self->s;
@@ -187,7 +187,7 @@ TEST_F(first_open, both_refused)
 	expect_counts(2, 2, 1);
 }
 
-/* The map needs more room than was offered: the OPEN is not sent again with the question. */
+/* The map does not fit: GET_FMAP is sent again with a larger size, OPEN is not. */
 TEST_F(first_open, room_grows)
 {
 	static char big[256 * KIB];
@@ -201,7 +201,7 @@ TEST_F(first_open, room_grows)
 	EXPECT_EQ(1, s->count[FUSE_OPEN]);
 }
 
-/* ---- a plain file is what it was ---- */
+/* ---- files that stay plain ---- */
 
 TEST_F(first_open, no_map)
 {
@@ -221,7 +221,7 @@ TEST_F(first_open, no_map)
 	expect_counts(1, 2, 2);
 }
 
-/* An OPEN that truncates is not sent before it is known what it would truncate. */
+/* OPEN with O_TRUNC is not sent before the map is known, as a mapped file refuses it. */
 TEST_F(first_open, truncates)
 {
 	struct fuse_server *s = self->s;
@@ -240,7 +240,7 @@ TEST_F(first_open, flags)
 		0, FOPEN_DIRECT_IO, FOPEN_KEEP_CACHE, FOPEN_NONSEEKABLE, FOPEN_CACHE_DIR,
 		FOPEN_STREAM, FOPEN_DIRECT_IO | FOPEN_PARALLEL_DIRECT_WRITES,
 		FOPEN_STREAM | FOPEN_NONSEEKABLE | FOPEN_DIRECT_IO,
-		/* Not negotiated: plain files with it are EIO. */
+		/* Not negotiated: EIO for a plain file. */
 		FOPEN_PASSTHROUGH,
 	};
 	struct fuse_server *s = self->s;
@@ -262,7 +262,7 @@ TEST_F(first_open, flags)
 	}
 }
 
-/* ---- what a descriptor that neither reads nor writes asks meanwhile ---- */
+/* ---- FIEMAP of a no_rw descriptor during a first open ---- */
 
 #define SPIN_FILES	14
 #define SPIN_S		5
@@ -271,11 +271,11 @@ static struct {
 	_Atomic int fd;
 	_Atomic bool stop;
 	_Atomic unsigned long rounds;
-	_Atomic int wrong;		/* an errno that must not be */
+	_Atomic int wrong;		/* an unexpected errno */
 	_Atomic unsigned long by_fuse, mapped;
 } spin;
 
-/* FIEMAP of the descriptor of the moment: of a plain file, or of a mapped one. */
+/* FIEMAP of spin.fd, whose file is plain until it becomes mapped. */
 static void *spin_fiemap(void *unused)
 {
 	while (!spin.stop) {
@@ -298,7 +298,7 @@ static void *spin_fiemap(void *unused)
 	return NULL;
 }
 
-/* The thread has seen that it has no descriptor any more. */
+/* Wait until the thread does not use the descriptor any more. */
 static bool spin_rests(void)
 {
 	unsigned long before;
@@ -349,7 +349,7 @@ TEST_F_TIMEOUT(first_open, fiemap_meanwhile, 60)
 	EXPECT_LT(0, spin.mapped);
 }
 
-/* ---- a server that has the kernel read another file ---- */
+/* ---- FUSE passthrough: the kernel reads a backing file ---- */
 
 FIXTURE(passthrough) {
 	struct fuse_server *s;
@@ -398,7 +398,7 @@ FIXTURE_TEARDOWN(passthrough)
 	EXPECT_TRUE(module_refs_wait(self->refs));
 }
 
-/* Memory goes before the file that FUSE has been told to read, and leaves it alone. */
+/* A mapped file uses its memory, and leaves the backing file alone. */
 TEST_F(passthrough, memory_goes_first)
 {
 	struct fuse_server *s = self->s;
@@ -420,7 +420,7 @@ TEST_F(passthrough, memory_goes_first)
 	EXPECT_EQ(2, s->count[FUSE_GET_FMAP]);
 	EXPECT_EQ('B', byte_at(backing_fd, PAGE));
 
-	/* A file without a map is read that way, and mapped so. */
+	/* A plain file is read and mapped from the backing file. */
 	fd[0] = fs_open(s, "plain", O_RDWR);
 	ASSERT_LE(0, fd[0]);
 	EXPECT_EQ('B', byte_at(fd[0], PAGE));

@@ -1,13 +1,12 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * First opens while the server makes others hold FUSE's locks.
+ * First opens while other tasks hold VFS locks, waiting for the server.
  *
- * A request that the server does not answer keeps the lock of an inode or a directory held
- * in the task that waits for it, and a notification that has to wait for such a lock keeps
- * further notifications from getting through. A server may need one of them before it
- * answers the other. So a first open waits for neither: it opens the file, mapped or plain,
- * while both are under way, and keeps no notification waiting. Everything goes on afterwards
- * as if it had not been there.
+ * A task that waits for an answer of the server may hold the lock of an inode or a
+ * directory, and a notification that waits for such a lock blocks all later ones. A server
+ * may need a notification, or the open, to complete before it answers the other request. If
+ * the first open took these locks, that would be a deadlock. So it must complete, mapped or
+ * plain, while they are held, and must not block a notification.
  */
 #define _GNU_SOURCE
 #include <errno.h>
@@ -29,7 +28,7 @@ enum { FILE_MAPPED, FILE_OTHER, FILE_PLAIN, NR_FILES };
 
 static const char *const name_of[NR_FILES] = { "file", "other", "plain" };
 
-/* A name more or less is nothing to a flat directory. */
+/* Answer SETXATTR and UNLINK with success, and do nothing. */
 static void agree(struct fuse_server *s, const struct fuse_in_header *in, const void *arg)
 {
 	fs_reply(s, in, 0, NULL, 0);
@@ -99,13 +98,13 @@ static int tell_page(struct fuse_server *s, int file)
 	return fs_notify(s, FUSE_NOTIFY_STORE, &head, sizeof(head), page, sizeof(page));
 }
 
-/* A thread of the server that tells the kernel something. */
+/* A thread of the server that sends a notification. */
 struct teller {
 	struct fuse_server *s;
 	int (*tell)(struct fuse_server *s);
 	pthread_t thread;
 	volatile pid_t tid;
-	volatile int told;	/* -1: it is under way */
+	volatile int told;	/* -1: not complete yet */
 };
 
 static void *teller_thread(void *arg)
@@ -123,7 +122,7 @@ static int teller_start(struct teller *t, struct fuse_server *s, int (*tell)(str
 	return pthread_create(&t->thread, NULL, teller_thread, t);
 }
 
-/* What the kernel said, or -1 if it does not. */
+/* What the kernel returned, or -1 on timeout. */
 static int teller_done(const struct teller *t)
 {
 	for (int ms = 0; ms < FS_PATIENCE && t->told < 0; ms++)
@@ -192,7 +191,7 @@ FIXTURE_VARIANT_ADD(inode_lock, link) {
 	.opcode = FUSE_LINK,
 };
 
-/* By a descriptor that is open for neither reading nor writing: no first open. */
+/* Through a no_rw descriptor, which does not count as the first open. */
 FIXTURE_VARIANT_ADD(inode_lock, fsync) {
 	.opcode = FUSE_FSYNC,
 };
@@ -215,7 +214,7 @@ FIXTURE_TEARDOWN(inode_lock)
 	EXPECT_TRUE(module_refs_wait(self->refs));
 }
 
-/* What the holder does: 0, or the errno. EPERM is the server's answer. */
+/* The holder's system call: 0 or the errno. The server answers some with EPERM. */
 static int hold_lock_of(struct fuse_server *s, int opcode, const char *name, int idle)
 {
 	char to[128];
@@ -296,8 +295,8 @@ TEST_F(inode_lock, other_file)
 }
 
 /*
- * The server tells the kernel of this inode and others before it answers. The opener goes
- * on, or can be killed at least, and what the server tells comes through.
+ * The server sends notifications about this inode and others before it answers. They
+ * complete, and the opener either completes or can be killed.
  */
 TEST_F(inode_lock, notifications)
 {
@@ -312,7 +311,7 @@ TEST_F(inode_lock, notifications)
 	EXPECT_TRUE(fs_wait(self->s, FUSE_GET_DAXDEV, 1));
 	EXPECT_TRUE(at_rest(pid));
 	for (int i = 0; i < ARRAY_SIZE(tellings); i++)
-		/* LINK holds the directory that a name's notification waits for: as ever. */
+		/* On any FUSE mount, LINK holds the directory that a name's notification needs. */
 		t[i].told = variant->opcode == FUSE_LINK &&
 			    (tellings[i] == tell_of_this_entry ||
 			     tellings[i] == tell_of_another_entry) ? -2 : -1;
@@ -323,7 +322,7 @@ TEST_F(inode_lock, notifications)
 		if (t[i].told == -2)
 			continue;
 		status = teller_done(&t[i]);
-		/* ENOENT: the name was told of twice, or the file has gone. */
+		/* ENOENT: the name was invalidated before, or the file has been evicted. */
 		EXPECT_TRUE(!status || status == ENOENT) {
 			TH_LOG("notification %d: %d, state %c", i, status, task_state(t[i].tid));
 			hung++;
@@ -379,7 +378,7 @@ FIXTURE_TEARDOWN(slow_notification)
 	EXPECT_TRUE(module_refs_wait(self->refs));
 }
 
-/* It was slow until now. */
+/* The notification must still have been waiting; let it complete. */
 #define end_notification() do {						\
 	EXPECT_EQ(-1, self->teller.told);				\
 	fs_release(self->s, FUSE_MKDIR);				\
@@ -389,8 +388,8 @@ FIXTURE_TEARDOWN(slow_notification)
 } while (0)
 
 /*
- * Opens of all files, each more than once, for two seconds. They end in an open file; or they
- * wait, and can be killed.
+ * Two tasks open each file; after two seconds those that still wait are killed. Each must
+ * have opened its file, or be killable.
  */
 TEST_F(slow_notification, first_opens)
 {
@@ -416,7 +415,7 @@ TEST_F(slow_notification, first_opens)
 	EXPECT_EQ(2, fs_counter(self->s, "files"));
 }
 
-/* The opener has the memory then, and not FUSE's page cache. */
+/* The opener maps the memory, and not FUSE's page cache. */
 TEST_F(slow_notification, opened_meanwhile)
 {
 	volatile int *opened = mmap(NULL, PAGE, PROT_READ | PROT_WRITE,
@@ -446,7 +445,7 @@ TEST_F(slow_notification, opened_meanwhile)
 	EXPECT_EQ(0, self->s->count[FUSE_READ] + self->s->count[FUSE_WRITE]);
 }
 
-/* A second notification, which is quick by itself, has to get through as in any FUSE mount. */
+/* A second notification, which needs no lock, must complete as on any FUSE mount. */
 TEST_F(slow_notification, next_notification)
 {
 	struct teller next;

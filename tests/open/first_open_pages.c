@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * FUSE's page cache beside a first open.
+ * FUSE's page cache during a first open.
  *
- * Before it is opened a file has a page cache as any other: the server puts pages there,
- * reclaim takes them and leaves entries that say when, and stat(2) drops all of them if the
- * server has told of a new mtime. All of that may be under way when the file becomes mapped,
- * and after that. None of it is what is mapped: faults, fsync and unmounting find the file's
- * memory and nothing else; and no page of that memory is given to another file as long as
+ * Before its first open a file has FUSE's page cache: the server stores pages there,
+ * reclaim drops them and leaves shadow entries, and stat(2) drops all of them if the server
+ * reports a new mtime. All of that may happen while the file becomes mapped, and later. It
+ * must not touch the DAX page cache: faults, fsync and unmounting must find the file's memory
+ * and nothing else, and no page of that memory may be mapped by another file as long as
  * the first one has it mapped.
  */
 #define _GNU_SOURCE
@@ -31,7 +31,7 @@
 #define ON_DEVICE	'd'
 #define SMALL		(32 * KIB)	/* of one node of a page cache */
 
-/* The server stores pages: 0 or the errno. */
+/* FUSE_NOTIFY_STORE: the server stores pages: 0 or the errno. */
 static int store(struct fuse_server *s, int file, uint64_t offset, const void *data,
 		 uint32_t len)
 {
@@ -44,7 +44,7 @@ static int store(struct fuse_server *s, int file, uint64_t offset, const void *d
 	return fs_notify(s, FUSE_NOTIFY_STORE, &head, sizeof(head), data, len);
 }
 
-/* What a child and its parent tell each other; all of it is bounded by the test's time. */
+/* Flags that a child and its parent set for each other. Each wait has a timeout. */
 struct told {
 	volatile int opened, touched, go_on;
 	volatile int error;		/* of the child */
@@ -73,7 +73,7 @@ FIXTURE(reclaimed) {
 	struct told *told;
 	pthread_t notifier;
 	pid_t holder, opener;
-	int path;		/* keeps the inode, and opens nothing */
+	int path;		/* O_PATH: keeps the inode, and is no open of it */
 	long refs;
 };
 
@@ -94,11 +94,11 @@ FIXTURE_SETUP(reclaimed)
 		SKIP(return, "cgroups do not reclaim memory here");
 	}
 	ASSERT_EQ(0, write_file(CGROUP "/cgroup.procs", "0"));
-	/* Entries are kept as long as they are few beside the pages of a cgroup. */
+	/* The kernel keeps shadow entries while they are few compared to the cgroup's pages. */
 	ballast = mmap(NULL, SIZE, PROT_READ | PROT_WRITE,
 		       MAP_PRIVATE | MAP_ANONYMOUS | MAP_POPULATE, -1, 0);
 	ASSERT_NE(MAP_FAILED, ballast);
-	/* Reading this has the kernel count them now. */
+	/* Reading memory.stat makes the kernel count the pages now. */
 	ASSERT_EQ(0, read_file(CGROUP "/memory.stat", line, sizeof(line)));
 	self->told = new_told();
 	ASSERT_NE(MAP_FAILED, self->told);
@@ -132,14 +132,14 @@ FIXTURE_TEARDOWN(reclaimed)
 	EXPECT_EQ(0, err);
 }
 
-/* Nodes of page caches that have no page, but entries of reclaimed ones. */
+/* Nodes of page caches that have shadow entries only, and no page. */
 static long shadow_nodes(void)
 {
 	char line[128];
 	long n = -1;
 	FILE *f;
 
-	/* CPUs keep some counts to themselves. */
+	/* Add what is in the per-CPU counters. */
 	write_file("/proc/sys/vm/stat_refresh", "1");
 	f = fopen("/proc/vmstat", "r");
 	while (f && fgets(line, sizeof(line), f))
@@ -150,7 +150,7 @@ static long shadow_nodes(void)
 	return n;
 }
 
-/* Store pages, and have them reclaimed: are there entries of them now? */
+/* Store pages and reclaim them; returns true if that left shadow entries. */
 static bool store_and_reclaim(struct fuse_server *s)
 {
 	static char pages[SMALL];
@@ -158,7 +158,7 @@ static bool store_and_reclaim(struct fuse_server *s)
 
 	memset(pages, BY_FUSE, sizeof(pages));
 	for (int i = 0; i < 20; i++) {
-		/* In the parts that are mapped by 2 MiB, too. */
+		/* In both of the file's pieces of 2 MiB. */
 		if (store(s, 0, 0, pages, SMALL) || store(s, 0, HUGE + SMALL, pages, SMALL))
 			return false;
 		for (int n = 0; n < 8; n++) {
@@ -170,7 +170,7 @@ static bool store_and_reclaim(struct fuse_server *s)
 	return false;
 }
 
-/* Everything that looks for entries, in a file that the child has opened. */
+/* All operations that look for entries in a page cache, on an open file. */
 static int use_all(int fd)
 {
 	unsigned char *p = mmap(NULL, SIZE, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
@@ -184,7 +184,7 @@ static int use_all(int fd)
 	for (size_t at = 1; at < SIZE; at += 5 * PAGE)
 		if (touch(p + at, 'w'))
 			return 3;
-	/* By 4 KiB. */
+	/* By PTE faults: the address is not aligned. */
 	q = mmap(q, SIZE, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED, fd, 0);
 	if (q == MAP_FAILED)
 		return 4;
@@ -252,8 +252,8 @@ static void *slow_notification(void *arg)
 }
 
 /*
- * The map is known, but a notification that has to wait is under way. When that ends the
- * first open goes on, if it had to wait for that.
+ * A notification waits for the lock of a directory while the file is opened for the first
+ * time and pages of it are reclaimed. The open must complete when the notification does.
  */
 TEST_F(reclaimed, during_the_first_open)
 {
@@ -289,7 +289,7 @@ TEST_F(reclaimed, after_the_first_open)
 	self->opener = start_user(self->s, self->told);
 	ASSERT_LE(0, self->opener);
 	EXPECT_TRUE(wait_for(&self->told->opened));
-	/* If the kernel gives no page to such a file, there is none to be reclaimed. */
+	/* If the server cannot store pages into a mapped file, none is reclaimed. */
 	there = store_and_reclaim(self->s);
 	expect_used();
 	TH_LOG("entries of reclaimed pages: %s", there ? "yes" : "no");
@@ -310,7 +310,7 @@ FIXTURE(stat_beside) {
 
 static struct fs_file *changing;
 
-/* The file has changed whenever the kernel asks. */
+/* GETATTR returns a newer mtime each time. */
 static void newer(struct fuse_server *s, const struct fuse_in_header *in, const void *arg)
 {
 	if (in->nodeid == changing->nodeid)
@@ -328,7 +328,7 @@ static bool on_cpu(int cpu)
 }
 
 FIXTURE_VARIANT(stat_beside) {
-	bool opener_first;	/* asks for the locked page, if the opener does that at all */
+	bool opener_first;	/* it starts before stat(2) */
 };
 
 FIXTURE_VARIANT_ADD(stat_beside, stat_first) {
@@ -345,12 +345,12 @@ FIXTURE_SETUP(stat_beside)
 	self->told = new_told();
 	ASSERT_NE(MAP_FAILED, self->told);
 	ASSERT_EQ(0, sched_getaffinity(0, sizeof(self->cpus), &self->cpus));
-	/* The server runs where those do that are not to be late. */
+	/* The server runs on CPU 0, as does the opener; stat(2) on CPU 1, to be late. */
 	on_cpu(0);
 	self->s = server_of(&self->map);
 	ASSERT_NE(NULL, self->s);
 	changing = &self->s->file[0];
-	/* The same memory. */
+	/* "thief" has the same memory. */
 	fs_add(self->s, "thief", SIZE, &self->map, sizeof(self->map));
 	fs_add(self->s, "plain", SIZE, NULL, 0);
 	self->s->init_flags |= FUSE_AUTO_INVAL_DATA;
@@ -370,7 +370,7 @@ FIXTURE_TEARDOWN(stat_beside)
 		EXPECT_EQ(0, klog_count(self->log, "WARNING"));
 }
 
-/* Asks the server, whatever the kernel knows. */
+/* stat(2) that always sends GETATTR. */
 static int stat_now(struct fuse_server *s)
 {
 	struct statx stx;
@@ -379,7 +379,7 @@ static int stat_now(struct fuse_server *s)
 		errno : 0;
 }
 
-/* A store whose page the kernel does not get: it keeps the page of the file locked. */
+/* A store that waits in a fault on its source page: it keeps the file's page locked. */
 struct stuck {
 	struct fuse_server *s;
 	const void *page;
@@ -394,7 +394,7 @@ static void *stuck_store(void *arg)
 	return NULL;
 }
 
-/* A child that has CPU 1 for itself for a while, or until it is told that this is over. */
+/* A child with realtime priority keeps CPU 1 busy until @told->touched, or for 2 s. */
 static pid_t start_hog(struct told *told)
 {
 	struct sched_param first = { .sched_priority = 1 };
@@ -413,8 +413,8 @@ static pid_t start_hog(struct told *told)
 }
 
 /*
- * What the opener does, in a child: it touches pages of 4 KiB, and keeps them mapped. It does
- * not store, for what is dirty is safer.
+ * The opener, in a child: it reads the file through PTEs, and keeps it mapped. It does not
+ * store, as dirty entries would not be dropped.
  */
 static pid_t start_opener(struct fuse_server *s, struct told *told)
 {
@@ -445,7 +445,7 @@ static pid_t start_opener(struct fuse_server *s, struct told *told)
 	_exit(fsync(fd) ? 6 : 0);
 }
 
-/* How many of some pages a second file gets while the first has them mapped. */
+/* The number of pages that a second file can map while the first has them mapped; must be 0. */
 static int stolen(struct fuse_server *s)
 {
 	unsigned char *q = address_range(PAGE, SIZE);
@@ -462,9 +462,9 @@ static int stolen(struct fuse_server *s)
 }
 
 /*
- * stat(2) has found the first page locked, and gets no further before the file is mapped, as
- * a task of higher priority has its CPU. Then it goes on with the pages of what had been the
- * file's page cache when it began.
+ * stat(2) waits for the lock of the first page, and then a task of higher priority has its CPU
+ * until the file is mapped. stat(2) then continues with the pages of the page cache in which it
+ * began, which must not be the file's memory.
  */
 TEST_F(stat_beside, late)
 {
@@ -530,7 +530,7 @@ TEST_F(stat_beside, late)
 	}
 }
 
-/* Again and again, with no request and no page held back. */
+/* stat(2) runs all the time, with no request and no page held back. */
 TEST_F(stat_beside, all_the_time)
 {
 	static char pages[64 * KIB];
@@ -553,7 +553,7 @@ TEST_F(stat_beside, all_the_time)
 		_exit(0);
 	}
 	for (int round = 0; time(NULL) < end; round++) {
-		/* Keeps the inode, which must not go before the pages are there. */
+		/* Keeps the inode from being evicted before the pages are stored. */
 		int path = open(fs_path(s, "file"), O_PATH);
 
 		memset(told, 0, sizeof(*told));

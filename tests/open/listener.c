@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * A fanotify listener gets a file of its own with each event, opened while the
- * file it reports is still being opened. Which of them FUSE serves and which are
- * mapped is not promised; that all of them see the same bytes is.
+ * A fanotify listener gets an open file with each event, which the kernel opens in the
+ * middle of the open(2) that it reports. The module does not promise which of the two
+ * are mapped and which FUSE serves, but both must see the same bytes.
  */
 #define _GNU_SOURCE
 #include <errno.h>
@@ -113,7 +113,7 @@ FIXTURE_SETUP(listener)
 	self->s = fmap_server(SCRIPTED_OPS_NAME);
 	ASSERT_NE(NULL, self->s);
 	fs_add(self->s, "seen", SMALL, &self->map, sizeof(self->map));
-	/* All of it can be read in either way. */
+	/* READ and the device both have all of it. */
 	fs_add(self->s, "file", FS_PLAIN, &self->map, sizeof(self->map));
 	memset(self->s->file[1].plain, ON_DEVICE, FS_PLAIN);
 	ASSERT_EQ(0, fs_mount(self->s));
@@ -144,7 +144,7 @@ TEST_F(listener, has_the_file_open)
 	pid_t pid[3];
 	unsigned char *p;
 
-	/* The listener is in this task and must not wait for itself. */
+	/* This task has the listener, so it must not open files itself. */
 	for (unsigned int i = 0; i < ARRAY_SIZE(pid); i++) {
 		pid[i] = fork();
 		ASSERT_LE(0, pid[i]);
@@ -161,7 +161,7 @@ TEST_F(listener, has_the_file_open)
 				_exit(2);
 			munmap(p, FS_PLAIN);
 			close(fd);
-			/* Every other time it has to be opened from scratch. */
+			/* Every other open is a first open. */
 			if (n % 2)
 				write_file("/proc/sys/vm/drop_caches", "2");
 		}
@@ -173,13 +173,13 @@ TEST_F(listener, has_the_file_open)
 	pthread_join(self->thread, NULL);
 	EXPECT_LE(1, listener.events);
 	EXPECT_EQ(0, listener.wrong);
-	/* What it keeps goes on working without the group. */
+	/* Its descriptors work after the group has gone. */
 	close(self->group);
 	for (unsigned int i = 0; i < listener.nr_kept; i++) {
 		EXPECT_EQ(ON_DEVICE, byte_at(listener.kept[i], 0));
 		close(listener.kept[i]);
 	}
-	/* With nobody listening, it is mapped. */
+	/* Without a listener the file is mapped. */
 	EXPECT_TRUE(fs_is_mapped(self->s, "file", ON_DEVICE));
 }
 

@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * Maps that come with the answer to OPEN, from a server that can do that.
+ * Maps in the answer to OPEN (FUSE_DAX_FMAP_MAP_IN_OPEN).
  *
- * The first OPEN of a file asks for its map, no other does, and no GET_FMAP is sent. The
- * errors mean what they mean in GET_FMAP. Where no map comes this way, it is asked for. An
- * answer that is wrong, or torn, or comes too late for the opener, is no map and does no harm.
+ * The first OPEN of a file requests its map, later ones do not, and no GET_FMAP is sent. Errors
+ * mean the same as in GET_FMAP. If OPEN returns no map, the kernel sends GET_FMAP. An answer that
+ * is wrong, or that can be read in part only, or that comes too late for the opener, must not be
+ * taken for a map.
  */
 #define _GNU_SOURCE
 #include <errno.h>
@@ -34,7 +35,7 @@ FIXTURE_SETUP(map_in_open)
 	self->s = server_of(&self->map);
 	ASSERT_NE(NULL, self->s);
 	fs_add(self->s, "other", SIZE, &self->map, sizeof(self->map));
-	/* Bits that nobody knows are not looked at. */
+	/* Unknown bits are ignored. */
 	self->s->fmap_flags = FUSE_DAX_FMAP_MAP_IN_OPEN | 0xf0f0;
 	ASSERT_EQ(0, fs_mount(self->s));
 }
@@ -46,11 +47,11 @@ FIXTURE_TEARDOWN(map_in_open)
 	EXPECT_TRUE(module_refs_wait(self->refs));
 }
 
-/* So many OPENs asked for a map. */
+/* The number of OPENs that requested a map. */
 #define expect_wanted(n) \
 	EXPECT_EQ((unsigned int)(n), self->s->maps_wanted)
 
-/* One request, and no other is needed. */
+/* The answer to OPEN has the map, and no other request is sent. */
 TEST_F(map_in_open, in_one_request)
 {
 	struct fuse_server *s = self->s;
@@ -68,19 +69,19 @@ TEST_F(map_in_open, in_one_request)
 	expect_counts(0, 2, 2);
 	expect_wanted(1);
 
-	/* Also after everything has been forgotten. */
+	/* The same after the inode has been evicted. */
 	ASSERT_TRUE(fs_forget(s));
 	EXPECT_EQ(0, fs_fill(s, "file", '1', SIZE));
 	expect_counts(0, 3, 3);
 	expect_wanted(2);
 }
 
-/* What the answer says about FUSE's page cache and I/O, of a mapped file. */
+/* Flags about FUSE's page cache and I/O have no effect on a mapped file. */
 TEST_F(map_in_open, flags)
 {
 	static const uint32_t flags[] = {
 		FOPEN_DIRECT_IO, FOPEN_KEEP_CACHE, FOPEN_STREAM | FOPEN_NONSEEKABLE,
-		/* EIO for FUSE, so memory's second try brings no map: that is asked for. */
+		/* FUSE fails the OPEN with EIO; the module opens again, and sends GET_FMAP. */
 		FOPEN_PASSTHROUGH,
 	};
 	struct fuse_server *s = self->s;
@@ -124,7 +125,7 @@ TEST_F(map_in_open, no_map)
 	expect_counts(0, 3, 3);
 	expect_wanted(2);
 
-	/* This server has no maps at all: it is not asked again. */
+	/* ENOSYS, a server without maps: no OPEN requests a map any more. */
 	s->open_map_size = -ENOSYS;
 	EXPECT_EQ(0, fs_try(s, "other"));
 	EXPECT_EQ(0, fs_try(s, "other"));
@@ -132,7 +133,7 @@ TEST_F(map_in_open, no_map)
 	expect_wanted(3);
 }
 
-/* A map without a byte is one, which the program may like or not. */
+/* Invalid sizes are EIO; a map of 0 bytes is valid, and the program refuses it. */
 TEST_F(map_in_open, sizes)
 {
 	static const int32_t no_size[] = {
@@ -156,7 +157,7 @@ TEST_F(map_in_open, sizes)
 	expect_wanted(n + 2);
 }
 
-/* A map that does not fit is asked for, and so is one when the answer is none. */
+/* GET_FMAP is sent if the map does not fit, or the answer to OPEN has a wrong length. */
 TEST_F(map_in_open, asked_for_instead)
 {
 	static const uint32_t wrong_len[] = { 0, 1, 511, 513, 520 };
@@ -174,7 +175,7 @@ TEST_F(map_in_open, asked_for_instead)
 	s->file[0].map = &self->map;
 	s->file[0].map_len = sizeof(self->map);
 
-	/* FUSE takes no answer that has the wrong length, and so has not opened the file. */
+	/* FUSE refuses an answer of a wrong length, and so has not opened the file. */
 	s->open_map_told = true;
 	s->open_map_size = sizeof(self->map);
 	for (int i = 0; i < ARRAY_SIZE(wrong_len); i++) {
@@ -188,7 +189,7 @@ TEST_F(map_in_open, asked_for_instead)
 	}
 }
 
-/* Without an OPEN, or with one that fails. */
+/* OPEN is not sent, or fails. */
 TEST_F(map_in_open, no_open)
 {
 	struct fuse_server *s = self->s;
@@ -211,7 +212,7 @@ TEST_F(map_in_open, no_open)
 	EXPECT_EQ(2, s->count[FUSE_OPEN]);
 }
 
-/* A map that the program refuses ends an open that FUSE took for done. */
+/* FUSE has opened the file, but its map is refused: the open fails. */
 TEST_F(map_in_open, refused)
 {
 	struct fuse_server *s = self->s;
@@ -228,7 +229,7 @@ TEST_F(map_in_open, refused)
 	expect_counts(0, 3, 3);
 }
 
-/* Many open at once: one OPEN asks for the map of each file, whoever comes first. */
+/* Many tasks open two files at once: one OPEN requests the map of each file. */
 TEST_F(map_in_open, openers_at_once)
 {
 	struct fuse_server *s = self->s;
@@ -251,8 +252,8 @@ TEST_F(map_in_open, openers_at_once)
 }
 
 /*
- * Whoever waits for an OPEN that the server has got is killed after the answer, and leaves
- * the room for the map no sooner; one that the server has not got is given up.
+ * An opener is killed while the server has its OPEN: it waits for the answer, and keeps the
+ * buffer for the map until then.
  */
 TEST_F(map_in_open, killed)
 {
@@ -285,7 +286,7 @@ TEST_F(map_in_open, aborted)
 	ASSERT_LE(0, pid);
 	EXPECT_TRUE(fs_wait(s, FUSE_OPEN, 1));
 	EXPECT_EQ(0, fs_abort(s));
-	/* Of OPEN, or of the question for the map that follows it. */
+	/* The error of OPEN, or of the GET_FMAP that follows it. */
 	status = WEXITSTATUS(ended(pid));
 	EXPECT_TRUE(status == ECONNABORTED || status == ENOTCONN) TH_LOG("%d", status);
 }

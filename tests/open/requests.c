@@ -2,10 +2,10 @@
 /*
  * Which requests are sent, and which are not.
  *
- * Open is where a file map costs something: GET_FMAP once for a file, GET_DAXDEV
- * once for a device of the mount, and then nothing any more. "This file has no
- * map" and "I have no maps" are answers worth remembering too. Every test counts
- * what arrived at the server.
+ * A file map costs requests only at open: GET_FMAP once per inode, GET_DAXDEV once
+ * per device of the mount, and no request after that. The answers "this file has no
+ * map" and "this server has no maps" must be remembered, too. Each test counts the
+ * requests that the server gets.
  */
 #define _GNU_SOURCE
 #include <errno.h>
@@ -47,7 +47,7 @@ FIXTURE_TEARDOWN(requests)
 	free(self->big);
 }
 
-/* A valid map with @len bytes, of which only the first are looked at. */
+/* A valid map of @len bytes; the program uses the first ones only. */
 static char *big_map(const struct scripted *map, size_t len)
 {
 	char *p = calloc(1, len);
@@ -73,7 +73,7 @@ TEST_F(requests, map_once)
 	EXPECT_EQ(FUSE_DAX_FMAP_BLOB_MIN, s->room[0]);
 }
 
-/* Opening is all it takes: neither data nor metadata asks again. */
+/* I/O and faults on an open file send no further request. */
 TEST_F(requests, none_while_in_use)
 {
 	struct fuse_server *s = self->s;
@@ -100,7 +100,7 @@ TEST_F(requests, none_while_in_use)
 	EXPECT_EQ(0, s->count[FUSE_WRITE]);
 }
 
-/* Directories and their contents never had anything to do with it. */
+/* Opening a directory, access(2) and O_PATH need no map. */
 TEST_F(requests, none_for_directories)
 {
 	struct fuse_server *s = self->s;
@@ -137,7 +137,7 @@ TEST_F(requests, device_once)
 	EXPECT_EQ(3, s->count[FUSE_GET_FMAP]);
 }
 
-/* Indices are names, not positions: only the last one is used here. */
+/* Indices may have gaps: only the last one is used here. */
 TEST_F(requests, last_device_index)
 {
 	struct fuse_server *s = self->s;
@@ -150,7 +150,7 @@ TEST_F(requests, last_device_index)
 	EXPECT_EQ(1, s->count[FUSE_GET_DAXDEV]);
 }
 
-/* Two indices may be the same device; it is held once per mount. */
+/* Two indices name the same device; a mount holds it once. */
 TEST_F(requests, one_device_two_names)
 {
 	struct fuse_server *s = self->s;
@@ -160,7 +160,7 @@ TEST_F(requests, one_device_two_names)
 	s->devices[5] = daxdev[0].path;
 	fs_add(s, "file", SIZE, &map, sizeof(map));
 	ASSERT_EQ(0, fs_mount(s));
-	/* Refused or accepted, but with an answer that stays the same. */
+	/* Refused or accepted, but both times the same. */
 	EXPECT_EQ(fs_try(s, "file"), fs_try(s, "file"));
 }
 
@@ -193,7 +193,7 @@ FIXTURE_TEARDOWN(no_map)
 	EXPECT_EQ(0, fs_stop(self->s));
 }
 
-/* The file is an ordinary FUSE file, and its next open does not ask. */
+/* The file is a plain FUSE file, and its next open sends no GET_FMAP. */
 TEST_F(no_map, remembered)
 {
 	struct fuse_server *s = self->s;
@@ -221,7 +221,7 @@ TEST_F(no_map, remembered)
 	EXPECT_EQ(1, s->count[FUSE_SETATTR]);
 }
 
-/* ... nor does a mapping of it need anything but FUSE. */
+/* mmap(2) of a plain file uses FUSE's page cache. */
 TEST_F(no_map, can_be_mapped_through_fuse)
 {
 	struct fuse_server *s = self->s;
@@ -237,7 +237,7 @@ TEST_F(no_map, can_be_mapped_through_fuse)
 	munmap(p, PAGE);
 }
 
-/* Truncating open of a file without a map is FUSE's affair as well. */
+/* O_TRUNC works for a file without a map. */
 TEST_F(no_map, can_be_truncated)
 {
 	struct fuse_server *s = self->s;
@@ -267,7 +267,7 @@ TEST_F(requests, no_maps_at_all)
 	EXPECT_EQ(0, s->count[FUSE_GET_DAXDEV]);
 }
 
-/* More room until it fits: up to 1 MiB, never the same room twice. */
+/* The size in GET_FMAP grows until the map fits: up to 1 MiB, and no size twice. */
 TEST_F(requests, room_grows)
 {
 	static const size_t lens[] = {
@@ -313,9 +313,9 @@ TEST_F(requests, room_ends)
 }
 
 /*
- * The program says that it has not got all of the map: the next room is tried, which is
- * one that is not too small if the program knows. No room is offered twice, the error of
- * the last try is the opener's, and the log has one line.
+ * The program says that the map is not complete: GET_FMAP is sent again with a larger size,
+ * of at least what the program wants. No size is tried twice, the opener gets the error of
+ * the last try, and the log has one line.
  */
 TEST_F(requests, program_wants_room)
 {
@@ -357,7 +357,7 @@ TEST_F(requests, program_wants_room)
 	EXPECT_EQ(0, s->count[FUSE_GET_DAXDEV]);
 	close(klog);
 
-	/* What it says besides is of no interest if it takes the map. */
+	/* The wanted size is ignored if the program accepts the map. */
 	s->nr_rooms = 0;
 	self->map.parse_ret = 0;
 	EXPECT_EQ(0, fs_fill(s, "file", 'w', SIZE));
@@ -365,8 +365,8 @@ TEST_F(requests, program_wants_room)
 }
 
 /*
- * Eight tasks open one new file. They all wait for the map, they all get the
- * file, and only one map is kept: later opens ask nothing.
+ * Eight tasks open a file for the first time (single flight): all wait for one map, and
+ * all opens succeed. Later opens send no GET_FMAP.
  */
 TEST_F(requests, eight_openers)
 {
@@ -405,7 +405,7 @@ TEST_F(requests, eight_openers)
 	EXPECT_EQ(0, s->count[FUSE_GET_FMAP]);
 }
 
-/* The same for a device that two files need at once. */
+/* Two files that need the same device are opened at once: one GET_DAXDEV. */
 TEST_F(requests, two_files_one_device)
 {
 	struct fuse_server *s = self->s;
@@ -432,7 +432,7 @@ TEST_F(requests, two_files_one_device)
 	EXPECT_EQ(1, s->count[FUSE_GET_DAXDEV]);
 }
 
-/* The map lives as long as the inode, the device as long as the mount. */
+/* The map is kept as long as the inode, the device as long as the mount. */
 TEST_F(requests, drop_caches)
 {
 	struct fuse_server *s = self->s;
@@ -446,7 +446,7 @@ TEST_F(requests, drop_caches)
 	EXPECT_EQ(1, s->count[FUSE_GET_DAXDEV]);
 }
 
-/* Data does not depend on what the caches remember. */
+/* Eviction of the inode loses no data. */
 TEST_F(requests, drop_caches_keeps_data)
 {
 	struct fuse_server *s = self->s;
@@ -467,8 +467,8 @@ TEST_F(requests, drop_caches_keeps_data)
 }
 
 /*
- * What open(O_CREAT) makes has been opened by FUSE before anybody could ask for
- * its map. It stays a plain file as long as it is open, then it is mapped.
+ * open(O_CREAT) lets FUSE open the file before the kernel has requested its map. The next
+ * opener gets the map (created.c has the details).
  */
 TEST_F(requests, created_by_open)
 {
@@ -500,8 +500,8 @@ TEST_F(requests, created_by_open)
 }
 
 /*
- * Where the device path leads is decided by who mounted, not by who happens to
- * open first: neither that one's rights nor that one's root matter.
+ * The device is opened as the mounter: the credentials and the root directory of the first
+ * opener do not matter.
  */
 TEST_F(requests, unprivileged_opener)
 {
@@ -518,7 +518,7 @@ TEST_F(requests, unprivileged_opener)
 
 		if (setgid(65534) || setuid(65534))
 			_exit(100);
-		/* Not by this one's rights, for sure. */
+		/* This task cannot open the device itself. */
 		if (open(daxdev[0].path, O_RDWR) >= 0)
 			_exit(101);
 		fd = fs_open(s, "file", O_RDONLY);
@@ -558,7 +558,7 @@ TEST_F(requests, opener_in_chroot)
 	rmdir(root);
 }
 
-/* One line for a mount in debugfs: what fmapctl shows to people. */
+/* The line of a mount in debugfs, which "fmapctl status" shows. */
 TEST_F(requests, shown_in_debugfs)
 {
 	static const char file[] = "/sys/kernel/debug/" MODULE_NAME "/mounts";

@@ -1,14 +1,14 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * A map that comes from another server than the one that was asked.
+ * A hostile server sends a map that was requested from another server.
  *
- * FUSE passthrough has the kernel open a second file in the middle of the first open of a
- * file of ours, in the same task. If that second file is another server's, then this server
- * gets an OPEN at that moment, too. It chooses its node ids, and it answers with a map of
- * memory that it was not given. Whatever it answers, and whatever our server has answered:
- * what the opener reads and writes is the file that our server named, or the memory that our
- * server gave, and the file "secret", which has the memory of the stranger's map, is as it
- * was.
+ * With FUSE passthrough, the first open of a file of "our" server makes the kernel open a
+ * backing file, in the same task. If that file belongs to another FUSE server, the stranger,
+ * then the stranger gets an OPEN at that moment, too. It chooses its node ids, and answers
+ * with a map of memory that it was not given. If the module took that map for the file of our
+ * server, the opener would get memory of the file "secret". Whatever the two servers answer,
+ * the opener must read and write the backing file that our server named, or the memory that
+ * our server gave, and "secret" must not change.
  */
 #define _GNU_SOURCE
 #include <errno.h>
@@ -24,7 +24,7 @@
 #include "fmap_test.h"
 
 #define SIZE		(4 * MIB)
-#define FILES		2		/* ours that are passed through to theirs */
+#define FILES		2		/* of our server; their backing files are the stranger's */
 #define SECRET		's'		/* in the memory that the stranger names */
 #define OUR_OWN		'o'		/* in the memory that our server gives */
 #define THEIRS		't'		/* in the stranger's files */
@@ -35,20 +35,20 @@ static const char *const their_name[FILES] = { "one", "two" };
 FIXTURE(stranger) {
 	struct fuse_server *ours, *theirs;
 	struct scripted secret, own[FILES], their_own[FILES];
-	long files;		/* of ours that are mapped before anything happens */
+	long files;		/* of our server that are mapped before the test */
 	long refs;
 };
 
 FIXTURE_VARIANT(stranger) {
-	uid_t owner;		/* of the stranger's mount: not root gets no offer */
+	uid_t owner;		/* of the stranger's mount: gets no offer unless root */
 	bool bound;		/* the stranger has maps, ops and a device of its own */
-	bool unasked;		/* the stranger sends a map that its OPEN has no room for */
+	bool unasked;		/* the stranger sends a map that its OPEN did not request */
 	bool get_fmap;		/* our server has no maps in OPEN */
 	int error;		/* what our server answers in OPEN; 0: with a map */
-	unsigned int nodeid;	/* how many further theirs are than ours, modulo FILES */
+	unsigned int nodeid;	/* the stranger's are those of our server, shifted by this */
 };
 
-/* As an ordinary user's server: it has never heard of maps. */
+/* The stranger is the server of an ordinary user, without an offer. */
 FIXTURE_VARIANT_ADD(stranger, offered_nothing) {
 	.owner = 1000,
 	.error = -ENODATA,
@@ -64,7 +64,7 @@ FIXTURE_VARIANT_ADD(stranger, other_nodeids) {
 	.nodeid = 100,
 };
 
-/* Theirs have our node ids, each that of the other file. */
+/* The stranger's files have the node ids of our server, each that of the other file. */
 FIXTURE_VARIANT_ADD(stranger, swapped_nodeids) {
 	.owner = 1000,
 	.error = -ENODATA,
@@ -77,7 +77,7 @@ FIXTURE_VARIANT_ADD(stranger, asked_through_get_fmap) {
 	.error = -ENODATA,
 };
 
-/* Our server's map does not come with OPEN, so it is asked for, and then there is none. */
+/* Our server does not send its map with OPEN, and has none for GET_FMAP either. */
 FIXTURE_VARIANT_ADD(stranger, asked_twice) {
 	.owner = 1000,
 	.error = -ERANGE,
@@ -103,7 +103,7 @@ FIXTURE_VARIANT_ADD(stranger, unasked_and_our_map) {
 	.unasked = true,
 };
 
-/* Both are asked for maps in the same task, and each gives its own. */
+/* Both servers get map requests from the same task, and each sends its own map. */
 FIXTURE_VARIANT_ADD(stranger, bound) {
 	.bound = true,
 	.error = -ENODATA,
@@ -197,7 +197,7 @@ FIXTURE_SETUP(stranger)
 		t->file[i].nodeid = variant->nodeid < FILES ?
 			s->file[(i + variant->nodeid) % FILES].nodeid :
 			s->file[i].nodeid + variant->nodeid;
-	/* What is in the memory, put there through files of its own. */
+	/* Files through which the test fills the memory. */
 	fs_add(s, "secret", SIZE, &self->secret, sizeof(self->secret));
 	for (int i = 0; i < FILES; i++)
 		fs_add(s, i ? "twin of second" : "twin of first", SIZE, &self->own[i],
@@ -220,7 +220,7 @@ FIXTURE_SETUP(stranger)
 		backing_fd[i] = fs_open(t, their_name[i], O_RDWR);
 		ASSERT_LE(0, backing_fd[i]);
 	}
-	/* From here on the kernel sends their OPENs, in the middle of ours. */
+	/* From here on the stranger gets OPENs in the middle of opens of our server's files. */
 	if (!variant->bound)
 		t->hook[FUSE_OPEN] = their_open;
 	else
@@ -239,7 +239,7 @@ FIXTURE_SETUP(stranger)
 FIXTURE_TEARDOWN(stranger)
 {
 	EXPECT_EQ(0, self->ours->malformed);
-	/* One of theirs would be an OPEN that asks for a map. */
+	/* An OPEN that requests a map would be malformed for the stranger. */
 	EXPECT_EQ(0, self->theirs->malformed);
 	for (int i = 0; i < FILES; i++)
 		close(backing_fd[i]);
@@ -248,7 +248,7 @@ FIXTURE_TEARDOWN(stranger)
 	EXPECT_TRUE(module_refs_wait(self->refs));
 }
 
-/* What file @i has to be read as, or the errno of its open. */
+/* The byte that the file must contain, or the error of its open. */
 static int expected(int error, bool refused)
 {
 	return !error ? OUR_OWN : refused ? -EIO : THEIRS;
@@ -256,7 +256,7 @@ static int expected(int error, bool refused)
 
 #define expected()	expected(variant->error, variant->unasked)
 
-/* What is read at some places of a file, or the first one that is another byte. */
+/* Look at some places of a file: @byte if all have it, else the first other byte or -errno. */
 static int bytes_of(int fd, int byte)
 {
 	static const off_t at[] = { 0, 1, PAGE - 1, PAGE, FS_PLAIN - 1 };
@@ -277,7 +277,7 @@ static int bytes_of(int fd, int byte)
 	return c;
 }
 
-/* The memory that the stranger named has what was there. */
+/* The byte that "secret" contains: SECRET if its memory has not changed. */
 static int secret_is(struct fuse_server *s)
 {
 	int fd = fs_open(s, "secret", O_RDWR), c;
@@ -319,14 +319,14 @@ TEST_F(stranger, writes)
 		close(fd);
 	}
 	EXPECT_EQ(SECRET, secret_is(s));
-	/* It went where it belongs. */
+	/* The write went to the right file. */
 	twin = fs_open(s, "twin of first", O_RDONLY);
 	EXPECT_EQ(expected() == OUR_OWN ? 'E' : OUR_OWN, byte_at(twin, PAGE));
 	EXPECT_EQ(expected() == THEIRS ? 'E' : THEIRS, byte_at(backing_fd[0], PAGE));
 	close(twin);
 }
 
-/* The first open settles what the file is: all that follow see the same. */
+/* The first open decides what the file is: all later ones see the same. */
 TEST_F(stranger, opened_again)
 {
 	for (int round = 0; round < 3; round++) {
@@ -353,8 +353,8 @@ static void try_and_exit(struct fuse_server *s, const char *name, int want)
 }
 
 /*
- * Two openers of two files wait for the stranger at the same moment, two more for their
- * turn, and one opens the stranger's own file.
+ * Two openers of two files wait for the stranger at the same time, two more wait for the
+ * first two (single flight), and one opens the stranger's own file.
  */
 TEST_F(stranger, openers_at_once)
 {
@@ -371,7 +371,7 @@ TEST_F(stranger, openers_at_once)
 			try_and_exit(t, their_name[0], variant->unasked ? -EIO : THEIRS);
 		try_and_exit(s, our_name[i % FILES], expected());
 	}
-	/* Two by two at most; what a file is, is settled by its first opener. */
+	/* Two OPENs in the middle of first opens, and that of the stranger's own file. */
 	EXPECT_TRUE(fs_wait(t, FUSE_OPEN, 3));
 	for (int i = 0; i < ARRAY_SIZE(pid); i++)
 		EXPECT_TRUE(asleep(pid[i]));

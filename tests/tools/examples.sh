@@ -1,9 +1,9 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0
 #
-# The examples of the crate fuse-dax-fmap, which are whole servers: what each serves is a file in
-# DAX memory, for read(2), write(2) and mmap(2). Without ops they say so, and leave no mount.
-# fmapctl knows the name of everything that the module counts.
+# The examples of the crate fuse-dax-fmap, which are complete servers: each serves a file in DAX
+# memory, for read(2), write(2) and mmap(2). If the ops are not loaded, they print so and leave
+# no mount. fmapctl has a name for each counter of the module.
 
 # shellcheck disable=SC2317 # functions are called by check, and by the trap
 
@@ -29,7 +29,7 @@ trap tidy_up EXIT
 mounted() {
 	grep -q " $dir " /proc/self/mountinfo
 }
-# wait_for COMMAND...: for 10 s.
+# wait_for COMMAND...: until it succeeds, 10 s at most.
 wait_for() {
 	local try
 	for ((try = 0; try < 200; try++)); do
@@ -81,7 +81,7 @@ mapped() {
 		    sys.exit(file.read(8) != b"in place")
 	END
 }
-# What the module has counted of all that begins with WHAT: NUMBER, or more.
+# The counters whose names begin with WHAT are NUMBER or more in total.
 counted() { # WHAT NUMBER
 	awk -v what="  $1" -v least="$2" '
 		index($0, what) == 1 { n += $NF }
@@ -94,7 +94,7 @@ is_mapped() {
 		counted "maps that came with OPEN" 1 && counted "GET_DAXDEV requests" 1 &&
 		counted "bytes written" "$size" && counted "page faults of" 1
 }
-# Those have a "_".
+# A counter without a name in fmapctl is shown with a "_".
 all_names_known() {
 	! grep -E '^  [a-z0-9]+_' "$tmp/status"
 }

@@ -1,15 +1,15 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0
 #
-# exercisers.sh: programs that nobody here wrote, which find mistakes of file
-# systems, on mapped files: fio with verification, fsx, and those stressors of
-# stress-ng that work on a file. Prints KTAP.
+# exercisers.sh: well-known programs that find bugs of file systems, on mapped
+# files: fio with verification, fsx, and those stressors of stress-ng that work on a
+# file. Prints KTAP.
 #
-# All of it must go to memory: at the end, the server has seen no READ and no WRITE.
+# All I/O must go to memory: at the end, the server has seen no READ and no WRITE.
 #
-# Short by default, some seconds each. "make exercise" runs it long, as does
-# EXERCISE=N in the guest: N times as much of everything. Emulated CXL memory is too
-# slow for the short one to be short: skipped there, unless EXERCISE is set.
+# Each takes some seconds by default. "make exercise" runs them longer, as does
+# EXERCISE=N in the guest: N times as much of everything. They are skipped on emulated
+# CXL memory, which is too slow, unless EXERCISE is set.
 
 cd "$(dirname "$0")" || exit 1
 times=${EXERCISE:-1}
@@ -28,7 +28,7 @@ done
 
 work=$(mktemp -d /tmp/exercisers.XXXXXX)
 count=0 failed=0
-result() { # STATUS TEXT; of a log that is too long the beginning counts as much as the end
+result() { # STATUS TEXT; of a long log, prints the beginning and the end
 	count=$((count + 1))
 	[ "$1" = 0 ] || failed=$((failed + 1))
 	[ "$1" = 0 ] || awk '{ line[NR] = $0 }
@@ -61,8 +61,8 @@ cleanup() {
 	rm -rf "$work" /dev/shm/fixed-taken
 }
 trap cleanup EXIT
-# fsx wants zeros behind the end of a file, in its last page, where a mapped file has what the
-# memory has: what a test before this one has left. So all that is used here is made zeros.
+# fsx expects zeros behind the end of a file, in its last page. There a mapped file has what the
+# memory has, and so the data of an earlier test. So all memory that is used here is zeroed.
 wipe() {
 	local server name
 	{
@@ -86,7 +86,7 @@ if ! mounted >"$work/log" 2>&1; then
 	exit 1
 fi
 
-# requests NAME: how many the server has seen.
+# requests NAME: the number of such requests that the server has seen.
 requests() {
 	rm -f "$work/stats"
 	kill -USR1 "$(cat "$work/pid")"
@@ -118,7 +118,7 @@ run_fio psync --ioengine=psync
 run_fio mmap --ioengine=mmap
 run_fio libaio --ioengine=libaio --iodepth=8 --direct=1
 run_fio io_uring --ioengine=io_uring --iodepth=8
-# No fsync: with fixed buffers fio's own says so to no file system in the right way.
+# No fsync: with fixed buffers, fio's fsync request is wrong for any file system.
 run_fio io_uring_fixed --ioengine=io_uring --iodepth=8 --direct=1 --fixedbufs=1 --registerfiles=1 \
 	--end_fsync=0
 # Buffers in a mapped file, too.
@@ -167,7 +167,7 @@ run_stress() { # STRESSOR OPTION...
 	LD_PRELOAD=$lib/fixed.so FIXED_DIR=$work/stress FIXED_POOL=$mnt/pool FIXED_FILES=$pool \
 		stress-ng --temp-path "$work/stress" --verify --metrics-brief --oom-avoid \
 		--timeout $((times + 1)) "--$1" 2 "${@:2}" >"$work/log" 2>&1 || status=$?
-	# It did use our files.
+	# The stressor has used the mapped files.
 	after=$(requests OPEN)
 	[ "$status" != 0 ] || [ "$after" -gt "$before" ] || status=1
 	result $status "stress-ng $1: $(awk -v name="$1" '
@@ -184,7 +184,7 @@ run_stress iomix --iomix-bytes 4M
 if [ -n "${EXERCISE-}" ]; then
 	run_stress aio
 	run_stress io-uring
-	# All of a file for each of the two: it believes that the file has what it has written.
+	# The whole file for both processes: each expects the file to have what it has written.
 	run_stress readahead --readahead-bytes 16M
 	run_stress seek --seek-size 4M
 	run_stress sendfile

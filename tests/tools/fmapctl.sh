@@ -82,7 +82,7 @@ check "list shows that it is gone" says '^striped +- +\(gone\) +0 +1$' fmapctl l
 check "status, too" says "^$dir +striped +$second\\(gone\\) +" fmapctl status
 check "data can still be written" data three
 
-# Somebody detaches the link behind fmapctl's back: its pin is left.
+# bpftool detaches the link, and leaves its pin.
 umount "$dir"
 check "it is loaded once more" fmapctl load "$bpf"
 link=$(fmapctl list | awk '$1 == "striped" { print $2 }')

@@ -1,15 +1,15 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * fmapctl is not alone: other programs register ops, and others may write to bpffs.
+ * fmapctl beside other programs that register ops, and other users that write to bpffs.
  *
  * A loader needs no more than a BPF link. Ops that another program has registered are
- * listed, are not called gone, and can be replaced and unloaded: the remedy that "load"
- * names works. Replaced, they are pinned, and outlive that program.
+ * listed, and not as gone, and can be replaced and unloaded: the remedy that "load" names
+ * works. After that they are pinned, and outlive that program.
  *
- * mount(8) makes a bpffs with mode 1777, so an ordinary user can be first to make the
- * directory of fmapctl's pins, with whatever he likes in it. Such a directory is refused
- * by name; and in a good one, a symbolic link or the link of something else is left alone.
- * The something else is a BPF program at a cgroup here: it has to stay attached.
+ * mount(8) makes a bpffs with mode 1777, so an ordinary user can create the directory of
+ * fmapctl's pins first, with any contents. Such a directory is refused, and named in the
+ * message. In a good one, a symbolic link, or the link of something else, is left alone.
+ * Here that is a BPF program at a cgroup: it has to stay attached.
  */
 #define _GNU_SOURCE
 #include <errno.h>
@@ -31,10 +31,10 @@
 #define OTHER	"/sys/fs/bpf/fmapctl_others"
 #define NOBODY	65534
 
-/* What the last command said, on stdout and stderr. */
+/* The output of the last command, stdout and stderr. */
 static char said[16384];
 
-/* Run a command of the shell: its exit status, -1 if it has none. */
+/* Runs a shell command. Returns its exit status, or -1 if it has none. */
 __printf(1, 2) static int run(const char *format, ...)
 {
 	char command[512];
@@ -203,7 +203,7 @@ TEST_F(other, are_replaced_and_kept)
 	EXPECT_EQ(self->id, l.link);
 	EXPECT_NE(self->map, l.map);
 
-	/* They are fmapctl's now. */
+	/* The ops belong to fmapctl now. */
 	bpf_link__destroy(self->link);
 	self->link = NULL;
 	EXPECT_TRUE(listed(&l)) TH_LOG("%s", said);
@@ -211,7 +211,7 @@ TEST_F(other, are_replaced_and_kept)
 	EXPECT_FALSE(listed(&l));
 }
 
-/* ---- what lies in bpffs ---- */
+/* ---- what other users put into bpffs ---- */
 
 FIXTURE(pins) {
 	int prog, link;
@@ -242,7 +242,7 @@ FIXTURE_TEARDOWN(pins)
 {
 	struct listed l;
 
-	/* It is as it was, whatever was tried. */
+	/* The foreign link is still attached. */
 	EXPECT_NE(0, info_of(self->link).cgroup.cgroup_id);
 	EXPECT_FALSE(listed(&l)) TH_LOG("%s", said);
 	unlink(PIN);
@@ -254,7 +254,7 @@ FIXTURE_TEARDOWN(pins)
 	EXPECT_TRUE(module_refs_wait(self->refs));
 }
 
-/* Neither command does anything, and both say @why and the way out. */
+/* The commands change nothing, and print @why and the remedy. */
 #define EXPECT_REFUSED(why) do {						\
 	EXPECT_EQ(1, run("fmapctl load %s", object()));				\
 	EXPECT_TRUE(says(why) && says("rm")) TH_LOG("%s", said);		\
@@ -309,7 +309,7 @@ TEST_F(pins, no_link)
 	EXPECT_REFUSED("no BPF link");
 }
 
-/* Made for root alone, and not left behind; one that an older fmapctl made is made so. */
+/* The directory is made for root alone, even if an older fmapctl made it, and removed again. */
 TEST_F(pins, the_directory_is_roots)
 {
 	struct stat st = { 0 };
@@ -326,7 +326,7 @@ TEST_F(pins, the_directory_is_roots)
 		EXPECT_EQ(0, run("fmapctl unload striped")) TH_LOG("%s", said);
 		EXPECT_EQ(-1, access(PINS, F_OK));
 	}
-	/* Nor after a failure. */
+	/* It is removed after a failure, too. */
 	EXPECT_EQ(1, run("fmapctl load %s /dev/null", object()));
 	EXPECT_EQ(-1, access(PINS, F_OK));
 }

@@ -1,9 +1,9 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0
 #
-# What fmapctl says when something is wrong: one sentence, which is true and names the
-# thing. Nothing is half done: of several objects all are loaded, or none; and neither a
-# reader that has gone nor a full disk makes it panic.
+# The error messages of fmapctl: one sentence, which is true and names the object. Nothing is
+# half done: of several objects all are loaded, or none. fmapctl does not panic if the reader
+# of its output has gone, or the disk is full.
 
 # shellcheck disable=SC2317 # functions are called by check, and by the trap
 
@@ -30,7 +30,7 @@ tidy_up() {
 }
 trap tidy_up EXIT
 
-# One line to stderr, which has PATTERN; nothing to stdout; status 1.
+# Prints one line with PATTERN to stderr, nothing to stdout; status 1.
 refuses() { # PATTERN COMMAND...
 	local pattern=$1 status=0
 	shift
@@ -112,7 +112,7 @@ check "... and all are there" says '^famfs' fmapctl list
 check "both are unloaded" says '^striped: unregistered' fmapctl unload striped famfs
 check "there are none" none
 
-# The parameter of the module.
+# The module's parameter default_ops.
 mark="fmapctl_said: $$"
 echo "$mark" >/dev/kmsg
 log() { # since the last mark
@@ -139,7 +139,7 @@ if [ -r "${FMAP_MODULE-}" ] && rmmod fuse_dax_fmap; then
 	insmod "$FMAP_MODULE"
 fi
 
-# Nobody reads, or nothing can be written.
+# The output is not read, or cannot be written.
 gone() { # COMMAND...: its reader is gone before it says anything
 	{
 		sleep 0.2

@@ -1,15 +1,14 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0
 #
-# fmapfs_layout.sh: what is in a file stays in it, whatever becomes of the manifest.
+# fmapfs_layout.sh: the files of fmapfs keep their data when the manifest is edited.
 #
 # A manifest is mounted, its files are filled, each with its own bytes; then it is edited,
-# mounted again, and all bytes are compared: after each edit the files hold what they
-# held, or the mount is refused, by a sentence that names the lines, and then the
-# manifest as it was still leads to them. New space reads as zeros, whatever was there.
-# A frozen manifest needs no record. Devices are known by what stays with them. Times
-# are kept. A record that is not whole, of another version, in use or not writable is no
-# reason to lose anything.
+# mounted again, and all bytes are compared. After each edit the files have their data, or
+# the mount is refused, with a sentence that names the lines, and the old manifest still
+# leads to the data. New space reads as zeros, whatever was there. A frozen manifest needs
+# no record. Devices are identified by ids that do not change. Times are kept. A record
+# that is damaged, of another version, in use or not writable loses no data.
 
 # shellcheck disable=SC2317 # functions are called by check, and by the trap
 # shellcheck disable=SC2016 # check has it expanded
@@ -70,7 +69,7 @@ fill() { # NAME...
 		dd if="$tmp/$name" of="$mnt/$name" bs=1M conv=notrunc,fsync status=none || return
 	done
 }
-# whole NAME...: they hold what they held. NAME=MIB: so many MiB of it.
+# whole NAME...: these files have their data. NAME=MIB: the first MIB of them.
 whole() {
 	local name mib
 	for name; do
@@ -82,7 +81,7 @@ whole() {
 zeros() { # NAME [SKIP]
 	same /dev/zero "$mnt/$1" "${2:-0}" "$(stat -c %s "$mnt/$1")"
 }
-# Byte by byte; where memory is emulated, and slow, the beginning of each MiB.
+# Compares all bytes, or, on emulated and slow memory, the beginning of each MiB.
 same() { # A B FROM TO
 	local at
 	[ "${DAX_KIND-}" = cxl ] || {
@@ -94,8 +93,8 @@ same() { # A B FROM TO
 	done
 }
 
-# kept TEXT NAME...: the edited manifest, on stdin, is mounted, and these files are whole;
-# then the manifest as it was, and all of them are.
+# kept TEXT NAME...: mounts the edited manifest, on stdin, and these files have their data.
+# Then as_it_was mounts the old manifest, and all files have theirs.
 kept() {
 	local text=$1
 	shift
@@ -103,7 +102,7 @@ kept() {
 	check "$text: mounted" mounted
 	check "$text: the files are what they were" whole "$@"
 }
-# Whatever else that mount has to show goes in between.
+# Other checks of the edited mount come before this.
 as_it_was() {
 	umount "$mnt"
 	{ devices; files; } >"$manifest"

@@ -1,11 +1,10 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0
 #
-# The moment in which fmapfs mounts, and the one in which it unmounts, as they go wrong
-# for people: ops that are not there, devices that somebody has, an old mount, a
-# directory in use, other mounts on top, a line in fstab, files by names that others
-# know. What is refused is refused at once, with one sentence and status 1, and leaves
-# nothing behind.
+# Mounting and unmounting fmapfs when something is wrong: ops that are not registered,
+# devices that another mount has, an old mount, a directory in use, other mounts on top,
+# a line in fstab, files whose names other users can guess. If fmapfs refuses, it does so
+# at once, with one sentence and status 1, and leaves nothing behind.
 
 # shellcheck disable=SC2317 # functions are called by check, and by the trap
 
@@ -67,7 +66,7 @@ fails() {
 mounted() { # DIR
 	grep -q " $1 " /proc/self/mountinfo
 }
-# How many mounts of the kind there are, anywhere, and those that the module knows.
+# The number of fmapfs mounts, and of those that the module lists.
 mounts() {
 	echo "$(grep -c ' fuse.fmapfs ' /proc/self/mountinfo)" \
 		"$(wc -l </sys/kernel/debug/fuse_dax_fmap/mounts)"
@@ -80,8 +79,8 @@ eventually() { # COMMAND...
 	done
 	return 1
 }
-# refused PATTERN COMMAND...: status 1, one line on stderr that has it, nothing on
-# stdout, no mount and no process that was not there.
+# refused PATTERN COMMAND...: status 1, one line with PATTERN on stderr, nothing on
+# stdout, no new mount and no new process.
 refused() {
 	local pattern=$1 before status=0
 	shift
@@ -92,7 +91,7 @@ refused() {
 	[ ! -s "$tmp/stdout" ] || return
 	[ "$(wc -l <"$tmp/stderr")" = 1 ] || return
 	grep -qE "$pattern" "$tmp/stderr" || { echo "not said: $pattern"; return 1; }
-	# What is closed last is gone a moment later.
+	# The last file may be closed a moment later.
 	eventually [ "$before" = "$(mounts) $(pgrep -cx fmapfs)" ] || {
 		echo "was: $before, is: $(mounts) $(pgrep -cx fmapfs)"
 		return 1
@@ -101,7 +100,7 @@ refused() {
 minor_of() { # DIR: what its connection is called
 	awk -v dir="$1" '$5 == dir { split($3, number, ":"); print number[2] }' /proc/self/mountinfo
 }
-# start ARGUMENT...: a server in the foreground, as $server, with its words in $tmp/said.
+# start ARGUMENT...: a server in the foreground, as $server, with its output in $tmp/said.
 start() {
 	fmapfs "$@" >"$tmp/said" 2>&1 &
 	server=$!
@@ -123,7 +122,7 @@ pid_on() { # DIR: of the daemon that serves it
 
 echo "TAP version 13"
 
-# --- The verdict ------------------------------------------------------------------------
+# --- The ops ----------------------------------------------------------------------------
 
 ten_times() {
 	local i
@@ -318,9 +317,9 @@ check "who uses a file is named" said "$dir is in use by process $$ .*detached"
 exec 9>&-
 check "... and then it ends" ended 0
 
-# Unmounting must not wait for an answer of the server: one that is killed then would wait for
-# itself, with its devices, for ever. So the thread that answers is held, with a file written
-# to through a mapping whose descriptor is closed, which is told to the server late.
+# Unmounting must not wait for an answer of the server: a killed server would wait for itself,
+# and keep its devices. So the thread that answers is held up, and the unmount has something to
+# send: a file has been stored to through a mapping whose descriptor is closed.
 store() {
 	python3 -I - "$dir/file" <<-'END'
 		import mmap, os, sys
@@ -428,7 +427,7 @@ check "a remount of something else" \
 	refused "is no mount of fmapfs" fmapfs -o remount,ro "$one" "$dir"
 eventually fails pgrep -x fmapfs >/dev/null
 
-# --- Files by names that others know -------------------------------------------------------
+# --- Files whose names others can guess ----------------------------------------------------
 
 umask 0
 start --pid-file "$tmp/pid" --stats "$tmp/stats" "$one" "$dir"
@@ -489,7 +488,7 @@ check "... by that of the next" kill -0 "$(cat "$tmp/pid")"
 umount "$dir"
 check "... and goes with it" eventually [ ! -e "$tmp/pid" ]
 
-# --- Nobody listens ---------------------------------------------------------------------
+# --- Output that is not read --------------------------------------------------------------
 
 panics() { # STATUS COMMAND...
 	local want=$1 status=0

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * fmapfs: the time of a file moves with what is written to it, and what is stored. rsync,
- * tar and cp -u go by it. The server has to keep it: it is asked again when the kernel has
- * forgotten the inode.
+ * fmapfs: a write or a store changes the time of a file, by which rsync, tar and cp -u
+ * decide. The server has to keep the time: the kernel asks for it again when it has
+ * evicted the inode.
  */
 #include <fcntl.h>
 #include <stdio.h>
@@ -66,7 +66,7 @@ FIXTURE_TEARDOWN(times)
 	system("fmapctl unload striped >/dev/null; rmdir /sys/fs/bpf/fuse_dax_fmap 2>/dev/null");
 }
 
-/* When the file was changed, in nanoseconds. */
+/* The mtime of a file, in nanoseconds. */
 static long long changed(const char *path)
 {
 	struct stat st;
@@ -76,7 +76,7 @@ static long long changed(const char *path)
 	return st.st_mtim.tv_sec * 1000000000LL + st.st_mtim.tv_nsec;
 }
 
-/* The same when the kernel has to ask the server. */
+/* The same after an eviction: the kernel has to ask the server. */
 static long long told(const char *path)
 {
 	int fd = open("/proc/sys/vm/drop_caches", O_WRONLY);
@@ -118,7 +118,7 @@ TEST_F(times, store)
 	self->fd = open(self->file, O_RDWR);
 }
 
-/* What touch -d says counts, and a load is no change. */
+/* futimens(2), as of touch -d, sets the time, and a read does not change it. */
 TEST_F(times, set)
 {
 	struct timespec times[2] = { { .tv_sec = 1000 }, { .tv_sec = 2000, .tv_nsec = 5 } };

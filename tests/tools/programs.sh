@@ -1,17 +1,17 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0
 #
-# programs.sh: programs that set the size which their file has already, or ask for space
-# that it has, as they are in Debian. They did not work as long as a mapped file
-# refused that: LMDB with a writable map, rsync --inplace, libpmem and fio's engine for it,
-# os.truncate() of Python, truncate(1), fallocate(1), and the write-ahead log of SQLite.
+# programs.sh: unmodified programs of Debian that set the size which their file has already,
+# or ask for space that it has. They work only if a mapped file allows that: LMDB with a
+# writable map, rsync --inplace, libpmem and fio's engine for it, os.truncate() of Python,
+# truncate(1), fallocate(1), and the write-ahead log of SQLite.
 #
-# What each of them wrote is compared with what it writes to a tmpfs, or was given, then
-# once more after an unmount and a mount. The files have their sizes, can be
+# What each program has written is compared with what it writes to a tmpfs, or with its
+# input; and again after an unmount and a mount. The files keep their sizes, can be
 # synced, and the server sees no READ and no WRITE.
 #
 # SQLite is killed while half of its work is in the log, which the next mount has to find.
-# fio is where "make check" brings it, which is not where memory is slow.
+# fio runs where "make check" installs it, which is not where memory is slow.
 
 # shellcheck disable=SC2317 # functions are called by check, and by the trap
 
@@ -34,7 +34,7 @@ tidy_up() {
 }
 trap tidy_up EXIT
 
-# The sizes are no whole pages where a program does not want that.
+# The sizes are not multiples of a page, unless a program needs that.
 declare -A size=(
 	[lmdb]=524288 [lmdb-lock]=8192 [rsync]=1000003 [pmem]=1000003 [python]=300001
 	[util]=300001 [fio]=524288 [sqlite]=0 [sqlite-wal]=1048576
@@ -45,11 +45,11 @@ declare -A size=(
 lmdb() { # DIR FIRST LAST
 	libraries lmdb "$1/lmdb" "${size[lmdb]}" "$2" "$3"
 }
-keys() { # DIR; as the tool of LMDB itself reads them
+keys() { # DIR; as LMDB's own tool reads them
 	mdb_dump -n -p "$1/lmdb" | sed '/=/d'
 }
-# Without exclusive mode SQLite would make a file for what processes share. What an update
-# writes takes the place of what was there: this database has no room.
+# Without exclusive mode SQLite would create a file for memory that processes share. An update
+# writes values of the same length: this database cannot grow.
 sql() { # DIR COMMAND...
 	sqlite3 -batch -bail "$1/sqlite" "PRAGMA locking_mode = EXCLUSIVE;" \
 		".filectrl persist_wal 1" "PRAGMA wal_autocheckpoint = 0;" "${@:2}"
@@ -67,7 +67,7 @@ run_fio() {
 
 # --- The files ---------------------------------------------------------------------------
 
-have() { # PROGRAM...: they are there, or that is said
+have() { # PROGRAM...: they are installed; else a SKIP is printed
 	type -P "$@" >/dev/null && return
 	count=$((count + 1))
 	echo "ok $count $1 # SKIP not all are there of: $*"
@@ -159,7 +159,7 @@ unchanged() {
 	in_place --itemize-changes >"$tmp/said" && cat "$tmp/said" && [ ! -s "$tmp/said" ]
 }
 if have rsync; then
-	# Of the same size already, and perhaps of the same second.
+	# The size is the same already, and perhaps the second of the mtime.
 	check "rsync --inplace, all of a file" in_place --whole-file --ignore-times
 	check "... is a copy" same rsync
 	changed
@@ -234,7 +234,7 @@ if have sqlite3; then
 	done >/dev/null
 fi
 
-# --- And once more -------------------------------------------------------------------------
+# --- After a second mount ------------------------------------------------------------------
 
 check "they are unmounted" unmounted
 check "the server was not asked for data" asked_for_nothing

@@ -2,10 +2,10 @@
 /*
  * Many of everything, and little memory.
  *
- * 64 tasks open one file at once, one task opens 1,000 files, the caches are
- * dropped all the time, a task opens more maps than its cgroup has room for. Maps
- * are charged to who opens: one that runs out of memory fails or is killed, and
- * nobody else notices.
+ * 64 tasks open one file at once, one task opens 1,000 files, the caches are dropped all
+ * the time, a task opens more maps than its memory cgroup allows. Maps are charged to the
+ * opener: an opener that runs out of memory fails or is killed, and other tasks are not
+ * affected.
  *
  * FILES=N for another number of files. OOM=1 for a task that is killed, which the
  * kernel reports with a stack trace in its log.
@@ -33,7 +33,7 @@
 #define CGROUPS	"/sys/fs/cgroup"
 #define CGROUP	CGROUPS "/fmap-test"
 
-/* Files without end: "f" and a number. They all have the map of the first one. */
+/* Any number of files: "f" and a number. They all have the map of the first one. */
 #define FIRST	1000
 
 static struct fuse_attr attr_of(uint64_t nodeid)
@@ -191,7 +191,7 @@ static int map_and_touch(struct fuse_server *s, int value)
 	return touch(p + value % (SIZE / PAGE) * PAGE, value) ? 2 : 0;
 }
 
-/* One request, and then all of them go on at once. */
+/* One request is sent, and its answer lets all of them go on at once. */
 TEST_F(pressure, many_openers)
 {
 	double start;
@@ -208,7 +208,7 @@ TEST_F(pressure, many_openers)
 	EXPECT_EQ(1, mapped_files(self->s));
 }
 
-/* "No maps at all" is asked once, however many are waiting. */
+/* One ENOSYS to GET_FMAP tells all openers that the mount has no maps. */
 TEST_F(pressure, many_openers_of_no_map)
 {
 	self->s->error[FUSE_GET_FMAP] = -ENOSYS;
@@ -219,7 +219,7 @@ TEST_F(pressure, many_openers_of_no_map)
 	EXPECT_EQ(1, self->s->count[FUSE_GET_FMAP]);
 }
 
-/* A map that is refused is refused to each of them. */
+/* A map that the parser rejects makes the open fail for each of them. */
 TEST_F(pressure, many_openers_of_a_bad_map)
 {
 	self->map.parse_ret = -EBADMSG;
@@ -271,7 +271,7 @@ TEST_F_TIMEOUT(pressure, many_files, 60 + number_of_files() / 10)
 	EXPECT_EQ(n, self->s->count[FUSE_GET_FMAP]);
 	EXPECT_EQ(1, self->s->count[FUSE_GET_DAXDEV]);
 	EXPECT_EQ(n, mapped_files(self->s));
-	/* Once more, without asking. */
+	/* A second open sends no GET_FMAP. */
 	for (int i = 0; i < n; i += 97) {
 		snprintf(name, sizeof(name), "f%d", i);
 		EXPECT_EQ(0, fs_try(self->s, name));
@@ -280,21 +280,21 @@ TEST_F_TIMEOUT(pressure, many_files, 60 + number_of_files() / 10)
 	EXPECT_TRUE(mapped_files_wait(self->s, 0));
 }
 
-/* Files are forgotten, again and again, while others are opened, mapped and read. */
+/* Files are forgotten, again and again, while other files are opened, mapped and read. */
 TEST_F_TIMEOUT(pressure, caches_dropped, 120)
 {
-	enum { TENANTS = 4, ROUNDS = 6 };
+	enum { OWNERS = 4, ROUNDS = 6 };
 	struct fuse_server *s = self->s;
 	char name[16];
 	int status;
 
 	s->hook[FUSE_GET_FMAP] = map_of_each;
 	ASSERT_EQ(0, fs_mount(s));
-	for (int i = 0; i < TENANTS; i++) {
+	for (int i = 0; i < OWNERS; i++) {
 		snprintf(name, sizeof(name), "f%d", i);
 		ASSERT_EQ(0, fs_fill(s, name, 'd' + i, SIZE));
 	}
-	for (int i = 0; i < TENANTS; i++) {
+	for (int i = 0; i < OWNERS; i++) {
 		self->pid[i] = fork();
 		ASSERT_LE(0, self->pid[i]);
 		if (self->pid[i])
@@ -320,13 +320,13 @@ TEST_F_TIMEOUT(pressure, caches_dropped, 120)
 		}
 		_exit(0);
 	}
-	for (int i = 0; i < TENANTS; i++) {
+	for (int i = 0; i < OWNERS; i++) {
 		ASSERT_EQ(self->pid[i], waitpid(self->pid[i], &status, 0));
 		EXPECT_EQ(0, status);
 	}
 	EXPECT_EQ(0, s->count[FUSE_READ]);
 	EXPECT_EQ(0, s->count[FUSE_WRITE]);
-	EXPECT_LT(2 * TENANTS, s->count[FUSE_GET_FMAP]);
+	EXPECT_LT(2 * OWNERS, s->count[FUSE_GET_FMAP]);
 	EXPECT_TRUE(mapped_files_wait(s, 0));
 }
 
@@ -346,7 +346,7 @@ TEST_F(pressure, file_size_limit)
 	EXPECT_EQ(4, pwrite(fd, "0123456789", 10, PAGE - 4));
 	EXPECT_EQ(-1, pwrite(fd, "0123456789", 10, PAGE));
 	EXPECT_EQ(EFBIG, errno);
-	/* It is about files that grow, so mappings do not mind. */
+	/* The limit is for files that grow, so it does not affect mappings. */
 	p = mmap(NULL, SIZE, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
 	ASSERT_NE(MAP_FAILED, p);
 	EXPECT_EQ(0, touch(p + 2 * PAGE, 1));
@@ -420,7 +420,7 @@ static int open_many(struct fuse_server *s, int n, bool keep)
 	return 0;
 }
 
-/* 64 MiB of maps in 16 MiB: those that nobody uses have to go. */
+/* 64 MiB of maps in a cgroup of 16 MiB: reclaim has to free those of closed files. */
 TEST_F_TIMEOUT(cgroup, closed_files_make_room, 120)
 {
 	int status;
@@ -439,7 +439,7 @@ TEST_F_TIMEOUT(cgroup, closed_files_make_room, 120)
 	EXPECT_EQ(0, fs_stop(self->s));
 }
 
-/* Open ones cannot: the task fails, or is killed. The others do not. */
+/* Maps of open files cannot be freed: the task fails, or is killed. Other tasks go on. */
 TEST_F_TIMEOUT(cgroup, open_files_do_not, 120)
 {
 	int status;

@@ -1,13 +1,13 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * Everything at once, and then it ends.
+ * Everything at once, with an abrupt end.
  *
- * In each round a server is mounted, tasks open, map, touch, read and write its files
- * as fast as they can, the caches are dropped; and at some moment the connection is
- * aborted, the server killed or stopped, the mount taken away, the tasks killed. What
- * they see meanwhile is the right byte or an error; all of them end; nothing is left.
+ * In each round a server is mounted, tasks open, map, touch, read and write its files as
+ * fast as they can, the caches are dropped; and at some moment the connection is aborted,
+ * the server killed or stopped, the mount taken away, the tasks killed. Until then each
+ * task gets the right byte or an error; all tasks end; nothing is left.
  *
- * ROUNDS=N for a long run, SEED=N to have one again.
+ * ROUNDS=N for a long run, SEED=N to repeat one.
  */
 #define _GNU_SOURCE
 #include <errno.h>
@@ -42,7 +42,7 @@ static char name_of(int file)
 	return 'a' + file;
 }
 
-/* All that is ever written to a file is its name, so all that is read is that. */
+/* Tasks write nothing but the name of a file to it, so they must read nothing else. */
 struct shared {
 	_Atomic unsigned int done, failed, wrong;
 	volatile bool stop;
@@ -141,7 +141,7 @@ FIXTURE_TEARDOWN(races)
 	EXPECT_TRUE(module_refs_wait(self->refs));
 }
 
-/* A server with all files; @forked where it shall be killed. */
+/* A server with all files; @forked if the round kills it. */
 static struct fuse_server *new_server(const struct scripted *map, bool forked, bool sync)
 {
 	struct fuse_server *s = fmap_server(SCRIPTED_OPS_NAME);
@@ -173,7 +173,7 @@ static void end_it(struct fuse_server *s, enum ending how, const pid_t *pid)
 		fs_kill(s);
 		break;
 	case FORCE:
-		/* It is really unmounted if no task has a file at this moment. */
+		/* It is unmounted, too, if no task has a file open now. */
 		s->mounted = umount2(s->dir, MNT_FORCE);
 		break;
 	case DETACH:

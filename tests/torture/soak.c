@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * Load, register, mount, open, fault, read, unmount, unregister, unload: again and
- * again. Then everything is where it was: no slab cache, nor what is not in slabs,
- * has grown by something for each round; no module is in use more than before; the
- * devices can be had.
+ * Load, register, mount, open, fault, read, unmount, unregister, unload: again and again.
+ * Then everything is where it was: no slab cache, nor what is not in slabs, has grown by
+ * something for each round; no module has more users than before; the devices can be
+ * taken again.
  *
  * A cache is noisy (a slab that a CPU keeps counts as used), but noise does not
  * add up: a leak is what grows by an object per round in every quarter of the
@@ -88,7 +88,7 @@ static long objects_of(const struct usage *u, const char *name)
 	return 0;
 }
 
-/* Note @n objects, if that is less than what is known. */
+/* Record @n objects, if that is less than what is recorded. */
 static void note(struct usage *u, const char *name, long n)
 {
 	unsigned int i;

@@ -1,19 +1,19 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * Everything that this module was ever broken with, drawn at random, all at once.
+ * Everything that has broken the module before, drawn at random, all at once.
  *
- * Two places where mounts come and go, with servers that are slow, die, tell the kernel
- * things, use nodeids again; a plain server beside them, for direct I/O and for files that
- * are passed through. Tasks that use the files of all of them, some as an ordinary user,
- * and get killed. The kernel's caches are dropped, its memory is reclaimed, fails, goes
- * away and comes back; ops are replaced; some tasks get no CPU for a while.
+ * At two mount points fmap mounts come and go, with servers that are slow, die, send
+ * notifications, reuse nodeids; a third one has a plain server, for direct I/O and for
+ * passthrough files. Tasks use the files of all of them, some as an ordinary user, and get
+ * killed. Caches are dropped, memory is reclaimed, fails, is removed and added again; ops are
+ * replaced; some tasks get no CPU for a while.
  *
  * What has to hold, whatever happens:
  *
- *   - a byte that a task gets is that of this file, at this place: in reads, in mappings, in
- *     pipes, in what servers are sent, and on the devices at the end of a round;
- *   - a page of a device is in the page tables of no other file, nor at another place;
- *   - no task is in state D for 20 s, no task fails to get on, all of them end;
+ *   - each byte is the one of its file and offset: in reads, in mappings, in pipes, in
+ *     requests to servers, and on the devices at the end of a round;
+ *   - a page of a device is mapped at its offset of its file only;
+ *   - no task is in state D for 20 s, each task makes progress, all of them end;
  *   - the kernel log has no report;
  *   - nothing is left: no mount, no user of the module, which then unloads.
  *
@@ -71,7 +71,7 @@ static unsigned long number(const char *name, unsigned long otherwise)
 	return env && *env ? strtoul(env, NULL, 0) : otherwise;
 }
 
-/* A kernel that checks itself does less in a second. */
+/* A debug kernel does less in a second. */
 unsigned int torture_slowness(void)
 {
 	int slow = fs_slowness();
@@ -224,7 +224,7 @@ static void look_at_area(struct fuse_server *s, unsigned int id, bool first)
 			       was.page);
 			break;
 		}
-		/* Memory that has failed is made well, page by page. */
+		/* Memory that has failed is repaired, page by page. */
 		stamps_fill(buf, n, id, at);
 		if (pwrite(fd, buf, n, at) != (ssize_t)n)
 			broken("area %u at %#lx cannot be written: %s", id, at, strerror(errno));
@@ -260,7 +260,7 @@ static void look_at_devices(bool first)
 		broken("a good server cannot be unmounted");
 }
 
-/* ---- who takes part ---- */
+/* ---- the actors of a round ---- */
 
 static const char *parse_actors(void)
 {
@@ -411,7 +411,7 @@ static struct actor *actor_of(pid_t pid)
 	return NULL;
 }
 
-/* Wait for all that this process has started, and what that has left behind. */
+/* Wait for all children of this process, and for the orphans that they leave to it. */
 static void gather(void)
 {
 	double since = torture_now();
@@ -534,7 +534,7 @@ FIXTURE_SETUP(torture)
 		snprintf(w->place[i].dir, sizeof(w->place[i].dir), DIR_OF_ALL "/%c", dirs[i]);
 		ASSERT_EQ(0, mkdir(w->place[i].dir, 0755));
 	}
-	/* Files that are created while nothing is mounted shall not be. */
+	/* No file may be created in DIR_OF_ALL while nothing is mounted there. */
 	ASSERT_EQ(0, mount(NULL, DIR_OF_ALL, NULL, MS_REMOUNT | MS_RDONLY, NULL));
 	/* Without memory cgroups there is no reclaim. */
 	write_file(CGROUPS "/cgroup.subtree_control", "+memory");
@@ -544,7 +544,7 @@ FIXTURE_SETUP(torture)
 	ops = bpf_object__find_map_by_name(obj, "scripted");
 	torture_link = bpf_map__attach_struct_ops(ops);
 	ASSERT_NE(NULL, torture_link);
-	/* The link has what it needs; others may take its place there. */
+	/* The link has what it needs; other ops may replace these in it. */
 	bpf_object__close(obj);
 	prctl(PR_SET_CHILD_SUBREAPER, 1);
 	log_begin();
@@ -609,7 +609,7 @@ TEST_F_TIMEOUT(torture, all, 300 + 2 * seconds_to_run())
 	TH_LOG("%lu bytes and %lu page table entries looked at, %lu SIGBUS, %lu thieves let in",
 	       w->bytes_checked, w->frames_checked, w->sigbus, w->thefts);
 	TH_LOG("%s", what_was_done(text, sizeof(text)));
-	/* A run of everything that sees nothing is no test. */
+	/* With all actors, a run that has looked at no page table entry is no test. */
 	if (!*(getenv("TORTURE_ACTORS") ?: ""))
 		EXPECT_LT(0, w->frames_checked);
 	if (w->broken)
@@ -622,7 +622,7 @@ TEST_F_TIMEOUT(torture, all, 300 + 2 * seconds_to_run())
 int main(int argc, char **argv)
 {
 	hwpoison_load();
-	/* Looked at once, while the module is there. */
+	/* Its result is kept, so call it while the module is loaded. */
 	fmap_missing();
 	return test_harness_run(argc, argv);
 }

@@ -2,9 +2,9 @@
 /*
  * What the files of torture share; torture.c tells the story.
  *
- * The bytes of a page depend on the file that it belongs to and on its place there, and
- * on nothing else: see struct stamp. All that is written are these bytes, so a reader knows
- * what has to come, in whatever order things happen.
+ * The bytes of a page depend on the file that it belongs to and on its place there, and on
+ * nothing else: see struct stamp. Tasks write no other bytes, so a reader knows what to
+ * expect, in whatever order things happen.
  */
 #ifndef TORTURE_H
 #define TORTURE_H
@@ -79,9 +79,9 @@ struct stamp {
 
 /* The bytes of @id from @at on. */
 void stamps_fill(void *buf, size_t len, unsigned int id, uint64_t at);
-/* The first byte that is not as it should be, or -1. */
+/* The index of the first wrong byte, or -1. */
 ssize_t stamps_differ(const void *buf, size_t len, unsigned int id, uint64_t at);
-/* Of an id: bytes. */
+/* The size of the file of an id, in bytes. */
 uint64_t size_of_id(unsigned int id);
 /* The id of an entry of a mount with maps. */
 unsigned int id_of_entry(unsigned int entry);
@@ -133,16 +133,16 @@ struct world {
 extern struct world *w;
 extern const char *const kind_name[KINDS];
 
-/* Say what should not be, with all that leads to it again; the round ends. */
+/* Report a defect, with what is needed to repeat it, and end the round. */
 void __attribute__((format(printf, 1, 2))) broken(const char *fmt, ...);
 
-/* A limit, in ms, on what may take no longer. */
+/* How long a task may be stuck, in ms. */
 unsigned int torture_patience(void);
 double torture_now(void);
-/* 1, or more where all takes longer. */
+/* 1, or more on a slow kernel. */
 unsigned int torture_slowness(void);
 
-/* A round in which pages are in use to its end, longer than anything may take. */
+/* True if a round is longer than torture_patience(), with pages in use to its end. */
 bool long_round(uint64_t seed);
 
 /* Sleep for up to @ms, or until the round ends. */
@@ -190,18 +190,18 @@ void unmap(struct map *m);
 /* Touch a page of a mapping: false if that was a signal. */
 bool look(struct rng *r, const struct map *m, uint64_t page);
 void look_around(struct rng *r, const struct map *m, int times);
-/* No page of this task counts as mapped any more. */
+/* Forget the page that this task has recorded as mapped. */
 void let_go(void);
 
 /* ---- tasks ---- */
 
-/* All tasks that use files, and that work on the kernel: one operation, once more. */
+/* One operation of a task; tasks call it again and again. */
 typedef void (*actor_fn)(struct actor *a, struct rng *r);
 
 void act_on_files(struct actor *a, struct rng *r);
 void act_on_kernel(struct actor *a, struct rng *r);
 
-/* The guest's signals: a load that may be SIGBUS. */
+/* Catch signals, for loads that may get SIGBUS. */
 void guard_signals(void);
 
 /* A mount that comes and goes, at w->place[@n]. Ends with the round. */
@@ -210,12 +210,12 @@ void keep_mounted(unsigned int n, uint64_t seed);
 /* Serve @fd until its connection ends, and exit. */
 void torture_serve(unsigned int n, int fd, struct rng *r);
 
-/* Cut the connection of a mount. */
+/* Abort the connection of a mount. */
 void abort_connection(unsigned int minor);
 
 /* Watch all tasks and the kernel log until the round ends. */
 void watch(void);
-/* What the kernel log has since the last call; true: nothing it should not. */
+/* Read the kernel log since the last call. True if it has no report. */
 bool log_is_good(void);
 void log_begin(void);
 
@@ -226,7 +226,7 @@ void show_sleepers(void);
 /* The link of the ops, and other ops for it. */
 extern struct bpf_link *torture_link;
 
-/* Bind a device that is not: 0 or -errno. */
+/* Bind a device to its driver, unless it is bound: 0 or -errno. */
 int torture_rebind(const struct daxdev *d);
 
 /* The name of a task that may wait for pages in use. */

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
  * The tasks of torture that use files, as programs do, some of them as an ordinary user.
- * Any of their calls may fail with any error: what counts is that a byte that they get is
- * the right one, that a page in their page tables is the right one, and no other file's.
+ * Any of their calls may fail with any error; but each byte that they get has to be the
+ * right one, and each page in their page tables that of the right file.
  */
 #define _GNU_SOURCE
 #include <dirent.h>
@@ -71,7 +71,7 @@ static void do_write(struct rng *r)
 
 		if (fcntl(f.fd, F_GETFL) & O_DIRECT)
 			at &= ~4095UL, len = (len + 4095) & ~4095UL;
-		/* Whole pages make well what has failed. */
+		/* A write of whole pages repairs memory that has failed. */
 		if (chance(r, 20))
 			at &= ~4095UL, len = PAGE;
 		if (len > f.size - at)
@@ -100,7 +100,7 @@ static void do_map(struct rng *r)
 	unmap(&m);
 }
 
-/* Memory that a task has mapped, through another file of the same or of another mount. */
+/* Use the memory that another task has mapped, through another file. */
 static void do_thief(struct rng *r)
 {
 	struct hold *h = &w->hold[below(r, MAX_ACTORS)];
@@ -147,7 +147,7 @@ static void do_thief(struct rng *r)
 	unmap(&m);
 }
 
-/* MADV_DONTNEED of a private mapping drops what was stored: the same bytes come again. */
+/* MADV_DONTNEED of a private mapping drops its stores: the bytes of the file come back. */
 static void do_advice(struct rng *r, struct map *m)
 {
 	static const int advice[] = {
@@ -160,7 +160,7 @@ static void do_advice(struct rng *r, struct map *m)
 	madvise(m->p + at, (1 + below(r, (m->len - at) / PAGE)) * PAGE, PICK(r, advice));
 }
 
-/* To where 2 MiB are aligned as they are in the file, or not. */
+/* Move a mapping to an address that is aligned to 2 MiB as its offset is, or not. */
 static void move(struct map *m, size_t within)
 {
 	size_t room = m->len + 2 * HUGE, at;
@@ -183,7 +183,7 @@ static void move(struct map *m, size_t within)
 	m->p = to;
 }
 
-/* A mapping that moves and changes its size; what is left of it is @m. */
+/* Move and resize a mapping, and take pieces of it away; @m is what is left. */
 static void do_memory(struct rng *r)
 {
 	struct map m;
@@ -395,8 +395,8 @@ static void do_names(struct rng *r)
 /* ---- pages in use by others ---- */
 
 /*
- * Until the pipe is read: in some rounds, never. As long as it lasts, the mount does,
- * and no other one can have its device.
+ * How long until the pipe is read, in ms; in a long round perhaps beyond its end. Until
+ * then the mount exists, and no other one can have its device.
  */
 static unsigned int how_long(struct rng *r)
 {

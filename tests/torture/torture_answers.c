@@ -65,7 +65,7 @@ static void new_nodeid(struct entry *e)
 	e->generation = 0;
 }
 
-/* A name that was lost leads to a new file, with the memory of the one before. */
+/* A new file for a name that was unlinked, with the memory of the file before. */
 static void create_entry(struct entry *e, bool renamed)
 {
 	if (!w->on[K_REUSE] || chance(DICE, 50))
@@ -96,7 +96,7 @@ int entry_of(uint64_t nodeid)
 
 static void reply(const struct fuse_in_header *in, int error, const void *data, size_t len)
 {
-	/* Who waited may be gone. */
+	/* The task that waited may be gone. */
 	if (fuse_wire_reply(s.fd, in, error, data, len) == EINVAL && !s.over)
 		broken("an answer to request %u is refused", in->opcode);
 }
@@ -132,7 +132,7 @@ static void set_valid(uint64_t *sec, uint32_t *nsec)
 static void set_entry(struct fuse_entry_out *out, int e)
 {
 	memset(out, 0, sizeof(*out));
-	/* The same number for another file, as far as the kernel can see. */
+	/* Reuse the nodeid: for the kernel, this is another file. */
 	if (w->on[K_REUSE] && chance(DICE, 2))
 		s.entry[e].generation++;
 	out->nodeid = s.entry[e].nodeid;
@@ -148,7 +148,7 @@ static void reply_attr(const struct fuse_in_header *in, int e)
 
 	set_valid(&out.attr_valid, &out.attr_valid_nsec);
 	set_attr(&out.attr, e);
-	/* No file any more: FUSE makes an end of such an inode. */
+	/* It is not a regular file any more: FUSE marks such an inode bad. */
 	if (e >= 0 && w->on[K_REUSE] && in->opcode == FUSE_GETATTR && chance(DICE, 1) &&
 	    chance(DICE, 20))
 		out.attr.mode = S_IFIFO | 0644;
@@ -230,7 +230,7 @@ static bool may_pass_through(const struct fuse_open_in *arg)
 	return (arg->flags & O_ACCMODE) == O_RDONLY || access("/proc/lockdep", F_OK);
 }
 
-/* To whom no map was ever offered: one of memory that no file has. */
+/* The map that a server without ops sends: of memory that no file has. */
 static int map_of_a_stranger(struct scripted *map)
 {
 	const struct area *area = &w->area[SECRET + below(DICE, 2) * AREAS];
@@ -335,7 +335,7 @@ static void reply_read(const struct fuse_in_header *in, const struct fuse_read_i
 	reply(in, 0, buf, len);
 }
 
-/* Bytes that the kernel hands over, of a file that it has them of. */
+/* Check the bytes that the kernel sends with WRITE or for RETRIEVE. */
 static void compare(const char *what, int e, const void *data, size_t len, uint64_t at)
 {
 	uint64_t size;
@@ -416,7 +416,7 @@ void answer(const struct fuse_in_header *in, const void *arg)
 		reply_init(in, arg);
 		break;
 	case FUSE_LOOKUP:
-		/* Another client of this server has created it meanwhile. */
+		/* As if another client of this server had created it. */
 		e = entry_named(arg, &renamed);
 		if (e >= 0 && !s.entry[e].there && chance(DICE, 50))
 			create_entry(&s.entry[e], renamed);

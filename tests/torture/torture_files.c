@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * What the tasks of torture that use files have in common: opening and mapping them, and
- * the looks that tell whether bytes and page tables are right.
+ * What the tasks of torture that use files have in common: opening and mapping files, and
+ * checking their bytes and page tables.
  */
 #define _GNU_SOURCE
 #include <errno.h>
@@ -31,7 +31,7 @@ static void on_signal(int sig, siginfo_t *info, void *context)
 {
 	if (armed)
 		siglongjmp(env, sig);
-	/* Memory has failed that this task has mapped; it did not touch it. */
+	/* This task has mapped memory that has failed, but has not touched it. */
 	if (sig == SIGBUS && info->si_code == BUS_MCEERR_AO)
 		return;
 	signal(sig, SIG_DFL);
@@ -47,7 +47,7 @@ void guard_signals(void)
 	buffer = aligned_alloc(PAGE, BUFFER);
 }
 
-/* 0, or the signal that it was. */
+/* 0, or the signal that the load got. */
 static int load(const volatile unsigned char *p, struct stamp *to)
 {
 	int sig = sigsetjmp(env, 1);
@@ -112,7 +112,7 @@ void some_path(struct rng *r, struct file *f, const char *letters)
 		first = E_X;
 		break;
 	}
-	/* Mostly one that is there. */
+	/* Mostly one that exists. */
 	if (first < E_P && n % AREAS == SECRET)
 		n--;
 	if (first < E_P && !(w->place[place].devices >> n / AREAS & 1))
@@ -158,7 +158,7 @@ void check(const char *what, const struct file *f, const void *buf, ssize_t n, u
 	       f->path, (unsigned long)at, n, bad, f->id, was.id, was.page, was.nr, was.sum);
 }
 
-/* An inode that FUSE has made an end of, which lasts, serves nothing any more. */
+/* An inode stays bad once FUSE has marked it bad, and reads of it have to fail. */
 void check_bad(struct file *f)
 {
 	struct stat st;
@@ -210,7 +210,7 @@ void let_go(void)
 		h->seq++;
 }
 
-/* This task has a page of a device in its page tables. Has another one, of another file? */
+/* Record the page that this task has mapped; report it if another file has it mapped. */
 static void claim(const struct map *m, uint64_t addr, uint64_t frame)
 {
 	struct hold *h = my_hold();
@@ -229,7 +229,7 @@ static void claim(const struct map *m, uint64_t addr, uint64_t frame)
 			continue;
 		if (!entry_of(pid, o->addr, &other) || other != frame || o->seq != seq)
 			continue;
-		/* Who has had it has it still, and so has had it meanwhile. */
+		/* This task still has it, so both have had it at the same time. */
 		if (!entry_of(my_pid, addr, &now) || now != frame)
 			continue;
 		broken("frame %#lx is mapped through %s (%lx:%lx:%lx) and by task %d (%lx:%lx:%lx)",
@@ -237,7 +237,7 @@ static void claim(const struct map *m, uint64_t addr, uint64_t frame)
 		       inode[1], inode[2]);
 	}
 	if (my_pid != me->pid)
-		return;		/* a child of it */
+		return;		/* a forked child has no record */
 	let_go();
 	h->pid = my_pid;
 	h->addr = addr;

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * The tasks of torture that use no files, but work on the kernel: caches are dropped,
- * memory is reclaimed, fails, goes away and comes back, tasks are killed, held up, or
- * pushed aside. Each of them is there once at most.
+ * The tasks of torture that use no files, but work on the kernel: they drop caches, reclaim
+ * memory, make it fail, remove and add it, kill tasks, and keep tasks from running. There is at
+ * most one of each.
  */
 #define _GNU_SOURCE
 #include <errno.h>
@@ -46,9 +46,9 @@ static void do_reclaim(struct rng *r)
 /* ---- memory fails ---- */
 
 /*
- * A kernel that checks itself calls it a bug if a page frame fails that has no memory map, as
- * those of an unbound device. So none does there: who unbinds has this lock, and who has a page
- * fail. It goes with its owner, who may be killed. The result is to be closed.
+ * A debug kernel reports a bug if a page frame without a memory map fails, as those of an
+ * unbound device. So the task that unbinds and the task that makes pages fail take this lock.
+ * It is released if its owner is killed. The caller closes the result.
  */
 static int lock_frames(int how)
 {
@@ -181,7 +181,7 @@ static int some_cpu(struct rng *r)
 	return below(r, sysconf(_SC_NPROCESSORS_ONLN));
 }
 
-/* No other task gets this CPU. */
+/* Keep all other tasks from a CPU. */
 static void do_hog(struct rng *r)
 {
 	struct sched_param fifo = { .sched_priority = 1 };
@@ -193,7 +193,7 @@ static void do_hog(struct rng *r)
 	nap(r, 300);
 }
 
-/* Some task gets next to nothing of its CPU. */
+/* Leave some task very little of its CPU. */
 static void do_idle(struct rng *r)
 {
 	pid_t pid = w->actor[below(r, w->nr_actors)].pid;
@@ -217,7 +217,7 @@ static void do_killer(struct rng *r)
 	struct actor *a = &w->actor[below(r, w->nr_actors)];
 
 	nap(r, 600);
-	/* It may be a child of this one before it is known by its number. */
+	/* No kill(2) with pid 0 or -1: it has not been started, or fork(2) has failed. */
 	if (a->kind < K_FIRST_KERNEL && a->pid > 0 && !w->stop)
 		kill(a->pid, SIGKILL);
 }

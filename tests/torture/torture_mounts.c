@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * The mounts of torture: one after the other at the same place, each with a server of its
- * own, and an end of its own. What was unmounted lazily lives on beside its successors.
+ * The mounts of torture: one after the other at the same place, each with its own server
+ * and its own way to end. A mount that was unmounted lazily lives on beside its
+ * successors.
  */
 #define _GNU_SOURCE
 #include <errno.h>
@@ -21,7 +22,7 @@
 #include "torture.h"
 
 #define OLD	8		/* servers whose mounts are not gone yet */
-#define DEAD	3000		/* ms after which a dead server's connection is cut */
+#define DEAD	3000		/* ms after which a dead server's connection is aborted */
 
 static struct {
 	pid_t	pid;
@@ -38,8 +39,9 @@ void abort_connection(unsigned int minor)
 }
 
 /*
- * Servers end with their connection. One that was killed may have been in a notification
- * that waits for a task that waits for it: so it is in any FUSE mount.
+ * Servers end with their connection. A server that was killed in a notification may hang,
+ * as in any FUSE mount: it waits for a task that waits for the server. So abort its
+ * connection.
  */
 static unsigned int look_after(void)
 {
@@ -77,7 +79,7 @@ static void remember(pid_t pid, unsigned int minor, bool killed)
 	}
 }
 
-/* umount(2) waits for pages in use; who calls it says so by its name. 0 or -errno. */
+/* umount(2) waits for pages in use, and the name of its task says so. 0 or -errno. */
 static int unmount(const char *dir)
 {
 	int status;
@@ -188,7 +190,7 @@ static void one_mount(unsigned int n, struct rng *r)
 		}
 		return;
 	}
-	close(fd);		/* the server's is the last one */
+	close(fd);		/* the server's is the last descriptor */
 	w->mounted++;
 	since = torture_now();
 	if (!statx(AT_FDCWD, place->dir, AT_STATX_DONT_SYNC, 0, &stx))
@@ -200,7 +202,7 @@ static void one_mount(unsigned int n, struct rng *r)
 	w->ms_mounted += (unsigned long)((torture_now() - since) * 1000);
 	remember(pid, place->minor, end(r, place->dir, pid, place->minor));
 	place->server = 0;
-	/* Mostly until the devices can be had. */
+	/* In most cases, wait until the devices are free. */
 	for (int ms = 0; chance(r, 98) && look_after() && ms < 500 && !w->stop; ms += 10)
 		usleep(10000);
 }

@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * The servers of torture, but for their answers: all is random about them. How long an
- * answer takes, what is told to the kernel beside it, which generation of a nodeid a name
- * leads to, what OPEN and INIT say.
+ * The servers of torture, except for their answers. All about them is random: how long an
+ * answer takes, which notifications they send, which generation of a nodeid a name has,
+ * what OPEN and INIT return.
  *
- * What they do would deadlock no mount of plain FUSE: each answer takes less than 4 s, and
- * at most two of their threads are in a notification at any time, besides one that does
- * nothing else.
+ * What they do would not deadlock a mount of plain FUSE: each answer takes less than 4 s,
+ * and at most two of their threads are in a notification at any time, besides one that
+ * does nothing else.
  */
 #define _GNU_SOURCE
 #include <errno.h>
@@ -172,7 +172,7 @@ static void slow_down(void)
 		sleep_ms(below(DICE, other ? 3000 : 1500));
 }
 
-/* Beside a request: of another file, in most cases. */
+/* Send a notification while a request is pending, in most cases about another file. */
 static void tell_beside(const struct fuse_in_header *in)
 {
 	switch (in->opcode) {
@@ -229,7 +229,7 @@ static void *tell(void *arg)
 	return NULL;
 }
 
-/* What the x are passed through to. */
+/* Register the backing files of the x. */
 static void *open_backing(void *arg)
 {
 	char path[80];

@@ -15,8 +15,9 @@ struct entry {
 };
 
 /*
- * The server of this process. Its threads change this without a lock: whichever of two
- * numbers one of them sees is right, and what hangs in one answer shall hang there alone.
+ * The server of this process. Its threads change this without a lock: both the old and
+ * the new value are right, and a thread that hangs in an answer must not hold up the
+ * others.
  */
 struct served {
 	unsigned int	place;
@@ -24,7 +25,7 @@ struct served {
 	volatile bool	over, inited;
 	struct entry	entry[ENTRIES];
 
-	_Atomic uint64_t last;		/* part of a nodeid that makes it new */
+	_Atomic uint64_t last;		/* makes a nodeid new */
 	bool		map_in_open, writeback;
 	unsigned int	valid;		/* ms: how long attributes and names are */
 	_Atomic int	backing[4];	/* of the x */
@@ -38,10 +39,10 @@ extern struct served s;
 extern __thread struct rng rng_of_thread;
 #define DICE		(&rng_of_thread)
 
-/* Is there such an entry at all, at this place? */
+/* Does this mount have such an entry? */
 bool exists(unsigned int e);
 void name_of(unsigned int e, bool renamed, char *name, size_t size);
-/* The entry of a nodeid, also of one that was; or -1. */
+/* The entry of a current or former nodeid; or -1. */
 int entry_of(uint64_t nodeid);
 
 /* Answer a request. */

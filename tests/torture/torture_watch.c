@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * The eye of torture on everything: tasks that do not come back, and the kernel log.
+ * What torture watches: tasks that hang, and the kernel log.
  *
- * A task in state D, in one and the same sleep, for longer than anything takes that the
- * servers do, is a defect; so is one that sleeps in another way, but does not get on. What
- * waits for pages in use, and is promised to, is named so, and has until the end of the
- * round, when all pages are given back.
+ * It is a defect if a task is in state D, in one and the same sleep, for longer than a
+ * server may take; or if it sleeps in another way and makes no progress. Tasks that may
+ * wait for pages in use have the name WAITS_FOR_PAGES, and time until the end of the
+ * round, when all pages are released.
  */
 #define _GNU_SOURCE
 #include <dirent.h>
@@ -154,7 +154,7 @@ static void sleeps(pid_t pid, pid_t tid, const char *name)
 	show_stack(name, pid);
 }
 
-/* Show it, or look whether it is new. */
+/* Show the threads in state D, or check how long they have been in it. */
 static void look_at_threads(pid_t pid, bool show)
 {
 	char path[64], stat[512], *open, *close;
@@ -216,7 +216,7 @@ void show_sleepers(void)
 	fflush(stdout);
 }
 
-/* Each task that uses files does something from time to time. */
+/* Each task that uses files has to make progress. */
 static void look_at_beats(void)
 {
 	static struct {

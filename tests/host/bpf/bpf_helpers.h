@@ -14,7 +14,7 @@
 #undef __noinline
 #define __noinline __attribute__((noinline))
 
-/* As the iterator in the kernel: signed, bounds read once. */
+/* Like the iterator in the kernel: signed, bounds read once. */
 #define bpf_for(i, start, end)						\
 	for (int __i = (start), __end = (end);				\
 	     __i < __end && ((i) = __i, (void)(i), 1); __i++)

@@ -1,15 +1,15 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * fixed.so, for LD_PRELOAD: a program that makes files of its own, and gives them a
- * size, gets files that are there already and have one.
+ * fixed.so, for LD_PRELOAD: a program that creates files, and sets their size, gets
+ * files that exist already and have one.
  *
- *	FIXED_DIR	where the program makes its files
+ *	FIXED_DIR	where the program creates its files
  *	FIXED_POOL	where files of a fixed size are: FIXED_POOL/0, /1, ...
  *	FIXED_FILES	how many
  *
- * A file that is made below FIXED_DIR becomes a symbolic link to the next one of the
- * pool, so that its name can be opened again, and removed. To set its size
- * succeeds as long as it has that size already, or more. All else is left alone.
+ * A file that is created below FIXED_DIR becomes a symbolic link to the next one of
+ * the pool, so that its name can be opened again, and removed. Setting its size
+ * succeeds if it has that size already, or more. All other calls are passed on.
  */
 #define _GNU_SOURCE
 #include <dlfcn.h>
@@ -25,7 +25,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-static unsigned int *taken;	/* shared with everybody who inherits it */
+static unsigned int *taken;	/* shared by all processes */
 
 __attribute__((constructor)) static void begin(void)
 {
@@ -46,7 +46,7 @@ static bool is_ours(const char *path)
 	return dir && taken && !strncmp(path, dir, strlen(dir));
 }
 
-/* Prepare for an open, and say with which flags. */
+/* Prepares for an open, and returns the flags for it. */
 static int prepare(const char *path, int flags)
 {
 	const char *files = getenv("FIXED_FILES"), *pool = getenv("FIXED_POOL");
@@ -57,7 +57,7 @@ static int prepare(const char *path, int flags)
 		return flags;
 	nr = __atomic_fetch_add(taken, 1, __ATOMIC_RELAXED) % atoi(files);
 	snprintf(target, sizeof(target), "%s/%u", pool, nr);
-	/* If the name is taken, O_EXCL is for the kernel to find out. */
+	/* If the name exists, the kernel decides about O_EXCL. */
 	if (symlink(target, path))
 		return flags & O_EXCL ? flags : flags & ~(O_CREAT | O_TRUNC);
 	return flags & ~(O_CREAT | O_EXCL | O_TRUNC);
@@ -99,7 +99,7 @@ int name(int dir, const char *path, int flags, ...)			\
 OPENAT(openat)
 OPENAT(openat64)
 
-/* What a call that sets a size returns, where the kernel said @ret and @err. */
+/* The result of a call that sets a size, if the kernel has returned @ret and @err. */
 static int settled(int ret, int err, bool has_it)
 {
 	if (err == EOPNOTSUPP && has_it)

@@ -38,7 +38,7 @@ static void lmdb(const char *path, size_t size, long first, long last)
 		v.mv_size = sizeof(value) - first % 100;
 		CHECK(mdb_put(txn, dbi, &k, &v, 0));
 	}
-	/* And msync(2). */
+	/* msync(2), too. */
 	CHECK(mdb_txn_commit(txn));
 	CHECK(mdb_env_sync(env, 1));
 	mdb_env_close(env);

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0
-//! What libbpf-rs leaves out of bpf(2): links that another program has made.
+//! The parts of bpf(2) that libbpf-rs lacks: links that another program has made.
 
 use std::ffi::CString;
 use std::io;
@@ -10,26 +10,26 @@ use std::ptr;
 
 use libbpf_rs::libbpf_sys;
 
-/// All links that there are; those that go away meanwhile may be missing.
+/// All links in the kernel; those that are freed during the iteration may be missing.
 pub fn links() -> impl Iterator<Item = OwnedFd> {
     let next = |id: &u32| {
         let mut next = 0;
-        // SAFETY: It takes a number, and writes one to where the pointer leads.
+        // SAFETY: It takes a number, and writes one to `next`, which the pointer points to.
         let found = unsafe { libbpf_sys::bpf_link_get_next_id(*id, &mut next) };
         checked(found).ok().map(|_| next)
     };
     std::iter::successors(next(&0), next).filter_map(|id| link_by_id(id).ok())
 }
 
-/// A link of the kernel's, whoever made it.
+/// Opens a link by its id; any program may have made it.
 pub fn link_by_id(id: u32) -> io::Result<OwnedFd> {
     // SAFETY: It takes a number only.
     let fd = checked(unsafe { libbpf_sys::bpf_link_get_fd_by_id(id) })?;
-    // SAFETY: The descriptor is new, and nobody else's.
+    // SAFETY: The descriptor `fd` is new, and nothing else owns it.
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
-/// Takes a link's ops away from it. It may be held, or pinned, for as long as anybody likes.
+/// Detaches a link from its ops. The link itself may exist longer, held or pinned.
 pub fn detach(link: BorrowedFd<'_>) -> io::Result<()> {
     // SAFETY: The descriptor is open.
     checked(unsafe { libbpf_sys::bpf_link_detach(link.as_raw_fd()) }).map(drop)
@@ -42,7 +42,7 @@ pub fn update(link: BorrowedFd<'_>, map: BorrowedFd<'_>) -> io::Result<()> {
     checked(unsafe { libbpf_sys::bpf_link_update(link, map, ptr::null()) }).map(drop)
 }
 
-/// Gives a link a name in bpffs, which keeps it.
+/// Pins a link in bpffs.
 pub fn pin(link: BorrowedFd<'_>, path: &Path) -> io::Result<()> {
     let path = CString::new(path.as_os_str().as_bytes())?;
     // SAFETY: The descriptor is open, and the string ends with a NUL.

@@ -5,7 +5,8 @@ use std::io;
 
 /// What a command failed with.
 pub struct Failure {
-    /// What goes before the message: what the verifier said, for who wrote the program.
+    /// Printed before the message: the log of the verifier, for the author of the
+    /// program.
     pub log: String,
     /// One sentence.
     pub message: String,

@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0
 //! fmapctl: the operator's side of file maps.
 //!
-//! Ops come and go here ([`ops`]); what uses them is shown here ([`status`]) and
-//! controlled elsewhere, by mounting and unmounting.
+//! It registers and unregisters ops ([`ops`]), and shows what uses them ([`status`]);
+//! users come and go by mounting and unmounting.
 //!
-//! A command collects what it has to say, and says it when it is done: nobody who stops
-//! reading, and no full disk, interrupts it.
+//! A command collects its output, and prints it when it is done: a closed pipe or a full
+//! disk cannot interrupt it.
 
 mod bpf;
 mod failure;
@@ -125,8 +125,8 @@ fn write(mut to: impl Write, text: &str) -> io::Result<()> {
     to.flush()
 }
 
-/// What becomes of the status when something could not be said. Who stops reading has read
-/// enough; anything else is an error.
+/// The exit status when output could not be written. A closed pipe is no error; anything
+/// else is.
 fn not_written(error: &io::Error, status: ExitCode) -> ExitCode {
     if error.kind() == io::ErrorKind::BrokenPipe {
         return status;

@@ -14,11 +14,11 @@ pub struct Mount {
     /// `major:minor`, as in mountinfo.
     pub number: String,
     pub ops: String,
-    /// The id of the ops' map; not of every module that there was.
+    /// The id of the ops' map; older modules do not print it.
     pub map: Option<u32>,
     pub files: String,
     pub devices: Vec<String>,
-    /// Whatever else the module counts, as `name=number`, in its order.
+    /// All other counters of the module, `name=number`, in its order.
     pub counters: Vec<(String, u64)>,
 }
 

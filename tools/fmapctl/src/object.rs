@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0
 //! BPF objects, and what is wrong with one.
 //!
-//! libbpf says what is wrong in its log, first the cause and then, for each function on the
-//! way out, that it failed; its error numbers are partly its own. So what can be known
-//! without it is found out first, and of its log the first line counts.
+//! libbpf logs what is wrong, first the cause and then, for each caller, that it failed; some
+//! of its error numbers are private. So errors that can be found without libbpf are checked
+//! first, and of its log the first line counts.
 
 use std::fs::File;
 use std::io::{self, Read};
@@ -89,7 +89,7 @@ pub fn open(path: &Path) -> Result<Opened, Failure> {
     })
 }
 
-/// What is in a file, as far as its first bytes tell.
+/// Checks that a file is a BPF object, by its first bytes.
 fn check_file(path: &Path, shown: &str) -> Result<(), String> {
     const START: usize = 20;
 
@@ -127,7 +127,7 @@ fn wrong_start(start: &[u8]) -> Option<&'static str> {
 }
 
 impl Opened {
-    /// Has the kernel take the programs.
+    /// Loads the programs into the kernel.
     pub fn load(self) -> Result<Loaded, Failure> {
         let Self {
             shown,
@@ -169,7 +169,8 @@ pub struct Ops<'a> {
 }
 
 impl Ops<'_> {
-    /// Registers them; `None` if others of their name are. Those can be updated to these then.
+    /// Registers the ops; `None` if ops of that name are registered, whose link can be updated
+    /// to these then.
     pub fn register(&mut self) -> Result<Option<Link>, String> {
         let (name, shown) = (self.name, self.shown);
         match self.map.attach_struct_ops() {
@@ -189,7 +190,7 @@ impl Ops<'_> {
     }
 }
 
-/// Why an object could not be loaded.
+/// The failure for an object that could not be loaded.
 fn refused(shown: &str, error: &Error) -> Failure {
     let log = take_log();
     match log.iter().find_map(|message| verifier_log(message)) {
@@ -213,7 +214,7 @@ fn verifier_log(message: &str) -> Option<(&str, &str)> {
     Some((program, text.trim_end()))
 }
 
-/// The first thing that libbpf said, or else the error.
+/// The first line that libbpf logged, or else the error.
 fn cause(log: &[String], error: &Error) -> String {
     for message in log {
         let line = message.trim_end().trim_start_matches("libbpf: ");

@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0
-//! Registering ops and taking them back.
+//! Registering and unregistering ops.
 //!
 //! Ops live as long as their BPF link. `load` pins it in bpffs under the name of the ops
-//! ([`pins`]), so that it outlives fmapctl; but other programs may register ops, too, so
-//! what is registered is what the kernel says ([`registry`]). Removing detaches the link first:
-//! whoever else holds it, the name is free again.
+//! ([`pins`]), so that it outlives fmapctl; but other programs may register ops, too, so the
+//! kernel is asked what is registered ([`registry`]). Removing detaches the link first, which
+//! frees the name even if another process holds the link.
 //!
 //! Ops are replaced by pointing their link at another map. There is no moment without
 //! ops of that name; mounts that use the old map keep it.
@@ -35,9 +35,9 @@ use crate::table::table;
 
 /// How objects are loaded.
 pub struct Options {
-    /// In the place of ops of the same name.
+    /// Replace ops of the same name.
     pub replace: bool,
-    /// As `default_ops`.
+    /// Make them the `default_ops`.
     pub default: bool,
 }
 
@@ -129,7 +129,7 @@ impl Changes<'_> {
 impl Drop for Changes<'_> {
     fn drop(&mut self) {
         while let Some(change) = self.done.pop() {
-            // There is nobody to tell: the first error is what counts.
+            // Errors are ignored: the first error, which caused this, is the one to report.
             match change {
                 Change::Registered(_) => (),
                 Change::Replaced(link, old) => drop(bpf::update(link.as_fd(), old.as_fd())),
@@ -163,7 +163,7 @@ fn register(
             if !options.replace {
                 no_others(&name)?;
             }
-            // The attempt has made the map ready to be registered.
+            // The failed attempt has prepared the map, as an update requires.
             let (link, old) = replace(&name, &ops)?;
             let fd = clone(&link)?;
             changes.done.push(Change::Replaced(link, old));
@@ -202,7 +202,7 @@ fn replace(name: &str, ops: &object::Ops<'_>) -> Result<(OwnedFd, MapHandle), St
     Ok((link, map))
 }
 
-/// Pins the link of ops, unless it is.
+/// Pins the link of ops, unless it is pinned.
 fn pin(changes: &mut Changes<'_>, name: &str, link: &OwnedFd) -> Result<(), String> {
     let pins = changes.pins;
     if let Some((_, info)) = pins.link(name)? {
@@ -212,7 +212,7 @@ fn pin(changes: &mut Changes<'_>, name: &str, link: &OwnedFd) -> Result<(), Stri
         if !registry::is_detached(&info) {
             return Ok(());
         }
-        // Somebody has detached it, for the name was free.
+        // Another program has detached it: otherwise the name would not have been free.
         pins.remove(name)?;
     }
     bpf::pin(link.as_fd(), &pins.path(name))
@@ -221,12 +221,12 @@ fn pin(changes: &mut Changes<'_>, name: &str, link: &OwnedFd) -> Result<(), Stri
     Ok(())
 }
 
-/// Whether a link is that of ops of a name, or was it before it was detached.
+/// Returns true if a link is that of ops of a name, or may have been before it was detached.
 fn may_be(link: &LinkInfo, name: &str) -> bool {
     registry::is_detached(link) || registry::ops_of(link).is_some_and(|ops| ops.name == name)
 }
 
-/// How many mounts go on with ops of a name that is not theirs any more.
+/// Prints how many mounts still use older ops of a name.
 fn tell_users(name: &str, out: &mut String) {
     let current = registry::find(name).map(|ops| ops.map);
     let older = |mount: &&Mount| mount.ops == name && mount.map != current;
@@ -260,14 +260,14 @@ pub fn list(out: &mut String) -> Result<(), Failure> {
     for Registered { name, link, map } in &registered {
         add(name, &link.to_string(), &map.to_string(), Some(*map));
     }
-    // Pins of links that somebody has detached.
+    // Pins of links that have been detached.
     let left = detached();
     for (name, link) in left.iter().flatten() {
         if !is_registered(name) {
             add(name, &link.to_string(), "(detached)", None);
         }
     }
-    // What has no link any more, and still has mounts.
+    // Ops without a link that mounts still use.
     let mut gone: Vec<&str> = mounts.iter().flatten().map(|m| m.ops.as_str()).collect();
     gone.sort_unstable();
     gone.dedup();
@@ -290,7 +290,7 @@ pub fn list(out: &mut String) -> Result<(), Failure> {
     left.map(drop).map_err(Failure::from)
 }
 
-/// Pins whose link has no ops any more, with its number.
+/// The pins of detached links, with the ids of the links.
 fn detached() -> Result<Vec<(String, u32)>, String> {
     let Some(pins) = Pins::open()? else {
         return Ok(Vec::new());
@@ -311,7 +311,7 @@ fn default_ops() -> Option<String> {
     (!name.is_empty()).then(|| name.to_owned())
 }
 
-/// How many mounts use ops of a name: those that are registered, and others.
+/// How many mounts use ops of a name: the registered ops, and older ones.
 fn used(mounts: &Result<Vec<Mount>, String>, name: &str, map: Option<u32>) -> [String; 2] {
     let Ok(mounts) = mounts else {
         return ["?", "?"].map(str::to_owned);
@@ -351,7 +351,7 @@ pub fn unload(names: &[String], out: &mut String) -> Result<(), Failure> {
     }
 
     for (name, ops, is_pinned) in found {
-        // Who has detached it meanwhile has done what is wanted.
+        // If another program has detached it since, there is nothing left to do.
         if let Some(link) = ops.as_ref().and_then(registry::link_of) {
             bpf::detach(link.as_fd())
                 .map_err(|error| format!("cannot detach {name}: {}", reason(&error)))?;

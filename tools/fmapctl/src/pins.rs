@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0
-//! Where links are pinned, so that they outlive who made them.
+//! Where links are pinned, so that they outlive the process that made them.
 //!
-//! A bpffs may be anybody's to write: mount(8) makes it with mode 1777. So nothing here is
-//! believed because of its name. The directory has to be root's, and nobody else's to
-//! write; it is made with mode 0700, opened once, and what is in it is reached through that
-//! descriptor. A pin has to be a file of bpffs, and no symbolic link. Which type of link it
-//! is, `ops` asks before it does anything to it.
+//! Any user may be able to write to a bpffs: mount(8) mounts it with mode 1777. So no name
+//! in it is trusted. The directory has to belong to root, and only root may write to it; it
+//! is made with mode 0700, opened once, and its pins are reached through that descriptor. A
+//! pin has to be a file of bpffs, and no symbolic link. `ops` checks the type of the link
+//! before it does anything to it.
 
 use std::fs;
 use std::io;
@@ -26,7 +26,7 @@ const BPFFS: &str = "/sys/fs/bpf";
 pub const DIR: &str = "/sys/fs/bpf/fuse_dax_fmap";
 /// `BPF_FS_MAGIC`.
 const BPFFS_MAGIC: u64 = 0xcafe_4a11;
-/// How long somebody else may be at the pins.
+/// How long another fmapctl may hold the lock.
 const PATIENCE: Duration = Duration::from_secs(30);
 
 /// The directory of pins, checked.
@@ -70,15 +70,15 @@ impl Pins {
         }
     }
 
-    /// The same, to change what is in it: nobody else does that meanwhile.
+    /// The same, with the lock: no other fmapctl changes the directory while it is held.
     pub fn lock() -> Result<Option<Self>, String> {
         let deadline = Instant::now() + PATIENCE;
         while let Some(pins) = Self::open()? {
             match rustix::fs::flock(&pins.0, FlockOperation::NonBlockingLockExclusive) {
-                // Who had the lock before may have removed it.
+                // The previous owner of the lock may have removed the directory.
                 Ok(()) if !pins.is_current() => (),
                 Ok(()) => {
-                    // An older fmapctl made it for all to see.
+                    // An older fmapctl made it readable by all.
                     rustix::fs::fchmod(&pins.0, Mode::RWXU).map_err(failed)?;
                     return Ok(Some(pins));
                 }
@@ -94,7 +94,7 @@ impl Pins {
         Ok(None)
     }
 
-    /// The same, made if it is not there.
+    /// The same; makes the directory if it is missing.
     pub fn make() -> Result<Self, String> {
         loop {
             match rustix::fs::mkdir(DIR, Mode::RWXU) {
@@ -114,7 +114,8 @@ impl Pins {
         (mine.st_dev, mine.st_ino) == (there.st_dev, there.st_ino)
     }
 
-    /// Where a pin is, whatever becomes of the names above it.
+    /// The path of a pin, by the descriptor: renames of the directories above do not
+    /// matter.
     pub fn path(&self, name: &str) -> PathBuf {
         PathBuf::from(format!("/proc/self/fd/{}/{name}", self.0.as_raw_fd()))
     }

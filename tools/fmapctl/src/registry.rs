@@ -1,9 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
-//! What the kernel has registered, whoever did it.
+//! What is registered in the kernel, by any program.
 //!
-//! Ops are registered by a BPF link to a struct_ops map of the module's type. The
-//! kernel can list all links; the map says the name, since what user space wrote into it can
-//! be read.
+//! Ops are registered by a BPF link to a struct_ops map of the module's type. The kernel can
+//! list all links; the name is in the map, whose value user space can read.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::OnceLock;
@@ -15,8 +14,8 @@ use libbpf_rs::{MapCore, MapFlags, MapHandle, MapInfo, libbpf_sys};
 
 use crate::bpf;
 
-/// In front of a `struct fuse_dax_fmap_ops` in the value of a map: what the kernel counts, in a
-/// cache line of its own.
+/// Size of the kernel's state before the `struct fuse_dax_fmap_ops` in the value of a map, one
+/// cache line.
 const STATE_SIZE: usize = 64;
 
 /// Ops that mounts find by their name.
@@ -46,7 +45,7 @@ pub fn ops_of(info: &LinkInfo) -> Option<Registered> {
     let LinkTypeInfo::StructOps(ops) = &info.info else {
         return None;
     };
-    // It may go away at any moment.
+    // The map may be freed at any moment.
     let map = MapHandle::from_map_id(ops.map_id).ok()?;
     if !is_ours(map.as_fd()) {
         return None;
@@ -59,8 +58,7 @@ pub fn ops_of(info: &LinkInfo) -> Option<Registered> {
     })
 }
 
-/// Whether a link is one of struct_ops, of which type ever, that has been detached: it
-/// does nothing any more.
+/// Returns true if a link is a struct_ops link, of any type, that has been detached.
 pub fn is_detached(info: &LinkInfo) -> bool {
     matches!(&info.info, LinkTypeInfo::StructOps(ops) if ops.map_id == 0)
 }
@@ -72,8 +70,8 @@ pub fn link_of(ops: &Registered) -> Option<OwnedFd> {
     (now.name == ops.name).then_some(link)
 }
 
-/// Whether a map is of the module's type: the kernel knows the module's types by its BTF, and
-/// there is one struct_ops type among them.
+/// Returns true if a map is of the module's type: the kernel knows the module's types by its
+/// BTF, and there is one struct_ops type among them.
 pub fn is_ours(map: BorrowedFd<'_>) -> bool {
     static BTF: OnceLock<Option<u32>> = OnceLock::new();
 

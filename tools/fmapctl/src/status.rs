@@ -49,7 +49,7 @@ pub fn show(out: &mut String) -> Result<(), Failure> {
     Ok(())
 }
 
-/// A row about a counter. What is not known here is shown under the module's own name.
+/// The row of a counter. A counter that fmapctl does not know has the module's name.
 fn counter((name, number): &(String, u64)) -> Vec<String> {
     let text = match Counter::from_name(name) {
         Some(counter) => counter.description(),
@@ -58,7 +58,7 @@ fn counter((name, number): &(String, u64)) -> Vec<String> {
     vec![format!("  {text}"), number.to_string()]
 }
 
-/// The map of a mount's ops, and what has become of it.
+/// The map of a mount's ops, and if it has been replaced or unregistered.
 fn map(used: Option<u32>, name: &str, registered: &[Registered]) -> String {
     let Some(used) = used else {
         return "-".to_owned();

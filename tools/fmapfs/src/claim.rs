@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0
-//! The verdict on a new mount, before anybody can see it: does the kernel accept the ops, do
-//! the ops understand our maps, are the devices to be had?
+//! Checks a new mount before it is visible: does the kernel accept the ops, do the ops
+//! understand the maps of fmapfs, are the devices free?
 //!
-//! The kernel holds a device from the first open of a file that is in it. So each device has a
-//! file that is looked up and opened now, and only now: while the mount is
-//! [`Apart`](crate::mount::Apart) nobody but the [`Visitor`] gets to it, and then the tree says
-//! that there is no such file. The devices stay held until the end of the mount.
+//! The kernel holds a device from the first open of a file that is in it until the end of the
+//! mount. So each device has a hidden file, which the [`Visitor`] opens while the mount is
+//! [`Apart`](crate::mount::Apart), that is, reachable by the visitor only. After that, the tree
+//! denies that these files exist.
 
 use std::path::{Path, PathBuf};
 use std::thread;
@@ -35,11 +35,11 @@ impl Device {
     }
 }
 
-/// How long to wait for a device that a mount has which is on no directory any more: who
-/// was unmounted or killed a moment ago may not have let go yet.
+/// How long to wait for a device of a mount that is on no directory any more: a server that was
+/// unmounted or killed a moment ago may not have released it yet.
 const PATIENCE: Duration = Duration::from_secs(2);
 
-/// Waits for the kernel's verdict, and holds the devices.
+/// Waits until the kernel accepts or rejects the mount, and takes the devices.
 pub fn check(
     visitor: &mut Visitor,
     tree: &Tree,
@@ -125,10 +125,10 @@ pub fn name(index: usize) -> String {
     format!("{PREFIX}{index}")
 }
 
-/// What it begins with.
+/// The prefix of that name.
 const PREFIX: &str = ".fmapfs-hidden-";
 
-/// The index in the name of such a file.
+/// The index in the name of a hidden file.
 pub fn index(name: &str) -> Option<usize> {
     name.strip_prefix(PREFIX)?.parse().ok()
 }

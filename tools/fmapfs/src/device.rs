@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
-//! What the system says about a DAX device.
+//! What the system knows of a DAX device.
 //!
-//! `/dev/dax0.0` is whatever the kernel found first. What stays with the memory is its
-//! id, made of what sysfs has:
+//! `/dev/dax0.0` is the device that the kernel found first. The name may change, but not the
+//! id, which is made of what sysfs has:
 //!
 //! * `nvdimm:UUID`: a namespace of an NVDIMM, by the UUID that `ndctl list` shows.
 //! * `cxl:SERIAL@DPA[,...][/BYTES]+OFFSET`: a part, from OFFSET on, of a region of CXL
@@ -28,7 +28,7 @@ pub struct Present {
     pub driver: Option<String>,
 }
 
-/// Says why a text cannot be an id.
+/// Checks that a text can be an id.
 pub fn check_id(id: &str) -> Result<(), String> {
     let known = ["nvdimm:", "cxl:", "memory:"];
     let sound = id.bytes().all(|byte| byte.is_ascii_graphic())
@@ -209,7 +209,7 @@ pub fn size(path: &Path) -> Option<u64> {
     text.trim().parse().ok()
 }
 
-/// Whether the kernel will be able to use the device; if not, why.
+/// Checks that the kernel will be able to use the device.
 pub fn usable(path: &Path) -> Result<(), String> {
     let shown = path.display();
     fs::metadata(path).map_err(|error| format!("{shown}: {error}"))?;
@@ -231,14 +231,16 @@ pub fn usable(path: &Path) -> Result<(), String> {
     }
 }
 
-/// What is wrong with a device that has this driver, and the way out.
+/// What is wrong with a device that has this driver, and what to do.
 ///
-/// `new_id` binds a device that is free. It succeeds for any other, too, and does nothing then.
+/// `new_id` binds a device that has no driver. For other devices it succeeds, too, but does
+/// nothing.
 fn unfit(name: &str, driver: Option<&str>) -> Option<String> {
     let bind = format!("echo {name} > /sys/bus/dax/drivers/{DRIVER}/new_id");
     match driver {
         Some(DRIVER) => None,
-        // Unbound while it is online, its memory is lost until the next boot.
+        // If it is unbound while its memory is online, the memory is lost until the next
+        // boot.
         Some("kmem") => Some(format!(
             "is system RAM now (driver kmem) and must not be unbound: `daxctl offline-memory \
              {name}`, then `daxctl reconfigure-device --mode=devdax {name}` make it a device again"
@@ -342,7 +344,7 @@ mod tests {
         // A serial number of 0 is none.
         put(sys, "devices/pci/mem1/serial", "0x0\n");
         assert_eq!(ids(sys)[1].1, id("memory:0x210000000"));
-        // Nothing that stays: nothing is claimed.
+        // It has no stable property, so it has no id.
         put(sys, "devices/hmem.0/dax2.0/resource", "0x0\n");
         assert_eq!(ids(sys)[2].1, None);
     }

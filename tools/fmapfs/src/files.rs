@@ -1,11 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0
-//! Files that are written by names which others know: the pid file, and the report.
+//! Files at paths that the user gives: the pid file, and the report.
 //!
-//! The directory may be somebody else's, and whoever writes there is root. So nothing is
-//! opened for writing that was there before, and no symbolic link is followed: a file is made
-//! (O_EXCL), with a mode of its own, and then has its name, or gets it by a rename. Only what
-//! was made here is removed. The directory is opened once; what its path leads to later
-//! does not matter.
+//! The directory may belong to another user, and fmapfs is root. So no existing file is
+//! opened for writing, and no symbolic link is followed: a file is made (O_EXCL), with a
+//! fixed mode, under its name, or gets it by a rename. Only files that were made here are
+//! removed. The directory is opened once; what its path leads to later does not matter.
 
 use std::collections::hash_map::RandomState;
 use std::ffi::OsString;
@@ -27,7 +26,7 @@ const MODE: Mode = Mode::from_raw_mode(0o644);
 struct Name {
     dir: OwnedFd,
     name: OsString,
-    /// For people.
+    /// The path, for messages.
     path: PathBuf,
 }
 
@@ -62,11 +61,11 @@ impl Name {
         Ok(file.into())
     }
 
-    /// Opens what is there, which has to be a regular file of ours.
+    /// Opens an existing file, which has to be a regular one that belongs to this user.
     fn open(&self, flags: OFlags) -> Result<File, String> {
         let refused = |what: &str| format!("{} is there, and {what}", self.path.display());
         let flags = flags | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
-        // The opening of what is no regular file may do anything.
+        // To open a special file may have side effects.
         let stat = self.stat().map_err(|error| self.failed(error))?;
         match FileType::from_raw_mode(stat.st_mode) {
             FileType::RegularFile => (),
@@ -89,7 +88,7 @@ impl Name {
         rustix::fs::statat(&self.dir, &self.name, AtFlags::SYMLINK_NOFOLLOW)
     }
 
-    /// Whether the name is that of a file.
+    /// Returns true if the name is that of a file.
     fn is_of(&self, file: &File) -> bool {
         let place = |stat: Stat| (stat.st_dev, stat.st_ino);
         let there = self.stat().map(place);
@@ -104,10 +103,10 @@ impl Name {
     }
 }
 
-/// The file that says which process the server is.
+/// The file with the process id of the server.
 ///
-/// It is locked as long as that runs, so what a server left that was killed is told from what
-/// another one has.
+/// The server keeps it locked, so the file of a killed server can be told from that of a
+/// running one.
 #[derive(Debug)]
 pub struct PidFile {
     name: Name,
@@ -132,13 +131,14 @@ impl PidFile {
             made => made,
         };
         let file = made.map_err(|error| self.name.failed(error))?;
-        // Made just now: if somebody has locked it, that is for a look, as below.
+        // The file is new: another process can have locked it only for a check, as in
+        // remove_stale().
         let _ = rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive);
         *self.made() = Some(file);
         Ok(())
     }
 
-    /// Writes our number into it.
+    /// Writes the process id into it.
     pub fn write(&self) -> Result<(), String> {
         let number = format!("{}\n", std::process::id());
         match &mut *self.made() {
@@ -149,7 +149,7 @@ impl PidFile {
         }
     }
 
-    /// Removes what a server left that was killed.
+    /// Removes the file of a server that was killed.
     fn remove_stale(&self) -> Result<(), String> {
         let shown = self.name.path.display();
         let mut file = self.name.open(OFlags::RDONLY)?;
@@ -198,14 +198,14 @@ impl Drop for PidFile {
 #[derive(Debug)]
 pub struct Replaced {
     name: Name,
-    /// What was made at first, as there was none.
+    /// The file that was made at first, if there was none.
     made: Option<File>,
     /// One writer at a time.
     writing: Mutex<()>,
 }
 
 impl Replaced {
-    /// Makes sure that it can be written, and is ours to be replaced.
+    /// Checks that it can be written, and may be replaced.
     pub fn new(path: &Path) -> Result<Self, String> {
         let name = Name::new(path)?;
         let made = match name.make(&name.name) {
@@ -232,7 +232,7 @@ impl Replaced {
         let _writing = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
         match self.name.stat() {
             Err(Errno::NOENT) => (),
-            // What was put there meanwhile is not ours to replace.
+            // A file that was put there since must not be replaced.
             _ => drop(self.name.open(OFlags::WRONLY)?),
         }
         let beside = self.write_beside(text)?;
@@ -243,7 +243,8 @@ impl Replaced {
         })
     }
 
-    /// Removes what was made at first, if it was not replaced: there was nothing to report.
+    /// Removes the file that was made at first, if it was not replaced: there was nothing
+    /// to report.
     pub fn forget(&self) {
         if let Some(file) = &self.made {
             self.name.remove(file);
@@ -254,7 +255,7 @@ impl Replaced {
     fn write_beside(&self, text: &str) -> Result<OsString, String> {
         let mut beside = OsString::from(".");
         beside.push(&self.name.name);
-        // Hashers have a seed that nobody can guess.
+        // Hashers have a seed that other users cannot guess.
         beside.push(format!(
             ".{:016x}",
             RandomState::new().build_hasher().finish()
@@ -324,7 +325,7 @@ mod tests {
         assert_eq!(text, format!("{}\n", std::process::id()));
         assert_eq!(fs::metadata(&path).unwrap().mode() & 0o7777, 0o644);
 
-        // Somebody who fails takes nothing away.
+        // A server that fails removes nothing.
         let second = PidFile::new(&path).unwrap();
         assert!(second.make().unwrap_err().contains("runs"));
         drop(second);
@@ -381,7 +382,7 @@ mod tests {
         report.forget();
         assert_eq!(fs::read_to_string(&path).unwrap(), "two");
         assert_eq!(fs::metadata(&path).unwrap().mode() & 0o7777, 0o644);
-        // Removed by whoever has read it.
+        // The reader of the report may remove it.
         fs::remove_file(&path).unwrap();
         report.write("three").unwrap();
         assert_eq!(dir.names(), ["stats"]);
@@ -409,7 +410,7 @@ mod tests {
         fs::remove_file(&path).unwrap();
 
         let report = Replaced::new(&path).unwrap();
-        // The name that was used for the next one once.
+        // A former version used this name for the new file.
         symlink("precious", dir.file("stats.new")).unwrap();
         report.write("one").unwrap();
         fs::remove_file(&path).unwrap();

@@ -14,14 +14,14 @@ fn access(access: &Access) -> String {
     format!("mode = \"{mode:04o}\"\nuid = {uid}\ngid = {gid}\n")
 }
 
-/// The manifest, placed, as one that names all space itself.
+/// Returns the manifest with the extents of each file.
 pub fn freeze(manifest: &Manifest, layout: &Layout) -> String {
     let mut text = "# Every file with the space that it has: wherever this is mounted from, the \
                     files are there.\n"
         .to_owned();
     for device in &manifest.devices {
         text += &format!("\n[[device]]\nname = {}\n", quoted(&device.name));
-        // What has an id is found by it.
+        // A device with an id is found by it.
         match &device.id {
             Some(id) => text += &format!("id = {}\n", quoted(id)),
             None => text += &format!("path = {}\n", quoted(&device.path.to_string_lossy())),

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 //! Where each file is on the devices.
 //!
-//! What has been placed stays where it is: that is what the record is for.
+//! A file that has been placed stays where it is; the record says where.
 //!
 //! | the file is              | its space                                                 |
 //! |--------------------------|-----------------------------------------------------------|
@@ -15,8 +15,9 @@
 //! shrunk keeps the rest of its space. A file that has another name is another file,
 //! except if it names just the extents that the old one had.
 //!
-//! What contradicts the record is refused. `--reallocate` is the way round: who is gone
-//! gives up its space, and a file that cannot stay is placed anew, as if it were new.
+//! A manifest that contradicts the record is an error. With `--reallocate` it is not: the
+//! space of files that are gone is freed, and a file that cannot stay is placed as if it
+//! were new.
 
 use std::collections::HashMap;
 
@@ -30,7 +31,7 @@ use crate::record::{self, Piece, Record, Space, merged};
 #[derive(Debug)]
 pub struct Placement {
     pub extents: Vec<Extent>,
-    /// The same for the kernel's BPF program.
+    /// The same in the format of the BPF program.
     pub map: Vec<u8>,
 }
 
@@ -44,11 +45,11 @@ pub struct Layout {
     pub used: u64,
     /// What is to be recorded. Its first devices are those of the manifest.
     pub record: Record,
-    /// What whoever mounts should know, a sentence each.
+    /// What the mounter should know, a sentence each.
     pub notes: Vec<String>,
 }
 
-/// What is known from earlier mounts.
+/// The record of earlier mounts.
 pub struct Past<'a> {
     pub record: &'a Record,
     /// How messages call the record.
@@ -157,7 +158,7 @@ pub fn place_beside(
                 }
             }
             (Content::Extents { extents, .. }, None) => {
-                // The same extents under another name: that is what it takes to rename.
+                // The same extents under another name: the file was renamed.
                 let same = gone.iter().position(|&at| {
                     let old = &past.record.files[at];
                     let before: Option<Vec<_>> = old.pieces.iter().map(here).collect();
@@ -188,7 +189,8 @@ pub fn place_beside(
     for (index, pieces) in kept.iter_mut().enumerate() {
         let lost = |piece: &Piece| hits(&piece.extent, &taken) || !inside(&piece.extent, sizes);
         if past.reallocate && pieces.iter().any(lost) {
-            // Its space is that of an extent that the manifest names, or there no longer.
+            // The manifest names its space for another file, or the space does not exist any
+            // more.
             pieces.clear();
         }
         for piece in pieces.iter() {
@@ -289,8 +291,8 @@ pub fn place_beside(
 
 /// Which device of the manifest each recorded device is, if it is one of them.
 ///
-/// A name that means another device than before is refused if files are there: under
-/// their names, the bytes of others would be seen.
+/// It is an error if a name means another device than before and files are there: they would
+/// have the bytes of other files.
 fn same_devices(manifest: &Manifest, past: &Past<'_>) -> Result<Vec<Option<usize>>, Error> {
     let mut same = Vec::new();
     for (at, old) in past.record.devices.iter().enumerate() {
@@ -312,7 +314,7 @@ fn same_devices(manifest: &Manifest, past: &Past<'_>) -> Result<Vec<Option<usize
         let new = &manifest.devices[index];
         let is_same = match (&old.id, &new.id) {
             (Some(old), Some(new)) => old == new,
-            // Looked at on another machine, or without the rights to see more.
+            // The manifest is checked on another machine, or without the rights to read ids.
             _ => old.path == new.path || new.path.as_os_str().is_empty(),
         };
         if is_same {
@@ -412,7 +414,8 @@ fn usable(
     Ok(usable)
 }
 
-/// Whether the first `upto` bytes of a file are in the same place, as far as both go.
+/// Returns true if the first `upto` bytes of a file are in the same place, as far as both
+/// go.
 fn same_place(before: &[Piece], now: &[(Extent, usize)], upto: u64) -> bool {
     let before = merged(before.iter().map(|piece| &piece.extent));
     let now = merged(now.iter().map(|(extent, _)| extent));
@@ -432,7 +435,8 @@ fn same_place(before: &[Piece], now: &[(Extent, usize)], upto: u64) -> bool {
     at >= upto
 }
 
-/// Whether a strip of the extent is where somebody else's space is, sorted by start.
+/// Returns true if a strip of the extent overlaps space in `taken`, which is sorted by
+/// start.
 fn hits(extent: &Extent, taken: &[Vec<Taken>]) -> bool {
     let length = extent.strip_length().unwrap_or_default();
     extent.strips.iter().any(|strip| {
@@ -442,7 +446,7 @@ fn hits(extent: &Extent, taken: &[Vec<Taken>]) -> bool {
     })
 }
 
-/// Whether the devices are long enough for an extent.
+/// Returns true if the devices are long enough for an extent.
 fn inside(extent: &Extent, sizes: &[Option<u64>]) -> bool {
     extent.strips.iter().all(|strip| {
         let end = extent
@@ -606,7 +610,7 @@ impl Room<'_> {
         &self.manifest.files[self.index]
     }
 
-    /// Adds to the pieces what the file needs more.
+    /// Adds the space that the file still needs to the pieces.
     fn find(
         &self,
         taken: &mut [Vec<Taken>],
@@ -770,7 +774,7 @@ fn keep_gone(record: &mut Record, past: &Past<'_>, devices: &[Option<usize>], go
     }
 }
 
-/// What there is to be said about files that have just got much more than they need.
+/// The note about new files that got much more space than they need.
 fn note_small(files: &[record::File]) -> Option<String> {
     let new = |file: &&record::File| file.pieces.iter().any(|piece| piece.new);
     let is_small = |file: &&record::File| file.size <= UNIT / 2;
@@ -784,7 +788,7 @@ fn note_small(files: &[record::File]) -> Option<String> {
     })
 }
 
-/// What there is to be said about files that are gone.
+/// The note about files that are gone.
 fn note_gone(past: &Past<'_>, gone: &[usize]) -> Option<String> {
     const SHOWN: usize = 3;
 
@@ -898,7 +902,8 @@ mod tests {
         assert!(layout(&named, &[Some(8 * MIB)]).is_ok());
         let error = layout(&named, &[Some(8 * MIB - 1)]).unwrap_err();
         assert_eq!(error.line, 8, "{error}");
-        // Unknown is as big as it takes, but nothing is placed there.
+        // A device of unknown size is large enough for named extents, but nothing is placed
+        // on it.
         assert!(layout(&named, &[None]).is_ok());
         let error = layout(&striped("a", 1, "[\"0\"]"), &[None]).unwrap_err();
         assert_eq!(error.line, 1, "{error}");
@@ -1259,7 +1264,7 @@ devices = ["b"]
             &text.replace("[\"a\", \"b\"]\n", "[\"a\", \"b\"]\nchunk = \"4K\"\n"),
             &format!("14: two is recorded in chunks of 2097152 bytes (m.layout:0), {end}"),
         );
-        // The way round costs just that file.
+        // --reallocate loses only that file.
         let (manifest, layout) = host.mount(&moved, true).unwrap();
         assert_eq!(host.read(&manifest, &layout, "one"), [0, 0]);
         host.holds(&moved, &WHOLE[1..]);
@@ -1331,7 +1336,7 @@ devices = ["b"]
              which is not in this machine (m.layout); name that one, or give up what is on it \
              with --reallocate",
         );
-        // The order of devices in the manifest is nobody's business.
+        // The order of devices in the manifest does not matter.
         let (first, second) = DEVICES.split_at(DEVICES.len() / 2);
         host.holds(&format!("{second}{first}{FILES}"), &WHOLE);
     }
@@ -1352,7 +1357,7 @@ devices = ["b"]
         let (manifest, layout) = host.mount(&text, false).unwrap();
         let frozen = crate::freeze::freeze(&manifest, &layout);
         host.holds(&frozen, &WHOLE);
-        // With no record, too.
+        // Without a record, too.
         host.record = Record::default();
         host.holds(&frozen, &WHOLE);
         host.holds(&text, &WHOLE);

@@ -2,11 +2,11 @@
 //! fmapfs: mounts a tree of files in DAX memory that a manifest describes.
 //!
 //! ```text
-//!                              claim    devices are held, ops understand us
+//!                              claim    devices are held, ops know the format
 //!                              zero     what is new reads as zeros
 //!                                |
 //!  manifest -----> layout -----> tree <----- session <---> /dev/fuse
-//!  what it says    where it is   names, maps   who asks
+//!  what it says    where it is   names, maps   requests
 //!                  ^      |      |       |
 //!                  record, which |     mount    where it is put, and taken away
 //!                  keeps it there; times
@@ -235,7 +235,7 @@ struct Helper {
     child: bool,
 }
 
-/// What is to be done with a manifest, whoever calls.
+/// What is to be done with a manifest, for both command lines.
 struct Wanted {
     manifest: PathBuf,
     mountpoint: PathBuf,
@@ -332,7 +332,7 @@ fn run(wanted: Wanted) -> Result<ExitCode, String> {
         return Ok(ExitCode::SUCCESS);
     }
     let to_mount = wanted.what == What::Mount;
-    // Who does not serve looks at the record, and leaves it to others.
+    // A process that does not serve reads the record, and does not lock it.
     let serves = to_mount && (wanted.child || !wanted.daemon);
 
     let source = wanted.manifest.as_path();
@@ -344,7 +344,7 @@ fn run(wanted: Wanted) -> Result<ExitCode, String> {
     device::resolve(&mut manifest, to_mount).map_err(in_file)?;
 
     let beside = match &wanted.options.record {
-        // It is written to the end, in another directory.
+        // The server writes it until its end, when its working directory is another one.
         Some(path) => std::path::absolute(path).map_err(|error| error.to_string()),
         None => record::beside(source),
     };
@@ -365,7 +365,8 @@ fn run(wanted: Wanted) -> Result<ExitCode, String> {
                 .map_err(|message| in_file(manifest::Error::new(device.line, message)))?;
         }
     }
-    // Not by the parent of a daemon: whoever had the record may be about to unmount.
+    // Not in the parent of a daemon: an earlier server, which has the record, may be about to
+    // unmount.
     let mountpoint = match serves {
         true => mount::check_place(&wanted.mountpoint, wanted.options.nonempty)?,
         false => wanted.mountpoint,
@@ -418,7 +419,7 @@ fn run(wanted: Wanted) -> Result<ExitCode, String> {
         tree: Arc::new(tree),
         ops: wanted.ops,
         options: wanted.options.clone(),
-        // For people.
+        // For messages.
         source: fs::canonicalize(source).unwrap_or_else(|_| source.to_owned()),
         mountpoint,
         devices,
@@ -474,7 +475,7 @@ fn sizes(manifest: &Manifest) -> Result<Vec<Option<u64>>, manifest::Error> {
     Ok(sizes)
 }
 
-/// Where each file is, for a person.
+/// Returns the places of all files, as text for the user.
 fn list(manifest: &Manifest, layout: &Layout) -> String {
     let mut text = String::new();
     let name = |index: u32| &manifest.devices[index as usize].name;
@@ -498,16 +499,17 @@ fn list(manifest: &Manifest, layout: &Layout) -> String {
     text
 }
 
-/// Runs the same command as a child and waits for its word that all is well.
+/// Runs the same command as a child and waits until it reports that the files can be used.
 fn start_child() -> Result<ExitCode, String> {
     let failed = |error| format!("cannot start the server: {error}");
-    // What a caller left open is not the server's.
+    // The server must not inherit descriptors that the caller left open.
     let all_but_std = (
         3,
         libc::c_uint::MAX,
         libc::CLOSE_RANGE_CLOEXEC as libc::c_int,
     );
-    // SAFETY: It closes nothing, and a descriptor that is closed at exec is what ours are already.
+    // SAFETY: It closes nothing, and makes descriptors close-on-exec, as those of this process
+    // are.
     unsafe { libc::close_range(all_but_std.0, all_but_std.1, all_but_std.2) };
 
     let mut args = std::env::args_os();
@@ -543,7 +545,7 @@ fn start_child() -> Result<ExitCode, String> {
 /// Tells the parent, and leaves its terminal and directory.
 fn let_go() {
     let mut stdout = std::io::stdout();
-    // A parent that is gone has no use for the word.
+    // The parent may be gone.
     let _ = stdout.write_all(b"ready\n").and_then(|()| stdout.flush());
     let _ = std::env::set_current_dir("/");
     say::to_log();

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0
-//! The manifest: which devices there are, and which files with what in them.
+//! The manifest: the devices, and the files on them.
 //!
-//! Reading it needs no device and no mount. Everything that can be said against a
-//! manifest by itself is said here, with the line it is about; what depends on
-//! the devices (does it fit? does it overlap? did it move?) is [`crate::layout`]'s.
+//! Reading it needs no device and no mount. Errors in the manifest itself are found here,
+//! and reported with their line; [`crate::layout`] finds those that depend on the devices
+//! (does it fit? does it overlap? did it move?).
 
 use std::error;
 use std::fmt;
@@ -20,7 +20,7 @@ use toml::Spanned;
 
 use crate::device;
 
-/// A manifest without the marks of its syntax.
+/// A parsed manifest.
 #[derive(Debug)]
 pub struct Manifest {
     pub devices: Vec<Device>,
@@ -33,15 +33,15 @@ pub struct Device {
     pub name: String,
     /// Empty until [`crate::device::resolve`] has found it, if the manifest has an id only.
     pub path: PathBuf,
-    /// What stays the same wherever the kernel finds the device: as the manifest
-    /// has it, or as it was found.
+    /// The id, which stays the same wherever the kernel finds the device: from the
+    /// manifest, or from sysfs.
     pub id: Option<String>,
-    /// Where the manifest says it: the part of the device that may be used.
+    /// The part of the device that may be used, if the manifest limits it.
     pub size: Option<u64>,
     pub line: usize,
 }
 
-/// Who may do what with a file or directory.
+/// The owner and permissions of a file or directory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Access {
     pub mode: u32,
@@ -92,7 +92,7 @@ impl Error {
     }
 }
 
-/// What is safe to print: whoever writes a manifest chooses names, and a terminal obeys
+/// Makes a text safe to print: the author of a manifest chooses names, and a terminal obeys
 /// escape sequences.
 pub fn printable(text: &str) -> String {
     let mut shown = String::new();
@@ -202,7 +202,7 @@ impl<'de> Deserialize<'de> for Bytes {
                     .map_err(|_| E::custom("a number of bytes cannot be negative"))
             }
 
-            // What is no i64.
+            // Numbers beyond i64.
             fn visit_i128<E: de::Error>(self, value: i128) -> Result<Bytes, E> {
                 Err(E::custom(format!(
                     "{value} is no number of bytes: {TOO_LARGE}"
@@ -261,7 +261,7 @@ impl<'de> Deserialize<'de> for Mode {
             }
 
             fn visit_str<E: de::Error>(self, value: &str) -> Result<Mode, E> {
-                // Which would take a sign, too.
+                // from_str_radix() accepts a sign, too.
                 match u32::from_str_radix(value, 8) {
                     Ok(mode) if mode <= 0o7777 && !value.starts_with('+') => Ok(Mode(mode)),
                     _ => Err(E::invalid_value(de::Unexpected::Str(value), &self)),
@@ -314,7 +314,7 @@ impl<'de, T: Named> Deserialize<'de> for Owner<T> {
             }
 
             fn visit_i64<E: de::Error>(self, value: i64) -> Result<Self::Value, E> {
-                // The last one means "nobody" to the kernel.
+                // The kernel uses the largest one for "no id".
                 match u32::try_from(value) {
                     Ok(number) if number != u32::MAX => Ok(Owner(number, PhantomData)),
                     _ => Err(E::custom(format!(
@@ -343,10 +343,10 @@ impl<'de, T: Named> Deserialize<'de> for Owner<T> {
     }
 }
 
-/// What is said against a table where several may be.
+/// The message for a table where there may be several.
 const SINGLE: &str = "there may be several of this table: it needs double brackets";
 
-/// An array of tables; who writes one table, with single brackets, is told.
+/// An array of tables; one table, with single brackets, is an error that says so.
 fn tables<'de, D, T>(deserializer: D) -> Result<Vec<T>, D::Error>
 where
     D: Deserializer<'de>,
@@ -370,7 +370,7 @@ impl<'de> Deserialize<'de> for Names {
     }
 }
 
-/// An array, and what one is told who writes something else.
+/// An array, and the message for anything else.
 struct List<T>(&'static str, PhantomData<T>);
 
 impl<'de, T: Deserialize<'de>> Visitor<'de> for List<T> {
@@ -393,8 +393,7 @@ impl<'de, T: Deserialize<'de>> Visitor<'de> for List<T> {
     }
 }
 
-/// Where lines end, to turn what the parser knows (a byte) into what a person needs
-/// (a line).
+/// Where lines end, to turn the byte that the parser reports into a line.
 pub struct Lines(Vec<usize>);
 
 impl Lines {
@@ -425,7 +424,7 @@ pub fn text(bytes: Vec<u8>) -> Result<String, Error> {
     })
 }
 
-/// What the parser says, or more than that, where it would leave a person guessing.
+/// The parser's message, or a better one where that is hard to understand.
 fn syntax_error(text: &str, line: usize, error: &toml::de::Error) -> Error {
     let source = text.lines().nth(line - 1).unwrap_or_default().trim();
     let (key, value) = source.split_once('=').unwrap_or((source, ""));

@@ -1,15 +1,15 @@
 // SPDX-License-Identifier: GPL-2.0
-//! The mount itself: made apart from the tree of directories, put into it when all is
-//! well, and taken out again, and no other.
+//! The mount itself: made apart from the tree of directories, attached to it when all is
+//! well, and unmounted; no other mount is touched.
 //!
 //! ```text
 //!   Apart ----------- attach() ----> Attached ----- unmount() ----> nothing
 //!   reached by its descriptor,       known by its id, wherever
-//!   gone when that is closed         somebody moves it
+//!   gone when that is closed         it is moved
 //! ```
 //!
-//! A path leads to whatever lies on top. So before anything is unmounted, mountinfo says
-//! which mount is ours, and whether others are in its way; those are left alone.
+//! A path leads to the topmost mount. So before anything is unmounted, mountinfo tells
+//! which mount is that of fmapfs, and if others are in its way; those are left alone.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::ErrorKind;
@@ -27,7 +27,7 @@ use rustix::mount::{
 use crate::options::Options;
 use crate::who::{self, Number};
 
-/// What the kernel calls the mounts of fmapfs.
+/// The file system type of the mounts of fmapfs.
 pub const KIND: &str = "fuse.fmapfs";
 
 /// A mount that is on no directory yet.
@@ -36,7 +36,7 @@ pub struct Apart {
     read_only: bool,
 }
 
-/// Opens a connection, and mounts it apart. INIT is on its way then.
+/// Opens a connection, and mounts it apart. The kernel has sent INIT then.
 pub fn new(source: &Path, options: &Options) -> Result<(File, Apart), String> {
     let device = OpenOptions::new()
         .read(true)
@@ -98,7 +98,7 @@ impl Apart {
     pub fn attach(self, place: &Path) -> Result<Attached, String> {
         let failed = |error| format!("cannot mount on {}: {error}", place.display());
         if self.read_only {
-            // Not before, as what is new in it has to be written.
+            // Not before, as new space in it has to be zeroed.
             let flags = FsPickFlags::FSPICK_EMPTY_PATH | FsPickFlags::FSPICK_CLOEXEC;
             rustix::mount::fspick(&self.mount, "", flags)
                 .and_then(|context| {
@@ -142,7 +142,8 @@ impl Attached {
     /// Its line in a table of mounts.
     fn find<'a>(&self, table: &'a [who::Mount]) -> Option<&'a who::Mount> {
         let mut lines = table.iter();
-        // An id is used again; a superblock's number not while its connection is there.
+        // The id of a mount is reused; the number of a superblock is not, while its
+        // connection exists.
         lines.find(|mount| mount.id == self.id && mount.number == self.number)
     }
 
@@ -150,7 +151,7 @@ impl Attached {
         who::mounts().is_ok_and(|table| self.find(&table).is_some())
     }
 
-    /// What a mount has on top of it, or where the path to it leads instead.
+    /// The mount on top of this one, or the one that its path leads to instead.
     fn in_the_way(&self, own: &who::Mount, table: &[who::Mount]) -> Option<String> {
         let above = table.iter().filter(|mount| mount.on == self.id);
         let above: Vec<_> = above.map(who::Mount::to_string).collect();
@@ -228,11 +229,11 @@ impl Attached {
     }
 }
 
-/// Waits until mounts come and go.
+/// Waits for changes of the mount table.
 pub struct Changes(File);
 
 impl Changes {
-    /// Those from here on.
+    /// Changes from here on.
     pub fn new() -> Result<Self, String> {
         let file = File::open("/proc/self/mountinfo");
         file.map(Self)
@@ -248,7 +249,7 @@ impl Changes {
 /// Checks that something can be mounted on a directory; returns its path without links.
 pub fn check_place(path: &Path, nonempty: bool) -> Result<PathBuf, String> {
     let failed = |error: std::io::Error| format!("{}: {error}", path.display());
-    // A dead server is asked for nothing by this.
+    // This sends no request to a dead server.
     let place = fs::canonicalize(path).or_else(|error| match error.kind() {
         ErrorKind::NotConnected => std::path::absolute(path),
         _ => Err(error),
@@ -260,7 +261,8 @@ pub fn check_place(path: &Path, nonempty: bool) -> Result<PathBuf, String> {
     let table = who::mounts()?;
     let mount = table.iter().find(|mount| mount.id == statx.stx_mnt_id);
     if is_root && mount.is_some_and(|mount| mount.kind == "autofs") {
-        // It waits for us: a look inside would wait for itself (x-systemd.automount).
+        // The automount waits for this mount, so an access would deadlock
+        // (x-systemd.automount).
         return Ok(place);
     }
     let metadata = fs::metadata(&place);
@@ -268,7 +270,7 @@ pub fn check_place(path: &Path, nonempty: bool) -> Result<PathBuf, String> {
     if is_root {
         let what = mount.map_or_else(|| "something".to_owned(), who::Mount::to_string);
         let servers = who::named(&who::servers(Number::of(&statx)), 3);
-        // What the kernel has cached of it outlives the server.
+        // Cached attributes outlive the server.
         let flags = AtFlags::STATX_FORCE_SYNC;
         let asked = rustix::fs::statx(CWD, &place, flags, StatxFlags::BASIC_STATS);
         let dead = matches!(asked, Err(Errno::NOTCONN | Errno::CONNABORTED));
@@ -303,7 +305,7 @@ pub fn check_place(path: &Path, nonempty: bool) -> Result<PathBuf, String> {
     Ok(place)
 }
 
-/// Changes the options of a mount that is there.
+/// Changes the options of an existing mount.
 pub fn remount(place: &Path, options: &Options) -> Result<(), String> {
     let shown = place.display();
     let statx = who::look_at(place).map_err(|error| format!("{shown}: {error}"))?;

@@ -1,17 +1,16 @@
 // SPDX-License-Identifier: GPL-2.0
 //! Mount options: what `-o` and fstab say.
 //!
-//! mount(8) hands its helpers everything that the line in fstab has, also what is meant for
-//! itself, systemd or people. What means something here is done, what means something to
-//! those only is passed over, and anything else is refused by name: a misspelt `ro` must not
-//! become `rw`.
+//! mount(8) passes its helpers all options of the line in fstab, also those for itself,
+//! systemd or people. Options for fmapfs are applied, those for the others ignored, and any
+//! other is an error that names it: a misspelt `ro` must not become `rw`.
 
 use std::path::PathBuf;
 
 use fuse_dax_fmap::OpsName;
 use rustix::mount::MountAttrFlags as Attr;
 
-/// What the options say, the last of contrary ones.
+/// The options; of contrary ones, the last.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Options {
     pub read_only: bool,
@@ -21,7 +20,7 @@ pub struct Options {
     pub sync: bool,
     pub dirsync: bool,
     pub lazytime: bool,
-    /// Change a mount that is there.
+    /// Change an existing mount.
     pub remount: bool,
     pub nonempty: bool,
     pub ops: Option<OpsName>,
@@ -48,8 +47,8 @@ impl Default for Options {
     }
 }
 
-/// What is meant for mount(8), systemd or people; what is so anyway; and what the kernel
-/// shows of a FUSE mount, which mount(8) adds for a remount.
+/// Options for mount(8), systemd or people; those that have no effect here; and those that
+/// the kernel shows for a FUSE mount, which mount(8) adds for a remount.
 const PASSED_OVER: [&str; 26] = [
     "defaults",
     "auto",

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
-//! What holds for any manifest: nothing panics, an error names a line that is there,
-//! and files do not share memory that they are not meant to.
+//! What holds for any manifest: nothing panics, an error names an existing line, and
+//! files share memory only where the manifest says so.
 //!
 //! PROPTEST_CASES=1000000 makes it long, PROPTEST_RNG_SEED gives it other numbers.
 
@@ -110,7 +110,7 @@ fn manifest() -> impl Strategy<Value = String> {
     (devices(3), vec(file(), 0..6)).prop_map(|(devices, files)| devices + &files.concat())
 }
 
-/// What is in an entry that is all right, but for the space that it may not find.
+/// The contents of a valid entry, which may still find no space.
 fn sound() -> impl Strategy<Value = String> {
     let over = select(vec![
         "d0",
@@ -202,7 +202,7 @@ fn check_line(text: &str, line: usize) -> Result<(), TestCaseError> {
     Ok(())
 }
 
-/// Where each file is: device, start, end, and whether it may share that.
+/// Where each file is: device, start, end, and if it may share that.
 fn ranges(manifest: &Manifest, layout: &Layout) -> Vec<(u32, u128, u128, usize, bool)> {
     let mut ranges = Vec::new();
     for (at, (file, placement)) in manifest.files.iter().zip(&layout.files).enumerate() {

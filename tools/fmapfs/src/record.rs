@@ -11,13 +11,13 @@
 //!  unlock <---- save: times <---- mounted, times change <---- save: nothing is `new`
 //! ```
 //!
-//! * What is recorded before its space has been zeroed is marked `new`; whoever finds
-//!   the mark, after a crash, zeroes again.
+//! * Space is recorded as `new` before it is zeroed; a server that finds the mark, after a
+//!   crash, zeroes it again.
 //! * A save is a new file, synced, that takes the name of the old one: a reader without
 //!   the lock finds one or the other. The new file is locked before it has the name, so
 //!   the lock goes with the name.
-//! * The text carries a checksum. A record that is damaged, foreign or newer than this
-//!   program is refused: to go on without it would be to lose what it knows.
+//! * The text carries a checksum. A record that is damaged, foreign or newer than this program
+//!   is an error: without it, files would lose their places.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File as OsFile, OpenOptions};
@@ -45,16 +45,16 @@ const CHECKSUM: &str = "\nchecksum = \"";
 pub struct Record {
     pub devices: Vec<Device>,
     pub files: Vec<File>,
-    /// By path, of files and directories; the top's is empty.
+    /// By path, of files and directories; the path of the root is empty.
     pub times: BTreeMap<String, Times>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Device {
     pub name: String,
-    /// Where it was.
+    /// The path at the last mount.
     pub path: PathBuf,
-    /// What it was, see [`crate::device`].
+    /// The id, see [`crate::device`].
     pub id: Option<String>,
 }
 
@@ -66,31 +66,31 @@ pub struct File {
     pub space: Space,
     /// In file order. Devices are indices into those of the record.
     pub pieces: Vec<Piece>,
-    /// Where the record says it; not a part of the record.
+    /// The line of the record that describes it; not a part of the record.
     pub line: usize,
 }
 
-/// Who chose the space of a file.
+/// How the space of a file was chosen.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Space {
-    /// fmapfs did.
+    /// By fmapfs.
     Found,
     /// The manifest did.
     Named,
-    /// The manifest did, and other shared files may have it too.
+    /// By the manifest, and other shared files may have it too.
     Shared,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Piece {
     pub extent: Extent,
-    /// It has not been zeroed, or not to the end.
+    /// It has not been zeroed completely.
     pub new: bool,
 }
 
 impl Piece {
-    /// Whether all of it is on the first so many devices.
+    /// Returns true if all of it is on the first `devices` devices.
     fn is_on(&self, devices: usize) -> bool {
         let mut strips = self.extent.strips.iter();
         strips.all(|strip| (strip.device as usize) < devices)
@@ -108,7 +108,8 @@ pub struct Times {
 }
 
 impl Record {
-    /// What has to be zeroed on the first so many devices: device, first byte, number of bytes.
+    /// The space to be zeroed on the first `devices` devices: device, first byte, number of
+    /// bytes.
     ///
     /// A file that is gone may have more of it elsewhere.
     pub fn new_space(&self, devices: usize) -> Vec<(u32, u64, u64)> {
@@ -122,7 +123,7 @@ impl Record {
         new.flat_map(strips).collect()
     }
 
-    /// That has been zeroed; pieces that go on where the one before ends become one.
+    /// Marks that space as zeroed, and merges pieces that are adjacent.
     pub fn zeroed(&mut self, devices: usize) {
         for file in &mut self.files {
             for piece in &mut file.pieces {
@@ -201,7 +202,7 @@ impl Record {
         )
     }
 
-    /// Reads what [`Record::text`] wrote; says what is wrong with it.
+    /// Parses the output of [`Record::text`].
     fn parse(text: &str) -> Result<Self, String> {
         const NONE: &str = "is no record of fmapfs, or only the beginning of one; move it away, \
                             or name another place with --record";
@@ -233,7 +234,7 @@ impl Record {
     }
 }
 
-/// Extents of a file, where those that go on where the one before ends are one.
+/// Extents of a file, with adjacent ones merged.
 pub fn merged<'a>(extents: impl Iterator<Item = &'a Extent>) -> Vec<Extent> {
     let mut all: Vec<Extent> = Vec::new();
     for extent in extents {
@@ -331,7 +332,7 @@ struct RawTimes {
 }
 
 impl RawRecord {
-    /// None if names lead nowhere, or numbers make no extents.
+    /// None if a name is not defined, or the numbers make no extents.
     fn cooked(self, lines: &Lines) -> Option<Record> {
         let mut record = Record::default();
         for RawDevice { name, path, id } in self.device {
@@ -386,10 +387,10 @@ impl RawRecord {
     }
 }
 
-/// Where the record of a manifest is, unless told.
+/// The default path of the record of a manifest.
 pub fn beside(manifest: &Path) -> Result<PathBuf, String> {
     let shown = manifest.display();
-    // A link and what it leads to are one manifest.
+    // A symbolic link and its target are one manifest.
     let whole = fs::canonicalize(manifest).map_err(|error| format!("{shown}: {error}"))?;
     let name = whole.file_name().filter(|_| whole.is_file());
     let Some(name) = name else {
@@ -402,7 +403,7 @@ pub fn beside(manifest: &Path) -> Result<PathBuf, String> {
     Ok(whole.with_file_name(name))
 }
 
-/// Reads a record without keeping it; an empty one if there is none.
+/// Reads a record without a lock; an empty one if there is none.
 pub fn read(path: &Path) -> Result<Record, String> {
     match open(path)? {
         Some(file) => Ok(contents(path, file)?.1),
@@ -414,7 +415,7 @@ fn open(path: &Path) -> Result<Option<OsFile>, String> {
     let failed = |error: io::Error| format!("the record {}: {error}", path.display());
     let opened = OpenOptions::new()
         .read(true)
-        // Not somebody else's file, by way of a link, and no fifo.
+        // Follow no symbolic link, and do not wait for a FIFO.
         .custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK)
         .open(path);
     match opened {
@@ -433,7 +434,7 @@ fn contents(path: &Path, mut file: OsFile) -> Result<(String, Record), String> {
     let mut bytes = Vec::new();
     file.read_to_end(&mut bytes)
         .map_err(|error| format!("the record {shown}: {error}"))?;
-    // Text that is none fails by its checksum.
+    // Bytes that are not UTF-8 fail by the checksum.
     let text = String::from_utf8_lossy(&bytes).into_owned();
     let record = Record::parse(&text).map_err(|message| format!("the record {shown} {message}"))?;
     Ok((text, record))
@@ -443,16 +444,17 @@ fn contents(path: &Path, mut file: OsFile) -> Result<(String, Record), String> {
 #[derive(Debug)]
 pub struct Store {
     path: PathBuf,
-    /// Name of the manifest, for whoever reads the record.
+    /// Name of the manifest, for readers of the record.
     of: String,
     /// The file that has the name, with the lock on it.
     locked: Option<OsFile>,
-    /// What it says.
+    /// The contents of that file.
     text: String,
 }
 
 impl Store {
-    /// Takes the record of a manifest. Whoever has it may be about to end: waits for that.
+    /// Locks the record of a manifest. Waits a while, as a server that has it may be about to
+    /// end.
     pub fn lock(path: &Path, manifest: &Path) -> Result<(Self, Record), String> {
         let of = manifest.file_name().unwrap_or_default().to_string_lossy();
         let mut store = Self {
@@ -491,7 +493,7 @@ impl Store {
         }
     }
 
-    /// Makes it what the record says, on the disk, if it is not.
+    /// Writes the record to the disk, if it has changed.
     pub fn save(&mut self, record: &Record) -> Result<(), String> {
         let text = record.text(&self.of);
         if self.locked.is_some() && text == self.text {
@@ -522,7 +524,7 @@ impl Store {
         let mut file = tempfile::Builder::new()
             .prefix(".fmapfs-")
             .tempfile_in(dir)
-            // Without the temporary name, which says nothing to anybody.
+            // Without the temporary name, which would not help the user.
             .map_err(|error| io::Error::from(error.kind()))?;
         if let Some(old) = &self.locked {
             let permissions = old.metadata()?.permissions();
@@ -541,8 +543,8 @@ impl Store {
     }
 }
 
-/// How long to wait for a record: a server that was unmounted a moment ago still has to
-/// save it. Where nothing is mounted, it can be nothing else.
+/// How long to wait for a record: a server that was unmounted a moment ago still has to save
+/// it. If nothing is mounted, that is the only possible holder.
 fn patience() -> Duration {
     let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
     match mounts.contains(" fuse.fmapfs ") {
@@ -564,7 +566,7 @@ fn holder(file: &OsFile) -> String {
     find().map_or(String::new(), |pid: u32| format!(" by process {pid}"))
 }
 
-/// The record of what is mounted, shared by those who change times in it.
+/// The record of the mounted tree, shared by the threads that change times in it.
 #[derive(Debug)]
 pub struct Keeper {
     state: Mutex<State>,
@@ -579,7 +581,7 @@ struct State {
 }
 
 impl Keeper {
-    /// How much of what happened to times a crash may take.
+    /// Changes of times in this period may be lost in a crash.
     const DELAY: Duration = Duration::from_secs(1);
 
     pub fn new(store: Store, record: Record) -> Arc<Self> {
@@ -593,7 +595,7 @@ impl Keeper {
         })
     }
 
-    /// Saves what changes, from now on, a moment later.
+    /// Starts a thread that saves changes, each after `DELAY`.
     pub fn save_in_background(self: &Arc<Self>) {
         let keeper = Arc::clone(self);
         thread::spawn(move || {
@@ -607,7 +609,7 @@ impl Keeper {
                 drop(state);
                 thread::sleep(Self::DELAY);
                 if let Err(message) = keeper.save() {
-                    // Once: there may be room again later.
+                    // Report it once: a later save may succeed.
                     if !std::mem::replace(&mut told, true) {
                         say!("{message}");
                     }
@@ -630,7 +632,7 @@ impl Keeper {
         }
     }
 
-    /// Forgets the times of what is neither in the tree nor recorded.
+    /// Forgets the times of paths that are neither in the tree nor recorded as files.
     pub fn keep_times_of(&self, in_tree: impl Fn(&str) -> bool) {
         let State { record, .. } = &mut *self.state();
         let files = &record.files;
@@ -639,7 +641,7 @@ impl Keeper {
             .retain(|path, _| in_tree(path) || files.iter().any(|file| file.path == *path));
     }
 
-    /// Saves the record, if it is not saved as it is.
+    /// Saves the record, if it has changed.
     pub fn save(&self) -> Result<(), String> {
         let State {
             store,
@@ -650,7 +652,7 @@ impl Keeper {
         store.save(record)
     }
 
-    /// Saves that new space has been zeroed, on the first so many devices.
+    /// Records that new space on the first `devices` devices has been zeroed.
     pub fn zeroed(&self, devices: usize) -> Result<(), String> {
         self.state().record.zeroed(devices);
         self.save()
@@ -798,7 +800,7 @@ mod tests {
         }
     }
 
-    /// A body with the right head.
+    /// A body with the header that belongs to it.
     fn sealed(body: &str) -> String {
         let empty = Record::default().text("m");
         let (head, _) = empty.split_once(CHECKSUM).unwrap();
@@ -861,7 +863,7 @@ mod tests {
         assert!(is_locked());
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 2);
 
-        // Who waits gets it, with what was saved last.
+        // A waiting process gets the lock, with the last saved record.
         let waiting = {
             let (path, manifest) = (path.clone(), manifest.clone());
             thread::spawn(move || Store::lock(&path, &manifest).unwrap().1)

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
-//! Wrong manifests, each with the sentence that its author is told, to the letter.
+//! Wrong manifests, each with the exact error message.
 //!
-//! A sentence names the line, the thing in it that is wrong, and what to write instead, if
-//! that is not plain.
+//! A message names the line, what is wrong in it, and what to write instead, if that is
+//! not obvious.
 
 use crate::layout::place;
 use crate::manifest::{Error, parse, text};

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0
-//! What fmapfs has to say, and to whom.
+//! Messages of fmapfs.
 //!
-//! A server must not end because nobody listens: a closed pipe or a full disk behind
-//! stderr costs the sentence and no more. A daemon has no stderr; its sentences go to the
-//! system's log.
+//! A server must not end because a message cannot be written: with a closed pipe or a
+//! full disk behind stderr, only the message is lost. A daemon has no stderr; its
+//! messages go to the system's log.
 
 use std::fmt;
 use std::io::{self, ErrorKind, Write};
@@ -15,13 +15,13 @@ use crate::manifest::printable;
 
 static TO_LOG: AtomicBool = AtomicBool::new(false);
 
-/// Says a sentence, formatted as by `println!`.
+/// Prints a message, formatted as by `println!`.
 macro_rules! say {
     ($($arg:tt)*) => { $crate::say::line(format_args!($($arg)*)) };
 }
 pub(crate) use say;
 
-/// From here on the system's log hears it.
+/// From here on messages go to the system's log.
 pub fn to_log() {
     TO_LOG.store(true, Ordering::Relaxed);
 }
@@ -34,11 +34,11 @@ pub fn line(text: fmt::Arguments<'_>) {
     }
     // Facility daemon, priority error.
     let text = format!("<27>fmapfs[{}]: {text}", process::id());
-    // Where nobody keeps a log there is nobody to tell.
+    // Without a log daemon the message is lost.
     let _ = UnixDatagram::unbound().and_then(|socket| socket.send_to(text.as_bytes(), "/dev/log"));
 }
 
-/// Prints what was asked for. Whoever closes the pipe has seen enough.
+/// Prints to stdout. A reader that has closed the pipe is no error.
 pub fn print(text: &str) -> Result<(), String> {
     let mut stdout = io::stdout();
     match stdout

@@ -1,18 +1,18 @@
 // SPDX-License-Identifier: GPL-2.0
 //! One mount: from mount(2) until it is gone.
 //!
-//! The main thread reads `/dev/fuse` and answers. Two threads beside it do what
-//! would make it wait for itself:
+//! The main thread reads `/dev/fuse` and answers. Two other threads do what would make it
+//! wait for itself:
 //!
-//! * One starts: it learns whether the kernel accepts the mount and whether the devices are
-//!   to be had ([`claim`]), records the layout, has new space zeroed ([`zero`]), and puts the
-//!   mount on its directory when all is well. If it is not, the mount goes as it came, seen
-//!   by nobody, and with it the connection.
-//! * SIGTERM, SIGINT and SIGHUP unmount; the main thread notices and ends. While
-//!   files are in use the mount is only detached, and served on until the last one
-//!   is closed. A second signal ends the server at once; what is mapped stays
-//!   mapped. As long as other mounts lie on ours it stays, and goes when they have gone.
-//!   SIGUSR1 reports the statistics.
+//! * The starting thread checks that the kernel accepts the mount and that the devices are
+//!   free ([`claim`]), records the layout, zeroes new space ([`zero`]), and attaches the
+//!   mount to its directory. If a step fails, the mount, which has never been visible, is
+//!   destroyed, and with it the connection.
+//! * The signal thread unmounts on SIGTERM, SIGINT and SIGHUP; the main thread notices and
+//!   ends. While files are in use the mount is only detached, and served on until the last
+//!   one is closed. A second signal ends the server at once; what is mapped stays mapped.
+//!   While other mounts are on top of the mount it stays; it is unmounted when they are
+//!   gone. SIGUSR1 reports the statistics.
 
 use std::fs::File;
 use std::io::{Read, Write};
@@ -43,7 +43,7 @@ use crate::tree::Tree;
 use crate::visitor::Visitor;
 use crate::zero;
 
-/// A request of 1 MiB with its headers; also more than any reply of ours.
+/// A request of 1 MiB with its headers; also more than any reply of fmapfs.
 const BUFFER: usize = (1 << 20) + 4096;
 
 /// What to mount, and where.
@@ -51,23 +51,23 @@ pub struct Session {
     pub tree: Arc<Tree>,
     pub ops: OpsName,
     pub options: Options,
-    /// What it is mounted from, for people.
+    /// The source of the mount, for messages.
     pub source: PathBuf,
     pub mountpoint: PathBuf,
     pub devices: Vec<claim::Device>,
     /// File for the statistics; stderr if none, and then only if they are asked for.
     pub report: Option<Replaced>,
     pub pid_file: Option<PidFile>,
-    /// Of the layout and the times.
+    /// Keeps the record of the layout and the times.
     pub keeper: Arc<Keeper>,
 }
 
-/// How far a mount is on its way.
+/// The state of the mount.
 #[derive(Clone, Copy, Debug)]
 enum Stage {
     Starting,
     Attached(Attached),
-    /// Out of the tree.
+    /// Unmounted, or detached while in use.
     Detached,
 }
 
@@ -81,7 +81,7 @@ struct Shared {
 /// Why there are no more requests.
 #[derive(Debug, PartialEq, Eq)]
 enum End {
-    /// The mount is gone, or the connection was given up.
+    /// The mount is gone, or the connection was aborted by `umount -f`.
     NoDevice,
     /// The connection was aborted.
     Aborted,
@@ -122,12 +122,13 @@ impl Shared {
         let starting = thread::spawn(move || shared.start(mount).map(|()| ready()));
 
         let served = serve(&session.tree, &session.ops, &device, &self.stats);
-        // Whoever still waits for an answer goes on now, the starting thread included.
+        // Tasks that still wait for an answer go on now, and so does the starting thread.
         drop(device);
         let started = starting
             .join()
             .unwrap_or_else(|_| Err("the start failed".to_owned()));
-        // A server that refuses knows why; else whoever looked at the mount.
+        // If the server rejected the connection, its error has the reason; else that of the
+        // start.
         let end = served.and_then(|end| started.map(|()| end));
         end.and_then(|end| self.look_back(end)).inspect_err(|_| {
             if let Stage::Attached(attached) = *self.stage() {
@@ -136,17 +137,18 @@ impl Shared {
         })
     }
 
-    /// From a mount that is apart to one that can be used.
+    /// Turns a mount that is apart into one that can be used.
     fn start(&self, mount: Apart) -> Result<(), String> {
         let session = &self.session;
         let mut visitor = Visitor::new(&mount)?;
         claim::check(&mut visitor, &session.tree, &session.ops, &session.devices)?;
-        // From here on the layout counts. Who comes after a crash finds what is not zeroed.
+        // From here on the layout counts. After a crash, the next server finds what is not
+        // zeroed.
         session.keeper.save()?;
         zero::zero(&mut visitor, &session.tree)?;
         session.keeper.zeroed(session.devices.len())?;
         for name in session.tree.hide() {
-            // The kernel finds that it is not there, and forgets it.
+            // The kernel looks it up, gets no entry, and drops its dentry.
             let _ = visitor.stat(&name)?;
         }
         drop(visitor);
@@ -167,7 +169,7 @@ impl Shared {
         })
     }
 
-    /// Tells an unmounted mount from a dead one, which must not be left behind.
+    /// Checks if the mount was unmounted, or is dead and must not be left behind.
     fn look_back(&self, end: End) -> Result<(), String> {
         let Stage::Attached(attached) = *self.stage() else {
             return match end {
@@ -175,7 +177,7 @@ impl Shared {
                 End::Aborted => Err("the connection was aborted".to_owned()),
             };
         };
-        // `umount -f` gives up the connection first.
+        // `umount -f` aborts the connection first.
         let gone = || {
             let gone = !attached.is_there();
             if !gone {
@@ -196,11 +198,11 @@ impl Shared {
         })
     }
 
-    /// What is to be done on every way out; whether all that is recorded is saved.
+    /// The cleanup for every way to end; fails if the record cannot be saved.
     fn leave(&self, failed: bool) -> Result<(), String> {
         let session = &self.session;
         let saved = match failed {
-            // What there was to save is saved.
+            // start() has saved what there was to save.
             true => Ok(()),
             false => session.keeper.save(),
         };
@@ -209,7 +211,7 @@ impl Shared {
         }
         match &session.report {
             Some(file) if failed => file.forget(),
-            // Who named a file wants it. Else they are reported on demand only.
+            // Without a file, the statistics are reported on demand only.
             Some(_) => self.report(),
             None => (),
         }
@@ -250,7 +252,7 @@ impl Shared {
         }
     }
 
-    /// Unmounts, now or when nothing is in the way any more.
+    /// Unmounts as soon as nothing is in the way.
     fn unmount(&self, attached: Attached) {
         let mut said = String::new();
         loop {
@@ -302,7 +304,7 @@ fn serve(tree: &Arc<Tree>, ops: &OpsName, mut device: &File, stats: &Stats) -> R
 
     loop {
         let len = match device.read(&mut request) {
-            // Only a test's kernel ends so.
+            // Only the simulated kernel of a test ends so.
             Ok(0) => return Ok(End::NoDevice),
             Ok(len) => len,
             Err(error) => match Errno::from_io_error(&error) {
@@ -350,8 +352,8 @@ fn serve(tree: &Arc<Tree>, ops: &OpsName, mut device: &File, stats: &Stats) -> R
     }
 }
 
-/// What the FUSE crate answers to INIT, with the name of our ops and the promise
-/// of maps in OPEN.
+/// The FUSE crate's reply to INIT, with the name of the ops and the promise of maps in
+/// OPEN.
 fn answer_init(
     server: &Server<Arc<Tree>>,
     ops: &OpsName,
@@ -369,14 +371,14 @@ fn answer_init(
 fn send(mut device: &File, reply: &[u8]) {
     match device.write(reply) {
         Ok(_) => (),
-        // ENOENT: whoever asked was killed meanwhile.
+        // ENOENT: the task that waited has been killed.
         Err(error) if Errno::from_io_error(&error) == Some(Errno::NOENT) => (),
         Err(error) => say!("a reply was not accepted: {error}"),
     }
 }
 
-/// Requests that no manifest foresees; the crate would say ENOSYS, which users see
-/// as a defect.
+/// Returns true for requests that a manifest does not allow. The crate would answer ENOSYS,
+/// which users see as a defect.
 fn changes_names(message: &[u8]) -> bool {
     const SYMLINK: u32 = 6;
     const MKNOD: u32 = 8;
@@ -391,7 +393,7 @@ fn changes_names(message: &[u8]) -> bool {
     )
 }
 
-/// Lets the FUSE crate answer.
+/// Lets the FUSE crate answer the request.
 fn handle(server: &Server<Arc<Tree>>, device: &File, message: &mut [u8], scratch: &mut [u8]) {
     let unique = unique(message);
     let answered =
@@ -403,13 +405,13 @@ fn handle(server: &Server<Arc<Tree>>, device: &File, message: &mut [u8], scratch
 
 /// What the FUSE crate would have sent, if anything.
 ///
-/// A part of a writer keeps what it is given in `scratch` until it is committed. The
-/// crate commits errors only, and fails: this writer leads nowhere. Either way the reply
-/// stays here, at a lower price than that of a pipe.
+/// A split writer keeps its data in `scratch` until it is committed. The crate commits
+/// errors only, which fails, as this writer has no file. Either way the reply is in
+/// `scratch`, which is cheaper than a pipe.
 fn reply_of(server: &Server<Arc<Tree>>, message: &mut [u8], scratch: &mut [u8]) -> Option<Vec<u8>> {
     const NOWHERE: RawFd = -1;
 
-    // What an earlier reply left is not to be taken for this one.
+    // An earlier reply must not be taken for this one.
     scratch[..4].fill(0);
     let whole = scratch.len();
     let mut writer = writer(NOWHERE, scratch).ok()?;

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
-//! Requests, counted by opcode: whoever doubts that data passes by the server
-//! finds READ and WRITE here, also where they are 0.
+//! Requests, counted by opcode. READ and WRITE are always printed, also if they
+//! are 0, to show that data bypass the server.
 
 use std::fmt;
 use std::io::{self, Write};
@@ -91,12 +91,12 @@ impl Stats {
             .fetch_add(1, Ordering::Relaxed);
     }
 
-    /// Into a file; to stderr if there is none.
+    /// Writes them to a file, or to stderr.
     pub fn report(&self, file: Option<&Replaced>) -> Result<(), String> {
         match file {
             Some(file) => file.write(&self.to_string()),
             None => {
-                // Nobody is to be told that it cannot be heard.
+                // An error of stderr cannot be reported.
                 let _ = io::stderr().write_all(self.to_string().as_bytes());
                 Ok(())
             }

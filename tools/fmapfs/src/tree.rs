@@ -1,13 +1,13 @@
 // SPDX-License-Identifier: GPL-2.0
 //! The tree as FUSE sees it: everything about files but what is in them.
 //!
-//! The manifest decides which names there are, so nothing is created, removed or
-//! resized. Mode and owner may be changed, which lasts until the unmount, and times, which
-//! are recorded. Since nobody but this kernel changes anything, it may cache all of it for
-//! good. That goes for times, too: the kernel moves them with what is written and stored,
-//! and tells us (FUSE_WRITEBACK_CACHE).
+//! The manifest decides which names there are, so nothing is created, removed or resized.
+//! Mode and owner may be changed, which lasts until the unmount, and times, which are
+//! recorded. Since only this kernel changes anything, it may cache all of it without
+//! limit. This includes times: the kernel updates them on writes and stores, and sends
+//! them to the server (FUSE_WRITEBACK_CACHE).
 //!
-//! There are also files that nobody sees but who looks at the mount before all others do
+//! There are also hidden files, which only the visitor can open, while the mount is apart
 //! ([`claim`], [`zero`](crate::zero)).
 //!
 //! READ and WRITE fail: they arrive only when a file was not mapped, and then
@@ -33,16 +33,16 @@ use crate::layout::Layout;
 use crate::manifest::{Access, Error, Manifest};
 use crate::record::{Keeper, Times};
 
-/// As good as for good.
+/// The validity of names and attributes: without limit.
 const FOREVER: Duration = Duration::from_secs(365 * 24 * 3600);
 const BLOCK: u64 = 4096;
 const ROOT: u64 = 1;
 /// The first hidden node; the others follow.
 const HIDDEN: u64 = 1 << 32;
-/// A file may be a little longer.
+/// The most bytes of a hidden file; a file may be a little longer.
 const LONGEST: u64 = 8 << 40;
 
-/// Nodes never go away, so their number is where they are, plus one.
+/// Nodes are never removed, so the number of a node is its index plus one.
 #[derive(Debug)]
 pub struct Tree {
     nodes: Vec<Node>,
@@ -52,20 +52,21 @@ pub struct Tree {
     /// The files that are in no directory: one for each device, the first page of it, and
     /// then the space that has to be zeroed.
     hidden: Vec<Node>,
-    /// Whether those can be found.
+    /// True once they cannot be found any more.
     hiding: AtomicBool,
     /// The devices that the kernel has asked for, by index.
     asked: AtomicU64,
-    /// Where times are recorded, if they are.
+    /// Records the times, if they are recorded.
     keeper: Option<Arc<Keeper>>,
 }
 
 #[derive(Debug)]
 struct Node {
     parent: u64,
-    /// From the top; the top's is empty.
+    /// The path from the root; that of the root is empty.
     path: String,
-    /// The line that describes it; none if it is only on somebody's path.
+    /// The line that describes it; none for a directory that is only part of another
+    /// path.
     line: Option<usize>,
     kind: Kind,
     attr: Mutex<Attr>,
@@ -195,7 +196,7 @@ impl Tree {
         self.nodes.iter().filter(is_file).count()
     }
 
-    /// Whether the kernel has asked for a device.
+    /// Returns true if the kernel has asked for a device.
     pub fn has_asked_for(&self, device: usize) -> bool {
         self.asked.load(Ordering::Relaxed) & (1 << device) != 0
     }
@@ -205,7 +206,7 @@ impl Tree {
         (self.devices.len()..self.hidden.len()).map(claim::name)
     }
 
-    /// How much that is.
+    /// The size of that space.
     pub fn bytes_to_zero(&self) -> u64 {
         let new = self.hidden.iter().skip(self.devices.len());
         let size = |node: &Node| match node.kind {
@@ -215,13 +216,13 @@ impl Tree {
         new.map(size).fold(0, u64::saturating_add)
     }
 
-    /// From here on the hidden files are not there. Returns what they were called.
+    /// Makes the hidden files unreachable from here on, and returns their names.
     pub fn hide(&self) -> impl Iterator<Item = String> {
         self.hiding.store(true, Ordering::Relaxed);
         (0..self.hidden.len()).map(claim::name)
     }
 
-    /// The directory at `path`, made if need be.
+    /// Returns the directory at `path`, and makes it if necessary.
     fn walk(&mut self, path: &[String], line: usize) -> Result<u64, Error> {
         let mut at = ROOT;
         for (depth, name) in path.iter().enumerate() {
@@ -268,14 +269,14 @@ impl Tree {
             .ok_or_else(|| io::Error::from_raw_os_error(libc::ESTALE))
     }
 
-    /// What there is for the name of a hidden file, if it can be found.
+    /// Looks up a hidden file.
     fn hidden(&self, parent: u64, name: &str) -> Option<io::Result<Entry>> {
         if parent != ROOT || self.hiding.load(Ordering::Relaxed) {
             return None;
         }
         let index = claim::index(name).filter(|&index| index < self.hidden.len())?;
         let found = self.entry(HIDDEN + index as u64).map(|entry| Entry {
-            // Looked up anew each time.
+            // No caching: each use looks it up.
             entry_timeout: Duration::ZERO,
             ..entry
         });
@@ -292,7 +293,7 @@ impl Tree {
     fn stat(&self, nodeid: u64) -> io::Result<stat64> {
         let node = self.node(nodeid)?;
         let attr = *node.attr();
-        // The crate's way to a `stat64` of zeroes.
+        // A `stat64` of zeroes.
         let mut stat = Entry::default().attr;
         let kind = match &node.kind {
             Kind::Dir(children) => {
@@ -328,7 +329,7 @@ impl Tree {
         })
     }
 
-    /// Lists a directory from the position `offset` on, until `add` has no room.
+    /// Lists a directory from the position `offset` on, until `add` has no space.
     fn list(
         &self,
         nodeid: u64,
@@ -394,7 +395,7 @@ impl Node {
     }
 
     fn attr(&self) -> MutexGuard<'_, Attr> {
-        // Plain values: a panic elsewhere leaves none of them half written.
+        // Plain values: a panic elsewhere cannot leave them inconsistent.
         self.attr.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -427,7 +428,7 @@ impl FileSystem for Tree {
             | FsOptions::READDIRPLUS_AUTO
             // The kernel keeps the times of files, and sends them.
             | FsOptions::WRITEBACK_CACHE
-            // An aborted connection is told from an unmounted one.
+            // To tell an aborted connection from an unmounted one.
             | FsOptions::ABORT_ERROR)
     }
 
@@ -442,7 +443,7 @@ impl FileSystem for Tree {
         }
         match name.to_str().ok().and_then(|name| children.get(name)) {
             Some(&child) => self.entry(child),
-            // No inode: there is no such name, and there will be none.
+            // Inode 0: a negative entry, which stays valid.
             None => Ok(Entry {
                 entry_timeout: FOREVER,
                 ..Entry::default()
@@ -509,7 +510,7 @@ impl FileSystem for Tree {
         _fuse_flags: u32,
     ) -> io::Result<(Option<u64>, OpenOptions, Option<u32>)> {
         self.node(nodeid)?;
-        // Without it each open would throw away what earlier faults have mapped.
+        // Without it each open would invalidate what earlier faults have mapped.
         Ok((None, OpenOptions::KEEP_CACHE, None))
     }
 
@@ -605,7 +606,7 @@ impl FileSystem for Tree {
     }
 }
 
-/// A range of a device as several that a file can have.
+/// Splits a range of a device into ranges that a hidden file can have.
 fn not_too_long((device, start, length): (u32, u64, u64)) -> impl Iterator<Item = (u32, u64, u64)> {
     let starts = (0..length).step_by(LONGEST as usize);
     starts.map(move |done| (device, start + done, LONGEST.min(length - done)))

@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0
-//! A process that uses the mount while it is apart, for the one that serves it.
+//! A process that uses the mount while it is apart, on behalf of the server.
 //!
-//! That one must not do it itself. A process that is killed waits for the answer to a
-//! request that was read already, and to each FLUSH; one that waits for itself can neither
-//! end nor be ended, and keeps its devices for ever. So a child has a descriptor of
-//! the mount as its stdin, and as its stdout a socket: a line in says what to do
-//! with which file, a line back has the errno, or 0.
+//! The server must not do it itself. A process that is killed waits for the answer to a request
+//! that was read already, and to each FLUSH; a process that waits for itself can neither end
+//! nor be killed, and never releases its devices. So a child has a descriptor of the mount as
+//! its stdin, and a socket as its stdout, from which it reads lines, each with a command and a
+//! file, and answers each with a line that has the errno, or 0.
 
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Write};
@@ -21,16 +21,17 @@ use rustix::process::Signal;
 
 use crate::mount::Apart;
 
-/// Written at once.
+/// Bytes of one write(2).
 const ZEROS: usize = 2 << 20;
 
-/// The child, as its parent sees it. It ends when this goes, and with it its hold on the mount.
+/// The child, as its parent sees it. It ends when this is dropped, and with it its reference to
+/// the mount.
 pub struct Visitor {
     child: Child,
     socket: BufReader<UnixStream>,
 }
 
-/// What the kernel says to the child, if that lives.
+/// The result of a system call of the child, if the child lives.
 type Answer = Result<rustix::io::Result<()>, String>;
 
 impl Visitor {
@@ -43,7 +44,7 @@ impl Visitor {
                 .stdin(mount.root().try_clone()?)
                 .stdout(OwnedFd::from(theirs))
                 .stderr(Stdio::null())
-                // Signals from a terminal are the parent's.
+                // Signals from a terminal go to the parent only.
                 .process_group(0)
                 .spawn()?;
             let socket = BufReader::new(socket);
@@ -89,10 +90,10 @@ impl Drop for Visitor {
     }
 }
 
-/// What the child does, until its parent has nothing more for it.
+/// The main loop of the child, until the parent closes the socket.
 pub fn visit() -> Result<(), String> {
     let failed = |error: io::Error| error.to_string();
-    // The devices are to be free when the server is gone.
+    // The devices have to be free when the server is gone.
     rustix::process::set_parent_process_death_signal(Some(Signal::KILL))
         .map_err(|error| error.to_string())?;
     let mount = io::stdin();

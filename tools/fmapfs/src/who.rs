@@ -1,10 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0
-//! Who has what: mounts, their servers and users, and holders of devices, as far as the
-//! kernel tells.
+//! Mounts, their servers and users, and holders of devices, as far as the kernel tells.
 //!
 //! A mount is named by two numbers of /proc/self/mountinfo: its own id, and that of its
-//! superblock (`major:minor`, the `st_dev` of its files). Files are looked at without asking
-//! their servers, which may be dead, or stuck.
+//! superblock (`major:minor`, the `st_dev` of its files). No request is sent to the servers
+//! of files, which may be dead, or stuck.
 
 use std::fmt;
 use std::fs;
@@ -164,7 +163,7 @@ fn files_in(dir: PathBuf) -> impl Iterator<Item = PathBuf> {
     entries.map(|entry| entry.path())
 }
 
-/// Who serves a FUSE mount.
+/// The processes that serve a FUSE mount.
 pub fn servers(number: Number) -> Vec<Process> {
     // As the kernel writes it; FUSE's superblocks have the major number 0.
     let line = format!("fuse_connection:\t{}", number.minor);
@@ -176,7 +175,8 @@ pub fn servers(number: Number) -> Vec<Process> {
     })
 }
 
-/// Who has files of a superblock open or mapped, or is in one of its directories.
+/// The processes that have files of a superblock open or mapped, or are in one of its
+/// directories.
 pub fn users(number: Number) -> Vec<Process> {
     let device = format!("{:02x}:{:02x}", number.major, number.minor);
     let is_there = |path: PathBuf| look_at(&path).is_ok_and(|statx| Number::of(&statx) == number);
@@ -222,12 +222,12 @@ fn name_of(device: &Path) -> Option<String> {
     Some(device.file_name()?.to_str()?.to_owned())
 }
 
-/// Whether two paths lead to one device.
+/// Returns true if two paths lead to one device.
 pub fn same_device(one: &Path, other: &Path) -> bool {
     name_of(one).is_some_and(|name| Some(name) == name_of(other))
 }
 
-/// Who holds a DAX device that the kernel says is held.
+/// The holder of a DAX device that is held, as a part of a sentence.
 pub fn holder(device: &Path) -> String {
     let Some(name) = name_of(device) else {
         return "somebody else".to_owned();
@@ -243,7 +243,7 @@ pub fn holder(device: &Path) -> String {
     if let Some(number) = bound {
         return mount_in_words(number, &mounts);
     }
-    // One of another kind of file system may have it as its source.
+    // A mount of another file system type may have it as its source.
     let source = mounts
         .iter()
         .find(|mount| same_device(&mount.source, device));
@@ -253,8 +253,8 @@ pub fn holder(device: &Path) -> String {
     }
 }
 
-/// Whether a device that is held may be free in a moment: no directory leads to the mount
-/// that has it.
+/// Returns true if a device that is held may be free in a moment: the mount that has it is
+/// on no directory.
 pub fn may_let_go(device: &Path) -> bool {
     let mounts = mounts().unwrap_or_default();
     let list = fs::read_to_string(MOUNTS).unwrap_or_default();
@@ -277,7 +277,7 @@ fn holder_in(list: &str, device: &str) -> Option<Number> {
     Number::parse(list.lines().find(has_it)?.split(' ').next()?)
 }
 
-/// A FUSE mount as a part of a sentence: where it is, who serves it, and how to end it.
+/// A FUSE mount as a part of a sentence: where it is, its servers, and how to end it.
 fn mount_in_words(number: Number, mounts: &[Mount]) -> String {
     let place = mounts.iter().find(|mount| mount.number == number);
     let what = match place {

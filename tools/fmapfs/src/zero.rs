@@ -4,9 +4,9 @@
 //! A device that is bound to fsdev_dax has no read(2), write(2) or mmap(2) of its own:
 //! its memory is reached through a file of a mount. So while the mount is apart, and its
 //! devices are held already, the tree has a hidden file for each range of new space. The
-//! [`Visitor`] writes zeros to those, which go to memory past the CPU's caches. A whole
-//! range is zeroed, and not what a file has of it, since the last page of a file shows
-//! what is behind its end.
+//! [`Visitor`] writes zeros to those, which go to memory past the CPU's caches. The whole
+//! range is zeroed, not only the bytes of the file, since a mapping of its last page
+//! shows the bytes behind its end.
 
 use rustix::io::Errno;
 
@@ -14,7 +14,7 @@ use crate::say::say;
 use crate::tree::Tree;
 use crate::visitor::Visitor;
 
-/// From here on it takes a time that is worth a word.
+/// More bytes than this take so long that a message is printed.
 const LONG: u64 = 1 << 30;
 
 /// Zeroes the new space of a tree, durably.

@@ -7,9 +7,9 @@ use std::io;
 
 /// An error number that the kernel takes from a FUSE server: 1 to 511.
 ///
-/// The kernel refuses a reply with any other number, and the task that made the request would
-/// wait for ever. So there is no `Errno` with another number: [`new()`](Self::new) has none to
-/// give, and the conversions turn what the kernel would not take into [`EIO`](Self::EIO).
+/// The kernel rejects a reply with any other number, and the task that made the request would
+/// wait without end. So there is no `Errno` with another number: [`new()`](Self::new) returns
+/// `None`, and the conversions make it [`EIO`](Self::EIO).
 ///
 /// ```
 /// use fuse_dax_fmap::Errno;

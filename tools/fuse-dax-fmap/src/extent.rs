@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! What a file is made of, whatever the format of its map.
 //!
-//! A file is a row of extents without holes. An extent is linear, one range of one
-//! device, or interleaved: dealt out in chunks over several ranges, its strips.
+//! A file is a sequence of extents without holes. An extent is linear, one range of one device,
+//! or interleaved: distributed in chunks, round robin, over several ranges, its strips.
 
 use std::error;
 use std::fmt;
@@ -37,7 +37,7 @@ pub struct Extent {
     pub length: u64,
     /// Bytes in a row on one strip; 0 for a linear extent.
     pub chunk: u64,
-    /// One if linear, else the strips in the order they are dealt to.
+    /// One if linear, else the strips in the order in which they get chunks.
     pub strips: Vec<Strip>,
 }
 
@@ -51,8 +51,8 @@ impl Extent {
         }
     }
 
-    /// `length` bytes dealt over `strips` in pieces of `chunk`; with a chunk of 0 and one strip
-    /// it is linear.
+    /// `length` bytes distributed over `strips` in chunks of `chunk` bytes; with a chunk of 0
+    /// and one strip it is linear.
     pub fn interleaved(length: u64, chunk: u64, strips: Vec<Strip>) -> Self {
         Self {
             length,
@@ -79,33 +79,33 @@ impl Extent {
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Error {
-    /// A length, chunk or offset is no multiple of what the format wants.
+    /// A length, chunk or offset is no multiple of what the format requires.
     Unaligned {
-        /// Where.
+        /// The extent.
         extent: usize,
-        /// What it wants.
+        /// The required alignment.
         align: u64,
     },
     /// An extent of no bytes.
     Empty {
-        /// Where.
+        /// The extent.
         extent: usize,
     },
     /// No strips, or more than one in a linear extent.
     StripCount {
-        /// Where.
+        /// The extent.
         extent: usize,
     },
     /// A strip names a device that no mount can have.
     Device {
-        /// Where.
+        /// The extent.
         extent: usize,
         /// The index.
         device: u32,
     },
     /// A strip reaches beyond the end of any device.
     BeyondDevice {
-        /// Where.
+        /// The extent.
         extent: usize,
     },
     /// Two strips use the same bytes.
@@ -117,7 +117,7 @@ pub enum Error {
         /// A byte that both use.
         offset: u64,
     },
-    /// The extents end before the file does, or go on for a whole extent.
+    /// The extents end before the file does, or a whole extent is behind its end.
     FileSize {
         /// Bytes that the extents map.
         mapped: u64,
@@ -198,7 +198,8 @@ pub(crate) struct Placed {
     pub(crate) next: u32,
 }
 
-/// The table of strips, in the order of the extents. Each takes what `length` says.
+/// Returns the table of strips, in the order of the extents. `length` gives the length of the
+/// strips of an extent.
 pub(crate) fn place(
     extents: &[Extent],
     length: impl Fn(&Extent) -> Option<u64>,
@@ -230,7 +231,7 @@ pub(crate) fn place(
     Ok(table)
 }
 
-/// Chains the strips by device and offset, returns the first of the chain.
+/// Links the strips by device and offset, and returns the first of the chain.
 pub(crate) fn sort(table: &mut [Placed]) -> Result<u32, Error> {
     let mut order: Vec<usize> = (0..table.len()).collect();
     order.sort_by_key(|&at| (table[at].strip.device, table[at].strip.offset));

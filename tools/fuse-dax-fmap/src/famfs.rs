@@ -4,14 +4,14 @@
 //! A map is a list of linear extents, or of interleaved ones, each followed by its strips.
 //! Where a file has both, a linear extent is written as an interleaved one with one strip.
 //!
-//! There are two of it ([`Format`]), which differ in one field and in how long a list may be.
-//! A server of the newer one that finds no room for its map answers the first
-//! [`HEADER_LEN`] bytes, whose length field says how much it takes; with this crate it need
-//! not: [`Accepted::intercept()`](crate::Accepted::intercept) answers ERANGE, and the kernel
-//! asks again.
+//! The format has two versions ([`Format`]), which differ in one field and in how long a list
+//! may be. In the newer one, a server whose map does not fit in the buffer answers the first
+//! [`HEADER_LEN`] bytes, whose length field has the size of the map. A server with this crate
+//! need not: [`Accepted::intercept()`](crate::Accepted::intercept) answers ERANGE, and the
+//! kernel asks again.
 //!
-//! What the rules of the format refuse is refused here. Whether a list of many extents fits
-//! into the metadata that a file may have is known to the BPF program alone.
+//! This module rejects what the rules of the format do not allow. Only the BPF program knows
+//! if a list of many extents fits in the metadata that a file may have.
 
 pub use crate::extent::{Error, Extent, Strip};
 use crate::extent::{Placed, place, sort};
@@ -39,7 +39,7 @@ const MAP_MAX: usize = 4096;
 /// The extents map less than this.
 const LENGTH_MAX: u64 = 16 << 40;
 
-/// Which of the two.
+/// The version of the format.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Format {
@@ -54,7 +54,7 @@ pub enum Format {
 
 /// The map of a file of `file_size` bytes.
 ///
-/// What the extents hold beyond the file's end is unused room.
+/// Bytes of the extents beyond the end of the file are unused.
 pub fn encode(file_size: u64, extents: &[Extent], format: Format) -> Result<Vec<u8>, Error> {
     let simple = extents.iter().all(|extent| extent.chunk == 0);
     let entries = extents.iter().map(|extent| match simple {

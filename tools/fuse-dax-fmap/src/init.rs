@@ -15,8 +15,8 @@ use crate::wire::{
 
 /// What the kernel offers in INIT, the first request of a connection.
 ///
-/// A server answers each INIT, also if nothing is offered: one that is not answered leaves a
-/// mount on which every system call waits.
+/// A server has to answer each INIT, also if nothing is offered: without an answer, every system
+/// call on the mount waits.
 #[derive(Debug, PartialEq, Eq)]
 #[must_use = "the mount waits for an answer to INIT"]
 pub struct Offer {
@@ -44,8 +44,8 @@ impl Offer {
         self.version
     }
 
-    /// Whether [`accept()`](Self::accept) can succeed, for a server that wants to know before it
-    /// makes a reply.
+    /// Returns `Ok` if [`accept()`](Self::accept) can succeed, for a server that has to know
+    /// before it makes a reply.
     ///
     /// # Errors
     ///
@@ -58,11 +58,11 @@ impl Offer {
         }
     }
 
-    /// Writes what the server wants into the reply to INIT that a FUSE crate made.
+    /// Adds what the server wants to the reply to INIT that a FUSE crate made.
     ///
     /// # Errors
     ///
-    /// A [`Refusal`], and the reply is as it was: there will be no file maps. The server may
+    /// A [`Refusal`]; the reply is unchanged, and there will be no file maps. The server may
     /// send the reply, and serve plain FUSE, or fail the mount with [`refuse()`](Self::refuse).
     pub fn accept(&self, reply: &mut [u8], wanted: &Wanted) -> Result<Accepted, Refusal> {
         self.check()?;
@@ -103,8 +103,8 @@ impl Wanted {
     /// Maps in the replies to OPEN, too: the server promises to complete each reply to
     /// [`Intercepted::Open`].
     ///
-    /// It saves a request per file. A kernel that does not know of it asks by GET_FMAP, so there
-    /// is nothing to check.
+    /// It saves a request per file. A kernel without this feature sends GET_FMAP, so there is
+    /// nothing to check.
     #[must_use]
     pub const fn with_map_in_open(self) -> Self {
         Self {
@@ -116,8 +116,8 @@ impl Wanted {
 
 /// A connection whose offer the server has accepted: the kernel asks for maps.
 ///
-/// It is made by [`Offer::accept()`] and nothing else. Threads that read from the same
-/// connection each have a copy, or share one.
+/// Only [`Offer::accept()`] makes it. Threads that read from the same connection each have a
+/// copy, or share one.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[must_use = "the kernel will ask for maps"]
 pub struct Accepted {
@@ -139,7 +139,7 @@ pub enum Refusal {
     NoOffer,
     /// A kernel with another version of the protocol.
     Version(u32),
-    /// The reply to INIT is an error, or too short to hold what is to be said.
+    /// The reply to INIT is an error, or too short for the flags and the name of ops.
     NoReply,
 }
 

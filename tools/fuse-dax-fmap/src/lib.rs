@@ -3,11 +3,11 @@
 //!
 //! With the kernel module fuse_dax_fmap, a FUSE server can hand out files that are ranges of CXL
 //! or persistent memory: after `open()` every read, write and page fault goes straight to that
-//! memory, and never to the server. The server says once per file where it is, in a *map*, whose
-//! format a BPF program in the kernel understands: the *ops* that the server names.
+//! memory, and never to the server. The server tells once per file where it is, in a *map*,
+//! whose format a BPF program in the kernel understands: the *ops* that the server names.
 //!
-//! This crate speaks the module's part of the FUSE protocol, on bytes, beside whatever serves
-//! the rest of FUSE. It has no dependencies, and does no I/O.
+//! This crate implements the module's part of the FUSE protocol, on bytes, beside the code that
+//! serves the rest of FUSE. It has no dependencies, and does no I/O.
 //!
 //! ```text
 //!  /dev/fuse --> Offer::of() ---------------> FUSE crate --> Offer::accept() --+
@@ -24,13 +24,13 @@
 //!   made, and returns an [`Accepted`]. Without one there are no maps.
 //! * GET_FMAP asks for the map of a file, GET_DAXDEV for the path of a device:
 //!   [`Accepted::intercept()`] answers both from a [`FileMaps`].
-//! * OPEN may bring a small map along, which saves the request for it:
-//!   [`PendingOpen::complete()`] appends it to the reply that the FUSE crate made. A server need
-//!   not: the kernel asks for that only if the server promised it
+//! * The reply to OPEN may carry a small map, which saves the request for it:
+//!   [`PendingOpen::complete()`] appends it to the reply that the FUSE crate made. This is
+//!   optional: the kernel asks for it only if the server promised it
 //!   ([`Wanted::with_map_in_open()`]).
 //!
 //! The map itself is opaque here, as it is to the kernel. [`striped`] writes and reads one
-//! format, [`famfs`] writes another; a server with BPF programs of its own brings its own.
+//! format, [`famfs`] writes another; a server with its own BPF programs has its own format.
 //!
 //! ```
 //! use std::borrow::Cow;
@@ -122,22 +122,21 @@
 //!
 //! # Which FUSE crate
 //!
-//! What a crate has to allow is a look at each request before it does, and a
-//! change of its replies to INIT and OPEN.
+//! A crate has to let the server see each request before the crate handles it, and change its
+//! replies to INIT and OPEN.
 //!
-//! * **fuse-backend-rs** allows both, and fmapfs uses it: its server decodes any
-//!   byte slice and writes to any file descriptor, or into a buffer. So the server
-//!   reads `/dev/fuse` itself, and lets the crate answer INIT and OPEN into a buffer.
-//!   That is some 30 lines, and every other opcode is the crate's work. (Its own
-//!   channel would lend one buffer to request and reply, and report an unmount as
-//!   an error like any other.)
-//! * **A raw loop** has complete control and no dependencies, at the price of
-//!   every structure of FUSE and every version of it, once more. Right for a test
-//!   that must send a malformed reply, wrong for a file system.
-//! * **fuser** keeps its loop to itself and answers opcodes that it does not know
-//!   with ENOSYS. It works behind a socket pair that a server puts between
-//!   `/dev/fuse` and the crate (`examples/with_fuser.rs`), which costs two copies of each
-//!   message; once its files are mapped there are few.
+//! * **fuse-backend-rs** allows both, and fmapfs uses it: its server decodes any byte slice and
+//!   writes to any file descriptor, or into a buffer. So the server reads `/dev/fuse` itself,
+//!   and lets the crate answer INIT and OPEN into a buffer. That is some 30 lines, and every
+//!   other opcode is the crate's work. (Its own channel would use one buffer for request and
+//!   reply, and would not tell an unmount from an error.)
+//! * **A raw loop** has complete control and no dependencies, but has to implement every
+//!   structure of FUSE and every version of it. Right for a test that must send a malformed
+//!   reply, wrong for a file system.
+//! * **fuser** has a private loop and answers unknown opcodes with ENOSYS. It works behind a
+//!   socket pair that a server puts between `/dev/fuse` and the crate
+//!   (`examples/with_fuser.rs`), which costs two copies of each message; once its files are
+//!   mapped there are few.
 //!
 //! # Features
 //!

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! What the kernel module shows of itself: its files, and what it counts.
+//! What the kernel module exports: its files, and its counters.
 //!
 //! For tools; a server needs none of it.
 
@@ -37,7 +37,7 @@ macro_rules! counters {
                 }
             }
 
-            /// The same for people.
+            /// What it counts, in words.
             pub const fn description(self) -> &'static str {
                 match self {
                     $(Self::$counter => $description,)*
@@ -51,7 +51,7 @@ counters! {
     HugeFaults = "faults_2m", "page faults of 2 MiB";
     PageFaults = "faults_4k", "page faults of 4 KiB";
     FailedFaults = "faults_failed", "page faults that ended with a signal";
-    Upgrades = "upgrades", "ranges back from 4 KiB to 2 MiB";
+    Collapses = "collapses", "ranges back from 4 KiB to 2 MiB";
     ReadBytes = "read_bytes", "bytes read";
     WrittenBytes = "written_bytes", "bytes written";
     GetFmap = "get_fmap", "GET_FMAP requests";

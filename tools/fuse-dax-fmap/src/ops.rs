@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Ops, by which a server says who understands its maps.
+//! Ops, the name of the BPF programs that understand the maps of a server.
 
 use std::error;
 use std::fmt;
@@ -29,8 +29,8 @@ pub struct OpsName([u8; OPS_NAME_LEN]);
 pub struct BadOpsName(String);
 
 impl OpsName {
-    /// The name in an array that a NUL ends, as in a `struct fuse_dax_fmap_ops`. What is behind
-    /// the NUL is not looked at.
+    /// The name in an array that a NUL ends, as in a `struct fuse_dax_fmap_ops`. The bytes
+    /// behind the NUL are ignored.
     ///
     /// # Errors
     ///

@@ -25,33 +25,33 @@ pub trait FileMaps {
     /// the open fails.
     fn map(&self, nodeid: u64) -> Result<Cow<'_, [u8]>, Errno>;
 
-    /// The absolute path of a device, as the process sees it that mounted.
+    /// The absolute path of a device, in the root of the mounter.
     ///
     /// # Errors
     ///
-    /// With any error the open fails that needs the device.
+    /// With any error, opens that need the device fail.
     fn device(&self, index: u32) -> Result<Cow<'_, Path>, Errno>;
 }
 
-/// What [`Accepted::intercept()`](crate::Accepted::intercept) made of a request.
+/// The result of [`Accepted::intercept()`](crate::Accepted::intercept).
 ///
-/// What a later version of this crate may add is the FUSE crate's to answer, as
-/// [`Other`](Self::Other) is.
+/// Later versions of this crate may add variants, which the FUSE crate has to answer, like
+/// [`Other`](Self::Other).
 #[derive(Debug, PartialEq, Eq)]
 #[non_exhaustive]
 #[must_use = "the kernel waits for a reply"]
 pub enum Intercepted {
-    /// Nothing: it is the FUSE crate's.
+    /// The FUSE crate answers the request.
     Other,
-    /// The FUSE crate makes the reply, [`PendingOpen::complete()`] completes it. Only if the
-    /// server promised it ([`Wanted::with_map_in_open()`](crate::Wanted::with_map_in_open)), and
-    /// not every OPEN.
+    /// The FUSE crate makes the reply, and [`PendingOpen::complete()`] completes it. Only for
+    /// some OPENs, and only if the server promised it
+    /// ([`Wanted::with_map_in_open()`](crate::Wanted::with_map_in_open)).
     Open(PendingOpen),
     /// The whole reply, to be written as it is.
     Answer(Vec<u8>),
 }
 
-/// An OPEN whose reply brings the map of the file.
+/// An OPEN whose reply carries the map of the file.
 #[derive(Debug, PartialEq, Eq)]
 #[must_use = "the kernel refuses a reply without the map, and the task that opens waits for one"]
 pub struct PendingOpen {
@@ -63,7 +63,7 @@ pub struct PendingOpen {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Completion {
-    /// The reply has what the request wants: the map, or why there is none.
+    /// The reply has what the request asks for: the map, or the error why there is none.
     Done,
     /// Nothing: the reply is an error, and complete.
     Failed,
@@ -73,11 +73,11 @@ pub enum Completion {
 }
 
 impl PendingOpen {
-    /// Adds the map to the reply to OPEN that a FUSE crate made; it can be sent then, whatever
-    /// was done.
+    /// Adds the map to the reply to OPEN that a FUSE crate made. The reply can be sent then,
+    /// whatever this returns.
     ///
-    /// A map of more than [`OPEN_MAP_MAX`] bytes does not fit. The kernel is told, and asks for
-    /// it by GET_FMAP. An error of [`FileMaps::map()`] means what it means there.
+    /// A map of more than [`OPEN_MAP_MAX`] bytes does not fit; the reply says so, and the
+    /// kernel sends GET_FMAP. An error of [`FileMaps::map()`] means what it means there.
     pub fn complete(self, reply: &mut Vec<u8>, maps: &(impl FileMaps + ?Sized)) -> Completion {
         match u32_at(reply, OUT_ERROR) {
             Some(0) if reply.len() == OUT_HEADER + OPEN_OUT => (),
@@ -146,7 +146,7 @@ pub(crate) fn intercept(
     }
 }
 
-/// Whether an OPEN does.
+/// Returns true if an OPEN asks for the map.
 fn wants_map(request: &[u8]) -> bool {
     u32_at(request, OPEN_IN_FLAGS).is_some_and(|flags| flags & OPEN_MAP != 0)
 }
@@ -234,7 +234,7 @@ mod tests {
         }
     }
 
-    /// What is behind `fuse_open_out`: size, reserved and room.
+    /// What is behind `fuse_open_out`: size, reserved, and the space for the map.
     fn brought(nodeid: u64) -> (i32, u32, Vec<u8>) {
         let request = open(nodeid, OPEN_MAP | 1);
         let made = reply(unique(&request), &[0x55; 16]);

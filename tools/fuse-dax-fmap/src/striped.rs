@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Maps in the format `striped` (`bpf/striped.h`), written and read.
 //!
-//! [`encode()`] refuses whatever the BPF program would refuse, so that a server
-//! learns it when it makes the map and not when somebody opens the file. [`decode()`]
-//! takes what the BPF program takes, and nothing else: for a server that keeps maps, and
-//! for whoever wants to know what a server sent.
+//! [`encode()`] rejects whatever the BPF program would reject, so that a server gets the
+//! error when it makes the map, and not a user at open(2). [`decode()`] accepts what the
+//! BPF program accepts, and nothing else: for a server that stores maps, and for tools
+//! that show what a server sent.
 
 use std::error;
 use std::fmt;
@@ -30,7 +30,7 @@ const META_MAX: u64 = 65_528;
 /// `STRIPED_EXTENTS_MAX`.
 const EXTENTS_MAX: usize = 3840;
 
-/// A map, read.
+/// A decoded map.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Map {
@@ -44,7 +44,7 @@ pub struct Map {
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum DecodeError {
-    /// Another format: its first bytes are not those of this one.
+    /// Another format: the magic number is not that of this one.
     Magic,
     /// A version that is not known here.
     Version(u16),
@@ -55,14 +55,14 @@ pub enum DecodeError {
     },
     /// A field that has to be 0 is not.
     Reserved {
-        /// Which byte it begins at.
+        /// The byte at which it begins.
         at: usize,
     },
     /// The extents do not use all strips, or more than there are.
     StripCount,
     /// The length of a strip does not follow from its extent.
     StripLength {
-        /// Which one, counted from 0.
+        /// Its index, counted from 0.
         strip: usize,
     },
     /// The chain does not lead through all strips in the order of devices and offsets.
@@ -109,9 +109,9 @@ impl error::Error for DecodeError {
     }
 }
 
-/// Reads a map.
+/// Decodes a map.
 ///
-/// What it accepts is what [`encode()`] makes of the result, byte for byte.
+/// It accepts only maps that [`encode()`] makes of the result, byte for byte.
 pub fn decode(map: &[u8]) -> Result<Map, DecodeError> {
     let short = DecodeError::Size {
         expected: HEADER_LEN as u64,
@@ -182,7 +182,7 @@ pub fn decode(map: &[u8]) -> Result<Map, DecodeError> {
 
 /// The map of a file of `file_size` bytes.
 ///
-/// What the extents hold beyond the file's end is unused room.
+/// Bytes of the extents beyond the end of the file are unused.
 pub fn encode(file_size: u64, extents: &[Extent]) -> Result<Vec<u8>, Error> {
     let mapped = check_extents(extents)?;
     let before_last = mapped - extents.last().map_or(0, |last| last.length);

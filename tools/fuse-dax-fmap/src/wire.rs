@@ -1,10 +1,9 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! The layouts of `include/uapi/linux/fuse_dax_fmap.h`, and the few bytes of FUSE's own that
-//! lead to them.
+//! The layouts of `include/uapi/linux/fuse_dax_fmap.h`, and the few of FUSE's own around them.
 //!
-//! Everything is read and written at its offset: a request comes from the kernel, but a server
-//! must not depend on its length being right. `tests` compares each number here with what a C
-//! compiler makes of the headers.
+//! Everything is read and written at its offset, with a check of the length: a server must not
+//! rely on the length of a request. `tests` compares each number here with what a C compiler
+//! makes of the headers.
 
 use crate::errno::Errno;
 
@@ -25,9 +24,9 @@ pub const GET_FMAP: u32 = 54;
 /// Opcode: the path of a device: `FUSE_GET_DAXDEV`.
 pub const GET_DAXDEV: u32 = 55;
 
-/// `FUSE_INIT`, which carries offer and answer.
+/// `FUSE_INIT`, which carries the offer and the answer.
 pub(crate) const INIT: u32 = 26;
-/// `FUSE_OPEN`, whose reply may bring a map.
+/// `FUSE_OPEN`, whose reply may carry a map.
 pub(crate) const OPEN: u32 = 14;
 
 /// `struct fuse_in_header`, and where its fields are.
@@ -49,7 +48,7 @@ pub(crate) const INIT_OUT_NAME: usize = OUT_HEADER + 48;
 /// `FUSE_DAX_FMAP_MAP_IN_OPEN`.
 pub(crate) const MAP_IN_OPEN: u32 = 1 << 0;
 
-/// `fuse_open_in.open_flags`, and what it says there: `FUSE_DAX_FMAP_OPEN_MAP`.
+/// `fuse_open_in.open_flags`, and the flag in it: `FUSE_DAX_FMAP_OPEN_MAP`.
 pub(crate) const OPEN_IN_FLAGS: usize = IN_HEADER + 4;
 pub(crate) const OPEN_MAP: u32 = 1 << 31;
 /// `struct fuse_open_out`.
@@ -184,8 +183,8 @@ mod tests {
         all
     }
 
-    /// Compiles assertions. A number that is wrong is a line of the compiler's, with the
-    /// expression and what it should have been.
+    /// Compiles assertions. For each wrong number the compiler prints a line, with the
+    /// expression and the expected value.
     fn compile(expected: &[(&str, u64)]) -> (bool, String) {
         let mut source = String::from(
             "#include <stddef.h>\n#include <linux/fuse.h>\n#include <linux/fuse_dax_fmap.h>\n",
@@ -217,7 +216,7 @@ mod tests {
         assert!(same, "{said}");
     }
 
-    /// The test can fail: each number, one too large, is found.
+    /// The test can fail: it finds each number that is one too large.
     #[test]
     fn the_compiler_finds_each_of_them() {
         let wrong: Vec<_> = expected()

@@ -11,8 +11,8 @@ pub fn run(model: impl Fn() + Sync + Send + 'static) {
     explore(None, model);
 }
 
-/// The same, but a task is interrupted, where it need not wait, only so many times. For three
-/// tasks, of which there are too many interleavings.
+/// The same with at most `times` preemptions of tasks that need not wait. For three tasks, which
+/// have too many interleavings.
 pub fn run_interrupted(times: usize, model: impl Fn() + Sync + Send + 'static) {
     explore(Some(times), model);
 }
@@ -20,13 +20,13 @@ pub fn run_interrupted(times: usize, model: impl Fn() + Sync + Send + 'static) {
 fn explore(interruptions: Option<usize>, model: impl Fn() + Sync + Send + 'static) {
     let mut builder = loom::model::Builder::new();
 
-    // Not a bound: loom expects fewer in one execution.
+    // No bound on the search: loom fails if one execution has more.
     builder.max_branches = 10_000;
     builder.preemption_bound = interruptions;
     builder.check(model);
 }
 
-/// Expects that some execution of a model ends with this panic.
+/// Expects that some execution of a model panics with `why`.
 pub fn fails(why: &str, model: impl Fn() + Sync + Send + 'static) {
     let Err(panic) = catch_unwind(AssertUnwindSafe(|| run(model))) else {
         panic!("the model holds, and should fail: {why}");
@@ -58,13 +58,13 @@ pub mod weaker {
     weaker! {
         WrittenBack: WRITTEN_BACK;
         Quiet: QUIET;
-        SetNote: SET_COOKIE;
-        Note: COOKIE;
+        SetCookie: SET_COOKIE;
+        Cookie: COOKIE;
         Entry: ENTRY;
         Publish: PUBLISH;
         State: STATE;
         Fill: FILL;
-        Sound: HEALTHY;
+        Healthy: HEALTHY;
         Filled: FILLED;
         Marked: MARKED;
         Used: USED;

@@ -9,9 +9,9 @@ use loom::thread;
 
 use crate::atomics::{self, AtomicBool, AtomicPtr, AtomicU32, Ordering};
 use crate::check::{fails, run, weaker};
-use crate::lockless::{AsWritten, Orders, fill, mark, healthy};
+use crate::lockless::{AsWritten, Orders, fill, healthy, mark};
 
-const STILL_SOUND: &str = "a device that has failed is taken for sound";
+const STILL_HEALTHY: &str = "a device that has failed is taken for healthy";
 const STILL_MAPPED: &str = "a page of a device that has failed is mapped";
 const TORN: &str = "Causality violation";
 
@@ -32,7 +32,7 @@ struct World {
     healthy: AtomicPtr<Device>,
     health: AtomicU32,
     invalidate_lock: RwLock<()>,
-    /// The list of mapped files: whether the file is in.
+    /// The list of mapped files: true if the file is in it.
     mapped_files: Mutex<bool>,
     pte: AtomicBool,
 }
@@ -49,7 +49,7 @@ impl World {
     }
 
     fn fill<O: Orders>(&self, device: &'static Device) {
-        // SAFETY: loom checks that nothing else looks meanwhile.
+        // SAFETY: loom checks that no other task accesses it at the same time.
         device.size.with_mut(|size| unsafe { *size = 42 });
         fill::<O, _>(&self.healthy, &self.health, (&raw const *device).cast_mut());
     }
@@ -65,32 +65,32 @@ impl World {
         if !device.is_null() {
             // SAFETY: The device is leaked.
             let size = unsafe { &(*device).size };
-            // SAFETY: loom checks that nothing else writes meanwhile.
+            // SAFETY: loom checks that no other task writes it at the same time.
             assert_eq!(size.with(|size| unsafe { *size }), 42);
             self.pte.store(true, Ordering::Relaxed);
         }
     }
 
-    /// Unmaps the file, as `invalidate_device()` and `memory_failure()`.
-    fn vacate(&self) {
+    /// Unmaps the file, as `invalidate_device()` and `memory_failure()` do.
+    fn invalidate(&self) {
         let _no_faults = self.invalidate_lock.write().unwrap();
 
         self.pte.store(false, Ordering::Relaxed);
     }
 
-    /// Opens the file: the device is put in, and the file into the list before others can find its
-    /// header.
+    /// Opens the file: puts the device into its slot, and the file into the list before other tasks
+    /// can find its header.
     fn open<O: Orders>(&self, device: &'static Device) {
         self.fill::<O>(device);
         *self.mapped_files.lock().unwrap() = true;
     }
 
-    /// The device fails, and each file that is in the list is unmapped.
+    /// Makes the device fail, and unmaps each file that is in the list.
     fn fail<O: Orders>(&self) {
         self.mark::<O>();
         let mapped = *self.mapped_files.lock().unwrap();
         if mapped {
-            self.vacate();
+            self.invalidate();
         }
     }
 }
@@ -107,7 +107,7 @@ fn at_once(one: impl FnOnce(&World) + 'static, two: impl FnOnce(&World) + 'stati
     world
 }
 
-// --- Putting it in, and marking it --------------------------------------------------------------
+// --- Putting a device into its slot, and marking the slot ---------------------------------------
 
 fn fails_while_it_is_acquired<O: Orders>() {
     let device = Device::new();
@@ -115,36 +115,36 @@ fn fails_while_it_is_acquired<O: Orders>() {
 
     assert!(
         healthy::<AsWritten, _>(&world.healthy).is_null(),
-        "{STILL_SOUND}"
+        "{STILL_HEALTHY}"
     );
 }
 
 #[test]
-fn a_device_that_fails_while_it_is_acquired_is_not_sound() {
+fn a_device_that_fails_while_it_is_acquired_is_not_healthy() {
     run(fails_while_it_is_acquired::<AsWritten>);
 }
 
 #[test]
-fn a_device_that_fails_while_it_is_acquired_stays_sound_without_either_fence() {
-    fails(STILL_SOUND, fails_while_it_is_acquired::<weaker::Filled>);
-    fails(STILL_SOUND, fails_while_it_is_acquired::<weaker::Marked>);
+fn a_device_that_fails_while_it_is_acquired_stays_healthy_without_either_fence() {
+    fails(STILL_HEALTHY, fails_while_it_is_acquired::<weaker::Filled>);
+    fails(STILL_HEALTHY, fails_while_it_is_acquired::<weaker::Marked>);
 }
 
 #[test]
-fn a_device_that_fails_while_it_is_acquired_stays_sound_if_the_fences_are_not_full() {
+fn a_device_that_fails_while_it_is_acquired_stays_healthy_if_the_fences_are_not_full() {
     enum Halves {}
     impl Orders for Halves {
         const FILLED: Ordering = Ordering::AcqRel;
         const MARKED: Ordering = Ordering::AcqRel;
     }
-    fails(STILL_SOUND, fails_while_it_is_acquired::<Halves>);
+    fails(STILL_HEALTHY, fails_while_it_is_acquired::<Halves>);
 }
 
-/// A store that is sequentially consistent is no fence for the load behind it, but on x86.
+/// A sequentially consistent store does not order the load behind it, except on x86.
 #[test]
-fn a_device_that_fails_while_it_is_acquired_stays_sound_with_accesses_that_are_seq_cst_instead_of_fences()
- {
-    fails(STILL_SOUND, || {
+fn a_device_that_fails_while_it_is_acquired_stays_healthy_with_seq_cst_accesses_instead_of_fences()
+{
+    fails(STILL_HEALTHY, || {
         let device = Device::new();
         let world = at_once(
             move |world| {
@@ -162,7 +162,7 @@ fn a_device_that_fails_while_it_is_acquired_stays_sound_with_accesses_that_are_s
         );
         assert!(
             world.healthy.load(Ordering::Relaxed).is_null(),
-            "{STILL_SOUND}"
+            "{STILL_HEALTHY}"
         );
     });
 }
@@ -183,7 +183,7 @@ fn a_device_is_seen_whole() {
 #[test]
 fn a_device_is_torn_if_putting_it_in_does_not_release_or_looking_does_not_acquire() {
     fails(TORN, is_acquired_during_a_fault::<weaker::Fill>);
-    fails(TORN, is_acquired_during_a_fault::<weaker::Sound>);
+    fails(TORN, is_acquired_during_a_fault::<weaker::Healthy>);
 }
 
 // --- Faults of a device that fails --------------------------------------------------------------
@@ -206,7 +206,7 @@ fn no_fault_maps_a_device_after_its_files_were_unmapped() {
     run(|| {
         fails_during_a_fault(|world| {
             world.mark::<AsWritten>();
-            world.vacate();
+            world.invalidate();
         })
     });
 }
@@ -229,24 +229,24 @@ fn a_fault_maps_a_failed_device_without_the_lock_or_if_the_mark_comes_after_it()
     });
     fails(STILL_MAPPED, || {
         fails_during_a_fault(|world| {
-            world.vacate();
+            world.invalidate();
             world.mark::<AsWritten>();
         })
     });
 }
 
-/// The lock orders these two by itself.
+/// The lock alone orders the mark and the fault.
 #[test]
 fn once_a_device_is_there_the_fence_of_the_mark_does_not_matter() {
     run(|| {
         fails_during_a_fault(|world| {
             world.mark::<weaker::Marked>();
-            world.vacate();
+            world.invalidate();
         })
     });
 }
 
-// --- All of it ----------------------------------------------------------------------------------
+// --- Both at once -------------------------------------------------------------------------------
 
 fn fails_during_the_first_open<O: Orders>() {
     let world = World::new();

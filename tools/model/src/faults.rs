@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: GPL-2.0
-//! Faults without DAX: beside writeback, beside other faults, and beside memory that is given up.
+//! Fast faults: beside writeback, beside other faults, and beside entries that are dropped.
 
 use loom::sync::{Arc, RwLock};
 use loom::thread;
 
 use crate::atomics::{AtomicBool, Ordering};
 use crate::check::{fails, run, run_interrupted, weaker};
-use crate::files::{At, LOST, NO_ENTRY, NOT_BLANK, NOTES, READ, Slip, WRITE, World};
+use crate::files::{At, COOKIES, HAS_COOKIE, LOST, NO_ENTRY, READ, Slip, WRITE, World};
 use crate::lockless::{AsWritten, DIRTY, Orders};
 
 type Task = Box<dyn FnOnce(&World) + Send>;
@@ -15,7 +15,7 @@ fn task(task: impl FnOnce(&World) + Send + 'static) -> Task {
     Box::new(task)
 }
 
-/// Runs tasks at once, and looks at what they leave.
+/// Runs tasks at once, and checks the state that they leave.
 fn at_once(world: World, tasks: impl IntoIterator<Item = Task>) {
     let world = Arc::new(world);
     let mut tasks = tasks.into_iter();
@@ -38,10 +38,10 @@ fn at_once(world: World, tasks: impl IntoIterator<Item = Task>) {
 
 // --- Writeback ----------------------------------------------------------------------------------
 
-/// What the folio's note says at first.
-type Note = fn(u64) -> u64;
+/// The first cookie of the folio, for a validity.
+type Cookie = fn(u64) -> u64;
 
-const DIRTY_NOTE: Note = |validity| validity | DIRTY;
+const DIRTY_COOKIE: Cookie = |validity| validity | DIRTY;
 
 fn stores<O: Orders>(times: usize, slip: Slip) -> Task {
     task(move |world| {
@@ -55,9 +55,9 @@ fn fsync<O: Orders>(slip: Slip) -> Task {
     task(move |world| world.fsync::<O>(slip))
 }
 
-/// A task stores to a page that is dirty, in a mapping that does not have it yet, beside fsync(2):
-/// so many times, and faults again if the page was protected meanwhile.
-fn stores_and_fsync<O: Orders>(times: usize, cookie: Note, slip: Slip) {
+/// A task stores to a dirty page, in a VMA that does not map it yet, beside fsync(2): so many
+/// times, with another fault if the page was write-protected in between.
+fn stores_and_fsync<O: Orders>(times: usize, cookie: Cookie, slip: Slip) {
     at_once(
         World::with_dirty_page(cookie),
         [stores::<O>(times, slip), fsync::<O>(slip)],
@@ -66,7 +66,7 @@ fn stores_and_fsync<O: Orders>(times: usize, cookie: Note, slip: Slip) {
 
 #[test]
 fn what_is_stored_beside_fsync_is_not_lost() {
-    for cookie in NOTES {
+    for cookie in COOKIES {
         run(move || stores_and_fsync::<AsWritten>(1, cookie, Slip::None));
         run(move || stores_and_fsync::<AsWritten>(2, cookie, Slip::None));
     }
@@ -76,7 +76,7 @@ fn what_is_stored_beside_fsync_is_not_lost() {
 fn what_two_tasks_store_beside_fsync_is_not_lost() {
     run_interrupted(3, || {
         at_once(
-            World::with_dirty_page(DIRTY_NOTE),
+            World::with_dirty_page(DIRTY_COOKIE),
             [
                 stores::<AsWritten>(1, Slip::None),
                 stores::<AsWritten>(1, Slip::None),
@@ -90,7 +90,7 @@ fn what_two_tasks_store_beside_fsync_is_not_lost() {
 fn what_is_stored_beside_two_fsyncs_is_not_lost() {
     run_interrupted(3, || {
         at_once(
-            World::with_dirty_page(DIRTY_NOTE),
+            World::with_dirty_page(DIRTY_COOKIE),
             [
                 stores::<AsWritten>(1, Slip::None),
                 fsync::<AsWritten>(Slip::None),
@@ -103,27 +103,27 @@ fn what_is_stored_beside_two_fsyncs_is_not_lost() {
 #[test]
 fn a_store_is_lost_if_the_writer_does_not_release() {
     fails(LOST, || {
-        stores_and_fsync::<weaker::WrittenBack>(1, DIRTY_NOTE, Slip::None);
+        stores_and_fsync::<weaker::WrittenBack>(1, DIRTY_COOKIE, Slip::None);
     });
 }
 
 #[test]
 fn a_store_is_lost_if_the_fault_does_not_acquire() {
     fails(LOST, || {
-        stores_and_fsync::<weaker::Quiet>(1, DIRTY_NOTE, Slip::None);
+        stores_and_fsync::<weaker::Quiet>(1, DIRTY_COOKIE, Slip::None);
     });
 }
 
 #[test]
-fn a_store_is_lost_if_the_fault_reads_the_stamp_before_it_looks_for_writers() {
+fn a_store_is_lost_if_the_fault_reads_the_validity_before_it_looks_for_writers() {
     fails(LOST, || {
-        stores_and_fsync::<AsWritten>(1, DIRTY_NOTE, Slip::StampBeforeQuiet);
+        stores_and_fsync::<AsWritten>(1, DIRTY_COOKIE, Slip::ValidityBeforeQuiet);
     });
 }
 
 #[test]
 fn a_store_is_lost_if_the_fault_does_not_look_for_writers() {
-    for cookie in NOTES {
+    for cookie in COOKIES {
         fails(LOST, move || {
             stores_and_fsync::<AsWritten>(1, cookie, Slip::NeverQuiet);
         });
@@ -132,7 +132,7 @@ fn a_store_is_lost_if_the_fault_does_not_look_for_writers() {
 
 #[test]
 fn a_store_is_lost_if_the_writer_does_not_wait_for_faults() {
-    for cookie in NOTES {
+    for cookie in COOKIES {
         fails(LOST, move || {
             stores_and_fsync::<AsWritten>(1, cookie, Slip::NoPass);
         });
@@ -140,37 +140,37 @@ fn a_store_is_lost_if_the_writer_does_not_wait_for_faults() {
 }
 
 #[test]
-fn a_store_is_lost_without_a_new_stamp() {
+fn a_store_is_lost_without_a_new_validity() {
     fails(LOST, || {
-        stores_and_fsync::<AsWritten>(1, DIRTY_NOTE, Slip::NoStamp);
+        stores_and_fsync::<AsWritten>(1, DIRTY_COOKIE, Slip::NoNewValidity);
     });
 }
 
 #[test]
-fn a_store_is_lost_if_the_stamp_comes_before_the_writer_waits() {
+fn a_store_is_lost_if_the_new_validity_comes_before_the_writer_waits() {
     fails(LOST, || {
-        stores_and_fsync::<AsWritten>(2, DIRTY_NOTE, Slip::StampBeforePass);
+        stores_and_fsync::<AsWritten>(2, DIRTY_COOKIE, Slip::ValidityBeforePass);
     });
 }
 
-/// A fault that sees the new stamp early sees the writer, too, and notes nothing that could be
-/// wrong later.
+/// A fault that sees the new validity early sees the writer, too, and stores no cookie that could
+/// be wrong later.
 #[test]
-fn whether_the_stamp_comes_before_or_after_flushing_does_not_matter() {
-    for cookie in NOTES {
-        run(move || stores_and_fsync::<AsWritten>(2, cookie, Slip::StampBeforeFlush));
+fn whether_the_new_validity_comes_before_or_after_flushing_does_not_matter() {
+    for cookie in COOKIES {
+        run(move || stores_and_fsync::<AsWritten>(2, cookie, Slip::ValidityBeforeFlush));
     }
 }
 
-/// What a note says of the mark is ordered by the lock: the mark is older than the note, and who
-/// takes it off has had the lock in between.
+/// The lock orders the dirty bit of a cookie: the entry was marked before the cookie was stored,
+/// and the writer that clears the mark has taken the lock in between.
 #[test]
-fn the_ordering_of_notes_does_not_matter_for_the_mark() {
-    run(|| stores_and_fsync::<weaker::Note>(2, DIRTY_NOTE, Slip::None));
-    run(|| stores_and_fsync::<weaker::SetNote>(2, DIRTY_NOTE, Slip::None));
+fn the_ordering_of_cookies_does_not_matter_for_the_mark() {
+    run(|| stores_and_fsync::<weaker::Cookie>(2, DIRTY_COOKIE, Slip::None));
+    run(|| stores_and_fsync::<weaker::SetCookie>(2, DIRTY_COOKIE, Slip::None));
 }
 
-// --- Memory that comes from another file --------------------------------------------------------
+// --- Memory that was associated with another file -----------------------------------------------
 
 /// A read fault of file 1.
 fn at(index: usize, frame: usize) -> At {
@@ -197,8 +197,8 @@ fn two_first_faults_map_the_same() {
     run(first_faults::<AsWritten>);
 }
 
-/// A page frame of another file becomes page 1 of this one. Its program says that it is page 0,
-/// too.
+/// A page frame of another file becomes page 1 of this file, whose program says that the frame is
+/// page 0, too.
 fn second_place<O: Orders>(slip: Slip) {
     at_once(
         World::with_small_folio(),
@@ -219,21 +219,20 @@ fn memory_has_one_place_in_a_file_whatever_the_program_says() {
 }
 
 #[test]
-fn memory_has_two_places_if_notes_are_not_released_or_not_acquired() {
-    fails(NO_ENTRY, || second_place::<weaker::SetNote>(Slip::None));
-    fails(NO_ENTRY, || second_place::<weaker::Note>(Slip::None));
+fn memory_has_two_places_if_cookies_are_not_released_or_not_acquired() {
+    fails(NO_ENTRY, || second_place::<weaker::SetCookie>(Slip::None));
+    fails(NO_ENTRY, || second_place::<weaker::Cookie>(Slip::None));
 }
 
 #[test]
-fn memory_has_two_places_if_the_index_is_read_before_the_note() {
+fn memory_has_two_places_if_the_index_is_read_before_the_cookie() {
     fails(NO_ENTRY, || {
-        second_place::<AsWritten>(Slip::IndexBeforeNote);
+        second_place::<AsWritten>(Slip::IndexBeforeCookie);
     });
 }
 
-/// A large folio of another file is taken apart. The first page of it becomes page 0 of this file,
-/// and is noted. Its program says where page 1 is, too, and is right; but DAX has no entry for
-/// that.
+/// A large folio of another file is split. Its first page becomes page 0 of this file, and gets a
+/// cookie. The program says where page 1 is, too, and is right; but DAX has no entry for that.
 fn neighbour<O: Orders>(slip: Slip) {
     at_once(
         World::with_large_folio(),
@@ -249,7 +248,7 @@ fn neighbour<O: Orders>(slip: Slip) {
 }
 
 #[test]
-fn the_note_of_a_page_does_not_count_for_what_was_behind_it_in_the_folio() {
+fn the_cookie_of_a_page_does_not_count_for_what_was_behind_it_in_the_folio() {
     run(|| neighbour::<AsWritten>(Slip::None));
 }
 
@@ -259,12 +258,12 @@ fn a_neighbour_is_mapped_if_the_folio_is_believed_to_be_what_it_was() {
 }
 
 #[test]
-fn a_neighbour_is_mapped_if_notes_are_not_released_or_not_acquired() {
-    fails(NO_ENTRY, || neighbour::<weaker::SetNote>(Slip::None));
-    fails(NO_ENTRY, || neighbour::<weaker::Note>(Slip::None));
+fn a_neighbour_is_mapped_if_cookies_are_not_released_or_not_acquired() {
+    fails(NO_ENTRY, || neighbour::<weaker::SetCookie>(Slip::None));
+    fails(NO_ENTRY, || neighbour::<weaker::Cookie>(Slip::None));
 }
 
-/// A page of a large folio of another file becomes one of this file, and two faults find that.
+/// A page of a large folio of another file becomes one of this file, beside a fast fault.
 fn arrival<O: Orders>(slip: Slip) {
     at_once(
         World::with_large_folio(),
@@ -279,36 +278,37 @@ fn arrival<O: Orders>(slip: Slip) {
 }
 
 #[test]
-fn a_fault_notes_something_in_folios_of_its_own_file_only() {
+fn a_fault_stores_cookies_in_folios_of_its_own_file_only() {
     run(|| arrival::<AsWritten>(Slip::None));
 }
 
 #[test]
-fn a_fault_notes_something_elsewhere_if_it_does_not_acquire_the_entry() {
-    fails(NOT_BLANK, || arrival::<weaker::Entry>(Slip::None));
+fn a_fault_stores_a_cookie_elsewhere_if_it_does_not_acquire_the_entry() {
+    fails(HAS_COOKIE, || arrival::<weaker::Entry>(Slip::None));
 }
 
 #[test]
-fn a_fault_notes_something_elsewhere_if_it_does_not_look_for_the_folio_again() {
-    fails(NOT_BLANK, || arrival::<AsWritten>(Slip::OldFolio));
+fn a_fault_stores_a_cookie_elsewhere_if_it_does_not_look_for_the_folio_again() {
+    fails(HAS_COOKIE, || arrival::<AsWritten>(Slip::OldFolio));
 }
 
-/// DAX puts the frame into the entry once the folio says whose it is. So what a fault finds in a
-/// locked entry is right; that it looks at the lock saves it from relying on that.
+/// DAX puts the frame into the entry after it has set the association in the folio. So a frame in a
+/// locked entry is right, too; with the check of the lock, a fault does not rely on that.
 #[test]
 fn whether_the_entry_is_locked_does_not_matter() {
     run(|| second_place::<AsWritten>(Slip::LockedEntry));
     run(|| neighbour::<AsWritten>(Slip::LockedEntry));
     run(|| arrival::<AsWritten>(Slip::LockedEntry));
-    run(|| stores_and_fsync::<AsWritten>(2, DIRTY_NOTE, Slip::LockedEntry));
+    run(|| stores_and_fsync::<AsWritten>(2, DIRTY_COOKIE, Slip::LockedEntry));
 }
 
 // --- Entries that are dropped -------------------------------------------------------------------
 
-/// The entry of a dirty page is dropped. It comes back clean, and a task stores to it.
+/// The entry of a dirty page is dropped. A read fault brings it back clean, and a task stores to
+/// the page.
 fn drop_and_store<O: Orders>(slip: Slip) {
     at_once(
-        World::with_dirty_page(DIRTY_NOTE),
+        World::with_dirty_page(DIRTY_COOKIE),
         [
             task(move |world| {
                 world.drop_entry(slip);
@@ -319,10 +319,10 @@ fn drop_and_store<O: Orders>(slip: Slip) {
     );
 }
 
-/// The entry is dropped, and nothing else, beside a fault that finds the note.
+/// The entry is dropped, and nothing else, beside a fault that finds the cookie.
 fn drop_and_read<O: Orders>(slip: Slip) {
     at_once(
-        World::with_dirty_page(DIRTY_NOTE),
+        World::with_dirty_page(DIRTY_COOKIE),
         [
             task(move |world| world.drop_entry(slip)),
             task(move |world| world.fault_fast::<O>(READ, slip)),
@@ -342,30 +342,31 @@ fn a_page_is_mapped_if_entries_are_dropped_without_the_lock() {
 }
 
 #[test]
-fn a_store_is_lost_with_neither_new_stamp_nor_blank_folio() {
+fn a_store_is_lost_with_neither_new_validity_nor_cleared_cookie() {
     fails(LOST, || {
-        drop_and_store::<AsWritten>(Slip::NoStampAndNoteStays);
+        drop_and_store::<AsWritten>(Slip::NoNewValidityAndCookieStays);
     });
 }
 
-/// The stamp is what the flush gives; the note has to go for the memory's next tenant.
+/// The new validity is part of flushing; the cookie has to be cleared for the next owner of the
+/// memory.
 #[test]
-fn either_new_stamp_or_blank_folio_would_do_for_the_file_itself() {
-    run(|| drop_and_store::<AsWritten>(Slip::NoStamp));
-    fails(NOT_BLANK, || drop_and_read::<AsWritten>(Slip::NoteStays));
+fn either_new_validity_or_cleared_cookie_would_do_for_the_file_itself() {
+    run(|| drop_and_store::<AsWritten>(Slip::NoNewValidity));
+    fails(HAS_COOKIE, || drop_and_read::<AsWritten>(Slip::CookieStays));
 }
 
 #[test]
-fn the_ordering_of_notes_and_writers_does_not_matter_under_the_lock() {
-    run(|| drop_and_store::<weaker::Note>(Slip::None));
-    run(|| drop_and_store::<weaker::SetNote>(Slip::None));
+fn the_ordering_of_cookies_and_writers_does_not_matter_under_the_lock() {
+    run(|| drop_and_store::<weaker::Cookie>(Slip::None));
+    run(|| drop_and_store::<weaker::SetCookie>(Slip::None));
     run(|| drop_and_store::<weaker::Quiet>(Slip::None));
     run(|| drop_and_store::<weaker::Entry>(Slip::None));
 }
 
 // --- Inodes that go bad -------------------------------------------------------------------------
 
-/// FUSE marks an inode bad, a task finds that and unmaps the file, and another one faults.
+/// FUSE marks an inode bad, a task finds the mark and unmaps the file, and another task faults.
 fn goes_bad(looks_with_lock: bool) {
     struct File {
         is_bad: AtomicBool,

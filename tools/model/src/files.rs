@@ -1,6 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0
-//! Files in memory: what DAX and the memory manager do, as far as faults without DAX have to do
-//! with it.
+//! Files in memory: DAX and the memory manager, as far as fast faults depend on them.
 
 use std::cell::Cell;
 
@@ -13,12 +12,12 @@ pub const LOST: &str = "a page is writable, or has data that are not flushed, an
 pub const NO_ENTRY: &str = "a page is mapped for which there is no entry";
 const NOT_ITS_OWN: &str = "a page is mapped where it does not belong";
 
-pub const NOT_BLANK: &str = "memory that nobody has is not blank";
+pub const HAS_COOKIE: &str = "a folio without an association has a cookie";
 
 /// Page frames, and pages of a file.
 const PAGES: usize = 2;
 
-/// A page frame, with what there is of a folio if it is the first one of it.
+/// A page frame, with the fields of a folio if it is the first one of the folio.
 struct Frame {
     /// `compound_head()`: the first frame of the folio.
     head: AtomicUsize,
@@ -34,9 +33,9 @@ struct Frame {
 
 /// A page of a file.
 struct Page {
-    /// DAX's lock of the entry. (What it does with the tree locked is inside.)
+    /// DAX's lock of the entry. (It stands for the lock of the XArray, too.)
     entry_lock: Mutex<()>,
-    /// 0 for none, or [`LOCKED`], or a frame by [`entry_of`].
+    /// 0 for none, or [`LOCKED`], or a frame as of [`entry_of`].
     entry: AtomicUsize,
     /// `PAGECACHE_TAG_DIRTY`.
     dirty: AtomicBool,
@@ -54,12 +53,12 @@ fn entry_of(frame: usize) -> usize {
 pub struct Pte {
     pub present: bool,
     pub writable: bool,
-    /// Something was stored, and not flushed.
+    /// Data were stored, and not flushed.
     pub stored: bool,
 }
 
 pub struct File {
-    /// Not 0.
+    /// Never 0, which is none.
     id: usize,
     invalidate_lock: RwLock<()>,
     pub writers: AtomicU32,
@@ -70,45 +69,45 @@ pub struct File {
 pub struct World {
     frames: Vec<Frame>,
     pub files: Vec<File>,
-    /// Who may change who has which memory.
+    /// Held to change associations.
     ownership: Mutex<()>,
-    last_stamp: AtomicU64,
+    last_validity: AtomicU64,
 }
 
-/// What is left out, or done otherwise, than in the module.
+/// What is left out, or done in another way than in the module.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Slip {
     None,
-    /// A fault reads the stamp before it looks for writers.
-    StampBeforeQuiet,
+    /// A fault reads the validity before it looks for writers.
+    ValidityBeforeQuiet,
     /// A fault does not look for writers.
     NeverQuiet,
-    /// A fault takes a locked entry for one that DAX has done with.
+    /// A fault takes a locked entry for an unlocked one.
     LockedEntry,
-    /// A fault believes an index that it has read before the note.
-    IndexBeforeNote,
-    /// A fault believes that the frame is still behind the one that was the first of its folio.
+    /// A fault uses an index that it has read before the cookie.
+    IndexBeforeCookie,
+    /// A fault takes the folio that it has found for one that the frame is still in.
     OldHead,
     /// A fault does not read the folio again after it has seen the entry.
     OldFolio,
-    /// Who writes back does not wait for faults.
+    /// The writer does not wait for faults.
     NoPass,
-    /// The new stamp comes between waiting for faults and flushing.
-    StampBeforeFlush,
-    /// The new stamp comes before waiting for faults.
-    StampBeforePass,
-    /// No new stamp.
-    NoStamp,
-    /// What is noted in a folio stays when its entry is dropped.
-    NoteStays,
-    /// Neither new stamp nor note.
-    NoStampAndNoteStays,
+    /// The new validity comes between waiting for faults and flushing.
+    ValidityBeforeFlush,
+    /// The new validity comes before waiting for faults.
+    ValidityBeforePass,
+    /// There is no new validity.
+    NoNewValidity,
+    /// The cookie of a folio is not cleared when its entry is dropped.
+    CookieStays,
+    /// There is no new validity, and the cookie is not cleared.
+    NoNewValidityAndCookieStays,
     /// Entries are dropped without the lock.
     NoLock,
 }
 
 impl World {
-    /// Some files of which nothing is known yet, in memory that nobody has.
+    /// Makes files without entries, and memory without associations.
     pub fn new(files: usize) -> Self {
         let frame = |head| Frame {
             head: AtomicUsize::new(head),
@@ -134,26 +133,28 @@ impl World {
             frames: (0..PAGES).map(frame).collect(),
             files: (1..=files).map(file).collect(),
             ownership: Mutex::new(()),
-            last_stamp: AtomicU64::new(2 * files as u64),
+            last_validity: AtomicU64::new(2 * files as u64),
         }
     }
 
-    /// Page 0 of file 0 is in frame 0, and marked dirty. The folio's note says so, or is clean, or
-    /// is another one's.
+    /// Page 0 of file 0 is in frame 0, and marked dirty. The cookie of the folio says so, or is
+    /// clean, or is not of this file.
     pub fn with_dirty_page(cookie: fn(validity: u64) -> u64) -> Self {
         let world = Self::new(1);
         let file = &world.files[0];
 
         world.frames[0].mapping.store(file.id, Ordering::Relaxed);
         let validity = file.validity.load(Ordering::Relaxed);
-        world.frames[0].cookie.store(cookie(validity), Ordering::Relaxed);
+        world.frames[0]
+            .cookie
+            .store(cookie(validity), Ordering::Relaxed);
         file.pages[0].entry.store(entry_of(0), Ordering::Relaxed);
         file.pages[0].dirty.store(true, Ordering::Relaxed);
         world
     }
 
-    /// All memory is one folio of file 0, from its page 0 on, and was noted. (Its entry is not
-    /// looked at.)
+    /// All memory is one folio of file 0, from its page 0 on, with a cookie. (Its entry is not
+    /// modelled.)
     pub fn with_large_folio() -> Self {
         let world = Self::new(2);
         let first = &world.frames[0];
@@ -177,30 +178,30 @@ impl World {
     }
 
     fn new_validity(&self) -> u64 {
-        next_validity(&self.last_stamp, 0)
+        next_validity(&self.last_validity, 0)
     }
 
     // --- Faults ---------------------------------------------------------------------------------
 
-    /// A fault: without DAX if possible, or else by DAX.
+    /// A fault: a fast one if possible, else a DAX fault.
     pub fn fault<O: Orders>(&self, at: At, slip: Slip) {
         let file = &self.files[at.file];
         let _shared = file.invalidate_lock.read().unwrap();
 
-        if self.map_softly::<O>(at, slip) {
+        if self.map_fast::<O>(at, slip) {
             return;
         }
         self.fault_dax(at);
     }
 
-    /// A fault that gives up where DAX would be needed.
+    /// A fast fault, which does nothing if DAX would be needed.
     pub fn fault_fast<O: Orders>(&self, at: At, slip: Slip) {
         let _shared = self.files[at.file].invalidate_lock.read().unwrap();
 
-        self.map_softly::<O>(at, slip);
+        self.map_fast::<O>(at, slip);
     }
 
-    fn map_softly<O: Orders>(&self, at: At, slip: Slip) -> bool {
+    fn map_fast<O: Orders>(&self, at: At, slip: Slip) -> bool {
         let file = &self.files[at.file];
         let place = InWorld {
             world: self,
@@ -208,12 +209,12 @@ impl World {
             slip,
             old: Cell::new(None),
         };
-        // An earlier load than the one that `look_up()` does, and no writers at all.
+        // For an earlier load than that of `look_up()`, and for no writers at all.
         let (early, none);
         let mut validity = &file.validity;
         let mut writers = &file.writers;
 
-        if slip == Slip::StampBeforeQuiet {
+        if slip == Slip::ValidityBeforeQuiet {
             early = AtomicU64::new(validity.load(Ordering::Relaxed));
             validity = &early;
         }
@@ -240,7 +241,7 @@ impl World {
 
         page.entry.store(entry | LOCKED, Ordering::Release);
         if entry == 0 {
-            let _moving_in = self.ownership.lock().unwrap();
+            let _ownership = self.ownership.lock().unwrap();
             let head = &self.frames[frame.head.load(Ordering::Relaxed)];
 
             if head.mapping.load(Ordering::Relaxed) != 0 {
@@ -262,7 +263,7 @@ impl World {
         page.entry.store(entry_of(at.frame), Ordering::Release);
     }
 
-    /// A task stores, if its page table lets it.
+    /// A task stores, if its page table allows it.
     fn store(&self, at: At) -> bool {
         let mut pte = self.files[at.file].pages[at.index].pte.lock().unwrap();
         let may = pte.present && pte.writable;
@@ -271,8 +272,8 @@ impl World {
         may
     }
 
-    /// A store, with a fault if the page is not writable. (The page may be protected again in
-    /// between; then the store is left out.)
+    /// A store, with a fault if the page is not writable. (If the page is write-protected again in
+    /// between, the store is left out.)
     pub fn store_with_fault<O: Orders>(&self, at: At, slip: Slip) {
         if !self.store(at) {
             self.fault::<O>(at, slip);
@@ -286,7 +287,7 @@ impl World {
     pub fn fsync<O: Orders>(&self, slip: Slip) {
         let file = &self.files[0];
         let pass = || {
-            if slip == Slip::StampBeforePass {
+            if slip == Slip::ValidityBeforePass {
                 renew(&file.validity, self.new_validity());
             }
             if slip != Slip::NoPass {
@@ -294,7 +295,7 @@ impl World {
             }
         };
         let flush = || {
-            if slip == Slip::StampBeforeFlush {
+            if slip == Slip::ValidityBeforeFlush {
                 renew(&file.validity, self.new_validity());
             }
             for page in &file.pages {
@@ -302,7 +303,7 @@ impl World {
             }
             if !matches!(
                 slip,
-                Slip::NoStamp | Slip::StampBeforePass | Slip::StampBeforeFlush
+                Slip::NoNewValidity | Slip::ValidityBeforePass | Slip::ValidityBeforeFlush
             ) {
                 renew(&file.validity, self.new_validity());
             }
@@ -310,10 +311,9 @@ impl World {
         write_back::<O, _>(&file.writers, pass, flush);
     }
 
-    // --- Giving memory up -----------------------------------------------------------------------
+    // --- Breaking layouts -----------------------------------------------------------------------
 
-    /// Page 0 of file 0 is unmapped, flushed, and its entry dropped, as `collapse` and `vacating`
-    /// do.
+    /// Unmaps and flushes page 0 of file 0, and drops its entry, as `collapse` and `invalidate` do.
     pub fn drop_entry(&self, slip: Slip) {
         let file = &self.files[0];
         let page = &file.pages[0];
@@ -325,26 +325,29 @@ impl World {
             pte.writable = false;
         }
         page.flush();
-        if !matches!(slip, Slip::NoStamp | Slip::NoStampAndNoteStays) {
+        if !matches!(
+            slip,
+            Slip::NoNewValidity | Slip::NoNewValidityAndCookieStays
+        ) {
             renew(&file.validity, self.new_validity());
         }
-        let _moving_out = self.ownership.lock().unwrap();
+        let _ownership = self.ownership.lock().unwrap();
         self.disassociate(slip);
         page.entry.store(0, Ordering::Release);
     }
 
-    /// A file that is not looked at otherwise gives up the folio of frame 0.
+    /// Evicts the other file, which has the folio of frame 0 and is not modelled otherwise.
     pub fn evict_other(&self) {
-        let _moving_out = self.ownership.lock().unwrap();
+        let _ownership = self.ownership.lock().unwrap();
 
         self.disassociate(Slip::None);
     }
 
-    /// `dax_delete_mapping_range()`, with what is done before.
+    /// `dax_delete_mapping_range()`, after the cookie is cleared.
     fn disassociate(&self, slip: Slip) {
         let folio = &self.frames[0];
 
-        if !matches!(slip, Slip::NoteStays | Slip::NoStampAndNoteStays) {
+        if !matches!(slip, Slip::CookieStays | Slip::NoNewValidityAndCookieStays) {
             folio.cookie.store(0, Ordering::Relaxed);
         }
         folio.mapping.store(0, Ordering::Relaxed);
@@ -358,14 +361,14 @@ impl World {
 
     // --- What has to hold -----------------------------------------------------------------------
 
-    /// Looks at all of it when no task does anything any more.
+    /// Checks the state after all tasks have ended.
     pub fn check(&self) {
         for frame in &self.frames {
-            let vacant = frame.mapping.load(Ordering::Relaxed) == 0;
+            let unassociated = frame.mapping.load(Ordering::Relaxed) == 0;
 
             assert!(
-                !vacant || frame.cookie.load(Ordering::Relaxed) == 0,
-                "{NOT_BLANK}"
+                !unassociated || frame.cookie.load(Ordering::Relaxed) == 0,
+                "{HAS_COOKIE}"
             );
         }
         for file in &self.files {
@@ -416,7 +419,7 @@ impl Page {
     }
 }
 
-/// A fault: where it is, and the frame that the program says is there.
+/// A fault: its page, and the frame that the program says is there.
 #[derive(Clone, Copy)]
 pub struct At {
     pub file: usize,
@@ -446,7 +449,7 @@ struct InWorld<'a> {
     old: Cell<Option<Folio>>,
 }
 
-/// The first frame of a folio, and what its index was when it was found.
+/// The first frame of a folio, and the index of the folio when it was found.
 #[derive(Clone, Copy)]
 struct Folio(usize, usize);
 
@@ -469,7 +472,7 @@ impl Place for InWorld<'_> {
             return old;
         }
         let head = self.frame(self.at.frame).head.load(Ordering::Relaxed);
-        let early = self.slip == Slip::IndexBeforeNote;
+        let early = self.slip == Slip::IndexBeforeCookie;
         let index = early.then(|| self.frame(head).index.load(Ordering::Relaxed));
 
         let folio = Folio(head, index.unwrap_or(0));
@@ -498,7 +501,7 @@ impl Place for InWorld<'_> {
         let head = self.frame(folio.0);
         let mapping = head.mapping.load(Ordering::Relaxed);
         let first = match self.slip {
-            Slip::IndexBeforeNote => folio.1,
+            Slip::IndexBeforeCookie => folio.1,
             _ => head.index.load(Ordering::Relaxed),
         };
         let within = match self.slip {
@@ -514,5 +517,5 @@ impl Place for InWorld<'_> {
     }
 }
 
-/// Notes that a folio may have.
-pub const NOTES: [fn(u64) -> u64; 3] = [|validity| validity | DIRTY, |validity| validity, |_| 0];
+/// Cookies that a folio may have, for a validity.
+pub const COOKIES: [fn(u64) -> u64; 3] = [|validity| validity | DIRTY, |validity| validity, |_| 0];

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
-//! The last file of an inode is closed while a page of it is in use, and the inode is held, and let
-//! go.
+//! The last file of an inode is closed while a page of it is in use, so the inode is held, and let
+//! go later.
 
 use loom::sync::{Arc, Mutex};
 use loom::thread;
@@ -15,14 +15,14 @@ const LOST: &str = "a page is in use, no file is open, and the inode is not held
 struct World {
     open_files: AtomicU32,
     may_be_busy: AtomicBool,
-    /// Whether a page has a reference, which stays.
+    /// True if a page has a reference, which stays.
     in_use: AtomicBool,
     /// Under the lock of the list of mapped files.
     is_held: Mutex<bool>,
 }
 
 impl World {
-    /// With so many files open, which have been mapped, so that a page is in use.
+    /// With so many open files, which have been mapped, so that a page is in use.
     fn new(open_files: u32) -> Arc<Self> {
         Arc::new(Self {
             open_files: AtomicU32::new(open_files),
@@ -40,7 +40,7 @@ impl World {
         self.close_and::<O>(left);
     }
 
-    /// As `closed()` and `hold_if_busy()`.
+    /// As `closed()` and `hold_if_busy()` do.
     fn close_and<O: Orders>(&self, leave: fn(&AtomicBool)) {
         if !closed::<O>(&self.open_files) {
             return;
@@ -63,7 +63,7 @@ impl World {
         self.close_and::<O>(leave);
     }
 
-    /// As `let_go()`.
+    /// As `let_go()` does.
     fn let_go<O: Orders>(&self) {
         self.let_go_and::<O>(use_again::<O>);
     }
@@ -149,7 +149,7 @@ fn an_inode_is_not_held_if_one_ordering_is_weaker() {
     fails(LOST, used_again::<weaker::Open>);
 }
 
-/// The store may pass the load behind it, also on x86.
+/// The load may be reordered before the store, on x86, too.
 #[test]
 fn an_inode_is_not_held_if_the_flag_is_stored_before_looking_for_open_files() {
     fails(LOST, || {

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0
-//! The header of a file: what sees it sees it whole.
+//! The header of a file: a task that sees it sees it whole.
 
 use std::ptr::{null_mut, without_provenance_mut};
 
@@ -11,15 +11,15 @@ use crate::atomics::{AtomicPtr, AtomicUsize, Ordering};
 use crate::check::{fails, run, weaker};
 use crate::lockless::{AsWritten, Orders, publish, published};
 
-/// What loom says if an access is not ordered after a write.
+/// The message of loom if an access is not ordered after a write.
 const TORN: &str = "Causality violation";
 const NULL: &str = "an operation follows a null pointer";
 
 struct Inode {
     i_private: AtomicPtr<Header>,
-    /// 0 for FUSE's.
+    /// 0 for that of FUSE.
     i_op: AtomicUsize,
-    /// A descriptor that the opener passes on, once it has one.
+    /// True once the opener has passed its descriptor on.
     passed: Mutex<bool>,
 }
 
@@ -38,9 +38,9 @@ impl Inode {
         })
     }
 
-    /// Maps the file, as `publish()` in `iomap.rs`.
+    /// Maps the file, as `publish()` in `iomap.rs` does.
     fn map<O: Orders>(&self, header: &'static Header) {
-        // SAFETY: loom checks that nothing else looks meanwhile.
+        // SAFETY: loom checks that no other task accesses it at the same time.
         header.mapped_size.with_mut(|size| unsafe { *size = 42 });
         self.i_op.store(1, Ordering::Release);
         publish::<O, _>(&self.i_private, (&raw const *header).cast_mut());
@@ -63,17 +63,17 @@ impl Inode {
     }
 
     fn read_header(&self) {
-        // SAFETY: loom checks that nothing else writes meanwhile.
+        // SAFETY: loom checks that no other task writes it at the same time.
         let size = self.header().mapped_size.with(|size| unsafe { *size });
 
         assert_eq!(size, 42);
     }
 }
 
-/// A model of an inode: a task that maps it, and others.
+/// A model of an inode: a task that maps it, and other tasks.
 fn with<O: Orders>(others: &[fn(&Inode)]) {
     let inode = Inode::new();
-    // Eviction is not part of this.
+    // Eviction is not modelled.
     let header: &'static Header = Box::leak(Box::new(Header {
         mapped_size: UnsafeCell::new(0),
     }));
@@ -105,7 +105,7 @@ fn pass_on<O: Orders>(inode: &Inode) {
     }
 }
 
-/// Uses a descriptor, or a mapping, that another task has opened.
+/// Uses a descriptor, or a VMA, of a file that another task has opened.
 fn use_what_was_passed(inode: &Inode) {
     if *inode.passed.lock().unwrap() {
         inode.read_header();
@@ -135,7 +135,8 @@ fn a_header_is_torn_if_the_open_does_not_acquire() {
     });
 }
 
-/// An operation of the inode itself: needs no open file, and finds ours as soon as `i_op` is there.
+/// An operation of the inode itself: needs no open file, and is the module's as soon as `i_op` is
+/// set.
 fn by_path(inode: &Inode, looks: bool) {
     if inode.i_op.load(Ordering::Relaxed) != 0 && (!looks || inode.is_mapped::<AsWritten>()) {
         inode.read_header();

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0
-//! Stamps.
+//! Numbers for validities.
 
 use loom::sync::Arc;
 use loom::thread;
@@ -8,7 +8,7 @@ use crate::atomics::{AtomicU64, Ordering};
 use crate::check::{fails, run};
 use crate::lockless::{DIRTY, next_validity};
 
-const TWICE: &str = "two files have the same stamp";
+const TWICE: &str = "two files have the same validity";
 
 fn two_at_once(next: fn(&AtomicU64, u64) -> u64) {
     let last = Arc::new(AtomicU64::new(6));
@@ -25,12 +25,12 @@ fn two_at_once(next: fn(&AtomicU64, u64) -> u64) {
 }
 
 #[test]
-fn stamps_that_are_made_at_once_differ() {
+fn validities_that_are_made_at_once_differ() {
     run(|| two_at_once(next_validity));
 }
 
 #[test]
-fn stamps_that_are_read_and_written_in_two_steps_do_not_differ() {
+fn validities_that_are_read_and_written_in_two_steps_do_not_differ() {
     fails(TWICE, || {
         two_at_once(|last, now| {
             let next = (now & !DIRTY).max(last.load(Ordering::SeqCst) + 2);

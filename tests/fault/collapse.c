@@ -1,17 +1,17 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * One small mapping does not take the 2 MiB faults from everybody else.
+ * Collapse: a small mapping must not keep other tasks from PMD faults.
  *
- * DAX remembers how it mapped each piece of a file. A page that was mapped alone,
- * because somebody's mapping was small or began in the middle, would keep all
- * others from mapping the 2 MiB around it as one. Here such mappings come first,
- * and whoever maps the file properly afterwards is to have faults of 2 MiB, with
- * the data where they were; the small mapping goes on as before. Where 2 MiB cannot
- * be had, because the memory is not in one piece or a page of it is in use, it is
- * pages, once and without a fight.
+ * The DAX page cache has an entry of 4 KiB or 2 MiB for each piece of a file. A PTE
+ * entry, left by a task whose mapping was small or not aligned, would keep all
+ * later tasks from mapping the 2 MiB around it as one. Here such mappings come first.
+ * A task that then maps the file at an aligned address must get PMD faults and the same
+ * data, and the small mapping must still work. If 2 MiB are not possible, as the memory
+ * is not in one piece or a page of it is pinned, the faults are PTE faults, and no entry
+ * is dropped.
  *
- * Faults are counted by the module, as the kernel's own tracepoints are passed only by
- * the first fault of each piece; what is in the page tables, the kernel says.
+ * The module's counters count the faults, as the kernel's tracepoints see only the first
+ * fault of each piece; PAGEMAP_SCAN tells what is in the page tables.
  */
 #define _GNU_SOURCE
 #include <errno.h>
@@ -28,14 +28,14 @@
 
 #define SIZE	(4 * MIB)
 
-FIXTURE(upgrade) {
+FIXTURE(collapse) {
 	struct fuse_server *s;
 	struct scripted map[2];
 	int fd, odd_fd;
 	long huge, small;
 };
 
-FIXTURE_SETUP(upgrade)
+FIXTURE_SETUP(collapse)
 {
 	FMAP_REQUIRE();
 	self->map[0] = fmap_linear(0, 0, SIZE);
@@ -43,7 +43,7 @@ FIXTURE_SETUP(upgrade)
 	self->s = fmap_server(SCRIPTED_OPS_NAME);
 	ASSERT_NE(NULL, self->s);
 	fs_add(self->s, "file", SIZE, &self->map[0], sizeof(self->map[0]));
-	/* In memory that no 2 MiB of a page table can map. */
+	/* In memory that is not aligned, so no PMD entry can map it. */
 	fs_add(self->s, "odd", SIZE, &self->map[1], sizeof(self->map[1]));
 	ASSERT_EQ(0, fs_mount(self->s));
 	self->fd = fs_open(self->s, "file", O_RDWR);
@@ -52,7 +52,7 @@ FIXTURE_SETUP(upgrade)
 	ASSERT_LE(0, self->odd_fd);
 }
 
-FIXTURE_TEARDOWN(upgrade)
+FIXTURE_TEARDOWN(collapse)
 {
 	close(self->fd);
 	close(self->odd_fd);
@@ -71,7 +71,7 @@ static unsigned char *map_well(int fd)
 	return map_at(address_range(0, SIZE), SIZE, fd, 0);
 }
 
-/* Faults since the last look. */
+/* Faults since the last check. */
 #define expect_faults(twomegs, pages) do {				\
 	long _huge = fs_counter(self->s, "faults_2m");			\
 	long _small = fs_counter(self->s, "faults_4k");			\
@@ -91,7 +91,7 @@ static unsigned char *map_well(int fd)
 	munmap(_p, PAGE);						\
 } while (0)
 
-TEST_F(upgrade, after_a_small_mapping)
+TEST_F(collapse, after_a_small_mapping)
 {
 	unsigned char *p;
 
@@ -107,7 +107,7 @@ TEST_F(upgrade, after_a_small_mapping)
 	expect_faults(2, 0);
 	EXPECT_EQ(1, mapped_as_huge(p));
 	EXPECT_EQ(1, mapped_as_huge(p + HUGE));
-	/* For good: the next small mapping uses what is there. */
+	/* The PMD entry stays: the next small mapping uses it. */
 	one_page(7, 'd');
 	expect_faults(0, 1);
 	munmap(p, SIZE);
@@ -118,10 +118,10 @@ TEST_F(upgrade, after_a_small_mapping)
 	EXPECT_EQ(1, mapped_as_huge(p));
 	EXPECT_EQ(0, mapped_as_huge(p + HUGE));
 	munmap(p, SIZE);
-	EXPECT_EQ(1, fs_counter(self->s, "upgrades"));
+	EXPECT_EQ(1, fs_counter(self->s, "collapses"));
 }
 
-TEST_F(upgrade, beside_a_misaligned_mapping)
+TEST_F(collapse, beside_a_misaligned_mapping)
 {
 	unsigned char *odd = map_at(address_range(PAGE, SIZE), SIZE, self->fd, 0), *p;
 
@@ -136,7 +136,7 @@ TEST_F(upgrade, beside_a_misaligned_mapping)
 	expect_faults(1, 0);
 	EXPECT_EQ(1, mapped_as_huge(p));
 	EXPECT_EQ(0, mapped_as_huge(odd));
-	/* Both see each other's stores. The small pages were taken down once. */
+	/* Both see each other's stores. The PTEs were unmapped once. */
 	for (int i = 0; i < 20; i++) {
 		EXPECT_EQ(i, p[i * PAGE]);
 		EXPECT_EQ(i, odd[i * PAGE]);
@@ -149,8 +149,8 @@ TEST_F(upgrade, beside_a_misaligned_mapping)
 	munmap(odd, SIZE);
 }
 
-/* The memory is not in one aligned piece: pages, and nothing is taken down. */
-TEST_F(upgrade, not_in_one_piece)
+/* The memory is not in one aligned piece: PTE faults, and no entry is dropped. */
+TEST_F(collapse, not_in_one_piece)
 {
 	unsigned char *p = map_well(self->odd_fd), *q = map_well(self->odd_fd);
 
@@ -164,16 +164,16 @@ TEST_F(upgrade, not_in_one_piece)
 		EXPECT_EQ(i, p[i * PAGE]);
 	expect_faults(0, 16);
 	EXPECT_EQ(0, mapped_as_huge(p));
-	EXPECT_EQ(0, fs_counter(self->s, "upgrades"));
+	EXPECT_EQ(0, fs_counter(self->s, "collapses"));
 	munmap(p, SIZE);
 	munmap(q, SIZE);
 }
 
 /*
- * A page that somebody holds for I/O stays what it is until it is let go; so do
- * the others around it.
+ * The PTE entry of a pinned page is not dropped, nor are those around it, until the
+ * page is unpinned.
  */
-TEST_F(upgrade, not_while_a_page_is_in_use)
+TEST_F(collapse, not_while_a_page_is_in_use)
 {
 	unsigned char *p, *held;
 	struct iovec iov;
@@ -194,24 +194,24 @@ TEST_F(upgrade, not_while_a_page_is_in_use)
 	EXPECT_EQ(0, touch(p + 2 * PAGE, 'n'));
 	EXPECT_EQ(0, touch(p + 3 * PAGE, 'H'));
 	expect_faults(0, 2);
-	/* What is stored now is what the reader of the pipe gets. */
+	/* The reader of the pipe gets what was stored last. */
 	EXPECT_EQ(1, read(pipes[0], &c, 1));
 	EXPECT_EQ('H', c);
 	munmap(p, SIZE);
-	EXPECT_EQ(0, fs_counter(self->s, "upgrades"));
+	EXPECT_EQ(0, fs_counter(self->s, "collapses"));
 
 	p = map_well(self->fd);
 	ASSERT_NE(MAP_FAILED, p);
 	EXPECT_EQ('n', p[2 * PAGE]);
 	EXPECT_EQ('H', p[3 * PAGE]);
 	expect_faults(1, 0);
-	EXPECT_EQ(1, fs_counter(self->s, "upgrades"));
+	EXPECT_EQ(1, fs_counter(self->s, "collapses"));
 	munmap(p, SIZE);
 	munmap(held, PAGE);
 }
 
-/* Only who could have 2 MiB has small entries dropped. */
-TEST_F(upgrade, not_for_a_private_store)
+/* A fault that cannot be a PMD fault drops no PTE entries. */
+TEST_F(collapse, not_for_a_private_store)
 {
 	unsigned char *p;
 
@@ -220,16 +220,16 @@ TEST_F(upgrade, not_for_a_private_store)
 		 MAP_PRIVATE | MAP_FIXED, self->fd, 0);
 	ASSERT_NE(MAP_FAILED, p);
 	EXPECT_EQ(0, touch(p + 1 * PAGE, 'p'));
-	EXPECT_EQ(0, fs_counter(self->s, "upgrades"));
+	EXPECT_EQ(0, fs_counter(self->s, "collapses"));
 	EXPECT_EQ('a', byte_at(self->fd, 1 * PAGE));
 	munmap(p, SIZE);
 }
 
 /*
- * All at once: tasks with pages, and tasks with 2 MiB that come and go. Each has
- * bytes of its own, and reads in them what it stored last.
+ * All at once: tasks with PTE mappings, and tasks with PMD mappings that come and go.
+ * Each has bytes of its own, and must read in them what it stored last.
  */
-TEST_F_TIMEOUT(upgrade, while_busy, 120)
+TEST_F_TIMEOUT(collapse, while_busy, 120)
 {
 	pid_t pid[4];
 

@@ -1,17 +1,16 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * Memory that a file has mapped before is mapped again without a look into the page
- * cache (soft faults). That must not lose what the page cache is there for:
+ * Fast faults: memory that a file has mapped before is mapped again without a lookup in
+ * the DAX page cache. That must not break what the page cache guarantees:
  *
- * - what is stored through such a mapping is flushed by the next fsync(2), however
- *   often the file was mapped, flushed and mapped again before, by whomever, and at
+ * - the next fsync(2) flushes what was stored through such a mapping, however often
+ *   the file was mapped, flushed and mapped again before, also by other tasks, and at
  *   the same moment;
- * - pages and 2 MiB do not meet in the page tables of one task: the kernel warns of
- *   that. Threads here map one range in both sizes, and take it away again;
- * - it is the place in the file that counts: other places, sizes and rights do not
- *   get there by it.
+ * - PTEs and a PMD entry must not meet in the page tables of one task, else the kernel
+ *   warns. Threads here map one range in both sizes, and unmap it again;
+ * - a read-only or private mapping does not become writable or shared.
  *
- * Flushing is seen by the kernel's tracepoint, which tells what it has flushed.
+ * A tracepoint of DAX writeback tells which entries the kernel has flushed.
  */
 #define _GNU_SOURCE
 #include <errno.h>
@@ -38,7 +37,7 @@
 #define SECONDS	3
 #define STORERS	4
 
-/* Flushes of the entry that begins at page @first, by anybody, on any CPU. */
+/* Count flushes of the entry that begins at page @first, by all tasks on all CPUs. */
 static bool all_flushes_open(int fd[CPUS], unsigned long first)
 {
 	for (int cpu = 0; cpu < sysconf(_SC_NPROCESSORS_ONLN); cpu++) {
@@ -60,7 +59,7 @@ static uint64_t flushes(const int fd[CPUS])
 	return n;
 }
 
-FIXTURE(soft_fault) {
+FIXTURE(fault_fast) {
 	struct fuse_server *s;
 	struct scripted map;
 	int fd, flushes[CPUS];
@@ -69,17 +68,17 @@ FIXTURE(soft_fault) {
 	size_t at;		/* what is touched: the second 2 MiB */
 };
 
-FIXTURE_VARIANT(soft_fault) {
+FIXTURE_VARIANT(fault_fast) {
 	bool huge;
 };
 
-FIXTURE_VARIANT_ADD(soft_fault, huge) { .huge = true };
-FIXTURE_VARIANT_ADD(soft_fault, pages) { };
+FIXTURE_VARIANT_ADD(fault_fast, huge) { .huge = true };
+FIXTURE_VARIANT_ADD(fault_fast, pages) { };
 
-FIXTURE_SETUP(soft_fault)
+FIXTURE_SETUP(fault_fast)
 {
 	FMAP_REQUIRE();
-	/* Behind a page more, no 2 MiB can be mapped as one. */
+	/* At an address that is not aligned, there are PTE faults only. */
 	FMAP_MOUNT_ONE_FILE(variant->huge ? 0 : PAGE, SIZE);
 	self->fd = fs_open(self->s, "file", O_RDWR);
 	ASSERT_LE(0, self->fd);
@@ -88,7 +87,7 @@ FIXTURE_SETUP(soft_fault)
 	self->at = HUGE;
 }
 
-FIXTURE_TEARDOWN(soft_fault)
+FIXTURE_TEARDOWN(fault_fast)
 {
 	munmap(self->p, SIZE);
 	close(self->fd);
@@ -101,17 +100,17 @@ FIXTURE_TEARDOWN(soft_fault)
 
 #define RW	(PROT_READ | PROT_WRITE)
 
-/* fsync(2) flushes what is touched, or does not, because it is clean. */
+/* fsync(2) flushes the touched entry @n times: once if it is dirty, else never. */
 #define expect_fsync(n) EXPECT_FSYNC(n, flushes(self->flushes))
 
-TEST_F(soft_fault, what_is_stored_is_flushed)
+TEST_F(fault_fast, what_is_stored_is_flushed)
 {
 	map_again(RW, MAP_SHARED);
 	ASSERT_EQ(0, touch(self->p + self->at, 1));
 	expect_fsync(1);
 	expect_fsync(0);
 
-	/* Where it is mapped. */
+	/* A store through the same mapping. */
 	ASSERT_EQ(0, touch(self->p + self->at, 2));
 	expect_fsync(1);
 
@@ -136,7 +135,7 @@ TEST_F(soft_fault, what_is_stored_is_flushed)
 	EXPECT_EQ(8, byte_at(self->fd, self->at));
 }
 
-TEST_F(soft_fault, rights)
+TEST_F(fault_fast, rights)
 {
 	map_again(RW, MAP_SHARED);
 	ASSERT_EQ(0, touch(self->p + self->at, 1));
@@ -173,9 +172,9 @@ static struct {
 } work;
 
 /*
- * Maps anew, and stores or flushes, all at once; then, when all is quiet and flushed,
- * one after the other stores once more where it is mapped. A mapping that was left
- * writable behind the page cache's back would let that pass unnoticed.
+ * Maps again, and stores or flushes, in all threads at once. When all is flushed, one
+ * thread after the other stores again through its mapping. If a mapping had been left
+ * writable though the entry is clean, that store would not be flushed.
  */
 static void *map_store_flush(void *arg)
 {
@@ -198,7 +197,7 @@ static void *map_store_flush(void *arg)
 				work.failed++;
 		}
 		pthread_barrier_wait(&work.barrier);
-		/* It is flushed here, and after each turn. */
+		/* The test flushes here, and after each turn. */
 		for (int turn = 0; turn < STORERS; turn++) {
 			pthread_barrier_wait(&work.barrier);
 			if (n == turn && (touch(p + work.at + n, value + 1) ||
@@ -211,7 +210,7 @@ static void *map_store_flush(void *arg)
 	return NULL;
 }
 
-/* Stores in one range, which all threads have mapped at one address. */
+/* Stores in one range, which all threads share. */
 static void *store(void *arg)
 {
 	uintptr_t n = (uintptr_t)arg;
@@ -236,7 +235,7 @@ static void *take_away(void *arg)
 	return NULL;
 }
 
-/* Now all may map 2 MiB, now nobody. */
+/* Allow and forbid PMD mappings in turn. */
 static void *change_size(void *arg)
 {
 	for (int i = 1; !work.stop; i++) {
@@ -269,7 +268,7 @@ static void *change_size(void *arg)
 	EXPECT_EQ(0, work.wrong);					\
 } while (0)
 
-TEST_F(soft_fault, flushed_at_once)
+TEST_F(fault_fast, flushed_at_once)
 {
 	pthread_t thread[STORERS];
 	time_t end = time(NULL) + SECONDS;
@@ -303,7 +302,7 @@ TEST_F(soft_fault, flushed_at_once)
 	EXPECT_EQ(0, work.lost);
 }
 
-TEST_F(soft_fault, sizes_at_once)
+TEST_F(fault_fast, sizes_at_once)
 {
 	map_again(RW, MAP_SHARED);
 	run_at_once(store, store, take_away, change_size);
