@@ -13,7 +13,7 @@ use kernel::{
     prelude::*, //
 };
 
-use super::Claim;
+use super::RawMapping;
 
 const FANOUT: usize = 16;
 const LEAF_EXTENTS: usize = 15;
@@ -127,10 +127,10 @@ fn place_in_extent(extent: Extent, page: u32, left: u32) -> Result<Place> {
 
 /// Returns the mapping of `length` bytes of a strip, from `offset` on.
 #[inline]
-fn report(strip: u64, offset: u64, length: u64) -> Claim {
+fn report(strip: u64, offset: u64, length: u64) -> RawMapping {
     let dev_index = strip & PAGE_MASK;
 
-    Claim {
+    RawMapping {
         addr: (strip - dev_index).wrapping_add(offset),
         length,
         dev_index: dev_index as u32,
@@ -139,7 +139,7 @@ fn report(strip: u64, offset: u64, length: u64) -> Claim {
 }
 
 #[inline]
-fn report_place(strip: u64, place: &Place) -> Claim {
+fn report_place(strip: u64, place: &Place) -> RawMapping {
     report(
         strip,
         u64::from(place.page) << PAGE_SHIFT,
@@ -169,7 +169,7 @@ fn find(first: &[u32; FANOUT], page: u32) -> usize {
 
 /// `map_resolve()`.
 #[inline]
-pub(super) fn resolve(meta: &[u8], offset: u64) -> Result<Claim> {
+pub(super) fn resolve(meta: &[u8], offset: u64) -> Result<RawMapping> {
     let head = meta_at::<Head>(meta, 0)?;
     let left = head.size.wrapping_sub(offset);
     if left as i64 <= 0 {
@@ -183,7 +183,7 @@ pub(super) fn resolve(meta: &[u8], offset: u64) -> Result<Claim> {
 
 /// `map_resolve_any()`.
 #[inline(never)]
-fn resolve_any(meta: &[u8], page: u64, head: &Head) -> Result<Claim> {
+fn resolve_any(meta: &[u8], page: u64, head: &Head) -> Result<RawMapping> {
     let page32 = page as u32;
 
     let leaf = if head.extent.chunk() == 0 {
@@ -219,7 +219,7 @@ fn resolve_any(meta: &[u8], page: u64, head: &Head) -> Result<Claim> {
 }
 
 #[inline]
-fn resolve_interleaved(meta: &[u8], extent: Extent, page: u32, left: u32) -> Result<Claim> {
+fn resolve_interleaved(meta: &[u8], extent: Extent, page: u32, left: u32) -> Result<RawMapping> {
     let place = place_in_extent(extent, page, left)?;
     let strip = extent.first_strip().wrapping_add(place.strip);
     let strip = meta_at::<u64>(meta, strip.wrapping_mul(8))?;
