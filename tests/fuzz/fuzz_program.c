@@ -156,7 +156,7 @@ struct claim {
 };
 
 static struct claim validate(const struct file *f, const struct fuzz_question *q,
-			  const struct fuzz_answer *a)
+			     const struct fuzz_answer *a)
 {
 	uint64_t addr = a->flags & FUZZ_ADDR ? a->addr : 0;
 	uint64_t length = a->flags & FUZZ_LENGTH ? a->length : 0;

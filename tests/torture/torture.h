@@ -118,7 +118,7 @@ struct world {
 	uint64_t	seed;		/* of this round */
 	bool		on[KINDS];
 	volatile bool	stop;
-	_Atomic unsigned int broken;
+	_Atomic unsigned int broken, messages;
 	struct place	place[PLACES];
 	struct area	area[2 * AREAS];
 	struct actor	actor[MAX_ACTORS];
