@@ -170,7 +170,7 @@ static void init(struct fuse_server *s, const struct fuse_in_header *in, const v
 }
 
 /* The server's answer attaches the mount. If that fails, so must the mount. */
-TEST_F(nomem, bind)
+TEST_F(nomem, attach)
 {
 	unsigned int n;
 	bool came = true;

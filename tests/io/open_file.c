@@ -159,7 +159,7 @@ static void note_fsync(struct fuse_server *s, const struct fuse_in_header *in, c
  * A no_rw descriptor (access mode 3) is opened by FUSE, without a request for the map.
  * The inode may become mapped later.
  */
-TEST_F(open_file, cachestat_of_an_idle_descriptor)
+TEST_F(open_file, cachestat_of_a_no_rw_descriptor)
 {
 	struct fuse_server *s;
 	unsigned char *p;
@@ -193,7 +193,7 @@ TEST_F(open_file, cachestat_of_an_idle_descriptor)
 }
 
 /* A no_rw descriptor works before the inode becomes mapped and after. */
-TEST_F(open_file, idle_descriptor)
+TEST_F(open_file, no_rw_descriptor)
 {
 	struct fuse_server *s;
 	int idle, many[20];

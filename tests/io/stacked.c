@@ -210,7 +210,7 @@ TEST_F_TIMEOUT(stacked, loop_with_direct_io, 60)
 }
 
 /* A no_rw descriptor cannot back a loop device. The loop driver does not check its mode. */
-TEST_F(stacked, loop_over_an_idle_descriptor)
+TEST_F(stacked, loop_over_a_no_rw_descriptor)
 {
 	int idle = fs_open(self->s, "file", O_ACCMODE), loop;
 	char device[32];

@@ -499,7 +499,7 @@ TEST_F(signals, who_waits_for_a_turn_handles_one)
 	EXPECT_EQ(1, self->s->count[FUSE_GET_FMAP]);
 }
 
-TEST_F(signals, who_waits_for_a_turn_is_killed)
+TEST_F(signals, waiter_is_killed)
 {
 	kill(self->second, SIGKILL);
 	EXPECT_EQ(SIGKILL, ended(self->second));

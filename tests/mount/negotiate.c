@@ -319,7 +319,7 @@ TEST_F(negotiate, wrong_major)
 }
 
 /* An fmap mount and a plain one at the same time. */
-TEST_F(negotiate, bound_beside_plain)
+TEST_F(negotiate, attached_beside_plain)
 {
 	struct fuse_server *plain = fmap_server("");
 

@@ -649,7 +649,7 @@ TEST_F(alias, refused)
 }
 
 /* The same for an inode without a known map, opened for neither reading nor writing. */
-TEST_F(alias, refused_idle)
+TEST_F(alias, refused_no_rw)
 {
 	int idle = fs_open(self->s, "file", O_ACCMODE);
 	struct fmap_cachestat cs;
@@ -673,7 +673,7 @@ TEST_F(alias, refused_idle)
 }
 
 /* Created for neither reading nor writing: the next opener gets the map all the same. */
-TEST_F(alias, idle)
+TEST_F(alias, no_rw)
 {
 	struct fmap_cachestat cs;
 	unsigned char *p;

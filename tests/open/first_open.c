@@ -188,7 +188,7 @@ TEST_F(first_open, both_refused)
 }
 
 /* The map does not fit: GET_FMAP is sent again with a larger size, OPEN is not. */
-TEST_F(first_open, room_grows)
+TEST_F(first_open, buffer_grows)
 {
 	static char big[256 * KIB];
 	struct fuse_server *s = self->s;

@@ -268,7 +268,7 @@ TEST_F(requests, no_maps_at_all)
 }
 
 /* The size in GET_FMAP grows until the map fits: up to 1 MiB, and no size twice. */
-TEST_F(requests, room_grows)
+TEST_F(requests, buffer_grows)
 {
 	static const size_t lens[] = {
 		FUSE_DAX_FMAP_BLOB_MIN, FUSE_DAX_FMAP_BLOB_MIN + 1, 100000,
@@ -297,7 +297,7 @@ TEST_F(requests, room_grows)
 	}
 }
 
-TEST_F(requests, room_ends)
+TEST_F(requests, buffer_ends)
 {
 	struct fuse_server *s = self->s;
 	int fd;
@@ -317,7 +317,7 @@ TEST_F(requests, room_ends)
  * of at least what the program wants. No size is tried twice, the opener gets the error of
  * the last try, and the log has one line.
  */
-TEST_F(requests, program_wants_room)
+TEST_F(requests, program_wants_more)
 {
 	static const struct {
 		uint32_t wanted;
