@@ -31,6 +31,7 @@
 //! inside.
 
 use core::{
+    mem::MaybeUninit,
     ptr::{
         self,
         NonNull, //
@@ -50,7 +51,10 @@ use kernel::{
 };
 
 use crate::{
-    abstractions::fs,
+    abstractions::fs::{
+        self,
+        file::FileExt, //
+    },
     bindings::kernel as c,
     fmap_ops::{
         MetaBuf,
@@ -98,7 +102,6 @@ pub(crate) use mapped_inode::{
     State,
     HEADROOM, //
 };
-pub(crate) use page_cache::set_f_mapping;
 pub(crate) use writeback::{
     sync_all,
     sync_range, //
@@ -107,7 +110,8 @@ pub(crate) use writeback::{
 use inode::inode_operations;
 use kept::Evicted;
 use mapped_inode::{
-    header,
+    open_file,
+    private,
     take_back,
     Header,
     MappedInode,
@@ -128,12 +132,11 @@ fn complete(meta: MetaBuf, inode: &Inode, header: Header) -> NonNull<Header> {
         errors: AtomicU32::new(0),
         header,
     };
-    let published = meta.into_raw().cast::<Published>();
+    let mut published = meta.into_raw().cast::<MaybeUninit<Published>>();
 
-    // SAFETY: `published` points to the headroom of the metadata, which has the layout of the type.
-    unsafe { published.write(whole) };
-    // SAFETY: `published` was initialized just now, and stays until `take_back()`.
-    let published = unsafe { published.as_ref() };
+    // SAFETY: `published` points to the headroom of the metadata, which has the layout of the type,
+    // and stays until `take_back()`.
+    let published = unsafe { published.as_mut() }.write(whole);
     // SAFETY: `empty` stays as long as the inode, and is only reached through it.
     unsafe { init_empty(published.empty.get(), inode) };
     NonNull::from(&published.header)
@@ -186,26 +189,34 @@ pub(crate) fn publish(inode: &Inode, parsed: Parsed, sbi: &SbInfo) -> Result<Sta
         drop(unsafe { take_back(header) });
         return Ok(State::Plain);
     }
-    // SAFETY: FUSE leaves the field to this module, which takes this value for a header.
-    let private = unsafe { inode.private() };
-    lockless::publish::<AsWritten, _>(private, header.as_ptr().cast());
+    lockless::publish::<AsWritten, _>(private(inode), header.as_ptr().cast());
     drop(changing);
     sbi.files.add(1, Relaxed);
     Ok(State::Mapped)
 }
 
-/// Counts a file of a mapped inode that was opened as a mapped one.
+/// Counts a file of a mapped inode that is being opened as a mapped one, and makes the empty page
+/// cache its `f_mapping`.
 ///
 /// # Safety
 ///
-/// The inode is mapped and in use.
-pub(crate) unsafe fn opened(inode: *const c::inode) {
-    // SAFETY: `inode` is in use, by the safety requirements.
-    let inode = unsafe { fs::inode::Inode::from_raw(inode) };
-    // SAFETY: `inode` is mapped, by the safety requirements.
-    let published = unsafe { header(inode) }.published();
+/// The current task must be opening `file`, whose inode must be mapped.
+pub(crate) unsafe fn opened(file: *mut c::file) {
+    // SAFETY: `file` is being opened, and its inode is mapped, by the safety requirements.
+    let (file, inode) = unsafe { open_file(file) };
+    let empty = inode.header.empty();
 
-    published.open_files.fetch_add(1, Ordering::Relaxed);
+    inode.header.count_open_file();
+    // SAFETY: Only the current task uses `file`. `file` keeps its inode in use, and that keeps the
+    // empty page cache.
+    unsafe { file.set_mapping(empty) };
+}
+
+/// Counts a file of a mapped inode that was opened early, as [`opened`] does.
+pub(crate) fn opened_early(inode: &Inode) {
+    if let Some(mapped) = MappedInode::of(inode) {
+        mapped.header.count_open_file();
+    }
 }
 
 /// Undoes [`opened`] for a file that is being released, and has no VMA left. If it was the last one
@@ -214,11 +225,9 @@ pub(crate) unsafe fn opened(inode: *const c::inode) {
 ///
 /// # Safety
 ///
-/// The inode is FUSE's, mapped, and in use.
-pub(crate) unsafe fn closed(inode: *mut c::inode) {
-    // SAFETY: `inode` is in use, by the safety requirements.
-    let inode = unsafe { fs::inode::Inode::from_raw(inode) };
-    // SAFETY: `inode` is FUSE's and mapped, by the safety requirements.
+/// The inode must be mapped.
+pub(crate) unsafe fn closed(inode: &Inode) {
+    // SAFETY: `inode` is mapped, by the safety requirements.
     let mapped = unsafe { MappedInode::new(inode) };
     let open_files = &mapped.header.published().open_files;
 

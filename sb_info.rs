@@ -200,12 +200,10 @@ impl SbInfo {
             module: SetOnce::new(),
         });
         let sbi = KBox::pin_init(init, GFP_ATOMIC | __GFP_NOWARN)?;
-        // SAFETY: `sbi` is not moved until `dec_ref()` makes a box of it again, and the `ARef` owns
-        // its one reference.
-        Ok(unsafe {
-            let sbi = KBox::into_raw(Pin::into_inner_unchecked(sbi));
-            ARef::from_raw(NonNull::new_unchecked(sbi))
-        })
+        // SAFETY: `sbi` is not moved until `dec_ref()` makes a box of it again.
+        let sbi = NonNull::from(KBox::leak(unsafe { Pin::into_inner_unchecked(sbi) }));
+        // SAFETY: `sbi` has one reference, which the `ARef` owns from here on.
+        Ok(unsafe { ARef::from_raw(sbi) })
     }
 
     /// Allocates the counters and what files and devices need. May sleep. Callers must not run
@@ -308,12 +306,13 @@ impl SbInfo {
 
     /// Cancels `looking`, when the superblock is being shut down and has no inodes.
     pub(crate) fn stop_looking(&self) {
-        // SAFETY: The work item is part of `self`, and was initialized with it.
-        let pending = unsafe {
-            let work = DelayedWork::raw_as_work(&raw const self.looking);
-            // The `struct work_struct` is the first member of its `struct delayed_work`.
-            c::cancel_delayed_work(Work::raw_get(work).cast())
-        };
+        // SAFETY: The work item is part of `self`.
+        let work = unsafe { DelayedWork::raw_as_work(&raw const self.looking) };
+        // SAFETY: `work` points to the work item, as above.
+        let work = unsafe { Work::raw_get(work) };
+        // The `struct work_struct` is the first member of its `struct delayed_work`.
+        // SAFETY: The work item was initialized with `self`.
+        let pending = unsafe { c::cancel_delayed_work(work.cast()) };
         if pending {
             // SAFETY: The canceled work item owned a reference to `self`, which is dropped here.
             drop(unsafe { ARef::from_raw(NonNull::from(self)) });

@@ -55,14 +55,16 @@ impl Hooks {
     ///
     /// [`ENOENT`] if this kernel's FUSE has no tracepoints; [`ENOMEM`].
     pub(crate) fn new() -> Result<Self> {
-        // SAFETY: This is called once, before the first use of the locks and the limit.
-        unsafe {
-            UNATTACHED.init();
-            OFFERS.init();
-            WANTED.init();
-            MOUNTS.init();
-            MAKING_TABLES.init();
-        }
+        // SAFETY: This is called once, before the first use of the limit.
+        unsafe { UNATTACHED.init() };
+        // SAFETY: This is called once, before the first use of the lock.
+        unsafe { OFFERS.init() };
+        // SAFETY: This is called once, before the first use of the lock.
+        unsafe { WANTED.init() };
+        // SAFETY: This is called once, before the first use of the lock.
+        unsafe { MOUNTS.init() };
+        // SAFETY: This is called once, before the first use of the lock.
+        unsafe { MAKING_TABLES.init() };
         let names = [c"fuse_request_send", c"fuse_request_end"];
         // SAFETY: If FUSE is a module, this one uses its symbols, so FUSE is loaded and stays
         // loaded as long as this module.

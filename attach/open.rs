@@ -247,11 +247,8 @@ impl PendingOpen<'_> {
             (Ok(State::Mapped), Some(Ok(()))) => {
                 // For FOPEN_STREAM or FOPEN_NONSEEKABLE, FUSE clears mode bits that a mapped file
                 // needs.
-                // SAFETY: `f_mode` is the mode that the VFS gave to the file, which becomes a
-                // mapped one.
-                unsafe { self.file.set_mode(f_mode) };
                 // SAFETY: The inode is mapped, and FUSE has opened the file.
-                unsafe { self.become_mapped() };
+                unsafe { self.become_mapped(f_mode) };
                 Ok(())
             }
             (Ok(_), _) => self.orig_open(not_mapped(inode, conn, no_rw, self.shim)),
@@ -274,23 +271,21 @@ impl PendingOpen<'_> {
         unsafe { self.inode.do_open(self.file) }?;
         self.opened = Some(Ok(()));
         // SAFETY: The inode is mapped, and FUSE has opened the file.
-        unsafe { self.become_mapped() };
+        unsafe { self.become_mapped(self.file.mode()) };
         Ok(())
     }
 
-    /// Makes the file an open mapped file.
+    /// Makes the file an open mapped file. `f_mode` is the mode that the VFS gave to it.
     ///
     /// # Safety
     ///
     /// The inode is mapped, and FUSE has opened the file.
-    unsafe fn become_mapped(&self) {
-        // SAFETY: The inode is mapped by the safety requirements, and in use by the open.
-        unsafe { iomap::opened(self.inode.as_raw()) };
+    unsafe fn become_mapped(&self, f_mode: c::fmode_t) {
+        // SAFETY: The file is being opened, and its inode is mapped, by the safety requirements.
+        unsafe { iomap::opened(self.file.as_raw()) };
         // SAFETY: The inode of the file is mapped, by the safety requirements.
         unsafe { self.file.set_operations(&self.shim.mapped) };
-        // SAFETY: The inode of the file is mapped, by the safety requirements.
-        unsafe { iomap::set_f_mapping(self.file.as_raw()) };
-        let mode = self.file.mode() | c::FMODE_CAN_ODIRECT | c::FMODE_NOWAIT;
+        let mode = f_mode | c::FMODE_CAN_ODIRECT | c::FMODE_NOWAIT;
         // SAFETY: The operations of mapped files support O_DIRECT and RWF_NOWAIT.
         unsafe { self.file.set_mode(mode) };
     }
@@ -366,13 +361,13 @@ unsafe extern "C" fn flush(file: *mut c::file, id: c::fl_owner_t) -> ffi::c_int 
 ///
 /// Called by the VFS, for an open mapped file that is being closed.
 unsafe extern "C" fn release(inode: *mut c::inode, file: *mut c::file) -> ffi::c_int {
-    // SAFETY: `inode` is mapped, and kept by the file until the VFS is done with it.
+    // SAFETY: `inode` is FUSE's, and kept by the file until the VFS is done with it.
+    let inode = unsafe { Inode::new(inode) };
+    // SAFETY: `inode` is mapped, as it has an open mapped file.
     unsafe { iomap::closed(inode) };
     let Some(table) = OPEN_SHIM.as_ref() else {
         return 0;
     };
-    // SAFETY: `inode` is FUSE's, and kept by the file until the VFS is done with it.
-    let inode = unsafe { Inode::new(inode) };
     // SAFETY: FUSE has opened `file`, and the VFS is closing it.
     unsafe { table.0.orig.release(inode, file) }
 }

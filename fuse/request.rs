@@ -114,12 +114,10 @@ impl Request {
         let reply = unsafe { (*request.reply.get()).as_mut_slice() };
         let (body, reply) = (&raw const request.body, &raw mut *reply);
         let for_fuse = Arc::into_raw(request.clone());
+        let args = &request.args;
         // SAFETY: `request` is pinned and new. FUSE's reference keeps it, with body and reply,
         // until `request_done()`; the opener takes the reply after that.
-        let sent = unsafe {
-            let args = &request.args;
-            args.send_background(inode, request_args, body, reply, request_done)
-        };
+        let sent = unsafe { args.send_background(inode, request_args, body, reply, request_done) };
         if let Err(errno) = sent {
             // SAFETY: FUSE did not take the request, so this function still owns the reference
             // `for_fuse`.

@@ -110,13 +110,10 @@ impl MappedFiles {
     ///
     /// The file must be new, of an inode that is in use, and stay valid until it is removed.
     pub(super) unsafe fn insert(&self, file: &MappedFile) {
+        let mut lists = self.lists.lock();
+
         // SAFETY: `file` is in no list, and stays valid, by the safety requirements.
-        unsafe {
-            self.lists
-                .lock()
-                .mapped
-                .push(&file.listed, &file.listed.link)
-        };
+        unsafe { lists.mapped.push(&file.listed, &file.listed.link) };
     }
 
     /// Calls `look` with each file, with the lock held, and `each` with those to be taken, without
@@ -171,14 +168,9 @@ impl MappedFiles {
             more
         };
 
+        let walk = |marker: &Marker<ListedFile>| while step(marker) {};
         // SAFETY: The list is part of `self`, which is pinned, and is never replaced.
-        unsafe {
-            Marker::with(
-                &self.lists,
-                |lists| &mut lists.mapped,
-                |marker| while step(marker) {},
-            )
-        };
+        unsafe { Marker::with(&self.lists, |lists| &mut lists.mapped, walk) };
     }
 
     /// Calls `each` with every file that is `wanted`, with a reference to its inode held. `wanted`

@@ -340,6 +340,10 @@ impl Header {
         unsafe { &*container_of!(ptr::from_ref(self).cast_mut(), Published, header) }
     }
 
+    pub(super) fn count_open_file(&self) {
+        self.published().open_files.fetch_add(1, Ordering::Relaxed);
+    }
+
     /// Returns the number of mapping errors so far. If I/O that ended early did not change it, they
     /// were not the cause.
     #[inline]
@@ -461,10 +465,16 @@ impl Io<'_> {
     }
 }
 
+/// Returns `i_private`, which is null, [`PLAIN`], or a pointer to a published [`Header`].
+#[inline]
+pub(super) fn private(inode: &Inode) -> &AtomicPtr<ffi::c_void> {
+    // SAFETY: FUSE leaves the field to this module, of which only `iomap` uses it.
+    unsafe { inode.private() }
+}
+
 /// Returns what is known about a file.
 pub(crate) fn state(inode: &Inode) -> State {
-    // SAFETY: FUSE leaves the field to this module.
-    match lockless::published::<AsWritten, _>(unsafe { inode.private() }) {
+    match lockless::published::<AsWritten, _>(private(inode)) {
         private if private.is_null() => State::Unknown,
         PLAIN => State::Plain,
         _ => State::Mapped,
@@ -474,6 +484,5 @@ pub(crate) fn state(inode: &Inode) -> State {
 /// Records that a file is plain, until its inode is evicted.
 pub(crate) fn remember_plain(inode: &Inode) {
     // The caller is the single flight for this file, so its state is still unknown.
-    // SAFETY: FUSE leaves the field to this module, for which this value means a plain file.
-    lockless::publish::<AsWritten, _>(unsafe { inode.private() }, PLAIN);
+    lockless::publish::<AsWritten, _>(private(inode), PLAIN);
 }

@@ -45,7 +45,6 @@ use crate::{
         fs::{
             address_space::AddressSpace,
             dax::Host,
-            file::FileExt,
             inode, //
         },
         sync::rcu::RcuHead, //
@@ -63,7 +62,6 @@ use crate::{
 use super::{
     mapped_inode::{
         header,
-        open_file,
         MappedFile,
         MappedInode, //
     },
@@ -179,20 +177,6 @@ unsafe extern "C" fn write_dax_back(
     let wbc = unsafe { &mut *wbc };
 
     writepages_of(file, wbc)
-}
-
-/// Makes the empty page cache the `f_mapping` of a file.
-///
-/// # Safety
-///
-/// The current task must be opening `file`, whose inode must be mapped.
-pub(crate) unsafe fn set_f_mapping(file: *mut c::file) {
-    // SAFETY: `file` is being opened, and its inode is mapped, by the safety requirements.
-    let (file, inode) = unsafe { open_file(file) };
-
-    // SAFETY: Only the current task uses `file`. `file` keeps its inode in use, and that keeps the
-    // empty page cache.
-    unsafe { file.set_mapping(inode.header.empty()) };
 }
 
 /// FUSE's page cache operations, and the copy of them that [`aops`] returns.

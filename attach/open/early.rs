@@ -109,8 +109,7 @@ impl EarlyFile {
         let f_op = unsafe { AtomicPtr::from_ptr((&raw mut (*self.0.get()).f_op).cast()) };
         let taken = f_op.compare_exchange(early, counted, Ordering::Relaxed, Ordering::Relaxed);
         if taken.is_ok() {
-            // SAFETY: `inode` is mapped, and the file keeps it in use.
-            unsafe { iomap::opened(inode.as_raw()) };
+            iomap::opened_early(inode);
         }
     }
 }
