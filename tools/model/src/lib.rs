@@ -16,25 +16,25 @@
 //! A test whose name says what goes wrong weakens one ordering, or leaves out one step, and expects
 //! that failure.
 //!
-//! | ordering or step                                | without it                                      |
-//! |-------------------------------------------------|-------------------------------------------------|
-//! | `WRITTEN_BACK`, `QUIET`                         | a store is lost                                 |
-//! | look for writers, then read the validity        | a store is lost                                 |
-//! | writers wait for the lock; then a new validity  | a store is lost                                 |
-//! | `SET_COOKIE`, `COOKIE`                          | memory is mapped where it does not belong       |
-//! | read the cookie, then what the folio is         | memory is mapped where it does not belong       |
-//! | `ENTRY`; the entry, then the folio again        | a fault stores a cookie in another file's folio |
-//! | entries are dropped with the lock               | a page is mapped that has no entry              |
-//! | the cookie is cleared when the entry is dropped | the next owner of the folio finds a cookie      |
-//! | `PUBLISH`, `STATE`                              | a header is torn                                |
-//! | operations of an inode look for a header        | a null pointer is dereferenced                  |
-//! | `FILL`, `HEALTHY`                               | a device is torn                                |
-//! | `FILLED`, `MARKED`: full fences                 | a device that has failed is taken for healthy   |
-//! | mark the device, then take the lock             | a page of a failed device is mapped             |
-//! | a fault looks for a bad inode with the lock     | a file that has gone bad is mapped              |
-//! | `USED`, `LOOKING`, `COUNTED`, `OPEN`            | an inode is let go while a page of it is in use |
-//! | `CLOSED`, `USED_AGAIN`                          | an inode is let go while a page of it is in use |
-//! | flags of use are swapped, and never stored      | an inode is let go while a page of it is in use |
+//! | ordering or step                         | without it                                    |
+//! |------------------------------------------|-----------------------------------------------|
+//! | `WRITTEN_BACK`, `QUIET`                  | a store is lost                               |
+//! | look for writers, then read the validity | a store is lost                               |
+//! | wait for the lock, then a new validity   | a store is lost                               |
+//! | `SET_COOKIE`, `COOKIE`                   | memory is mapped where it does not belong     |
+//! | read the cookie, then what the folio is  | memory is mapped where it does not belong     |
+//! | `ENTRY`; the entry, then the folio again | a cookie is stored in another file's folio    |
+//! | entries are dropped with the lock        | a page is mapped that has no entry            |
+//! | dropping an entry clears the cookie      | the next owner of the folio finds a cookie    |
+//! | `PUBLISH`, `STATE`                       | a header is torn                              |
+//! | operations of an inode look for a header | a null pointer is dereferenced                |
+//! | `FILL`, `HEALTHY`                        | a device is torn                              |
+//! | `FILLED`, `MARKED`: full fences          | a device that has failed is taken for healthy |
+//! | mark the device, then take the lock      | a page of a failed device is mapped           |
+//! | a fault looks for a bad inode, locked    | a file that has gone bad is mapped            |
+//! | `USED`, `LOOKING`, `COUNTED`, `OPEN`     | an inode is let go with a page in use         |
+//! | `CLOSED`, `USED_AGAIN`                   | an inode is let go with a page in use         |
+//! | flags of use are swapped, never stored   | an inode is let go with a page in use         |
 //!
 //! What does not matter, and is relaxed for that reason: announcing a writer, storing and reading a
 //! validity, and taking a device away, as the lock or the pair above orders them; loading the
