@@ -16,10 +16,15 @@ use kernel::{
 
 use crate::bindings::kernel as c;
 
-/// Returns the flags of the current task (`PF_*`).
-pub(crate) fn flags() -> u32 {
+/// Returns true if the current task is on its way back to user space: it is no kernel thread, no
+/// worker of io_uring or vhost, and is not exiting.
+pub(crate) fn returns_to_user_space() -> bool {
+    const NEVER_RETURNS: u32 = c::PF_KTHREAD | c::PF_EXITING | c::PF_USER_WORKER;
+
     // SAFETY: The current task is valid, and no other task changes its flags.
-    unsafe { (*c::get_current()).flags }
+    let flags = unsafe { (*c::get_current()).flags };
+
+    flags & NEVER_RETURNS == 0
 }
 
 /// Returns true if the current task is being killed.

@@ -35,14 +35,12 @@ struct Wait {
 /// Makes the current task wait on its way to user space, if it is in umount(2) and the devices of
 /// the mount are not free. May sleep.
 pub(super) fn wait_on_return(released: Arc<Completion>, device: DeviceNumber) {
-    const NO_SYSTEM_CALL: u32 = c::PF_KTHREAD | c::PF_EXITING | c::PF_USER_WORKER;
-
     if released.is_done() {
         return;
     }
     // SAFETY: The current task is no kernel thread, so it has the registers of its system call, if
     // it is in one.
-    let waits = task::flags() & NO_SYSTEM_CALL == 0 && unsafe { c::fuse_dax_fmap_in_umount() };
+    let waits = task::returns_to_user_space() && unsafe { c::fuse_dax_fmap_in_umount() };
     let (Some(_module), true) = (ModuleRef::new(), waits) else {
         pr_info!("{device}: unmounted; its devices stay held until no memory is in use\n");
         return;

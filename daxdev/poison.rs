@@ -35,12 +35,9 @@ use kernel::{
     }, //
 };
 
-use crate::{
-    abstractions::{
-        dax::RecoveryPage,
-        task, //
-    },
-    bindings::kernel as c, //
+use crate::abstractions::{
+    dax::RecoveryPage,
+    task, //
 };
 
 use super::frames::Frames;
@@ -162,10 +159,8 @@ impl Report {
 impl Drop for Report {
     /// May sleep.
     fn drop(&mut self) {
-        const NO_SYSTEM_CALL: u32 = c::PF_KTHREAD | c::PF_EXITING | c::PF_USER_WORKER;
-
         let ended = Ended::new(self.0);
-        if task::flags() & NO_SYSTEM_CALL == 0 {
+        if task::returns_to_user_space() {
             // Without memory, `ended` is dropped at once, as in a kernel thread.
             // SAFETY: Unloading waits for `ended` (`are_ending()`), and `Hooks::drop` for tasks.
             let _ = unsafe { task::run_on_return(ended) };
