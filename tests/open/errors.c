@@ -153,6 +153,9 @@ TEST_F(errors, answered_twice)
 	self->s->hook[FUSE_GET_FMAP] = reply_twice;
 	self->s->hook[FUSE_GET_DAXDEV] = reply_twice;
 	EXPECT_EQ(0, fs_try(self->s, "file"));
+	/* The opener goes on with the second answer, while the server writes the third. */
+	for (int ms = 0; ms < FS_PATIENCE && self->s->refused < 4; ms++)
+		usleep(1000);
 	EXPECT_EQ(4, self->s->refused);
 	EXPECT_EQ(1, self->s->count[FUSE_GET_FMAP]);
 }
