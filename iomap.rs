@@ -216,6 +216,11 @@ pub(crate) unsafe fn opened(file: *mut c::file) {
 pub(crate) fn opened_early(inode: &Inode) {
     if let Some(mapped) = MappedInode::of(inode) {
         mapped.header.count_open_file();
+        // Another thread may have mapped the file by mmap(2) since it has the table for that, and
+        // the last close of another file may have found nothing in use before this count.
+        if let Some(file) = mapped.header.file() {
+            file.will_be_mapped();
+        }
     }
 }
 

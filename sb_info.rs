@@ -85,9 +85,6 @@ pub(crate) struct SbInfo {
     pub(crate) files: Atomic<i64>,
     #[pin]
     pub(crate) mapped_files: MappedFiles,
-    /// Locks which file owns which memory of the devices.
-    #[pin]
-    pub(crate) ownership: Ownership,
     pub(crate) stats: Stats,
     /// Limits the log messages about opens.
     #[pin]
@@ -124,6 +121,10 @@ pub(crate) struct SbInfo {
     pub(crate) ops: PinnedOps,
     /// Completed when the devices are not held any more.
     pub(crate) released: Released,
+    /// Locks which file owns which memory of the devices. Dropping it waits for its readers, which
+    /// are gone, for a grace period: the devices do not wait for that.
+    #[pin]
+    pub(crate) ownership: Ownership,
     /// Set in `put_super()`. Before that, the connection keeps the module loaded.
     module: SetOnce<ModuleRef>,
 }
@@ -183,7 +184,6 @@ impl SbInfo {
             ops,
             files: Atomic::new(0),
             mapped_files <- MappedFiles::new(),
-            ownership <- Ownership::new(),
             stats: Stats::new(),
             opens <- RateLimit::new(),
             mappings <- RateLimit::new(),
@@ -197,6 +197,7 @@ impl SbInfo {
             will_look: Atomic::new(false),
             devices <- Devices::new(),
             released,
+            ownership <- Ownership::new(),
             module: SetOnce::new(),
         });
         let sbi = KBox::pin_init(init, GFP_ATOMIC | __GFP_NOWARN)?;

@@ -238,7 +238,8 @@ impl DaxDevice {
 /// # Invariants
 ///
 /// `kaddr` and `pfn` are those of page `pgoff` of the device. The page has a memory map as long as
-/// this is used, under a [`ReadLock`], and the task does not sleep meanwhile.
+/// this is used, under a [`ReadLock`]: removing the device waits for that. Once [`Self::write`] has
+/// slept, [`DaxDevice::recovery_page`] must not be called again without a new look at the device.
 pub(crate) struct RecoveryPage<'a> {
     dax_dev: &'a DaxDevice,
     pgoff: ffi::c_ulong,

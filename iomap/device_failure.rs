@@ -123,12 +123,17 @@ fn invalidate_once(sbi: &SbInfo, index: u32, device: &Device, first: bool) -> bo
         file.header().uses_device(index) && (first || !file.mapping().is_empty())
     };
     let mut busy = false;
-    sbi.mapped_files
-        .for_each((&active).into(), true, wanted, |file| {
+    // An inode that is being evicted has no faults. `evict()` waits for writeback of the inode, and
+    // that for the server, so this does not wait for it with the superblock held: the next pass
+    // finds the memory dropped, or kept.
+    let skipped = sbi
+        .mapped_files
+        .for_each((&active).into(), false, wanted, |file| {
             let no_faults = NoFaults::lock(file);
             busy |= !try_break_layout(&no_faults, Some(device));
         });
-    sbi.mapped_files.release_kept_of(device) || busy
+    drop(active);
+    sbi.mapped_files.release_kept_of(device) || busy || skipped
 }
 
 /// Handles a failed page frame: unmaps it, and sends SIGBUS to the tasks that the kernel's policy

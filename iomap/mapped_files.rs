@@ -122,13 +122,16 @@ impl MappedFiles {
     /// A file to be taken whose inode is being evicted is skipped, unless `wait_for_eviction` is
     /// set: then its memory is dropped or kept when this returns. Files that are inserted during
     /// the walk are skipped.
+    ///
+    /// Returns true if a file was skipped because its inode is being evicted.
     pub(super) fn walk(
         &self,
         active: StaysActive<'_>,
         wait_for_eviction: bool,
         mut look: impl FnMut(&MappedFile) -> Look,
         mut each: impl FnMut(&Held<'_>),
-    ) {
+    ) -> bool {
+        let mut skipped = false;
         let mut step = |marker: &Marker<ListedFile>| {
             let mut held = None;
             let mut evicted = false;
@@ -147,6 +150,7 @@ impl MappedFiles {
                             // the list.
                             held = unsafe { Held::new(file, active) };
                             evicted = wait_for_eviction && held.is_none();
+                            skipped |= !evicted && held.is_none();
                         }
                         Look::Stop => more = false,
                     }
@@ -171,17 +175,18 @@ impl MappedFiles {
         let walk = |marker: &Marker<ListedFile>| while step(marker) {};
         // SAFETY: The list is part of `self`, which is pinned, and is never replaced.
         unsafe { Marker::with(&self.lists, |lists| &mut lists.mapped, walk) };
+        skipped
     }
 
     /// Calls `each` with every file that is `wanted`, with a reference to its inode held. `wanted`
-    /// is called with a spin lock held. See [`MappedFiles::walk`].
+    /// is called with a spin lock held. For the result, see [`MappedFiles::walk`].
     pub(super) fn for_each(
         &self,
         active: StaysActive<'_>,
         wait_for_eviction: bool,
         wanted: impl Fn(&MappedFile) -> bool,
         mut each: impl FnMut(&MappedFile),
-    ) {
+    ) -> bool {
         let look = |file: &MappedFile| {
             if wanted(file) {
                 Look::Take
@@ -189,7 +194,7 @@ impl MappedFiles {
                 Look::Pass
             }
         };
-        self.walk(active, wait_for_eviction, look, |held| each(held.file()));
+        self.walk(active, wait_for_eviction, look, |held| each(held.file()))
     }
 
     /// Returns true if there is a file that is `wanted`, which is called with a spin lock held.
