@@ -102,6 +102,7 @@ minor_of() { # DIR: what its connection is called
 }
 # start ARGUMENT...: a server in the foreground, as $server, with its output in $tmp/said.
 start() {
+	: >"$tmp/said" # of the server before, whose line would be taken for this one's
 	fmapfs "$@" >"$tmp/said" 2>&1 &
 	server=$!
 	eventually grep -q ' files on ' "$tmp/said" || { cat "$tmp/said"; return 1; }
