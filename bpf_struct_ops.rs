@@ -32,6 +32,7 @@ use crate::{
         }, //
     },
     bindings::kernel as c,
+    compat::EOPNOTSUPP,
     fmap_ops::{
         self,
         MetaBuf,

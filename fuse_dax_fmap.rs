@@ -39,6 +39,7 @@ mod abstractions;
 mod attach;
 mod bindings;
 mod bpf_struct_ops;
+mod compat;
 mod daxdev;
 mod fmap_ops;
 mod fuse;

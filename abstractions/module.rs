@@ -14,15 +14,15 @@
 
 use core::ptr::NonNull;
 
-use kernel::{
-    module::{
+use kernel::types::Opaque;
+
+use crate::{
+    bindings::kernel as c,
+    compat::module::{
         this_module,
         ModuleMetadata, //
-    },
-    types::Opaque, //
+    }, //
 };
-
-use crate::bindings::kernel as c;
 
 /// A `struct module` that is loaded.
 #[repr(transparent)]

@@ -24,6 +24,10 @@
 use kernel::prelude::*;
 
 use crate::{
+    compat::{
+        ENODATA,
+        ENOSYS, //
+    },
     fmap_ops::{
         Parsed,
         Verdict, //

@@ -4,8 +4,7 @@
 
 use kernel::{
     ffi,
-    prelude::*,
-    sync::rcu::rcu_barrier, //
+    prelude::*, //
 };
 
 use crate::{
@@ -19,6 +18,7 @@ use crate::{
         }, //
     },
     bindings::kernel as c,
+    compat::rcu_barrier,
     daxdev,
     fuse::{
         MAKING_TABLES,

@@ -21,6 +21,7 @@ use crate::{
         fsnotify, //
     },
     bindings::kernel as c,
+    compat::EOPNOTSUPP,
     fuse::{
         Inode,
         Table,

@@ -4,6 +4,8 @@
  * bindgen reads this with the flags of the C compiler; Kbuild lists the items
  * to take from it.
  */
+#include "../compat/kernel.h"
+
 #include <linux/bpf.h>
 #include <linux/bpf_verifier.h>
 #include <linux/btf.h>
@@ -229,6 +231,17 @@ static inline bool fuse_dax_fmap_is_missing(const struct iov_iter *iter)
 	}
 	/* With an empty segment, nothing is known. */
 	return !segment;
+}
+
+/* What a register points to. C has a name for a member of a struct that has none. */
+static inline struct btf *fuse_dax_fmap_reg_btf(const struct bpf_reg_state *reg)
+{
+	return reg->btf;
+}
+
+static inline u32 fuse_dax_fmap_reg_btf_id(const struct bpf_reg_state *reg)
+{
+	return reg->btf_id;
 }
 
 /* Macros for locks. */

@@ -39,6 +39,7 @@ use crate::{
         task, //
     },
     bindings::kernel as c,
+    compat::EOPNOTSUPP,
     lockless::{
         self,
         AsWritten, //

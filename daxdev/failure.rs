@@ -40,7 +40,8 @@ use crate::{
         },
         sync::rcu::synchronize_rcu_tasks, //
     },
-    bindings::kernel as c, //
+    bindings::kernel as c,
+    compat::EOPNOTSUPP, //
 };
 
 use super::{

@@ -38,6 +38,7 @@ use crate::{
         fuse as f,
         kernel as c, //
     },
+    compat,
     open_error::Failure, //
 };
 
@@ -96,7 +97,7 @@ impl Request {
         buf_size: usize,
     ) -> Result<PendingRequest> {
         // Up to 1 MiB, for as long as the server likes: charged to the opener's memory cgroup.
-        let reply = KVVec::<u8>::zeroed(buf_size, GFP_KERNEL_ACCOUNT)?;
+        let reply = compat::zeroed(buf_size, GFP_KERNEL_ACCOUNT)?;
         let request = Arc::pin_init(
             pin_init!(Self {
                 args <- Args::zeroed(),

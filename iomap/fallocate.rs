@@ -20,6 +20,7 @@ use crate::{
         task::fatal_signal_pending, //
     },
     bindings::kernel as c,
+    compat::EOPNOTSUPP,
     stats::Counter, //
 };
 

@@ -10,6 +10,7 @@ use kernel::{
 
 use crate::{
     bindings::kernel as c,
+    compat::EOPNOTSUPP,
     fuse::{
         COperations,
         Inode,

@@ -32,6 +32,7 @@ use crate::{
         task, //
     },
     bindings::kernel as c,
+    compat::EHWPOISON,
     daxdev::Device,
     stats::Counter, //
 };

@@ -10,6 +10,7 @@ use kernel::{
 use crate::{
     abstractions::fs::inode::Inode,
     bindings::kernel as c,
+    compat::EHWPOISON,
     ratelimit::pr_warn_limited,
     stats::Counter, //
 };

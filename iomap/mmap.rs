@@ -18,6 +18,7 @@ use crate::{
         mm::vma::VmaBeingMade, //
     },
     bindings::kernel as c,
+    compat::EOPNOTSUPP,
     fuse::Table, //
 };
 

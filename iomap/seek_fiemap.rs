@@ -31,6 +31,7 @@ use crate::{
         task::fatal_signal_pending, //
     },
     bindings::kernel as c,
+    compat::EOPNOTSUPP,
     fuse::Inode, //
 };
 

@@ -158,10 +158,10 @@ impl Map {
 ///
 /// `reg` must be valid, and of type PTR_TO_BTF_ID.
 pub(crate) unsafe fn pointee(reg: *const c::bpf_reg_state) -> (usize, u32) {
-    // SAFETY: By the safety requirements this is the member of the union that is in use.
-    let pointee = unsafe { &(*reg).__bindgen_anon_1.__bindgen_anon_1 };
+    // SAFETY: By the safety requirements `reg` is valid.
+    let (btf, id) = unsafe { (c::fuse_dax_fmap_reg_btf(reg), c::fuse_dax_fmap_reg_btf_id(reg)) };
 
-    (pointee.btf as usize, pointee.btf_id)
+    (btf as usize, id)
 }
 
 /// Writes to the verifier's log that an access of `size` bytes at offset `off` is not allowed.

@@ -36,16 +36,18 @@ use kernel::{
         to_result, //
     },
     ffi,
-    module::{
-        this_module,
-        ModuleMetadata, //
-    },
     prelude::*,
     str::CStr,
     types::Opaque, //
 };
 
-use crate::bindings::kernel as c;
+use crate::{
+    bindings::kernel as c,
+    compat::module::{
+        this_module,
+        ModuleMetadata, //
+    }, //
+};
 
 use super::{
     btf::{

@@ -30,6 +30,7 @@ use kernel::{
 
 use crate::{
     bindings::kernel as c,
+    compat::EOPNOTSUPP,
     fuse::{
         Inode,
         Table, //
