@@ -6,6 +6,7 @@
 //! module but the bindings.
 
 pub(crate) mod bpf;
+pub(crate) mod build_id;
 pub(crate) mod cred;
 pub(crate) mod dax;
 pub(crate) mod device;

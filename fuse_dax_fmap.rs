@@ -35,6 +35,8 @@ use kernel::{
     prelude::*, //
 };
 
+use crate::abstractions::build_id::BuildId;
+
 mod abstractions;
 mod attach;
 mod bindings;
@@ -73,9 +75,37 @@ struct FuseDaxFmap {
     _hooks: attach::Hooks,
 }
 
+/// Checks that the running kernel is the build that the module was built for.
+///
+/// Version magic holds little more than the release: a kernel that was built again with another
+/// patch has the same version magic, and the layouts that the module takes from the kernel's
+/// headers and BTF may differ.
+///
+/// # Errors
+///
+/// [`ENOEXEC`], as for version magic, if it is another build.
+fn check_kernel() -> Result {
+    // If the kernel tree has no build id, the build has said that nothing is compared.
+    let Some(tree) = BuildId::of_tree() else {
+        return Ok(());
+    };
+    match BuildId::of_kernel() {
+        Some(kernel) if kernel == tree => Ok(()),
+        Some(kernel) => {
+            pr_err!("built for the kernel with the build id {tree}, and this one has {kernel}: build the module for it\n");
+            Err(ENOEXEC)
+        }
+        None => {
+            pr_err!("built for the kernel with the build id {tree}, and this one does not tell which it has\n");
+            Err(ENOEXEC)
+        }
+    }
+}
+
 impl kernel::InPlaceModule for FuseDaxFmap {
     fn init(_module: &'static ThisModule) -> impl PinInit<Self, Error> {
         pin_init::pin_init_scope(|| {
+            check_kernel()?;
             daxdev::init()?;
             bpf_struct_ops::register()?;
             let hooks = attach::Hooks::new()?;

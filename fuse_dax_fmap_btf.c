@@ -19,6 +19,11 @@
 /* The macro module! has no field for the version. */
 MODULE_VERSION(FUSE_DAX_FMAP_VERSION);
 
+/* "modinfo -F kernel_build_id" shows it. */
+MODULE_INFO(kernel_build_id, FUSE_DAX_FMAP_BUILD_ID);
+
+char fuse_dax_fmap_built_for[FUSE_DAX_FMAP_BUILD_ID_LEN] __ro_after_init = FUSE_DAX_FMAP_BUILD_ID;
+
 char fuse_dax_fmap_default_ops[FUSE_DAX_FMAP_OPS_NAME_LEN];
 
 /* As for module_param_string(), but Rust is notified of a new value. */

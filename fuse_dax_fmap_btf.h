@@ -21,6 +21,12 @@ int fuse_dax_fmap_register_bpf(struct bpf_struct_ops *st);
 /* In C: the module parameter, always NUL terminated. */
 extern char fuse_dax_fmap_default_ops[FUSE_DAX_FMAP_OPS_NAME_LEN];
 
+/* In hexadecimal, with the NUL: the kernel has no build id that is longer than 20 bytes. */
+#define FUSE_DAX_FMAP_BUILD_ID_LEN (2 * 20 + 1)
+
+/* In C: the build id of the kernel that the module is built for, empty if its tree has none. */
+extern char fuse_dax_fmap_built_for[FUSE_DAX_FMAP_BUILD_ID_LEN];
+
 /* In Rust: called after the parameter has been set. */
 void fuse_dax_fmap_default_ops_set(void);
 

@@ -11,6 +11,7 @@
 #include <linux/btf.h>
 #include <linux/cred.h>
 #include <linux/dax.h>
+#include <linux/elf.h>
 #include <linux/fadvise.h>
 #include <linux/falloc.h>
 #include <linux/fiemap.h>
@@ -18,7 +19,10 @@
 #include <linux/fs.h>
 #include <linux/fs_struct.h>
 #include <linux/fsnotify_backend.h>
+#include <linux/hex.h>
 #include <linux/iomap.h>
+#include <linux/kernfs.h>
+#include <linux/kobject.h>
 #include <linux/leafops.h>
 #include <linux/mm.h>
 #include <linux/pagemap.h>
@@ -27,6 +31,7 @@
 #include <linux/sched/mm.h>
 #include <linux/sched/signal.h>
 #include <linux/srcu.h>
+#include <linux/sysfs.h>
 #include <linux/tracepoint.h>
 #include <linux/uaccess.h>
 #include <linux/uio.h>
@@ -34,6 +39,8 @@
 #include <asm/unistd.h>
 #include <uapi/linux/fuse.h>
 #include <uapi/linux/fuse_dax_fmap.h>
+
+#include "../fuse_dax_fmap_btf.h"
 
 /* Exported, but declared in private headers only (drivers/dax, fs). */
 struct dev_dax;
@@ -233,6 +240,51 @@ static inline bool fuse_dax_fmap_is_missing(const struct iov_iter *iter)
 	return !segment;
 }
 
+/* Writes the build id of the kernel that the module is built for. */
+static inline void fuse_dax_fmap_tree(char *hex)
+{
+	memcpy(hex, fuse_dax_fmap_built_for, sizeof(fuse_dax_fmap_built_for));
+}
+
+/* NT_GNU_BUILD_ID, for which no header of the kernel has a name. */
+#define FUSE_DAX_FMAP_NOTE_BUILD_ID 3
+
+/*
+ * Writes the build id of the running kernel in hexadecimal, or nothing if the kernel has none.
+ *
+ * Neither vmlinux_build_id[] nor the section that it is read from nor kallsyms is exported, and
+ * /sys/kernel/notes can be opened only if the task that loads the module sees a sysfs. But exported
+ * symbols lead to the attribute behind that file, and the attribute points to the notes of vmlinux.
+ */
+static inline void fuse_dax_fmap_running(char *hex)
+{
+	struct kernfs_node *node = kernfs_find_and_get(kernel_kobj->sd, "notes");
+	const struct bin_attribute *notes;
+	const struct elf64_note *note;
+	size_t at, name, desc;
+
+	if (!node)
+		return;
+	notes = node->priv;
+	/* An attribute with another read function has private data of another kind. */
+	if (kernfs_type(node) != KERNFS_FILE || notes->read != sysfs_bin_attr_simple_read)
+		goto out;
+	for (at = 0; at + sizeof(*note) <= notes->size; at = desc + ALIGN(note->n_descsz, 4)) {
+		note = notes->private + at;
+		name = at + sizeof(*note);
+		desc = name + ALIGN(note->n_namesz, 4);
+		if (note->n_type != FUSE_DAX_FMAP_NOTE_BUILD_ID ||
+		    note->n_namesz != sizeof("GNU") ||
+		    memcmp(notes->private + name, "GNU", sizeof("GNU")))
+			continue;
+		if (note->n_descsz <= FUSE_DAX_FMAP_BUILD_ID_LEN / 2)
+			*bin2hex(hex, notes->private + desc, note->n_descsz) = '\0';
+		break;
+	}
+out:
+	kernfs_put(node);
+}
+
 /* What a register points to. C has a name for a member of a struct that has none. */
 static inline struct btf *fuse_dax_fmap_reg_btf(const struct bpf_reg_state *reg)
 {
@@ -320,4 +372,3 @@ static inline u64 fuse_dax_fmap_sum(uintptr_t counter)
 	return sum;
 }
 
-#include "../fuse_dax_fmap_btf.h"

@@ -159,7 +159,9 @@ impl Map {
 /// `reg` must be valid, and of type PTR_TO_BTF_ID.
 pub(crate) unsafe fn pointee(reg: *const c::bpf_reg_state) -> (usize, u32) {
     // SAFETY: By the safety requirements `reg` is valid.
-    let (btf, id) = unsafe { (c::fuse_dax_fmap_reg_btf(reg), c::fuse_dax_fmap_reg_btf_id(reg)) };
+    let btf = unsafe { c::fuse_dax_fmap_reg_btf(reg) };
+    // SAFETY: By the safety requirements `reg` is valid.
+    let id = unsafe { c::fuse_dax_fmap_reg_btf_id(reg) };
 
     (btf as usize, id)
 }
