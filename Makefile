@@ -12,8 +12,13 @@ ifneq ($(words $(CURDIR)),1)
 $(error make cannot work in '$(CURDIR)': the path of the source may have no spaces)
 endif
 
-BUILD	:= $(CURDIR)/build
+# A kernel of scripts/kernels, "debug", or empty for the newest. A kernel that is named has its own
+# build directory (scripts/build-dir).
+KERNEL	?= $(FMAP_KERNEL)
+NAMED	:= $(filter-out stock debug,$(KERNEL))
+BUILD	:= $(CURDIR)/build$(NAMED:%=/%)
 DEVICE	?= nvdimm
+export FMAP_KERNEL := $(NAMED)
 MAKEFLAGS += --no-print-directory
 
 ifdef KDIR
@@ -43,20 +48,29 @@ help:
 	@echo 'make bench                instructions per fault, read, write and open, against other memory'
 	@echo '     [ROWS="bpf native"]  and file systems (docs/benchmark-method.md); only these rows'
 	@echo '     [QUICK=1]            only the most important patterns'
+	@echo 'make kernels [TEST=1]     the module for every kernel of scripts/kernels that the archive'
+	@echo '                          has [and their tests]; writes the table in README.md'
 	@echo 'make lint                 formatting, clippy, shellcheck, checkpatch'
 	@echo 'make ide                  rust-project.json and compile_commands.json, for rust-analyzer'
 	@echo '                          and clangd'
 	@echo 'make hooks                git looks at commits before it makes them (.githooks)'
 	@echo 'make clean                remove build/'
 	@echo
+	@echo 'KERNEL=NAME, with module, tools, tests, demo, check, exercise, torture and bench, takes'
+	@echo 'a kernel of scripts/kernels, and builds in build/NAME/. Without it: the newest that the'
+	@echo 'archive had when it was first asked.'
+	@echo
 	@echo 'The build root and the kernel are kept in ~/.cache/fuse-dax-fmap (or in'
 	@echo 'XDG_CACHE_HOME). Remove that directory to get the newest kernel, or its space.'
 	@echo 'FMAP_MIRROR=URL takes another archive than that of this host, as it may have to be'
 	@echo 'when Debian no longer has the kernel: the snapshot of a day on which it had it.'
 
-.PHONY: all help module debug-module bpf tools tests exercisers bench-programs native-module lint demo check check-debug exercise torture bench ide hooks clean
+.PHONY: all help module debug-module bpf tools tests exercisers bench-programs native-module lint demo check check-debug exercise torture bench kernels ide hooks clean
 
 ifneq ($(INSIDE)$(KDIR),)
+
+# Each root has its own compilers; kernels with the same root share what cargo builds.
+CARGO_DIR := $(CURDIR)/build/cargo$(shell . /etc/os-release && [ "$$VERSION_CODENAME" = trixie ] || echo "-$$VERSION_CODENAME")
 
 module: | $(BUILD)
 	@scripts/build-module '$(or $(KDIR),/kernel/build)' $(BUILD) $(KBUILD_ARGS)
@@ -69,19 +83,19 @@ bpf: | $(BUILD)
 
 tools: | $(BUILD)
 	@mkdir -p $(BUILD)/bin
-	cd tools && cargo build --release --locked --target-dir $(BUILD)/cargo
-	@install $(BUILD)/cargo/release/fmapctl $(BUILD)/cargo/release/fmapfs $(BUILD)/bin/
-	@install -D $(BUILD)/cargo/release/bench-report $(BUILD)/bench/bench-report
+	cd tools && cargo build --release --locked --target-dir $(CARGO_DIR)
+	@install $(CARGO_DIR)/release/fmapctl $(CARGO_DIR)/release/fmapfs $(BUILD)/bin/
+	@install -D $(CARGO_DIR)/release/bench-report $(BUILD)/bench/bench-report
 
 tests: | $(BUILD)
-	@$(MAKE) -C tests OUT=$(BUILD)/tests KSRC=/kernel/source CC=gcc-14 CLANG=clang-19
-	cd tools && cargo build --release --locked --examples --target-dir $(BUILD)/cargo
-	@install -D -t $(BUILD)/tests/examples $(addprefix $(BUILD)/cargo/release/examples/,one_file fuse_backend with_fuser)
+	@$(MAKE) -C tests OUT=$(BUILD)/tests KSRC=/kernel/source CC=gcc CLANG=clang-19
+	cd tools && cargo build --release --locked --examples --target-dir $(CARGO_DIR)
+	@install -D -t $(BUILD)/tests/examples $(addprefix $(CARGO_DIR)/release/examples/,one_file fuse_backend with_fuser)
 
 # What "make bench" needs in addition: its programs, those that make file systems, and a
 # module with the format of striped built in (bench/native.rs).
 bench-programs: | $(BUILD)
-	@$(MAKE) -C bench OUT=$(BUILD)/bench CC=gcc-14 CLANG=clang-19
+	@$(MAKE) -C bench OUT=$(BUILD)/bench CC=gcc CLANG=clang-19
 	@bench/collect $(BUILD)/bench/add
 
 native-module: | $(BUILD)
@@ -97,11 +111,11 @@ $(BUILD)/exercisers/bin/fsx: | $(BUILD)
 
 $(BUILD)/exercisers/fixed.so: tests/tools/exercisers/fixed.c | $(BUILD)
 	@mkdir -p $(@D)
-	gcc-14 -O2 -Wall -Wextra -Werror -shared -fPIC -o $@ $<
+	gcc -O2 -Wall -Wextra -Werror -shared -fPIC -o $@ $<
 
 # The demo's own helper.
 $(BUILD)/fmap-map: demo/map.c | $(BUILD)
-	gcc-14 -O2 -Wall -Wextra -Werror -o $@ $<
+	gcc -O2 -Wall -Wextra -Werror -o $@ $<
 
 lint: | $(BUILD)
 	@scripts/lint
@@ -111,7 +125,7 @@ $(BUILD):
 
 else
 
-INSIDE_ROOT := scripts/enter make --no-print-directory -C $(CURDIR) INSIDE=1
+INSIDE_ROOT := scripts/enter make --no-print-directory -C $(CURDIR) INSIDE=1 BUILD=$(BUILD)
 
 all module bpf tools tests exercisers bench-programs native-module lint $(BUILD)/fmap-map:
 	@$(INSIDE_ROOT) -j$$(nproc) $@
@@ -127,7 +141,7 @@ demo:
 
 # DEVICE restricts it only if it is set.
 check check-debug:
-	@scripts/check $(if $(filter check-debug,$@),--kernel debug) \
+	@scripts/check --kernel $(if $(filter check-debug,$@),debug,$(or $(KERNEL),stock)) \
 		$(if $(filter-out file,$(origin DEVICE)),--device $(DEVICE)) \
 		$(if $(TEST),--test $(TEST))
 
@@ -139,17 +153,19 @@ exercise:
 
 MINUTES ?= 10
 SEED ?= 1
-KERNEL ?= stock
 torture:
 	@scripts/build-quietly $(if $(filter debug,$(KERNEL)),debug-module,module) bpf tools tests
 	@seconds=$$(($(MINUTES) * 60)); \
-	tests/vm/run --kernel $(KERNEL) --device $(DEVICE) --timeout $$((3 * seconds + 1200)) -- \
+	tests/vm/run --kernel $(or $(KERNEL),stock) --device $(DEVICE) --timeout $$((3 * seconds + 1200)) -- \
 		"TORTURE_SECONDS=$$seconds TORTURE_SEED=$(SEED) TORTURE_ACTORS=$(ACTORS) \
 		TEST_TIMEOUT=$$((3 * seconds + 600)) run-kselftests torture"
 
 bench:
 	@scripts/build-quietly module bpf tools native-module bench-programs
 	@ROWS='$(ROWS)' QUICK='$(QUICK)' bench/run
+
+kernels:
+	@scripts/all-kernels $(if $(TEST),--test $(TEST))
 
 ide:
 	@scripts/build-quietly module

@@ -16,7 +16,11 @@
 #   debug-HASH    a kernel with checkers from the same source (make-debug-kernel);
 #                 seen as /kernel instead, if FMAP_KERNEL is "debug"
 #
-# Beside them: cargo/ (crates), log/ (the full output of what was built).
+# Beside them: newest-HASH, the kernel that is used if FMAP_KERNEL names none (newest-kernel); cargo/
+# (crates); log/ (the full output of what was built).
+#
+# FMAP_KERNEL is a name of scripts/kernels; "stock", or empty, for the newest kernel that the archive
+# had when the cache was made; or "debug" for a kernel with checkers from the source of that one.
 
 set -euo pipefail
 
@@ -72,7 +76,6 @@ mine() {
 
 fit_to_work
 
-SUITE=trixie KERNEL_SERIES=7.3
 # Set in the process that makes something (make_once): the descriptor of its lock.
 MAKING=${FMAP_MAKING-}
 unset FMAP_MAKING
@@ -81,10 +84,62 @@ hash_of() {
 	cat "$@" | sha256sum | cut -c1-12
 }
 
-ROOT_KEY=$(hash_of "$TOP"/scripts/{make-root,apt-sources,packages})
-KERNEL_KEY=$(echo "$ROOT_KEY $KERNEL_SERIES" | hash_of - "$TOP"/scripts/{make-kernel,choose-kernel})
-ROOT=$CACHE/root-$ROOT_KEY
-STOCK_KERNEL=$CACHE/kernel-$KERNEL_KEY
+# kernels USE...: print the names of the kernels with one of these uses, in order (scripts/kernels).
+kernels() {
+	awk -v use=" $* " '!/^#/ && NF && index(use, " " $5 " ") { print $1 }' "$TOP/scripts/kernels"
+}
+
+# use_kernel NAME: set the place of that kernel, and the root that belongs to it.
+use_kernel() {
+	local line
+	NAME=$1
+	line=$(awk -v name="$NAME" '!/^#/ && $1 == name { print $2, $3, $4; exit }' "$TOP/scripts/kernels")
+	[ -n "$line" ] || case $NAME in
+	*rt*) die "no rt kernel can work: it has no transparent huge pages, and so none of the drivers of DAX devices" ;;
+	*) die "there is no kernel $NAME, but: $(kernels newest untried named | xargs)" ;;
+	esac
+	read -r KERNEL_SUITE SERIES FLAVOUR <<<"$line"
+	case $KERNEL_SUITE in
+	experimental) SUITE=sid ;;
+	*) SUITE=${KERNEL_SUITE%-backports} ;;
+	esac
+	ROOT_KEY=$(echo "$SUITE" | hash_of - "$TOP"/scripts/{make-root,apt-sources,packages})
+	ROOT=$CACHE/root-$ROOT_KEY
+	STOCK_KERNEL=$CACHE/kernel-$(echo "$ROOT_KEY $line" |
+		hash_of - "$TOP"/scripts/{make-kernel,choose-kernel,apt-lists})
+}
+
+# use_newest: use the kernel that newest-kernel chose. NAME is empty if newest-kernel has to choose:
+# it never did, or the kernel that it chose is gone.
+use_newest() {
+	local first
+	first=$(kernels newest untried | head -n 1)
+	use_kernel "$first"
+	NEWEST=$CACHE/newest-$(echo "$STOCK_KERNEL" | hash_of - "$TOP"/scripts/{kernels,newest-kernel})
+	if [ -s "$NEWEST" ]; then
+		use_kernel "$(head -n 1 "$NEWEST")"
+		[ ! -d "$STOCK_KERNEL" ] || return 0
+	fi
+	NAME='' STOCK_KERNEL=$CACHE/kernel-none
+}
+
+# say_kernel: print one line with the kernel that is used, and why the others are not.
+say_kernel() {
+	local left=
+	case ${FMAP_KERNEL:-stock} in
+	stock | debug)
+		use_newest
+		left=$(sed '1d; s/^/; not /' "$NEWEST" | tr -d '\n')
+		;;
+	esac
+	echo "  kernel $NAME: $(cat "$STOCK_KERNEL/release")$left" >&2
+}
+
+case ${FMAP_KERNEL:-stock} in
+stock | debug) use_newest ;;
+/*) use_kernel "${FMAP_KERNEL_NAME:-$(kernels newest untried | head -n 1)}" ;;
+*) use_kernel "$FMAP_KERNEL" ;;
+esac
 # The source and the compilers, not the rest of the root: it takes too long. As long
 # as they are not there, nothing is known.
 DEBUG_KEY=$({
@@ -93,9 +148,9 @@ DEBUG_KEY=$({
 } 2>/dev/null | hash_of - "$TOP/scripts/make-debug-kernel" "$TOP/scripts/debug.config")
 DEBUG_KERNEL=$CACHE/debug-$DEBUG_KEY
 case ${FMAP_KERNEL:-stock} in
-stock) KERNEL=$STOCK_KERNEL ;;
 debug) KERNEL=$DEBUG_KERNEL ;;
-*) KERNEL=$FMAP_KERNEL OWNER=0:0 ;; # one that is being made: root's, as the root is
+/*) KERNEL=$FMAP_KERNEL OWNER=0:0 ;; # one that is being made: root's, as the root is
+*) KERNEL=$STOCK_KERNEL ;;
 esac
 
 # Start over as root, through sudo if necessary.
@@ -104,15 +159,16 @@ as_root() {
 	[ "$(id -u)" = 0 ] && return
 	command -v sudo >/dev/null ||
 		die "making and entering the build root takes root, and there is no sudo"
-	for name in FMAP_MIRROR FMAP_SECURITY_MIRROR FMAP_KERNEL http_proxy https_proxy no_proxy; do
+	for name in FMAP_MIRROR FMAP_SECURITY_MIRROR FMAP_KERNEL FMAP_KERNEL_NAME http_proxy https_proxy no_proxy; do
 		[ -z "${!name-}" ] || pass+=("$name=${!name}")
 	done
 	exec sudo env FMAP_CACHE="$CACHE" FMAP_OWNER="$OWNER" "${pass[@]}" "$0" "$@"
 }
 
-# step WHAT COMMAND...: one line on the terminal, all output in $LOG.
+# step WHAT COMMAND...: one line on the terminal, all output in $LOG. If COMMAND fails, print a
+# sentence or the end of the output, and return its status.
 step() {
-	local what=$1 start=$SECONDS status
+	local what=$1 start=$SECONDS status said
 	shift
 	printf '  %s ... ' "$what" >&2
 	echo "== $what" >>"$LOG"
@@ -123,6 +179,14 @@ step() {
 	set -e
 	if [ $status != 0 ]; then
 		printf 'failed\n' >&2
+		# A message of one of our scripts is enough.
+		tac "$LOG" | sed '/^== /,$d' | tac >"$LOG.step"
+		said=$(sed -En '/^(apt-lists|check-kernel|choose-kernel|make-kernel|make-root): /,$p' "$LOG.step")
+		rm "$LOG.step"
+		if [ -n "$said" ]; then
+			printf '%s\n' "$said" >&2
+			exit $status
+		fi
 		tail -n 15 "$LOG" >&2
 		die "$what: failed, see $LOG"
 	fi
