@@ -47,8 +47,10 @@ def sysroot(path):
 def rust_project():
     """The kernel's own target knows its crates; the module's needs to find its bindings."""
     (BUILD / "ide").mkdir(exist_ok=True)
+    compiler = subprocess.run([TOP / "scripts/compiler", "/kernel/build"], check=True, text=True,
+                              stdout=subprocess.PIPE).stdout.split()
     subprocess.run(["make", "-s", "-C", "/kernel/build", f"M={TOP}", f"MO={BUILD}/ide",
-                    "CC=gcc-14", "HOSTCC=gcc-14", "rust-analyzer"],
+                    *compiler, "rust-analyzer"],
                    env={k: v for k, v in os.environ.items() if not k.startswith("MAKE")}, check=True)
     project = json.loads((BUILD / "ide/rust-project.json").read_text())
     project["sysroot"] = str(sysroot(BUILD / "ide/sysroot"))
@@ -96,12 +98,12 @@ def compile_commands():
     for name in (".fuse_dax_fmap_btf.o.cmd", "bindings/.kernel_static.o.cmd"):
         line = (BUILD / name).read_text().splitlines()[0]
         yield from entry(BUILD, line.partition(":=")[2].partition(";")[0])
-    variables = ["KSRC=/kernel/source", "CC=gcc-14", "CLANG=clang-19", f"OUT={BUILD}/ide"]
+    variables = ["KSRC=/kernel/source", "CC=gcc", "CLANG=clang-19", f"OUT={BUILD}/ide"]
     for folder in ("bpf", "tests", "tests/host", "bench"):
         commands = subprocess.run(["make", "-nB", "-C", TOP / folder, *variables, "all"],
                                   stdout=subprocess.PIPE, text=True, check=True).stdout
         for line in commands.splitlines():
-            if line.startswith(("gcc-14 ", "clang-19 ")):
+            if line.startswith(("gcc ", "clang-19 ")):
                 yield from entry(TOP / folder, line)
 
 

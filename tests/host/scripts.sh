@@ -242,7 +242,8 @@ archive_of() {
 	done
 }
 
-# choose DIR [FMAP_MIRROR=...]: what choose-kernel says of that archive, and its status.
+# choose DIR [FMAP_MIRROR=...]: what choose-kernel says of that archive, and its status. WANTED is the
+# series and the flavour (7.3).
 # shellcheck disable=SC2016 # expanded inside
 choose() {
 	"$enter" "${@:2}" bash -c '
@@ -255,8 +256,8 @@ choose() {
 			"APT::Architecture \"amd64\"" "APT::Sandbox::User \"root\"" "Acquire::Languages \"none\"" >/tmp/apt/apt.conf
 		export APT_CONFIG=/tmp/apt/apt.conf
 		apt-get update >/tmp/apt/log 2>&1 || { cat /tmp/apt/log; exit 9; }
-		scripts/choose-kernel 7.3
-		echo "status $?"' choose "$repo/$1" 2>&1
+		scripts/choose-kernel $2
+		echo "status $?"' choose "$repo/$1" "${WANTED-7.3}" 2>&1
 }
 chosen() { # TEXT DIR WANTED-LINE...
 	local text=$1 said line missing=()
@@ -270,11 +271,12 @@ chosen() { # TEXT DIR WANTED-LINE...
 
 build_of() { # RELEASE VERSION: all packages of one build
 	echo "linux-image-$1 $2 linux-initramfs-tool, linux-base-$1 (= $2), linux-modules-$1 (= $2)"
-	printf '%s\n' "linux-base-$1 $2" "linux-modules-$1 $2" "linux-headers-$1 $2" "linux-source-7.3 $2"
+	printf '%s\n' "linux-base-$1 $2" "linux-modules-$1 $2" "linux-headers-$1 $2" \
+		"linux-source-$(grep -oE '^[0-9]+\.[0-9]+' <<<"$1") $2"
 }
 new=7.3.10+deb13-amd64 old=7.3.9+deb13-amd64
 both=$(build_of $new 7.3.10-1; build_of $old 7.3.9-1
-	build_of 7.3.11+deb13-rt-amd64 7.3.11-1; build_of 7.30.1+deb13-amd64 7.30.1-1; build_of 7.2.1+deb13-amd64 7.2.1-1)
+	build_of 7.3.11+deb13-rt-amd64 7.3.11-1; build_of 7.3.8+deb13-cloud-amd64 7.3.8-1; build_of 7.30.1+deb13-amd64 7.30.1-1; build_of 7.2.1+deb13-amd64 7.2.1-1)
 archive_of "$repo/whole" <<<"$both"
 archive_of "$repo/headers" < <(grep -v "^linux-headers-$new" <<<"$both")
 archive_of "$repo/source" < <(grep -v "^linux-source-7.3 7.3.10-1" <<<"$both")
@@ -282,6 +284,8 @@ archive_of "$repo/modules" < <(grep -v "^linux-modules-$new" <<<"$both")
 archive_of "$repo/other" < <(sed "/^linux-headers-$new/s/-1$/-2/" <<<"$both")
 archive_of "$repo/none" < <(grep -v '^linux-headers-7.3\.' <<<"$both")
 archive_of "$repo/gone" < <(grep -v '7\.3\.' <<<"$both")
+
+archive_of "$repo/rc" < <(build_of 7.5-amd64 7.5~rc7-1)
 
 chosen "the newest kernel" whole "$new" "linux-headers-$new=7.3.10-1 linux-source-7.3=7.3.10-1" "status 0"
 for lost in headers modules; do
@@ -293,10 +297,23 @@ chosen "a kernel whose source is gone is passed over" source "$old" "there is no
 chosen "headers of another build do not count" other "$old" "there is no linux-headers-$new" "status 0"
 chosen "no kernel is whole: what there is, and what to do" none "no kernel 7.3 for amd64" \
 	"$new 7.3.10-1: there is no linux-headers-$new" "$old 7.3.9-1: there is no linux-headers-$old" \
-	"of other series there are: 7.2, 7.30" "Set FMAP_MIRROR" "status 1"
+	"of other series there are: 7.2, 7.30" "Set FMAP_MIRROR" "status 3"
 chosen "no kernel at all: what there is, and what to do" gone "no kernel 7.3 for amd64" \
-	"of other series there are: 7.2, 7.30" "Set FMAP_MIRROR" "status 1"
+	"of other series there are: 7.2, 7.30" "Set FMAP_MIRROR" "status 3"
+WANTED="any" chosen "the newest of any series" whole 7.30.1+deb13-amd64 "status 0"
+WANTED="7.3 cloud-amd64" chosen "another flavour" whole 7.3.8+deb13-cloud-amd64 "status 0"
+WANTED="7.4" chosen "a series that is not there" whole "no kernel 7.4 for amd64" "status 3"
+WANTED="any" chosen "a release candidate" rc "7.5-amd64" "linux-source-7.5=7.5~rc7-1" "status 0"
 result "any other archive may not" "$(choose whole | grep -E 'status 0' && echo "it is taken")"
+
+# An archive that cannot be read is said to be one, and in our words.
+refused "an archive that is not there" "^apt-lists: the archive's suite trixie cannot be read: .*FMAP_MIRROR=URL" \
+	"${root[@]}" env FMAP_KERNEL="$work/kernel" "$enter" bash -c \
+	'scripts/apt-lists trixie "deb [trusted=yes] file:/nowhere trixie main" 2>&1 >/dev/null'
+refused "a suite that the root does not know" "^apt-lists: the root knows no archive with the suite none" \
+	"${root[@]}" env FMAP_KERNEL="$work/kernel" "$enter" scripts/apt-lists none
+refused "a kernel that there is not" "there is no kernel 6\.1, but: .*7\.3 " env FMAP_KERNEL=6.1 "$make_root"
+refused "an rt kernel" "no rt kernel can work" env FMAP_KERNEL=7.3-rt "$make_root"
 
 # --- the kernel that was found -----------------------------------------------------------------------
 

@@ -20,7 +20,8 @@ mod plot;
 mod rows;
 mod trace;
 
-const DIR: &str = "build/bench";
+/// Below the directory that it is started in, which is where things are built.
+const DIR: &str = "bench";
 
 fn main() -> ExitCode {
     let date = std::env::args().nth(1).unwrap_or_default();
@@ -96,9 +97,9 @@ fn report(date: &str) -> Result<(), String> {
     }
     print!("{md}");
 
-    write("build/bench.md", &md)?;
-    write("build/bench.json", &json(&rows, &bars, date))?;
-    write("build/bench.svg", &plot::svg(&rows))?;
+    write("bench.md", &md)?;
+    write("bench.json", &json(&rows, &bars, date))?;
+    write("bench.svg", &plot::svg(&rows))?;
     for kind in ["2m", "4k", "open"] {
         let text: String = traces
             .iter()
