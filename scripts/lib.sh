@@ -92,11 +92,11 @@ kernels() {
 # use_kernel NAME: set the place of that kernel, and the root that belongs to it.
 use_kernel() {
 	local line
-	NAME=$1
-	line=$(awk -v name="$NAME" '!/^#/ && $1 == name { print $2, $3, $4; exit }' "$TOP/scripts/kernels")
-	[ -n "$line" ] || case $NAME in
+	KERNEL_NAME=$1
+	line=$(awk -v name="$KERNEL_NAME" '!/^#/ && $1 == name { print $2, $3, $4; exit }' "$TOP/scripts/kernels")
+	[ -n "$line" ] || case $KERNEL_NAME in
 	*rt*) die "no rt kernel can work: it has no transparent huge pages, and so none of the drivers of DAX devices" ;;
-	*) die "there is no kernel $NAME, but: $(kernels newest untried named | xargs)" ;;
+	*) die "there is no kernel $KERNEL_NAME, but: $(kernels newest untried named | xargs)" ;;
 	esac
 	read -r KERNEL_SUITE SERIES FLAVOUR <<<"$line"
 	case $KERNEL_SUITE in
@@ -109,8 +109,8 @@ use_kernel() {
 		hash_of - "$TOP"/scripts/{make-kernel,choose-kernel,apt-lists})
 }
 
-# use_newest: use the kernel that newest-kernel chose. NAME is empty if newest-kernel has to choose:
-# it never did, or the kernel that it chose is gone.
+# use_newest: use the kernel that newest-kernel chose. KERNEL_NAME is empty if newest-kernel has to
+# choose: it never did, or the kernel that it chose is gone.
 use_newest() {
 	local first
 	first=$(kernels newest untried | head -n 1)
@@ -120,7 +120,7 @@ use_newest() {
 		use_kernel "$(head -n 1 "$NEWEST")"
 		[ ! -d "$STOCK_KERNEL" ] || return 0
 	fi
-	NAME='' STOCK_KERNEL=$CACHE/kernel-none
+	KERNEL_NAME='' STOCK_KERNEL=$CACHE/kernel-none
 }
 
 # say_kernel: print one line with the kernel that is used, and why the others are not.
@@ -132,7 +132,7 @@ say_kernel() {
 		left=$(sed '1d; s/^/; not /' "$NEWEST" | tr -d '\n')
 		;;
 	esac
-	echo "  kernel $NAME: $(cat "$STOCK_KERNEL/release")$left" >&2
+	echo "  kernel $KERNEL_NAME: $(cat "$STOCK_KERNEL/release")$left" >&2
 }
 
 case ${FMAP_KERNEL:-stock} in
