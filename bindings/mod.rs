@@ -6,6 +6,7 @@
 //! does not bind (`kernel.rs`), and FUSE's private types from the BTF of the kernel that the
 //! module is built for (`fuse.rs`). bindgen asserts every layout it emits at compile time.
 
+// Only newer compilers have some of these lints (unknown_lints).
 #![allow(
     clippy::all,
     clippy::cast_lossless,
@@ -18,6 +19,8 @@
     non_camel_case_types,
     non_snake_case,
     non_upper_case_globals,
+    unknown_lints,
+    unnecessary_transmutes,
     unreachable_pub,
     unsafe_op_in_unsafe_fn
 )]
