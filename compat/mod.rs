@@ -2,8 +2,8 @@
 
 //! What the kernel crate of older kernels lacks, under the names that the newest one has.
 //!
-//! Whoever needs one of these names takes it from here; where the kernel crate has it, that is what
-//! it gets. `Kbuild.include` says what the names in `cfg()` mean.
+//! Other files import these names from here, and get the kernel crate's own where it has them.
+//! `Kbuild.include` defines the names in `cfg()`.
 
 use kernel::{
     alloc::{
@@ -46,13 +46,13 @@ pub(crate) mod module {
     pub(crate) use kernel::ModuleMetadata;
     use kernel::ThisModule;
 
-    /// The module's `THIS_MODULE`. `M` is this crate's module, as there is no other.
+    /// Returns the module's `THIS_MODULE`. `M` is this crate's module, the only one.
     pub(crate) const fn this_module<M: ModuleMetadata>() -> &'static ThisModule {
         &crate::THIS_MODULE
     }
 }
 
-/// Before 7.3 only C has it.
+/// Before 7.3 the kernel crate does not wrap it.
 #[cfg(before_7_3)]
 pub(crate) fn rcu_barrier() {
     // SAFETY: There are no requirements, but that the caller may sleep.
