@@ -12,7 +12,13 @@
 use kernel::{
     fmt,
     prelude::*,
-    sync::SetOnce, //
+    sync::SetOnce,
+    time::{
+        Delta,
+        NSEC_PER_MSEC,
+        NSEC_PER_SEC,
+        NSEC_PER_USEC, //
+    }, //
 };
 
 use crate::abstractions::percpu::{
@@ -47,10 +53,24 @@ pub(crate) enum Counter {
     FailedOpens,
     /// Answers of `iomap_begin()` that were errors, or not valid (`MappingError`).
     RefusedMappings,
+    /// Nanoseconds from sending GET_FMAP to its answer, error replies included.
+    GetFmapTime,
+    /// GET_FMAP requests that were answered within the first time of [`WITHIN`]. The counters of
+    /// the other times follow.
+    GetFmapWithin,
 }
 
+/// The times by which answered GET_FMAP requests are counted, in nanoseconds.
+const WITHIN: [i64; 5] = [
+    100 * NSEC_PER_USEC,
+    NSEC_PER_MSEC,
+    10 * NSEC_PER_MSEC,
+    100 * NSEC_PER_MSEC,
+    NSEC_PER_SEC,
+];
+
 /// The names that users see, by [`Counter`].
-const NAMES: [&str; 12] = [
+const NAMES: [&str; 18] = [
     "faults_2m",
     "faults_4k",
     "faults_failed",
@@ -63,9 +83,15 @@ const NAMES: [&str; 12] = [
     "maps_refused",
     "opens_failed",
     "mappings_refused",
+    "get_fmap_ns",
+    "get_fmap_within_100us",
+    "get_fmap_within_1ms",
+    "get_fmap_within_10ms",
+    "get_fmap_within_100ms",
+    "get_fmap_within_1s",
 ];
 
-const _: () = assert!(Counter::RefusedMappings as usize + 1 == NAMES.len());
+const _: () = assert!(Counter::GetFmapWithin as usize + WITHIN.len() == NAMES.len());
 
 /// The counters of a mount.
 pub(crate) struct Stats(SetOnce<Counters<{ NAMES.len() }>>);
@@ -90,6 +116,19 @@ impl Stats {
     pub(crate) fn inc(&self, counter: Counter) {
         if let Some(counters) = self.0.as_ref() {
             counters.add(counter as usize, 1);
+        }
+    }
+
+    /// Counts that GET_FMAP was answered after `time`.
+    pub(crate) fn get_fmap_took(&self, time: Delta) {
+        let (Some(counters), Ok(ns)) = (self.0.as_ref(), u64::try_from(time.as_nanos())) else {
+            return;
+        };
+        counters.add(Counter::GetFmapTime as usize, ns);
+        for (n, &within) in WITHIN.iter().enumerate() {
+            if time.as_nanos() <= within {
+                counters.add(Counter::GetFmapWithin as usize + n, 1);
+            }
         }
     }
 

@@ -5,6 +5,7 @@
 pub(crate) mod address_space;
 pub(crate) mod backing_file;
 pub(crate) mod dax;
+pub(crate) mod dentry;
 pub(crate) mod file;
 pub(crate) mod fuse;
 pub(crate) mod inode;

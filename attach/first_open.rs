@@ -21,9 +21,16 @@
 //! One task fetches the map of one inode, or acquires one device; other tasks that want the same
 //! wait for it (`SingleFlight`), and so for its OPEN. No lock is held across a request.
 
-use kernel::prelude::*;
+use kernel::{
+    prelude::*,
+    time::{
+        Instant,
+        Monotonic, //
+    }, //
+};
 
 use crate::{
+    abstractions::fs::dentry::Named,
     compat::{
         ENODATA,
         ENOSYS, //
@@ -116,10 +123,11 @@ pub(super) fn map_state(
             sbi.stats.inc(Counter::FailedOpens);
             pr_warn_limited!(
                 sbi.opens,
-                "{}: open of inode {} fails with {}: {}\n",
+                "{}: open of inode {}{} fails with {:?}: {}\n",
                 conn,
                 inode.number(),
-                errno.to_errno(),
+                Named::new(inode),
+                errno,
                 cause
             );
         }
@@ -206,12 +214,18 @@ fn get_map(
             continue;
         }
         sbi.stats.inc(Counter::GetFmap);
+        let sent = Instant::<Monotonic>::now();
         let pending = get_fmap(inode, buf_size).map_err(Failure::because("GET_FMAP"))?;
 
         if open.take().map(|open| open()) == Some(Opened::Refused) {
             return Ok(None);
         }
-        too_short = match pending.answer() {
+        let answer = pending.answer();
+        // A task that is being killed has not waited for the answer.
+        if !matches!(answer, Err(EINTR)) {
+            sbi.stats.get_fmap_took(sent.elapsed());
+        }
+        too_short = match answer {
             Ok(blob) => match parse(sbi, &blob, buf_size)? {
                 Verdict::Map(parsed) => return Ok(Some(parsed)),
                 Verdict::NeedsBufSize(size) => {

@@ -156,10 +156,11 @@ fn memory_has_failed(dax_dev: &DaxDevice, offset: u64, len: u64, flags: ffi::c_i
         // From here on no task maps, reads or writes the page.
         holder.ops().memory_fails(holder.index);
         pr_err!(
-            "{:#x} of a device of {} has failed (page frame {:#x})\n",
+            "{}: {:#x} has failed (page frame {:#x}), under {}\n",
+            &*holder.name,
             at,
-            holder,
-            pfn
+            pfn,
+            holder
         );
         let ops = holder.ops().get();
         drop(holders);

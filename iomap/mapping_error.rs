@@ -4,11 +4,15 @@
 
 use kernel::{
     ffi,
+    fmt,
     prelude::*, //
 };
 
 use crate::{
-    abstractions::fs::inode::Inode,
+    abstractions::fs::{
+        dentry::Named,
+        inode::Inode, //
+    },
     bindings::kernel as c,
     compat::EHWPOISON,
     ratelimit::pr_warn_limited,
@@ -36,10 +40,13 @@ pub(super) enum MappingError {
     WriteToHole,
 }
 
-impl MappingError {
-    fn cause(&self) -> &'static str {
-        match self {
-            Self::Program(_) => "iomap_begin() returns an error",
+/// The cause, for the log.
+impl fmt::Display for MappingError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Program(errno) => {
+                return f.write_fmt(fmt!("iomap_begin() returns {errno:?}"));
+            }
             Self::BeyondFile => "beyond the end of the file",
             Self::Empty => "length 0",
             Self::Unaligned => "address or length are no multiples of the page size",
@@ -51,7 +58,7 @@ impl MappingError {
             Self::Poisoned => "memory that has failed",
             Self::UnknownType => "a type of mapping that does not exist",
             Self::WriteToHole => "a write to a hole",
-        }
+        })
     }
 }
 
@@ -78,11 +85,13 @@ pub(super) fn report_error(
         header.count_error();
         pr_warn_limited!(
             sbi.mappings,
-            "ops {}: inode {} at {:#x}: {}\n",
+            "{}: ops {}: inode {}{} at {:#x}: {}\n",
+            sbi,
             sbi.ops.name(),
             inode.number(),
+            Named::new(inode),
             pos,
-            error.cause()
+            error
         );
     }
     match error {

@@ -282,7 +282,8 @@ TEST_F(report, refused)
 		close(self->fd);
 	}
 	self->fd = -1;
-	EXPECT_TRUE(klog_wait(self->log, LOG_PREFIX, "iomap_begin() returns an error"));
+	EXPECT_TRUE(klog_wait(self->log, LOG_PREFIX,
+			      "(/file) at 0x0: iomap_begin() returns ENODATA"));
 }
 
 /*

@@ -103,7 +103,7 @@ static const struct {
 	{ "INIT too early", { "fuse_dax_fmap: a FUSE server answered INIT before" } },
 	{ "open fails", { "fuse_dax_fmap: ", ": open of inode ", " fails with " } },
 	{ "device held", { "fuse_dax_fmap: dax", " is held by " } },
-	{ "mapping refused", { "fuse_dax_fmap: ops ", ": inode ", " at 0x" } },
+	{ "mapping refused", { "fuse_dax_fmap: ", ": ops ", " at 0x" } },
 	{ "lines left out", { "fuse_dax_fmap: ", " callbacks suppressed" } },
 	{ "drop_caches", { "drop_caches: " } },
 	/* FUSE prints it once, for a file with the root's nodeid. */

@@ -90,6 +90,38 @@ TEST_F(counters, the_first_open)
 	expect_no_more();
 }
 
+/* The time until the answer to GET_FMAP is counted, and the requests by it. */
+TEST_F(counters, time_of_get_fmap)
+{
+	static const char *const within[] = {
+		"get_fmap_within_100us", "get_fmap_within_1ms", "get_fmap_within_10ms",
+		"get_fmap_within_100ms", "get_fmap_within_1s",
+	};
+	long ns = fs_counter(self->s, "get_fmap_ns"), before[ARRAY_SIZE(within)];
+	pid_t pid;
+
+	EXPECT_LT(0, ns);
+	for (int i = 0; i < ARRAY_SIZE(within); i++) {
+		before[i] = fs_counter(self->s, within[i]);
+		EXPECT_LE(i ? before[i - 1] : 0, before[i]);
+		EXPECT_GE(fs_counter(self->s, "get_fmap"), before[i]);
+	}
+	self->s->hold[FUSE_GET_FMAP] = true;
+	pid = fs_try_in_child(self->s, "plain");
+	ASSERT_LE(0, pid);
+	EXPECT_TRUE(fs_wait(self->s, FUSE_GET_FMAP, 2));
+	usleep(30000);
+	fs_release(self->s, FUSE_GET_FMAP);
+	ASSERT_EQ(0, ended(pid));
+	EXPECT_LE(30000000, fs_counter(self->s, "get_fmap_ns") - ns);
+	for (int i = 0; i < 3; i++) {
+		EXPECT_EQ(before[i], fs_counter(self->s, within[i])) {
+			TH_LOG("%s", within[i]);
+		}
+	}
+	EXPECT_GE(before[4] + 1, fs_counter(self->s, within[4]));
+}
+
 TEST_F(counters, faults)
 {
 	unsigned char *p = mmap(address_range(0, SIZE), SIZE, PROT_READ | PROT_WRITE,

@@ -526,6 +526,23 @@ TEST_F(errors, busy_index)
 	EXPECT_EQ(0, fs_try(s, "again"));
 }
 
+/*
+ * The log names the file and the errno. A file's name cannot begin a line of the log: what is not
+ * printable is escaped.
+ */
+TEST_F(errors, log_names)
+{
+	int log = klog_open();
+
+	self->map.parse_ret = -ENAVAIL;
+	fs_add(self->s, "two\nlines", SIZE, &self->map, sizeof(self->map));
+	EXPECT_EQ(-ENAVAIL, fs_try(self->s, "two\nlines"));
+	/* A reader of /dev/kmsg gets a backslash as \x5c. */
+	EXPECT_TRUE(log < 0 ||
+		    klog_wait(log, LOG_PREFIX, " (/two\\x5cnlines) fails with ENAVAIL: "));
+	close(log);
+}
+
 /* A map with a good and a bad device fails; the good one stays held for the next open. */
 TEST_F(errors, second_device_fails)
 {

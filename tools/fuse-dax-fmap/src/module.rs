@@ -60,6 +60,12 @@ counters! {
     RefusedMaps = "maps_refused", "maps refused by dax_fmap_parse()";
     FailedOpens = "opens_failed", "opens that failed";
     RefusedMappings = "mappings_refused", "mappings of iomap_begin() refused";
+    GetFmapTime = "get_fmap_ns", "nanoseconds waited for answers to GET_FMAP";
+    GetFmapWithin100us = "get_fmap_within_100us", "GET_FMAP requests answered within 100 us";
+    GetFmapWithin1ms = "get_fmap_within_1ms", "GET_FMAP requests answered within 1 ms";
+    GetFmapWithin10ms = "get_fmap_within_10ms", "GET_FMAP requests answered within 10 ms";
+    GetFmapWithin100ms = "get_fmap_within_100ms", "GET_FMAP requests answered within 100 ms";
+    GetFmapWithin1s = "get_fmap_within_1s", "GET_FMAP requests answered within 1 s";
 }
 
 impl Counter {
