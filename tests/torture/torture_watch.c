@@ -216,17 +216,33 @@ void show_sleepers(void)
 	fflush(stdout);
 }
 
-/* Each task that uses files has to make progress. */
+/* The seconds that a task has waited for a CPU, as a runnable task. */
+static double queued(pid_t pid)
+{
+	char path[64], line[128];
+	unsigned long long ns;
+
+	snprintf(path, sizeof(path), "/proc/%d/schedstat", pid);
+	if (!pid || read_file(path, line, sizeof(line)) || sscanf(line, "%*u %llu", &ns) != 1)
+		return 0;
+	return ns / 1e9;
+}
+
+/*
+ * Each task that uses files has to make progress. The time that it waits for a CPU does not count:
+ * the machine may be slow, or a hog may have the CPU.
+ */
 static void look_at_beats(void)
 {
 	static struct {
 		pid_t pid;
 		unsigned int beat;
-		double since;
+		double since, queued;
 	} last[MAX_ACTORS];
 
 	for (unsigned int i = 0; i < w->nr_actors; i++) {
 		struct actor *a = &w->actor[i];
+		double stuck;
 
 		if (a->kind == K_UNBIND)
 			continue;	/* waits for pages in use */
@@ -234,11 +250,15 @@ static void look_at_beats(void)
 			last[i].pid = a->pid;
 			last[i].beat = a->beat;
 			last[i].since = torture_now();
+			last[i].queued = queued(a->pid);
 		}
-		if (torture_now() - last[i].since < 1.5 * torture_patience() / 1e3)
+		stuck = torture_now() - last[i].since;
+		if (stuck < 1.5 * torture_patience() / 1e3)
 			continue;
-		broken("%s does not get on for %.0f s", kind_name[a->kind],
-		       torture_now() - last[i].since);
+		stuck -= queued(a->pid) - last[i].queued;
+		if (stuck < 1.5 * torture_patience() / 1e3)
+			continue;
+		broken("%s does not get on for %.0f s", kind_name[a->kind], stuck);
 		show_stack(kind_name[a->kind], a->pid);
 		last[i].since = torture_now() + 3600;
 	}
