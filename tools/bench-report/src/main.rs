@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
-//! bench-report DATE: what `make bench` ends with.
+//! bench-report DATE: what `make bench` ends with. bench-report --plot PAGE: an SVG image of the
+//! published tables, for standard output.
 //!
 //! Reads what the three boots of `bench/run` left in `build/bench/`, and writes, always from all
 //! of it:
@@ -7,7 +8,6 @@
 //! - to the terminal: the rows, and the bars with what was measured for them
 //! - `build/bench.json`: every row, for programs
 //! - `build/bench.md`: the tables of `docs/fault-path.md`
-//! - `build/bench.svg`: the plot
 //! - `build/bench/functions-*.txt`: each traced touch, function by function
 
 use std::fmt::Write;
@@ -24,8 +24,13 @@ mod trace;
 const DIR: &str = "bench";
 
 fn main() -> ExitCode {
-    let date = std::env::args().nth(1).unwrap_or_default();
-    match report(&date) {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let result = match &arguments[..] {
+        [option, page] if option == "--plot" => plot(page),
+        [date] => report(date),
+        _ => Err("what is the date?".to_owned()),
+    };
+    match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("bench-report: {error}");
@@ -41,6 +46,13 @@ fn read(name: &str) -> Result<String, String> {
 
 fn write(path: &str, text: &str) -> Result<(), String> {
     fs::write(path, text).map_err(|error| format!("{path}: {error}"))
+}
+
+fn plot(page: &str) -> Result<(), String> {
+    let text = fs::read_to_string(page).map_err(|error| format!("{page}: {error}"))?;
+    let svg = plot::svg(&text).map_err(|error| format!("{page}: {error}"))?;
+    print!("{svg}");
+    Ok(())
 }
 
 fn report(date: &str) -> Result<(), String> {
@@ -99,7 +111,6 @@ fn report(date: &str) -> Result<(), String> {
 
     write("bench.md", &md)?;
     write("bench.json", &json(&rows, &bars, date))?;
-    write("bench.svg", &plot::svg(&rows))?;
     for kind in ["2m", "4k", "open"] {
         let text: String = traces
             .iter()
