@@ -4,7 +4,8 @@
 # programs.sh: unmodified programs of Debian that set the size which their file has already,
 # or ask for space that it has. They work only if a mapped file allows that: LMDB with a
 # writable map, rsync --inplace, libpmem and fio's engine for it, os.truncate() of Python,
-# truncate(1), fallocate(1), and the write-ahead log of SQLite.
+# truncate(1), fallocate(1), and the write-ahead log of SQLite. And some that do not work, as they
+# truncate the file first: cp, and the redirection of a shell.
 #
 # What each program has written is compared with what it writes to a tmpfs, or with its
 # input; and again after an unmount and a mount. The files keep their sizes, can be
@@ -211,6 +212,19 @@ check "fallocate(1) of zeros" fallocate -z -o 4000 -l 100000 "$mnt/util"
 dd if=/dev/zero of="$model/util" bs=4000 seek=1 count=25 conv=notrunc status=none
 check "... changes that" same util
 check "... and no size" sound util
+
+# What truncates a file first, or makes another one, does not work, and harms nothing.
+refused() { # COMMAND...
+	! LC_ALL=C "$@" 2>"$tmp/said" && cat "$tmp/said" && grep -qF 'not supported' "$tmp/said"
+}
+cp "$model/util" "$tmp/whole"
+check "cp from a mapped file" cp "$mnt/util" "$tmp/copy"
+check "... is a copy" cmp "$model/util" "$tmp/copy"
+check "cp to a mapped file" refused cp "$tmp/whole" "$mnt/util"
+# shellcheck disable=SC2016 # for the other shell
+check "a shell's redirection" refused bash -c 'echo nothing >"$1"' bash "$mnt/util"
+check "... change nothing" same util
+check "no file can be created" eval '! touch "$mnt/new" && ! [ -e "$mnt/new" ]'
 
 same_rows() {
 	rows "$model" >"$tmp/want" && rows "$mnt" >"$tmp/got" && grep -qx ok "$tmp/got" &&
