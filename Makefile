@@ -48,6 +48,9 @@ help:
 	@echo 'make bench                instructions per fault, read, write and open, against other memory'
 	@echo '     [ROWS="bpf native"]  and file systems (docs/benchmark-method.md); only these rows'
 	@echo '     [QUICK=1]            only the most important patterns'
+	@echo 'make bench-host DEVICE=dax0.0 ERASE=yes    the same on this machine, with its kernel and'
+	@echo '     [VM=1]               memory, in nanoseconds; or, in a virtual machine, only whether it works'
+	@echo 'make site                 the documentation as a web site, in build/site/'
 	@echo 'make kernels [TEST=1]     the module for every kernel of scripts/kernels that the archive'
 	@echo '                          has [and their tests]; writes the table in README.md'
 	@echo 'make lint                 formatting, clippy, shellcheck, checkpatch'
@@ -65,7 +68,7 @@ help:
 	@echo 'FMAP_MIRROR=URL takes another archive than that of this host, as it may have to be'
 	@echo 'when Debian no longer has the kernel: the snapshot of a day on which it had it.'
 
-.PHONY: all help module debug-module bpf tools tests exercisers bench-programs native-module lint demo check check-debug exercise torture bench kernels ide hooks clean
+.PHONY: all help module debug-module bpf tools tests exercisers bench-programs native-module lint demo check check-debug exercise torture bench bench-host site kernels ide hooks clean
 
 ifneq ($(INSIDE)$(KDIR),)
 
@@ -163,6 +166,25 @@ torture:
 bench:
 	@scripts/build-quietly module bpf tools native-module bench-programs
 	@ROWS='$(ROWS)' QUICK='$(QUICK)' bench/run
+
+# Only the programs are built in the root. The module and fmapctl are those that are installed, or, if
+# there are none, those of "make".
+bench-host:
+ifdef VM
+	@scripts/build-quietly module bpf tools bench-programs
+	@MODES=host ROWS='$(ROWS)' QUICK='$(or $(QUICK),1)' bench/run >$(BUILD)/bench-host.md
+	@cat $(BUILD)/bench-host.md
+else
+	@scripts/build-quietly bpf bench-programs
+	@install -D -t $(BUILD)/bench/host $(BUILD)/bench/hashmap.bpf.o $(BUILD)/bpf/striped.bpf.o
+	@PATH="$$PATH:$(BUILD)/bin" HOST_PROGRAMS=$(BUILD)/bench/host MODULE='$(or $(MODULE),$(BUILD)/fuse-dax-fmap.ko)' \
+		DEVICE='$(if $(filter-out file,$(origin DEVICE)),$(DEVICE))' ERASE='$(ERASE)' \
+		ROWS='$(ROWS)' QUICK='$(QUICK)' bench/host >$(BUILD)/bench-host.md
+	@cat $(BUILD)/bench-host.md
+endif
+
+site:
+	@scripts/site
 
 kernels:
 	@scripts/all-kernels $(if $(TEST),--test $(TEST))
