@@ -12,6 +12,8 @@
  *	-n FILES	for open-*: FILE with the numbers 0 to FILES - 1 behind it
  *	-T		mark one touch for trace_plugin.c
  *	-w		on a clock instead of under icount: see below
+ *	-t		on the machine's own clock: see below
+ *	-s BYTES	print the first bytes of FILE, and measure nothing
  *
  * Patterns:
  *
@@ -42,6 +44,13 @@
  * -w prints nanoseconds, which mean something only in relation to each other:
  *
  *	wall NAME PATTERN CPUS NANOSECONDS
+ *
+ * -t is for real machines. The clock is the TSC, whose frequency is measured. What one reading
+ * costs with the loop around it is subtracted from each sample. There is one sample for each touch
+ * or call, of all passes but the first, which warms up ("first" has no such pass):
+ *
+ *	clock TICKS-PER-NANOSECOND RESOLUTION COST		both in nanoseconds
+ *	time NAME PATTERN P50 P99 SMALLEST MEAN SAMPLES		in nanoseconds
  */
 #define _GNU_SOURCE
 #include <err.h>
@@ -67,6 +76,7 @@
 #define PAGE		4096UL
 #define TOUCHES		16384
 #define PASSES		32
+#define TIMED_PASSES	1000
 #define TRACED		5	/* the touch that is traced */
 #define SLACK		10000	/* how far a tick may be from where it is expected */
 
@@ -82,6 +92,8 @@ static struct {
 	bool interleaved;
 	bool trace;
 	bool wall;
+	bool time;
+	size_t show;
 } config = { .passes = 5, .extents = 1 };
 
 /* Where the touches are, and when. */
@@ -112,7 +124,7 @@ static void find_ticks(void)
 	uint64_t start = __rdtsc(), last = start, now, jump[64];
 	unsigned int n = 0;
 
-	if (config.wall)
+	if (config.wall || config.time)
 		return;
 	do {
 		now = __rdtsc();
@@ -143,6 +155,97 @@ static bool tick_between(uint64_t from, uint64_t to)
 	return false;
 }
 
+/* ---- time ---- */
+
+static double ns_per_tick;
+
+static double now(void)
+{
+	struct timespec ts;
+
+	clock_gettime(CLOCK_MONOTONIC_RAW, &ts);
+	return ts.tv_sec * 1e9 + ts.tv_nsec;
+}
+
+/* What was done before is done when the TSC is read, and nothing behind it has begun. */
+static inline uint64_t stamp(void)
+{
+	uint64_t t;
+
+	_mm_lfence();
+	t = __rdtsc();
+	_mm_lfence();
+	return t;
+}
+
+static int by_value(const void *a, const void *b)
+{
+	uint64_t x = *(const uint64_t *)a, y = *(const uint64_t *)b;
+
+	return x < y ? -1 : x > y;
+}
+
+/* Find out how fast the clock is, what it can tell apart, and what a look at it costs. */
+static void find_clock(void)
+{
+	static uint64_t reading[TOUCHES];
+	uint64_t ticks, resolution = UINT64_MAX;
+	double ns;
+
+	ns = now();
+	ticks = stamp();
+	usleep(200 * 1000);
+	ns = now() - ns;
+	ns_per_tick = ns / (stamp() - ticks);
+
+	for (unsigned int i = 0; i < TOUCHES; i++)
+		reading[i] = stamp();
+	for (unsigned int i = 0; i + 1 < TOUCHES; i++) {
+		reading[i] = reading[i + 1] - reading[i];
+		if (reading[i] && reading[i] < resolution)
+			resolution = reading[i];
+	}
+	qsort(reading, TOUCHES - 1, sizeof(*reading), by_value);
+	printf("clock %.3f %.1f %.1f\n", 1 / ns_per_tick, resolution * ns_per_tick,
+	       reading[TOUCHES / 2] * ns_per_tick);
+}
+
+/* All samples of a pattern, in ticks. */
+static struct {
+	uint64_t *ticks;
+	size_t n, room;
+} samples;
+
+static void take_samples(unsigned int n, uint64_t overhead)
+{
+	if (samples.n + n > samples.room) {
+		samples.room = 2 * (samples.n + n);
+		samples.ticks = realloc(samples.ticks, samples.room * sizeof(*samples.ticks));
+		if (!samples.ticks)
+			err(1, "samples");
+	}
+	for (unsigned int i = 0; i < n; i++) {
+		uint64_t ticks = when[i + 1] - when[i];
+
+		samples.ticks[samples.n++] = ticks > overhead ? ticks - overhead : 0;
+	}
+}
+
+static void report_time(const char *pattern)
+{
+	double sum = 0;
+
+	for (size_t i = 0; i < samples.n; i++)
+		sum += samples.ticks[i];
+	qsort(samples.ticks, samples.n, sizeof(*samples.ticks), by_value);
+	printf("time %s %s %.1f %.1f %.1f %.1f %zu\n", config.name, pattern,
+	       samples.ticks[samples.n / 2] * ns_per_tick,
+	       samples.ticks[samples.n - 1 - samples.n / 100] * ns_per_tick,
+	       samples.ticks[0] * ns_per_tick, sum / samples.n * ns_per_tick, samples.n);
+	fflush(stdout);
+	samples.n = 0;
+}
+
 /* ---- passes ---- */
 
 struct pass {
@@ -157,6 +260,10 @@ static struct pass result(unsigned int n, double overhead)
 	unsigned int counted = 0;
 	double sum = 0;
 
+	if (config.time) {
+		take_samples(n, overhead);
+		return p;
+	}
 	for (unsigned int i = 0; i < n; i++) {
 		if (tick_between(when[i], when[i + 1])) {
 			p.ticks++;
@@ -168,13 +275,6 @@ static struct pass result(unsigned int n, double overhead)
 	p.raw = (double)(when[n] - when[0]) / n - overhead;
 	p.mean = counted ? sum / counted - overhead : p.raw;
 	return p;
-}
-
-static int by_value(const void *a, const void *b)
-{
-	uint64_t x = *(const uint64_t *)a, y = *(const uint64_t *)b;
-
-	return x < y ? -1 : x > y;
 }
 
 /* The cost of one iteration of the loop that has just run. */
@@ -200,6 +300,10 @@ static void report(const char *pattern, struct pass *pass, unsigned int n)
 	double raw = 0;
 	unsigned int ticks = 0;
 
+	if (config.time) {
+		report_time(pattern);
+		return;
+	}
 	for (unsigned int i = 0; i < config.passes; i++) {
 		raw += pass[i].raw / config.passes;
 		ticks += pass[i].ticks;
@@ -288,9 +392,23 @@ static void touch_traced(char *map, bool write)
 	when[touches] = __rdtsc();
 }
 
+static __attribute__((noinline)) void touch_timed(char *map, bool write)
+{
+	for (unsigned int i = 0; i < touches; i++) {
+		when[i] = stamp();
+		if (write)
+			*(volatile char *)(map + at[i]) = 1;
+		else
+			(void)*(volatile const char *)(map + at[i]);
+	}
+	when[touches] = stamp();
+}
+
 static void touch(char *map, bool write, bool traced)
 {
-	if (traced)
+	if (config.time)
+		touch_timed(map, write);
+	else if (traced)
 		touch_traced(map, write);
 	else if (write)
 		touch_write(map);
@@ -366,7 +484,7 @@ static void measure_touch(const char *pattern)
 	size_t length = choose(huge ? HUGE : PAGE,
 			       config.length ?: huge ? 64 * MIB : 16 * MIB);
 	char *addr = the_address_range(length) + (huge ? 0 : PAGE);
-	struct pass pass[PASSES];
+	static struct pass pass[TIMED_PASSES];
 	unsigned int passes = config.trace ? 1 : config.passes;
 	int fd;
 
@@ -423,7 +541,7 @@ static void measure_io(const char *pattern)
 	bool write = pattern[1] == 'w', large = !strcmp(strrchr(pattern, '-'), "-2m");
 	size_t size = large ? HUGE : PAGE, length = large ? 16 * MIB : 4 * MIB;
 	unsigned int n = length / size;
-	struct pass pass[PASSES];
+	static struct pass pass[TIMED_PASSES];
 	uint64_t overhead;
 	int fd = open_file();
 	char *buf;
@@ -479,7 +597,7 @@ static void measure_open(const char *pattern)
 {
 	bool first = !strcmp(pattern, "open-first");
 	unsigned int passes = config.trace ? 1 : config.passes;
-	struct pass pass[PASSES];
+	static struct pass pass[TIMED_PASSES];
 	char (*path)[64];
 
 	if (config.files > TOUCHES)
@@ -532,14 +650,6 @@ struct worker {
 	unsigned int *missing;
 	double begin, end;
 };
-
-static double now(void)
-{
-	struct timespec ts;
-
-	clock_gettime(CLOCK_MONOTONIC, &ts);
-	return ts.tv_sec * 1e9 + ts.tv_nsec;
-}
 
 static void *work(void *arg)
 {
@@ -614,11 +724,26 @@ static void measure_scale(const char *pattern)
 	close(fd);
 }
 
+/* A device of device_dax can only be mapped. */
+static void show(void)
+{
+	int fd = open(config.file, O_RDONLY);
+	char *map;
+
+	if (fd < 0)
+		err(1, "%s", config.file);
+	map = mmap(NULL, (config.show + HUGE - 1) & -HUGE, PROT_READ, MAP_SHARED, fd, 0);
+	if (map == MAP_FAILED)
+		err(1, "mmap of %s", config.file);
+	if (fwrite(map, config.show, 1, stdout) != 1 || fflush(stdout))
+		err(1, "standard output");
+}
+
 int main(int argc, char **argv)
 {
 	int c;
 
-	while ((c = getopt(argc, argv, "f:l:c:p:e:ib:g:n:Tw")) != -1) {
+	while ((c = getopt(argc, argv, "f:l:c:p:e:ib:g:n:Twts:")) != -1) {
 		switch (c) {
 		case 'f':
 			config.file = optarg;
@@ -653,15 +778,28 @@ int main(int argc, char **argv)
 		case 'w':
 			config.wall = true;
 			break;
+		case 't':
+			config.time = true;
+			break;
+		case 's':
+			config.show = strtoul(optarg, NULL, 0);
+			break;
 		default:
 			return 2;
 		}
 	}
-	if (argc - optind < 2 || !config.file || !config.passes || config.passes > PASSES)
+	if (config.show && config.file) {
+		show();
+		return 0;
+	}
+	if (argc - optind < 2 || !config.file || !config.passes ||
+	    config.passes > (config.time ? TIMED_PASSES : PASSES))
 		errx(2, "see the top of measure.c");
 	config.name = argv[optind++];
 	memset(when, 1, sizeof(when));
 	find_ticks();
+	if (config.time)
+		find_clock();
 	for (; optind < argc; optind++) {
 		const char *pattern = argv[optind];
 
