@@ -125,7 +125,10 @@ TEST_F(short_pin, vmsplice)
 /* The network's, until the receiver has acknowledged the data. */
 TEST_F(short_pin, zero_copy_send)
 {
-	struct sockaddr_in to = { .sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK) };
+	struct sockaddr_in to = {
+		.sin_family = AF_INET,
+		.sin_addr.s_addr = htonl(INADDR_LOOPBACK),
+	};
 	struct ifreq lo = { .ifr_name = "lo", .ifr_flags = IFF_UP | IFF_RUNNING };
 	socklen_t len = sizeof(to);
 	unsigned char buf[PINNED];
