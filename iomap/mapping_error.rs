@@ -43,7 +43,7 @@ pub(super) enum MappingError {
 /// The cause, for the log.
 impl fmt::Display for MappingError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
+        let cause = match self {
             Self::Program(errno) => {
                 return f.write_fmt(fmt!("iomap_begin() returns {errno:?}"));
             }
@@ -58,7 +58,8 @@ impl fmt::Display for MappingError {
             Self::Poisoned => "memory that has failed",
             Self::UnknownType => "a type of mapping that does not exist",
             Self::WriteToHole => "a write to a hole",
-        })
+        };
+        f.write_str(cause)
     }
 }
 
