@@ -45,8 +45,8 @@ impl Dentry {
         NonNull::new(dentry).map(Self)
     }
 
-    /// Writes the path from the root of the file system to the end of `buf`, with a NUL, and returns
-    /// its length, or 0 if it is longer than `buf`: `dentry_path_raw()`. Does not sleep.
+    /// Writes the path from the root of the file system to the end of `buf`, with a NUL, and
+    /// returns its length, or 0 if it is longer than `buf`: `dentry_path_raw()`. Does not sleep.
     fn path(&self, buf: &mut [u8; SHOWN]) -> usize {
         // SAFETY: By the type invariants the dentry is in use; `buf` is valid for writes of its
         // length, which fits in an `int`.
