@@ -52,7 +52,8 @@
 #define COUNT		20000		/* replies, in make check */
 #define PER_ROUND	1500		/* replies of one mount, about */
 #define OPENERS		FUZZ_OPENERS
-#define PATIENCE	60000		/* ms, after which a task is taken to hang */
+/* ms, after which a task is taken to hang */
+#define PATIENCE	(60000 * fs_slowness())
 #define HEALTH		25		/* rounds between two runs of a good server */
 
 static struct fuzz_mount *m;
@@ -360,6 +361,21 @@ static void end_round(pid_t *opener, unsigned int minor, enum end end)
 	}
 }
 
+/* What the openers wait for. */
+static void show_openers(const pid_t *opener)
+{
+	for (int i = 0; i < OPENERS; i++) {
+		char path[64], text[2048], *line, *save;
+
+		printf("# opener %d, in state %c:\n", opener[i], task_state(opener[i]));
+		snprintf(path, sizeof(path), "/proc/%d/stack", opener[i]);
+		if (read_file(path, text, sizeof(text)))
+			continue;
+		for (line = strtok_r(text, "\n", &save); line; line = strtok_r(NULL, "\n", &save))
+			printf("#   %s\n", line);
+	}
+}
+
 static void one_round(void)
 {
 	struct rng r = fuzz_rng(&run, 0);
@@ -390,6 +406,7 @@ static void one_round(void)
 			sent = m->sent;
 			if (ms > PATIENCE) {
 				wrong("nothing goes on any more");
+				show_openers(opener);
 				break;
 			}
 			usleep(10 * 1000);
