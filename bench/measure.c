@@ -64,10 +64,9 @@
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
-#include <time.h>
 #include <unistd.h>
-#include <x86intrin.h>
 
+#include "clock.h"
 #include "marker.h"
 
 #define MIB		(1UL << 20)
@@ -155,97 +154,6 @@ static bool tick_between(uint64_t from, uint64_t to)
 	return false;
 }
 
-/* ---- time ---- */
-
-static double ns_per_tick;
-
-static double now(void)
-{
-	struct timespec ts;
-
-	clock_gettime(CLOCK_MONOTONIC_RAW, &ts);
-	return ts.tv_sec * 1e9 + ts.tv_nsec;
-}
-
-/* What was done before is done when the TSC is read, and nothing behind it has begun. */
-static inline uint64_t stamp(void)
-{
-	uint64_t t;
-
-	_mm_lfence();
-	t = __rdtsc();
-	_mm_lfence();
-	return t;
-}
-
-static int by_value(const void *a, const void *b)
-{
-	uint64_t x = *(const uint64_t *)a, y = *(const uint64_t *)b;
-
-	return x < y ? -1 : x > y;
-}
-
-/* Find out how fast the clock is, what it can tell apart, and what a look at it costs. */
-static void find_clock(void)
-{
-	static uint64_t reading[TOUCHES];
-	uint64_t ticks, resolution = UINT64_MAX;
-	double ns;
-
-	ns = now();
-	ticks = stamp();
-	usleep(200 * 1000);
-	ns = now() - ns;
-	ns_per_tick = ns / (stamp() - ticks);
-
-	for (unsigned int i = 0; i < TOUCHES; i++)
-		reading[i] = stamp();
-	for (unsigned int i = 0; i + 1 < TOUCHES; i++) {
-		reading[i] = reading[i + 1] - reading[i];
-		if (reading[i] && reading[i] < resolution)
-			resolution = reading[i];
-	}
-	qsort(reading, TOUCHES - 1, sizeof(*reading), by_value);
-	printf("clock %.3f %.1f %.1f\n", 1 / ns_per_tick, resolution * ns_per_tick,
-	       reading[TOUCHES / 2] * ns_per_tick);
-}
-
-/* All samples of a pattern, in ticks. */
-static struct {
-	uint64_t *ticks;
-	size_t n, room;
-} samples;
-
-static void take_samples(unsigned int n, uint64_t overhead)
-{
-	if (samples.n + n > samples.room) {
-		samples.room = 2 * (samples.n + n);
-		samples.ticks = realloc(samples.ticks, samples.room * sizeof(*samples.ticks));
-		if (!samples.ticks)
-			err(1, "samples");
-	}
-	for (unsigned int i = 0; i < n; i++) {
-		uint64_t ticks = when[i + 1] - when[i];
-
-		samples.ticks[samples.n++] = ticks > overhead ? ticks - overhead : 0;
-	}
-}
-
-static void report_time(const char *pattern)
-{
-	double sum = 0;
-
-	for (size_t i = 0; i < samples.n; i++)
-		sum += samples.ticks[i];
-	qsort(samples.ticks, samples.n, sizeof(*samples.ticks), by_value);
-	printf("time %s %s %.1f %.1f %.1f %.1f %zu\n", config.name, pattern,
-	       samples.ticks[samples.n / 2] * ns_per_tick,
-	       samples.ticks[samples.n - 1 - samples.n / 100] * ns_per_tick,
-	       samples.ticks[0] * ns_per_tick, sum / samples.n * ns_per_tick, samples.n);
-	fflush(stdout);
-	samples.n = 0;
-}
-
 /* ---- passes ---- */
 
 struct pass {
@@ -261,7 +169,7 @@ static struct pass result(unsigned int n, double overhead)
 	double sum = 0;
 
 	if (config.time) {
-		take_samples(n, overhead);
+		clock_take(when, n, overhead);
 		return p;
 	}
 	for (unsigned int i = 0; i < n; i++) {
@@ -284,7 +192,7 @@ static uint64_t median_turn(unsigned int n)
 
 	for (unsigned int i = 0; i < n; i++)
 		turn[i] = when[i + 1] - when[i];
-	qsort(turn, n, sizeof(*turn), by_value);
+	qsort(turn, n, sizeof(*turn), clock_by_value);
 	return turn[n / 2];
 }
 
@@ -301,7 +209,7 @@ static void report(const char *pattern, struct pass *pass, unsigned int n)
 	unsigned int ticks = 0;
 
 	if (config.time) {
-		report_time(pattern);
+		clock_report(config.name, pattern);
 		return;
 	}
 	for (unsigned int i = 0; i < config.passes; i++) {
@@ -395,13 +303,13 @@ static void touch_traced(char *map, bool write)
 static __attribute__((noinline)) void touch_timed(char *map, bool write)
 {
 	for (unsigned int i = 0; i < touches; i++) {
-		when[i] = stamp();
+		when[i] = clock_stamp();
 		if (write)
 			*(volatile char *)(map + at[i]) = 1;
 		else
 			(void)*(volatile const char *)(map + at[i]);
 	}
-	when[touches] = stamp();
+	when[touches] = clock_stamp();
 }
 
 static void touch(char *map, bool write, bool traced)
@@ -659,10 +567,10 @@ static void *work(void *arg)
 	__atomic_sub_fetch(w->missing, 1, __ATOMIC_SEQ_CST);
 	while (__atomic_load_n(w->missing, __ATOMIC_SEQ_CST))
 		__builtin_ia32_pause();
-	w->begin = now();
+	w->begin = clock_now();
 	for (unsigned int i = 0; i < ROUND_TOUCHES; i++)
 		(void)*(volatile char *)(w->map + i * w->step);
-	w->end = now();
+	w->end = clock_now();
 	return NULL;
 }
 
@@ -799,7 +707,7 @@ int main(int argc, char **argv)
 	memset(when, 1, sizeof(when));
 	find_ticks();
 	if (config.time)
-		find_clock();
+		clock_find();
 	for (; optind < argc; optind++) {
 		const char *pattern = argv[optind];
 
