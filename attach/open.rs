@@ -257,6 +257,7 @@ impl PendingOpen<'_> {
     }
 
     /// Opens a file whose inode is known to be mapped.
+    #[inline]
     fn open_mapped(&mut self) -> Result {
         if self.file.has_flags(c::O_TRUNC) {
             if self.inode.size() != 0 {
