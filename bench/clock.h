@@ -23,7 +23,7 @@ static inline uint64_t clock_stamp(void)
 	return t;
 }
 
-/* Print the line "clock": how fast the clock is, what it can tell apart, what a look at it costs. */
+/* Print the line "clock": how fast the clock is, its resolution, and what reading it costs. */
 void clock_find(void);
 
 /* Add @n samples, between @n + 1 stamps, less @overhead each. */
