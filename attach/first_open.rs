@@ -21,16 +21,13 @@
 //! One task fetches the map of one inode, or acquires one device; other tasks that want the same
 //! wait for it (`SingleFlight`), and so for its OPEN. No lock is held across a request.
 
-use kernel::{
-    prelude::*,
-    time::{
-        Instant,
-        Monotonic, //
-    }, //
-};
+use kernel::prelude::*;
 
 use crate::{
-    abstractions::fs::dentry::Named,
+    abstractions::{
+        fs::dentry::Named,
+        task::fatal_signal_pending, //
+    },
     compat::{
         ENODATA,
         ENOSYS, //
@@ -118,8 +115,8 @@ pub(super) fn map_state(
     let fetched = fetch(conn, inode, open);
     drop(flight);
     fetched.map_err(|Failure { errno, cause }| {
-        // A signal is no failure of the server or of the map.
-        if errno != EINTR && errno != ERESTARTSYS {
+        // A kill is no failure of the server or of the map. (A server may answer EINTR.)
+        if !fatal_signal_pending() {
             sbi.stats.inc(Counter::FailedOpens);
             pr_warn_limited!(
                 sbi.opens,
@@ -214,18 +211,14 @@ fn get_map(
             continue;
         }
         sbi.stats.inc(Counter::GetFmap);
-        let sent = Instant::<Monotonic>::now();
         let pending = get_fmap(inode, buf_size).map_err(Failure::because("GET_FMAP"))?;
 
         if open.take().map(|open| open()) == Some(Opened::Refused) {
             return Ok(None);
         }
-        let answer = pending.answer();
-        // A task that is being killed has not waited for the answer.
-        if !matches!(answer, Err(EINTR)) {
-            sbi.stats.get_fmap_took(sent.elapsed());
-        }
-        too_short = match answer {
+        let answer = pending.answer().map_err(Failure::because("GET_FMAP"))?;
+        sbi.stats.get_fmap_took(answer.took);
+        too_short = match answer.reply {
             Ok(blob) => match parse(sbi, &blob, buf_size)? {
                 Verdict::Map(parsed) => return Ok(Some(parsed)),
                 Verdict::NeedsBufSize(size) => {

@@ -19,6 +19,11 @@ use kernel::{
             Relaxed, //
         },
         Arc, //
+    },
+    time::{
+        Delta,
+        Instant,
+        Monotonic, //
     }, //
 };
 
@@ -53,6 +58,9 @@ struct Request {
     #[pin]
     done: Completion,
     error: Atomic<i32>,
+    sent: Instant<Monotonic>,
+    /// The time until the request ended, in nanoseconds.
+    took: Atomic<i64>,
     body: [u32; 2],
     reply: UnsafeCell<KVVec<u8>>,
     _inode: InodeRef,
@@ -77,7 +85,18 @@ unsafe extern "C" fn request_done(args: *mut f::fuse_args, error: ffi::c_int) {
     let request = unsafe { Arc::from_raw(request) };
 
     request.error.store(error, Relaxed);
+    request
+        .took
+        .store(request.sent.elapsed().as_nanos(), Relaxed);
     request.done.complete();
+}
+
+/// How a request ended.
+pub(crate) struct Answer {
+    /// The reply, or the server's error; ENOTCONN and the like if the server is gone.
+    pub(crate) reply: Result<KVVec<u8>>,
+    /// The time from sending the request until it ended.
+    pub(crate) took: Delta,
 }
 
 /// A request that has been sent. Dropping it discards the answer.
@@ -103,6 +122,8 @@ impl Request {
                 args <- Args::zeroed(),
                 done <- Completion::new(),
                 error: Atomic::new(0),
+                sent: Instant::now(),
+                took: Atomic::new(0),
                 body,
                 reply: UnsafeCell::new(reply),
                 // SAFETY: The opener keeps the inode in use. FUSE ends all requests before the
@@ -134,20 +155,24 @@ impl PendingRequest {
     ///
     /// # Errors
     ///
-    /// The server's; [`EINTR`] if the task is being killed; ENOTCONN and the like if the server is
-    /// gone.
-    pub(crate) fn answer(self) -> Result<KVVec<u8>> {
+    /// [`EINTR`] if the task is being killed.
+    pub(crate) fn answer(self) -> Result<Answer> {
         let request = self.0;
 
         request.done.wait_killable()?;
-        to_result(request.error.load(Relaxed))?;
+        let reply = to_result(request.error.load(Relaxed)).map(|()| {
+            // SAFETY: The request has ended, so FUSE is done with `reply`, and this takes it once.
+            let mut reply = unsafe { mem::take(&mut *request.reply.get()) };
+            // SAFETY: The request has ended, and `done` has said so.
+            let len = unsafe { request.args.reply_len() };
 
-        // SAFETY: The request has ended, so FUSE is done with `reply`, and this takes it once.
-        let mut reply = unsafe { mem::take(&mut *request.reply.get()) };
-        // SAFETY: The request has ended, and `done` has said so.
-        let len = unsafe { request.args.reply_len() };
-        reply.truncate(len);
-        Ok(reply)
+            reply.truncate(len);
+            reply
+        });
+        Ok(Answer {
+            reply,
+            took: Delta::from_nanos(request.took.load(Relaxed)),
+        })
     }
 }
 
@@ -175,7 +200,8 @@ pub(crate) fn get_fmap(inode: &Inode, buf_size: u32) -> Result<PendingRequest> {
 ///
 /// # Errors
 ///
-/// As [`Request::send`] and [`PendingRequest::answer`]; [`EINVAL`] if the answer is no path.
+/// As [`Request::send`] and [`PendingRequest::answer`], and those of the server; [`EINVAL`] if the
+/// answer is no path.
 pub(crate) fn get_daxdev(inode: &Inode, index: u32) -> Result<CString, Failure> {
     let request_args = RequestArgs {
         opcode: c::FUSE_GET_DAXDEV,
@@ -185,6 +211,7 @@ pub(crate) fn get_daxdev(inode: &Inode, index: u32) -> Result<CString, Failure> 
     let buf_size = size_of::<c::fuse_get_daxdev_out>();
     let reply = Request::send(inode, &request_args, [index, 0], buf_size)
         .and_then(PendingRequest::answer)
+        .and_then(|answer| answer.reply)
         .map_err(Failure::because("GET_DAXDEV"))?;
 
     path_of(&reply)

@@ -120,6 +120,18 @@ TEST_F(counters, time_of_get_fmap)
 		}
 	}
 	EXPECT_GE(before[4] + 1, fs_counter(self->s, within[4]));
+
+	/* OPEN is sent meanwhile; how long the server takes for it does not count. */
+	ns = fs_counter(self->s, "get_fmap_ns");
+	self->s->hold[FUSE_OPEN] = true;
+	pid = fs_try_in_child(self->s, "refused");
+	ASSERT_LE(0, pid);
+	EXPECT_TRUE(fs_wait(self->s, FUSE_GET_FMAP, 3));
+	EXPECT_TRUE(asleep(pid));
+	usleep(1000000 * fs_slowness());
+	fs_release(self->s, FUSE_OPEN);
+	EXPECT_EQ(EINVAL << 8, ended(pid));
+	EXPECT_GT(1000000000L * fs_slowness(), fs_counter(self->s, "get_fmap_ns") - ns);
 }
 
 TEST_F(counters, faults)
