@@ -224,13 +224,13 @@ fn rewrite_page(iocb: &Kiocb, from: &IovIter, inode: MappedInode<'_>) -> Result<
         if device.healthy_pages(mapping.addr, 1) != Some(0) {
             return Ok(None);
         }
-        if let Some(still) = &still {
-            mapping
-                .cut_at_leftovers(device, header, still)
-                .map_err(|error| {
-                    report_error(inode.inode, header, pos, PAGE, c::IOMAP_WRITE, error)
-                })?;
-        }
+        let cut = match &still {
+            Some(still) => mapping.cut_at_leftovers(device, header, still),
+            None => Ok(()),
+        };
+        // A report may allocate memory, and reclaim may wait for this lock.
+        drop(still);
+        cut.map_err(|error| report_error(inode.inode, header, pos, PAGE, c::IOMAP_WRITE, error))?;
         Ok(Some((device, mapping.addr)))
     };
     if pos % PAGE != 0 || failed()?.is_none() {

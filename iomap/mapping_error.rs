@@ -84,13 +84,15 @@ pub(super) fn report_error(
     };
     if !tried_again {
         header.count_error();
+        // A fault passes the host of the DAX page cache, which has no name.
+        let named = header.file().and_then(|file| file.inode());
         pr_warn_limited!(
             sbi.mappings,
             "{}: ops {}: inode {}{} at {:#x}: {}\n",
             sbi,
             sbi.ops.name(),
             inode.number(),
-            Named::new(inode),
+            Named::new(named.map_or(inode, |named| named)),
             pos,
             error
         );

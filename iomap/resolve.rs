@@ -297,10 +297,10 @@ impl Operations for ForDax {
             Ok(())
         };
 
-        header
-            .resolve(pos, length, inode.size())
-            .and_then(place)
-            .map_err(|error| report_error(inode, header, pos, length, flags, error))
+        let placed = header.resolve(pos, length, inode.size()).and_then(place);
+        // A report may allocate memory, and reclaim may wait for this lock.
+        drop(still);
+        placed.map_err(|error| report_error(inode, header, pos, length, flags, error))
     }
 
     /// Ends the association of memory: drops the guard of `begin()`, if there is one.

@@ -72,8 +72,8 @@ impl Drop for Dentry {
     }
 }
 
-/// The path of an inode from the root of its file system, for the log: ` (/path)`, or nothing if it
-/// has none or a very long one. What is no printable ASCII character is escaped.
+/// The path of an inode from the root of its file system, for the log: ` ("/path")`, or nothing if
+/// it has none or a very long one. Quotes, and what is no printable ASCII character, are escaped.
 pub(crate) struct Named {
     /// The path, at the end.
     buf: [u8; SHOWN],
@@ -97,7 +97,7 @@ impl fmt::Display for Named {
         let end = SHOWN - 1;
 
         match self.buf.get(end.saturating_sub(self.len)..end) {
-            Some(path) if !path.is_empty() => f.write_fmt(fmt!(" ({})", BStr::from_bytes(path))),
+            Some(path) if !path.is_empty() => f.write_fmt(fmt!(" ({:?})", BStr::from_bytes(path))),
             _ => Ok(()),
         }
     }

@@ -283,7 +283,7 @@ TEST_F(report, refused)
 	}
 	self->fd = -1;
 	EXPECT_TRUE(klog_wait(self->log, LOG_PREFIX,
-			      "(/file) at 0x0: iomap_begin() returns ENODATA"));
+			      "(\"/file\") at 0x0: iomap_begin() returns ENODATA"));
 }
 
 /*

@@ -527,20 +527,45 @@ TEST_F(errors, busy_index)
 }
 
 /*
- * The log names the file and the errno. A file's name cannot begin a line of the log: what is not
- * printable is escaped.
+ * The log names the file and the errno, for an open and for a fault. A file's name cannot begin a
+ * line of the log, or end its own quotes: what is not printable, and what quotes, is escaped.
  */
 TEST_F(errors, log_names)
 {
+	static const char name[] = "two\nlines\"";
 	int log = klog_open();
+	unsigned char *p;
 
 	self->map.parse_ret = -ENAVAIL;
-	fs_add(self->s, "two\nlines", SIZE, &self->map, sizeof(self->map));
-	EXPECT_EQ(-ENAVAIL, fs_try(self->s, "two\nlines"));
+	fs_add(self->s, name, SIZE, &self->map, sizeof(self->map));
+	EXPECT_EQ(-ENAVAIL, fs_try(self->s, name));
 	/* A reader of /dev/kmsg gets a backslash as \x5c. */
-	EXPECT_TRUE(log < 0 ||
-		    klog_wait(log, LOG_PREFIX, " (/two\\x5cnlines) fails with ENAVAIL: "));
+	EXPECT_TRUE(log < 0 || klog_wait(log, LOG_PREFIX,
+					 " (\"/two\\x5cnlines\\x5c\"\") fails with ENAVAIL: "));
+	self->map.parse_ret = 0;
+	self->map.begin_ret = -ENAVAIL;
+	p = fs_map(self->s, name, SIZE, PROT_READ);
+	ASSERT_NE(MAP_FAILED, p);
+	EXPECT_EQ(SIGBUS, touch(p, -1));
+	EXPECT_TRUE(log < 0 || klog_wait(log, LOG_PREFIX,
+					 "lines\\x5c\"\") at 0x0: iomap_begin() returns ENAVAIL"));
+	munmap(p, SIZE);
 	close(log);
+}
+
+/* A server may answer EINTR: that is its error, and not a signal of the opener. */
+TEST_F(errors, server_says_eintr)
+{
+	int log = klog_open();
+	long failed = fs_counter(self->s, "opens_failed");
+
+	self->s->error[FUSE_GET_FMAP] = -EINTR;
+	EXPECT_EQ(-EINTR, fs_try(self->s, "file"));
+	self->s->error[FUSE_GET_FMAP] = 0;
+	EXPECT_EQ(failed + 1, fs_counter(self->s, "opens_failed"));
+	EXPECT_TRUE(log < 0 || klog_wait(log, LOG_PREFIX, " fails with EINTR: GET_FMAP"));
+	close(log);
+	EXPECT_EQ(0, fs_try(self->s, "file"));
 }
 
 /* A map with a good and a bad device fails; the good one stays held for the next open. */
