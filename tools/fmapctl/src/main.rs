@@ -80,6 +80,15 @@ enum Cmd {
 }
 
 fn main() -> ExitCode {
+    #[cfg(feature = "pages")]
+    if let Some(dir) = pages::wanted() {
+        let tool = pages::Tool {
+            command: <Args as clap::CommandFactory>::command(),
+            more: include_str!("../man/fmapctl.8"),
+            typed: true,
+        };
+        return pages::main(dir, vec![tool]);
+    }
     let args = match Args::try_parse() {
         Ok(args) => args,
         Err(error) => {

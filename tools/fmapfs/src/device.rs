@@ -78,6 +78,21 @@ pub fn find(id: &str) -> Option<PathBuf> {
         .map(|device| Path::new("/dev").join(device.name))
 }
 
+/// What udev imports of a device: its id, and the name of its link in /dev/dax/by-id. Nothing, if
+/// it has no id.
+pub fn for_udev(name: &str) -> String {
+    let mut all = present().into_iter();
+    match all.find(|device| device.name == name).map(|device| device.id) {
+        Some(Some(id)) => format!("FMAP_ID={id}\nFMAP_LINK={}\n", link_name(&id)),
+        _ => String::new(),
+    }
+}
+
+/// An id as the name of a link: udev allows no comma, and a slash would make a directory.
+fn link_name(id: &str) -> String {
+    id.replace([',', '/'], "_")
+}
+
 /// Finds the devices of a manifest: the paths of those that it names by id, the ids of
 /// the others. If they are not `needed`, they may be absent.
 pub fn resolve(manifest: &mut Manifest, needed: bool) -> Result<(), Error> {
@@ -347,6 +362,16 @@ mod tests {
         // It has no stable property, so it has no id.
         put(sys, "devices/hmem.0/dax2.0/resource", "0x0\n");
         assert_eq!(ids(sys)[2].1, None);
+    }
+
+    #[test]
+    fn names_of_links() {
+        assert_eq!(
+            link_name("cxl:0x1@0x0,0xc0ffee@0x4000000/256+0x10000000"),
+            "cxl:0x1@0x0_0xc0ffee@0x4000000_256+0x10000000"
+        );
+        assert_eq!(link_name("nvdimm:74481202-bd7f"), "nvdimm:74481202-bd7f");
+        assert_eq!(for_udev("no-such"), "");
     }
 
     #[test]

@@ -129,11 +129,11 @@ go first. SIGUSR1 reports how many requests of which kind came in. Status: 0 unm
 #[command(version, after_long_help = MANIFEST_HELP)]
 struct Args {
     /// What to mount (--help describes it)
-    #[arg(required_unless_present_any = ["devices", "visit"])]
+    #[arg(required_unless_present_any = ["devices", "udev", "visit"])]
     manifest: Option<PathBuf>,
 
     /// An existing directory
-    #[arg(required_unless_present_any = ["check", "freeze", "devices", "visit"])]
+    #[arg(required_unless_present_any = ["check", "freeze", "devices", "udev", "visit"])]
     mountpoint: Option<PathBuf>,
 
     /// Check the manifest, print where each file is, and end
@@ -184,6 +184,10 @@ struct Args {
     /// The ops to name, if their format is `striped` under another name
     #[arg(long, default_value = striped::OPS_NAME)]
     ops: OpsName,
+
+    /// For udev: print the id of the DAX device of this name, and a file name for it
+    #[arg(long, hide = true, value_name = "NAME")]
+    udev: Option<String>,
 
     /// Set for the child that uses the mount while it is apart
     #[arg(long, hide = true)]
@@ -308,6 +312,10 @@ impl Wanted {
 }
 
 fn main() -> ExitCode {
+    #[cfg(feature = "pages")]
+    if let Some(dir) = pages::wanted() {
+        return pages::main(dir, page_tools());
+    }
     // What ps(1) shows, whatever name led here. Threads have it, too.
     let _ = rustix::thread::set_name(c"fmapfs");
     let called = std::env::args_os().next().unwrap_or_default();
@@ -317,6 +325,9 @@ fn main() -> ExitCode {
         false => match Args::parse() {
             args if args.visit => visitor::visit().map(|()| ExitCode::SUCCESS),
             args if args.devices => say::print(&list_devices()).map(|()| ExitCode::SUCCESS),
+            Args {
+                udev: Some(name), ..
+            } => say::print(&device::for_udev(&name)).map(|()| ExitCode::SUCCESS),
             args => Wanted::of_command(args).and_then(run),
         },
     };
@@ -324,6 +335,23 @@ fn main() -> ExitCode {
         say!("{message}");
         ExitCode::FAILURE
     })
+}
+
+/// What has a man page.
+#[cfg(feature = "pages")]
+fn page_tools() -> Vec<pages::Tool> {
+    use clap::CommandFactory;
+    let helper = pages::Tool {
+        command: Helper::command().name("mount.fmapfs"),
+        more: include_str!("../man/mount.fmapfs.8"),
+        typed: false,
+    };
+    let fmapfs = pages::Tool {
+        command: Args::command(),
+        more: include_str!("../man/fmapfs.8"),
+        typed: true,
+    };
+    vec![helper, fmapfs]
 }
 
 fn run(wanted: Wanted) -> Result<ExitCode, String> {
