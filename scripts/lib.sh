@@ -6,7 +6,7 @@
 # If the checkout, the cache or the user is unfit, one sentence says so before anything is
 # done.
 #
-# The cache, outside the checkout, has three kinds of directory. Each is named
+# The cache, outside the checkout, has four kinds of directory. Each is named
 # after a hash of all that went into it, appears under that name only when it
 # is complete, and is never changed afterwards:
 #
@@ -15,6 +15,8 @@
 #                 it (make-kernel); seen as /kernel inside the root
 #   debug-HASH    a kernel with checkers from the same source (make-debug-kernel);
 #                 seen as /kernel instead, if FMAP_KERNEL is "debug"
+#   deb-HASH      an older Debian root, to build and package the tools (make-deb-root); entered
+#                 if FMAP_ROOT is "deb"
 #
 # Beside them: newest-HASH, the kernel that is used if FMAP_KERNEL names none (newest-kernel); cargo/
 # (crates); log/ (the full output of what was built).
@@ -153,13 +155,18 @@ debug) KERNEL=$DEBUG_KERNEL ;;
 *) KERNEL=$STOCK_KERNEL ;;
 esac
 
+# The oldest release on which the tools have to run.
+DEB_SUITE=bookworm
+DEB_ROOT=$CACHE/deb-$(echo "$DEB_SUITE" | hash_of - "$TOP"/scripts/{make-deb-root,apt-sources,deb-packages})
+[ "${FMAP_ROOT-}" != deb ] || ROOT=$DEB_ROOT
+
 # Start over as root, through sudo if necessary.
 as_root() {
 	local name pass=()
 	[ "$(id -u)" = 0 ] && return
 	command -v sudo >/dev/null ||
 		die "making and entering the build root takes root, and there is no sudo"
-	for name in FMAP_MIRROR FMAP_SECURITY_MIRROR FMAP_KERNEL FMAP_KERNEL_NAME http_proxy https_proxy no_proxy; do
+	for name in FMAP_MIRROR FMAP_SECURITY_MIRROR FMAP_KERNEL FMAP_KERNEL_NAME FMAP_ROOT http_proxy https_proxy no_proxy; do
 		[ -z "${!name-}" ] || pass+=("$name=${!name}")
 	done
 	exec sudo env FMAP_CACHE="$CACHE" FMAP_OWNER="$OWNER" "${pass[@]}" "$0" "$@"
@@ -181,7 +188,7 @@ step() {
 		printf 'failed\n' >&2
 		# A message of one of our scripts is enough.
 		tac "$LOG" | sed '/^== /,$d' | tac >"$LOG.step"
-		said=$(sed -En '/^(apt-lists|check-kernel|choose-kernel|make-kernel|make-root): /,$p' "$LOG.step")
+		said=$(sed -En '/^(apt-lists|check-kernel|choose-kernel|make-deb-root|make-kernel|make-root): /,$p' "$LOG.step")
 		rm "$LOG.step"
 		if [ -n "$said" ]; then
 			printf '%s\n' "$said" >&2
