@@ -57,6 +57,11 @@ help:
 	@echo 'make ide                  rust-project.json and compile_commands.json, for rust-analyzer'
 	@echo '                          and clangd'
 	@echo 'make hooks                git looks at commits before it makes them (.githooks)'
+	@echo 'make host                 what "make install" and the packages need: the tools, for Debian 12'
+	@echo '                          and whatever is newer, their man pages and completions'
+	@echo 'make install | uninstall  after make module bpf host: into this system; DESTDIR, PREFIX and'
+	@echo '                          MODDIR as usual (docs/install.md)'
+	@echo 'make deb                  Debian packages, in build/deb/'
 	@echo 'make clean                remove build/'
 	@echo
 	@echo 'KERNEL=NAME, with module, tools, tests, demo, check, exercise, torture and bench, takes'
@@ -68,12 +73,12 @@ help:
 	@echo 'FMAP_MIRROR=URL takes another archive than that of this host, as it may have to be'
 	@echo 'when Debian no longer has the kernel: the snapshot of a day on which it had it.'
 
-.PHONY: all help module debug-module bpf tools tests exercisers bench-programs native-module lint demo check check-debug exercise torture bench bench-host site kernels ide hooks clean
+.PHONY: all help module debug-module bpf tools tests exercisers bench-programs native-module lint demo check check-debug exercise torture bench bench-host site kernels ide hooks host deb install uninstall clean
 
 ifneq ($(INSIDE)$(KDIR),)
 
 # Each root has its own compilers; kernels with the same root share what cargo builds.
-CARGO_DIR := $(CURDIR)/build/cargo$(shell . /etc/os-release && [ "$$VERSION_CODENAME" = trixie ] || echo "-$$VERSION_CODENAME")
+CARGO_DIR ?= $(CURDIR)/build/cargo$(shell . /etc/os-release && [ "$$VERSION_CODENAME" = trixie ] || echo "-$$VERSION_CODENAME")
 
 module: | $(BUILD)
 	@scripts/build-module '$(or $(KDIR),/kernel/build)' $(BUILD) $(KBUILD_ARGS)
@@ -105,6 +110,18 @@ native-module: | $(BUILD)
 	@scripts/build-module /kernel/build $(BUILD)/native KRUSTFLAGS='--cfg=fmap_native -Aunused'
 	@install -D -m 644 $(BUILD)/native/fuse-dax-fmap.ko $(BUILD)/bench/native.ko
 
+# What is installed on a host: tools that are built with the oldest libc that they have to run
+# with. The features of the first build write the pages; the tools are those of the second.
+HOST_TOOLS := cargo build --release --locked --target-dir $(CARGO_DIR) -p fmapctl -p fmapfs
+host: | $(BUILD)
+	cd tools && $(HOST_TOOLS) --features fmapctl/pages,fmapfs/pages
+	@rm -rf $(BUILD)/host
+	@mkdir -p $(BUILD)/host/bin
+	$(CARGO_DIR)/release/fmapctl --pages $(BUILD)/host/pages
+	$(CARGO_DIR)/release/fmapfs --pages $(BUILD)/host/pages
+	cd tools && $(HOST_TOOLS)
+	@install $(CARGO_DIR)/release/fmapctl $(CARGO_DIR)/release/fmapfs $(BUILD)/host/bin/
+
 # File system exercisers that Debian does not package, and a library for them.
 exercisers: $(BUILD)/exercisers/bin/fsx $(BUILD)/exercisers/fixed.so
 
@@ -132,6 +149,9 @@ INSIDE_ROOT := scripts/enter make --no-print-directory -C $(CURDIR) INSIDE=1 BUI
 
 all module bpf tools tests exercisers bench-programs native-module lint $(BUILD)/fmap-map:
 	@$(INSIDE_ROOT) -j$$(nproc) $@
+
+host:
+	@FMAP_ROOT=deb $(INSIDE_ROOT) $@
 
 debug-module:
 	@FMAP_KERNEL=debug $(INSIDE_ROOT) $@
@@ -196,6 +216,16 @@ ide:
 hooks:
 	@git config core.hooksPath .githooks
 	@echo 'git calls .githooks/* from now on; "git config --unset core.hooksPath" ends that'
+
+deb:
+	@scripts/make-deb
+
+export DESTDIR PREFIX MODDIR
+install:
+	@BUILD=$(BUILD) scripts/install
+
+uninstall:
+	@BUILD=$(BUILD) scripts/install --uninstall
 
 clean:
 	rm -rf $(BUILD)
