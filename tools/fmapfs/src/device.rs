@@ -82,10 +82,12 @@ pub fn find(id: &str) -> Option<PathBuf> {
 /// it has no id.
 pub fn for_udev(name: &str) -> String {
     let mut all = present().into_iter();
-    match all.find(|device| device.name == name).map(|device| device.id) {
-        Some(Some(id)) => format!("FMAP_ID={id}\nFMAP_LINK={}\n", link_name(&id)),
-        _ => String::new(),
-    }
+    let id = all
+        .find(|device| device.name == name)
+        .and_then(|device| device.id);
+    id.map_or(String::new(), |id| {
+        format!("FMAP_ID={id}\nFMAP_LINK={}\n", link_name(&id))
+    })
 }
 
 /// An id as the name of a link: udev allows no comma, and a slash would make a directory.
