@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
 //! fmapctl: the operator's side of file maps.
 //!
-//! It registers and unregisters ops ([`ops`]), and shows what uses them ([`status`]);
-//! users come and go by mounting and unmounting.
+//! It registers and unregisters ops ([`ops`]), and shows what uses them ([`status`],
+//! [`metrics`]); users come and go by mounting and unmounting.
 //!
 //! A command collects its output, and prints it when it is done: a closed pipe or a full
 //! disk cannot interrupt it.
@@ -10,21 +10,26 @@
 mod bpf;
 mod failure;
 mod host;
-mod mounts;
+mod json;
+mod metrics;
 mod object;
 mod ops;
+mod output;
 mod pins;
 mod registry;
 mod status;
 mod table;
+mod watch;
 
-use std::io::{self, Write};
+use std::io;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::{Parser, Subcommand};
+use fmap_host::reason::reason;
 
-use crate::failure::{Failure, reason};
+use crate::failure::Failure;
 
 /// Loads, lists and removes the BPF programs ("ops") that turn the file maps of
 /// FUSE servers into mappings of DAX memory.
@@ -76,7 +81,29 @@ enum Cmd {
     ///
     /// MAP is the id of the ops' BPF map, as in `fmapctl list`; "(old)" marks ops that
     /// have been replaced since the mount was made, "(gone)" ones that were unregistered.
-    Status,
+    Status {
+        /// Print JSON; with --watch, a line each time
+        #[arg(long)]
+        json: bool,
+        /// Print it again every so many seconds, and how fast the counters grow
+        #[arg(
+            long,
+            value_name = "SECONDS",
+            num_args = 0..=1,
+            default_missing_value = "2",
+            value_parser = clap::value_parser!(u32).range(1..=86400)
+        )]
+        watch: Option<u32>,
+    },
+    /// Show what the mounts have counted, for Prometheus and others (OpenMetrics text)
+    Metrics {
+        /// Write it to a file, which takes the place of the old one at once
+        ///
+        /// Such as /var/lib/prometheus/node-exporter/fuse_dax_fmap.prom, for the textfile
+        /// collector of node_exporter.
+        #[arg(long, value_name = "FILE")]
+        output: Option<PathBuf>,
+    },
 }
 
 fn main() -> ExitCode {
@@ -108,30 +135,30 @@ fn main() -> ExitCode {
         } => ops::load(&objects, &ops::Options { replace, default }, &mut out),
         Cmd::List => ops::list(&mut out),
         Cmd::Unload { names } => ops::unload(&names, &mut out),
-        Cmd::Status => status::show(&mut out),
+        Cmd::Status { json, watch: None } => status::show(json, &mut out),
+        Cmd::Status {
+            json,
+            watch: Some(seconds),
+        } => watch::status(json, Duration::from_secs(seconds.into())),
+        Cmd::Metrics { output } => metrics::show(output.as_deref(), &mut out),
     };
     let status = match &result {
         Ok(()) => ExitCode::SUCCESS,
         Err(_) => ExitCode::FAILURE,
     };
-    let status = match write(io::stdout(), &out) {
+    let status = match output::write(io::stdout(), &out) {
         Ok(()) => status,
         Err(error) => not_written(&error, status),
     };
     if let Err(Failure { log, message }) = result {
         let separator = if log.is_empty() { "" } else { "\n" };
         // If this cannot be written, nothing can.
-        let _ = write(
+        let _ = output::write(
             io::stderr(),
             &format!("{log}{separator}fmapctl: {message}\n"),
         );
     }
     status
-}
-
-fn write(mut to: impl Write, text: &str) -> io::Result<()> {
-    to.write_all(text.as_bytes())?;
-    to.flush()
 }
 
 /// The exit status when output could not be written. A closed pipe is no error; anything
@@ -141,7 +168,7 @@ fn not_written(error: &io::Error, status: ExitCode) -> ExitCode {
         return status;
     }
     let reason = reason(error);
-    let _ = write(
+    let _ = output::write(
         io::stderr(),
         &format!("fmapctl: standard output: {reason}\n"),
     );

@@ -18,8 +18,9 @@ use libbpf_rs::{
     Error, Link, MapCore, MapMut, MapType, Object, ObjectBuilder, OpenObject, PrintLevel, set_print,
 };
 
-use crate::failure::{Failure, reason};
+use crate::failure::Failure;
 use crate::registry::{is_ours, ops_name};
+use fmap_host::reason::reason;
 
 /// `BPF_F_LINK`: what libbpf sets for SEC(".struct_ops.link").
 const F_LINK: u32 = 1 << 13;

@@ -20,14 +20,15 @@ use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use fmap_host::attached::{Attached, attached};
+use fmap_host::reason::reason;
 use fuse_dax_fmap::module::{DEFAULT_OPS, NAME as MODULE};
 use libbpf_rs::query::LinkInfo;
 use libbpf_rs::{Link, MapHandle};
 
 use crate::bpf;
-use crate::failure::{Failure, reason};
+use crate::failure::Failure;
 use crate::host::check_host;
-use crate::mounts::{Mount, mounts};
 use crate::object::{self, Loaded};
 use crate::pins::{self, Pins};
 use crate::registry::{self, Registered};
@@ -229,8 +230,8 @@ fn may_be(link: &LinkInfo, name: &str) -> bool {
 /// Prints how many mounts still use older ops of a name.
 fn tell_users(name: &str, out: &mut String) {
     let current = registry::find(name).map(|ops| ops.map);
-    let older = |mount: &&Mount| mount.ops == name && mount.map != current;
-    let used = mounts().map_or(0, |all| all.iter().filter(older).count());
+    let older = |mount: &&Attached| mount.ops == name && mount.map != current;
+    let used = attached().map_or(0, |all| all.iter().filter(older).count());
 
     if used > 0 {
         let _ = writeln!(
@@ -243,7 +244,7 @@ fn tell_users(name: &str, out: &mut String) {
 /// Prints the registered ops.
 pub fn list(out: &mut String) -> Result<(), Failure> {
     check_host()?;
-    let mounts = mounts();
+    let mounts = attached();
     let registered = registry::registered();
     let is_registered = |name: &str| registered.iter().any(|ops| ops.name == name);
 
@@ -312,7 +313,7 @@ fn default_ops() -> Option<String> {
 }
 
 /// How many mounts use ops of a name: the registered ops, and older ones.
-fn used(mounts: &Result<Vec<Mount>, String>, name: &str, map: Option<u32>) -> [String; 2] {
+fn used(mounts: &Result<Vec<Attached>, String>, name: &str, map: Option<u32>) -> [String; 2] {
     let Ok(mounts) = mounts else {
         return ["?", "?"].map(str::to_owned);
     };
@@ -360,7 +361,7 @@ pub fn unload(names: &[String], out: &mut String) -> Result<(), Failure> {
             pins.remove(name)?;
         }
         let _ = writeln!(out, "{name}: unregistered");
-        let all = mounts().unwrap_or_default();
+        let all = attached().unwrap_or_default();
         let used = all.iter().filter(|mount| mount.ops == *name).count();
         if used > 0 {
             let _ = writeln!(
@@ -379,7 +380,7 @@ pub fn unload(names: &[String], out: &mut String) -> Result<(), Failure> {
     if let Some(pins) = &pins {
         pins.remove_if_empty();
     }
-    if mounts().map_or(true, |all| all.is_empty()) && registry::registered().is_empty() {
+    if attached().map_or(true, |all| all.is_empty()) && registry::registered().is_empty() {
         wait_for_programs();
     }
     Ok(())

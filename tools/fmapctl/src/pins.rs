@@ -19,7 +19,7 @@ use libbpf_rs::query::LinkInfo;
 use rustix::fs::{AtFlags, FileType, FlockOperation, Mode, OFlags, Stat};
 use rustix::io::Errno;
 
-use crate::failure::reason;
+use fmap_host::reason::reason;
 
 const BPFFS: &str = "/sys/fs/bpf";
 /// The directory.

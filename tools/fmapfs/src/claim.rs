@@ -11,13 +11,14 @@ use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use fmap_host::device::same_device;
+use fmap_host::holder;
 use fuse_dax_fmap::OpsName;
 use rustix::io::Errno;
 
 use crate::manifest;
 use crate::tree::Tree;
 use crate::visitor::Visitor;
-use crate::who;
 
 /// A device of the manifest, for messages.
 #[derive(Debug)]
@@ -59,7 +60,9 @@ pub fn check(
         let begin = Instant::now();
         let opened = loop {
             match visitor.open(&name(index))? {
-                Err(Errno::BUSY) if begin.elapsed() < PATIENCE && who::may_let_go(&device.path) => {
+                Err(Errno::BUSY)
+                    if begin.elapsed() < PATIENCE && holder::may_let_go(&device.path) =>
+                {
                     thread::sleep(Duration::from_millis(20));
                 }
                 opened => break opened,
@@ -82,10 +85,10 @@ pub fn check(
             }
             (Err(Errno::BUSY), true) => {
                 let before = &devices[..index];
-                let twice = |other: &&Device| who::same_device(&other.path, &device.path);
+                let twice = |other: &&Device| same_device(&other.path, &device.path);
                 return Err(match before.iter().find(twice) {
                     Some(other) => same(device, other),
-                    None => format!("{shown} is held by {}", who::holder(&device.path)),
+                    None => format!("{shown} is held by {}", holder::holder(&device.path)),
                 });
             }
             (Err(error), true) => {
@@ -101,7 +104,7 @@ pub fn check(
 /// Checks, before anything is mounted, that no device is named twice.
 pub fn check_devices(devices: &[Device]) -> Result<(), String> {
     for (index, device) in devices.iter().enumerate() {
-        let twice = |other: &&Device| who::same_device(&other.path, &device.path);
+        let twice = |other: &&Device| same_device(&other.path, &device.path);
         if let Some(other) = devices[..index].iter().find(twice) {
             return Err(same(device, other));
         }

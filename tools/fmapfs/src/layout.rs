@@ -21,9 +21,9 @@
 
 use std::collections::HashMap;
 
+use fmap_host::device::now_at;
 use fuse_dax_fmap::striped::{self, Extent, Strip};
 
-use crate::device;
 use crate::manifest::{Content, Error, File, Manifest, UNIT};
 use crate::record::{self, Piece, Record, Space, merged};
 
@@ -330,7 +330,7 @@ fn same_devices(manifest: &Manifest, past: &Past<'_>) -> Result<Vec<Option<usize
             let shown = new.path.display();
             let is = new.id.as_deref().unwrap_or("of unknown identity");
             let was = match &old.id {
-                Some(id) => format!("{id}{}", device::now_at(id)),
+                Some(id) => format!("{id}{}", now_at(id)),
                 None => old.path.display().to_string(),
             };
             return Err(Error::new(

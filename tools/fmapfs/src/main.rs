@@ -33,7 +33,6 @@ mod session;
 mod stats;
 mod tree;
 mod visitor;
-mod who;
 mod zero;
 
 use std::ffi::OsStr;
@@ -45,6 +44,7 @@ use std::process::{Command, ExitCode, Stdio};
 use std::sync::Arc;
 
 use clap::Parser;
+use fmap_host::device::{Device, for_udev, present, size, usable};
 use fuse_dax_fmap::{OpsName, striped};
 
 use crate::files::{PidFile, Replaced};
@@ -327,7 +327,7 @@ fn main() -> ExitCode {
             args if args.devices => say::print(&list_devices()).map(|()| ExitCode::SUCCESS),
             Args {
                 udev: Some(name), ..
-            } => say::print(&device::for_udev(&name)).map(|()| ExitCode::SUCCESS),
+            } => say::print(&for_udev(&name)).map(|()| ExitCode::SUCCESS),
             args => Wanted::of_command(args).and_then(run),
         },
     };
@@ -389,7 +389,7 @@ fn run(wanted: Wanted) -> Result<ExitCode, String> {
 
     if to_mount {
         for device in &manifest.devices {
-            device::usable(&device.path)
+            usable(&device.path)
                 .map_err(|message| in_file(manifest::Error::new(device.line, message)))?;
         }
     }
@@ -468,7 +468,7 @@ fn run(wanted: Wanted) -> Result<ExitCode, String> {
 
 /// The DAX devices of this machine, as a manifest names them.
 fn list_devices() -> String {
-    let one = |device: device::Present| {
+    let one = |device: Device| {
         let size = device.size.map_or("?".to_owned(), |size| size.to_string());
         let driver = device.driver.as_deref().unwrap_or("no driver");
         let id = match device.id {
@@ -483,7 +483,7 @@ fn list_devices() -> String {
             name = device.name
         )
     };
-    let all: Vec<_> = device::present().into_iter().map(one).collect();
+    let all: Vec<_> = present().into_iter().map(one).collect();
     all.join("\n")
 }
 
@@ -491,7 +491,7 @@ fn list_devices() -> String {
 fn sizes(manifest: &Manifest) -> Result<Vec<Option<u64>>, manifest::Error> {
     let mut sizes = Vec::new();
     for device in &manifest.devices {
-        let real = device::size(&device.path);
+        let real = size(&device.path);
         if let (Some(real), Some(wanted)) = (real, device.size) {
             if wanted > real {
                 let message = format!("{} has only {real} bytes", device.path.display());

@@ -16,6 +16,8 @@ use std::io::ErrorKind;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
+use fmap_host::mountinfo::{self, Number};
+use fmap_host::process;
 use rustix::event::{PollFd, PollFlags};
 use rustix::fs::{AtFlags, CWD, StatxAttributes, StatxFlags};
 use rustix::io::Errno;
@@ -25,7 +27,6 @@ use rustix::mount::{
 };
 
 use crate::options::Options;
-use crate::who::{self, Number};
 
 /// The file system type of the mounts of fmapfs.
 pub const KIND: &str = "fuse.fmapfs";
@@ -140,7 +141,7 @@ pub enum Unmounted {
 
 impl Attached {
     /// Its line in a table of mounts.
-    fn find<'a>(&self, table: &'a [who::Mount]) -> Option<&'a who::Mount> {
+    fn find<'a>(&self, table: &'a [mountinfo::Mount]) -> Option<&'a mountinfo::Mount> {
         let mut lines = table.iter();
         // The id of a mount is reused; the number of a superblock is not, while its
         // connection exists.
@@ -148,21 +149,21 @@ impl Attached {
     }
 
     pub fn is_there(&self) -> bool {
-        who::mounts().is_ok_and(|table| self.find(&table).is_some())
+        mountinfo::mounts().is_ok_and(|table| self.find(&table).is_some())
     }
 
     /// The mount on top of this one, or the one that its path leads to instead.
-    fn in_the_way(&self, own: &who::Mount, table: &[who::Mount]) -> Option<String> {
+    fn in_the_way(&self, own: &mountinfo::Mount, table: &[mountinfo::Mount]) -> Option<String> {
         let above = table.iter().filter(|mount| mount.on == self.id);
-        let above: Vec<_> = above.map(who::Mount::to_string).collect();
+        let above: Vec<_> = above.map(mountinfo::Mount::to_string).collect();
         if !above.is_empty() {
             return Some(above.join(", "));
         }
-        match who::look_at(&own.place) {
+        match mountinfo::look_at(&own.place) {
             Ok(statx) if statx.stx_mnt_id == self.id => None,
             Ok(statx) => {
                 let other = table.iter().find(|mount| mount.id == statx.stx_mnt_id);
-                Some(other.map_or_else(|| "another mount".to_owned(), who::Mount::to_string))
+                Some(other.map_or_else(|| "another mount".to_owned(), mountinfo::Mount::to_string))
             }
             Err(error) => Some(format!("{}: {error}", own.place.display())),
         }
@@ -171,7 +172,7 @@ impl Attached {
     /// Unmounts this mount and no other. While it is in use it is detached.
     pub fn unmount(&self) -> Unmounted {
         let look = || {
-            let table = match who::mounts() {
+            let table = match mountinfo::mounts() {
                 Ok(table) => table,
                 Err(message) => return Err(Unmounted::Failed(message)),
             };
@@ -204,7 +205,7 @@ impl Attached {
         }
         match attempt(UnmountFlags::DETACH) {
             Ok(place) => {
-                let users = who::named(&who::users(self.number), 5);
+                let users = process::named(&process::users(self.number), 5);
                 let shown = place.display();
                 Unmounted::Detached(match users.as_str() {
                     "" => format!("{shown} is in use; detached, served until nobody uses it"),
@@ -220,7 +221,7 @@ impl Attached {
 
     /// Where the file system can still be reached, if anywhere.
     fn elsewhere(&self) -> Option<String> {
-        let table = who::mounts().unwrap_or_default();
+        let table = mountinfo::mounts().unwrap_or_default();
         let other = table.iter().find(|mount| mount.number == self.number)?;
         Some(format!(
             "{} has the same files, and is served until it is unmounted",
@@ -256,9 +257,9 @@ pub fn check_place(path: &Path, nonempty: bool) -> Result<PathBuf, String> {
     });
     let place = place.map_err(failed)?;
     let shown = place.display();
-    let statx = who::look_at(&place).map_err(|error| failed(error.into()))?;
+    let statx = mountinfo::look_at(&place).map_err(|error| failed(error.into()))?;
     let is_root = statx.stx_attributes.contains(StatxAttributes::MOUNT_ROOT);
-    let table = who::mounts()?;
+    let table = mountinfo::mounts()?;
     let mount = table.iter().find(|mount| mount.id == statx.stx_mnt_id);
     if is_root && mount.is_some_and(|mount| mount.kind == "autofs") {
         // The automount waits for this mount, so an access would deadlock
@@ -268,15 +269,15 @@ pub fn check_place(path: &Path, nonempty: bool) -> Result<PathBuf, String> {
     let metadata = fs::metadata(&place);
 
     if is_root {
-        let what = mount.map_or_else(|| "something".to_owned(), who::Mount::to_string);
-        let servers = who::named(&who::servers(Number::of(&statx)), 3);
+        let what = mount.map_or_else(|| "something".to_owned(), mountinfo::Mount::to_string);
+        let servers = process::named(&process::servers(Number::of(&statx)), 3);
         // Cached attributes outlive the server.
         let flags = AtFlags::STATX_FORCE_SYNC;
         let asked = rustix::fs::statx(CWD, &place, flags, StatxFlags::BASIC_STATS);
         let dead = matches!(asked, Err(Errno::NOTCONN | Errno::CONNABORTED));
         if dead && servers.is_empty() {
             return Err(
-                match who::named(&who::users(Number::of(&statx)), 5).as_str() {
+                match process::named(&process::users(Number::of(&statx)), 5).as_str() {
                     "" => {
                         format!("{what} is still there, but its server has ended: umount {shown}")
                     }
@@ -308,15 +309,15 @@ pub fn check_place(path: &Path, nonempty: bool) -> Result<PathBuf, String> {
 /// Changes the options of an existing mount.
 pub fn remount(place: &Path, options: &Options) -> Result<(), String> {
     let shown = place.display();
-    let statx = who::look_at(place).map_err(|error| format!("{shown}: {error}"))?;
-    let table = who::mounts()?;
+    let statx = mountinfo::look_at(place).map_err(|error| format!("{shown}: {error}"))?;
+    let table = mountinfo::mounts()?;
     let mount = table.iter().find(|mount| mount.id == statx.stx_mnt_id);
     let is_root = statx.stx_attributes.contains(StatxAttributes::MOUNT_ROOT);
     if !mount.is_some_and(|mount| is_root && mount.kind == KIND) {
         return Err(format!("{shown} is no mount of fmapfs"));
     }
     rustix::mount::mount_remount(place, flags(options), "").map_err(|error| match error {
-        Errno::BUSY => match who::named(&who::users(Number::of(&statx)), 5).as_str() {
+        Errno::BUSY => match process::named(&process::users(Number::of(&statx)), 5).as_str() {
             "" => format!("{shown}: a file is open for writing"),
             users => format!("{shown}: a file is open for writing; {users} uses it"),
         },

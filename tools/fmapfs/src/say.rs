@@ -11,6 +11,8 @@ use std::os::unix::net::UnixDatagram;
 use std::process;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use fmap_host::reason::plain;
+
 use crate::manifest::printable;
 
 static TO_LOG: AtomicBool = AtomicBool::new(false);
@@ -27,7 +29,7 @@ pub fn to_log() {
 }
 
 pub fn line(text: fmt::Arguments<'_>) {
-    let text = printable(&text.to_string());
+    let text = printable(&plain(&text.to_string()));
     if !TO_LOG.load(Ordering::Relaxed) {
         let _ = writeln!(io::stderr(), "fmapfs: {text}");
         return;

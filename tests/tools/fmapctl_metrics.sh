@@ -1,0 +1,149 @@
+#!/bin/bash
+# SPDX-License-Identifier: GPL-2.0
+#
+# What fmapctl says to programs: `status --json` is JSON, `--watch` prints it again, and
+# `metrics` is OpenMetrics text with the numbers of the kernel.
+
+# shellcheck disable=SC2317 # functions are called by check, and by the trap
+
+bpf=${FMAP_BPF_DIR:-/lib/fuse-dax-fmap/bpf}/striped.bpf.o
+# shellcheck source=../lib/ktap.bash
+. "$(dirname "$0")/ktap.bash"
+need fmapctl fmapfs python3
+[ -r "$bpf" ] || skip "there is no $bpf"
+device=${DAX_DEVICES%% *}
+[ -c "$device" ] || skip "there is no DAX device"
+
+# A name that has to be escaped.
+tmp=$(mktemp -d) dir="$tmp/a \"b\" \\c" manifest=$tmp/files.toml
+mkdir "$dir"
+cat >"$manifest" <<EOF
+device = [{ name = "a", path = "$device" }]
+
+[[file]]
+path = "file"
+size = "4M"
+devices = ["a"]
+EOF
+tidy_up() {
+	umount "$dir" 2>/dev/null
+	fmapctl unload striped >/dev/null 2>&1
+	rm -rf "$tmp"
+}
+trap tidy_up EXIT
+
+# A strict reader of OpenMetrics: HELP, TYPE and UNIT come first, once; no sample is there twice.
+# Prints the number of the sample that is named.
+cat >"$tmp/openmetrics.py" <<'EOF'
+import re, sys
+text = sys.stdin.read()
+assert text.endswith("# EOF\n") and text.count("# EOF") == 1
+label = r'[a-z_]+="(?:[^"\\\n]|\\[\\"n])*"'
+sample = re.compile(r"([a-z][a-z0-9_]*)(?:\{(%s(?:,%s)*)\})? ([0-9]+)" % (label, label))
+seen, kinds, current = {}, {}, None
+for line in text.splitlines()[:-1]:
+    if line.startswith("# "):
+        _, what, name, value = line.split(" ", 3)
+        assert name.startswith("fuse_dax_fmap_"), line
+        if what == "HELP":
+            assert name not in kinds, line
+            current = name
+        elif what == "TYPE":
+            assert name == current and value in ("counter", "gauge"), line
+            kinds[name] = value
+        else:
+            assert what == "UNIT" and name == current and name.endswith("_" + value), line
+        continue
+    match = sample.fullmatch(line)
+    assert match, line
+    name, labels, number = match.groups()
+    wanted = current + "_total" if kinds[current] == "counter" else current
+    assert name == wanted, line
+    key = name + ("{" + labels + "}" if labels else "")
+    assert key not in seen, line
+    seen[key] = int(number)
+print(seen[sys.argv[1]] if len(sys.argv) > 1 else len(seen))
+EOF
+metrics() { # SAMPLE
+	fmapctl metrics | python3 "$tmp/openmetrics.py" "$@"
+}
+is() { # WANTED COMMAND...
+	local wanted=$1
+	shift
+	"$@"
+	[ "$("$@")" = "$wanted" ]
+}
+json() { # EXPRESSION
+	fmapctl status --json | python3 -c '
+import json, sys
+mounts = json.load(sys.stdin)["mounts"]
+print(eval(sys.argv[1]))' "$1"
+}
+# shellcheck disable=SC1003 # no quote is escaped
+labels='mount="'$tmp'/a \"b\" \\c",ops="striped"'
+
+echo "TAP version 13"
+check "nothing is mounted: JSON" is '[]' json mounts
+check "nothing is mounted: metrics" is 0 metrics 'fuse_dax_fmap_mounts'
+check "ops are loaded" fmapctl load "$bpf"
+check "a server mounts" fmapfs --daemon "$manifest" "$dir"
+dd if=/dev/zero of="$dir/file" bs=1M count=3 conv=notrunc status=none
+check "status is JSON, and names the mount" is "['$tmp/a \"b\" \\\\\\\\c']" json 'mounts[0]["paths"]'
+check "... the ops" is "('striped', 'registered')" json '(mounts[0]["ops"], mounts[0]["ops_state"])'
+check "... the device" is "[('${device##*/}', False)]" \
+	json '[(d["name"], d["failed"]) for d in mounts[0]["devices"]]'
+check "... and what was counted" is 3145728 json 'mounts[0]["counters"]["written_bytes"]'
+check "metrics says the same" is 3145728 metrics "fuse_dax_fmap_written_bytes_total{$labels}"
+check "... of the files" is 1 metrics "fuse_dax_fmap_mapped_files{$labels}"
+check "... of the device" is 0 metrics \
+	"fuse_dax_fmap_device_failed{$labels,device=\"${device##*/}\"}"
+python3 -c 'import mmap, sys; mmap.mmap(open(sys.argv[1], "r+b").fileno(), 0)[0]' "$dir/file"
+check "... of a page fault" is 1 metrics "fuse_dax_fmap_faults_total{$labels,size=\"2MiB\"}"
+check "the module is loaded" is 1 metrics 'fuse_dax_fmap_module_loaded'
+
+# A file, for node_exporter.
+umask 077
+check "metrics into a file" fmapctl metrics --output "$tmp/x.prom"
+check "... that is complete" python3 "$tmp/openmetrics.py" <"$tmp/x.prom"
+check "... and can be read by all" is 644 stat -c %a "$tmp/x.prom"
+check "... and is replaced" fmapctl metrics --output "$tmp/x.prom"
+only_file() {
+	ls -A "$tmp"
+	[ "$(find "$tmp" -maxdepth 1 -name '.*' -not -name . | wc -l)" = 0 ]
+}
+check "... without leaving anything" only_file
+no_room() {
+	local status=0
+	fmapctl metrics --output "$tmp/no/x.prom" 2>"$tmp/said" || status=$?
+	cat "$tmp/said"
+	[ "$status" = 1 ] && [ "$(<"$tmp/said")" = "fmapctl: $tmp/no/x.prom: No such file or directory" ]
+}
+check "a directory that is not there" no_room
+
+# Again and again, until the reader has gone.
+watched() { # ARGUMENT...
+	timeout 20 fmapctl status --watch 1 "$@" | head -n "$lines" >"$tmp/said"
+	cat "$tmp/said"
+	[ "${PIPESTATUS[0]}" = 0 ]
+}
+lines=3
+check "JSON, a line each time" watched --json
+each_line() {
+	python3 -c 'import json, sys; print(len([json.loads(line)["mounts"][0] for line in sys.stdin]))' \
+		<"$tmp/said" | grep -qx 3
+}
+check "... each of which is complete" each_line
+writes() {
+	while [ -e "$tmp/said" ]; do
+		dd if=/dev/zero of="$dir/file" bs=64k count=1 conv=notrunc status=none
+		sleep 0.05
+	done &
+	timeout -s INT 5 fmapctl status --watch=1 >"$tmp/watched"
+	rm "$tmp/said"
+	wait
+	cat "$tmp/watched"
+	grep -qE '^  bytes written +[0-9]+ +[0-9]+/s$' "$tmp/watched"
+}
+check "text, with how fast the counters grow" writes
+
+finish
