@@ -1,21 +1,28 @@
 // SPDX-License-Identifier: GPL-2.0
 //! fmapctl: the operator's side of file maps.
 //!
-//! It registers and unregisters ops ([`ops`]), and shows what uses them ([`status`],
-//! [`metrics`]); users come and go by mounting and unmounting.
+//! It registers and unregisters ops ([`ops`]), shows what uses them ([`status`], [`metrics`]),
+//! and gives devices to the driver that they need ([`devices`], [`bind`()]); users come and go by
+//! mounting and unmounting.
 //!
 //! A command collects its output, and prints it when it is done: a closed pipe or a full
 //! disk cannot interrupt it.
 
+mod bind;
 mod bpf;
+mod devices;
+mod driver;
 mod failure;
 mod host;
+mod interrupt;
 mod json;
+mod memory;
 mod metrics;
 mod object;
 mod ops;
 mod output;
 mod pins;
+mod record;
 mod registry;
 mod status;
 mod table;
@@ -29,12 +36,13 @@ use std::time::Duration;
 use clap::{Parser, Subcommand};
 use fmap_host::reason::reason;
 
+use crate::driver::Driver;
 use crate::failure::Failure;
 
 /// Loads, lists and removes the BPF programs ("ops") that turn the file maps of
-/// FUSE servers into mappings of DAX memory.
+/// FUSE servers into mappings of DAX memory, binds the devices, and shows what is in use.
 ///
-/// Needs root and the module fuse_dax_fmap.
+/// All but `devices` need root; ops and status need the module fuse_dax_fmap.
 #[derive(Parser)]
 #[command(version, arg_required_else_help = true)]
 struct Args {
@@ -104,6 +112,51 @@ enum Cmd {
         #[arg(long, value_name = "FILE")]
         output: Option<PathBuf>,
     },
+    /// Show the DAX devices of this machine, what identifies them, and who uses them
+    Devices {
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Bind a device to the driver fsdev_dax, so that mounts can use it
+    ///
+    /// If it is system RAM (driver kmem), its memory is taken offline first; if some of it is in
+    /// use, all of it goes back online, and nothing has changed. It does not survive a reboot.
+    Bind {
+        #[command(flatten)]
+        device: DeviceArgs,
+    },
+    /// Bind a device to the driver that it had before `fmapctl bind`, or to another one
+    ///
+    /// A device that a mount or a program uses is left alone.
+    Unbind {
+        #[command(flatten)]
+        device: DeviceArgs,
+        /// The driver, if it is not the one before `fmapctl bind`, or device_dax by default
+        #[arg(long, value_name = "DRIVER")]
+        to: Option<Driver>,
+    },
+}
+
+#[derive(clap::Args)]
+struct DeviceArgs {
+    /// dax0.0, /dev/dax0.0, a link to that, or the id that `fmapctl devices` shows
+    #[arg(value_name = "DEVICE")]
+    device: String,
+    /// How long each block of memory may take to go offline, if it is system RAM
+    #[arg(
+        long,
+        value_name = "SECONDS",
+        default_value = "30",
+        value_parser = clap::value_parser!(u32).range(1..=86400)
+    )]
+    timeout: u32,
+}
+
+impl DeviceArgs {
+    fn patience(&self) -> Duration {
+        Duration::from_secs(self.timeout.into())
+    }
 }
 
 fn main() -> ExitCode {
@@ -141,6 +194,9 @@ fn main() -> ExitCode {
             watch: Some(seconds),
         } => watch::status(json, Duration::from_secs(seconds.into())),
         Cmd::Metrics { output } => metrics::show(output.as_deref(), &mut out),
+        Cmd::Devices { json } => devices::show(json, &mut out),
+        Cmd::Bind { device } => bind::bind(&device.device, device.patience(), &mut out),
+        Cmd::Unbind { device, to } => bind::unbind(&device.device, to, device.patience(), &mut out),
     };
     let status = match &result {
         Ok(()) => ExitCode::SUCCESS,

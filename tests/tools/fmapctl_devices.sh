@@ -1,0 +1,325 @@
+#!/bin/bash
+# SPDX-License-Identifier: GPL-2.0
+#
+# fmapctl gives DAX devices to drivers, and takes them back. What is in use stays where it is:
+# memory that a mount has, a program, or, as system RAM, the kernel. A refusal is one sentence,
+# and changes nothing. The bytes of a device survive all that does not make it system RAM.
+
+# shellcheck disable=SC2317 # functions are called by check, and by the trap
+
+bpf=${FMAP_BPF_DIR:-/lib/fuse-dax-fmap/bpf}/striped.bpf.o
+# shellcheck source=../lib/ktap.bash
+. "$(dirname "$0")/ktap.bash"
+need fmapctl fmapfs python3
+[ -r "$bpf" ] || skip "there is no $bpf"
+device=${DAX_DEVICES%% *}
+[ -c "$device" ] || skip "there is no DAX device"
+name=${device##*/} sysfs=/sys/bus/dax/devices/${device##*/}
+id=$(fmapfs --devices | awk -v path="\"$device\"" '$1 == "path" { here = $3 == path }
+	here && $1 == "id" { gsub("\"", "", $3); print $3 }')
+
+tmp=$(mktemp -d) dir=$tmp/mnt manifest=$tmp/files.toml
+had_kmem=$(grep -c '^kmem ' /proc/modules)
+mkdir "$dir"
+cat >"$manifest" <<EOF
+device = [{ name = "a", path = "$device" }]
+
+[[file]]
+path = "file"
+size = "4M"
+devices = ["a"]
+EOF
+tidy_up() {
+	umount "$dir" 2>/dev/null
+	[ -z "${holder-}" ] || kill "$holder" 2>/dev/null
+	wait
+	fmapctl unload striped >/dev/null 2>&1
+	fmapctl bind "$name" >/dev/null
+	[ -z "${policy-}" ] || echo "$policy" >$memory/auto_online_blocks
+	[ "$had_kmem" = 1 ] || rmmod kmem 2>/dev/null
+	rm -rf "$tmp" /dev/dax /run/fuse-dax-fmap
+}
+trap tidy_up EXIT
+
+driver() {
+	basename "$(readlink "$sysfs/driver")"
+}
+is() { # DRIVER
+	driver
+	[ "$(driver)" = "$1" ]
+}
+says() { # PATTERN COMMAND...
+	local pattern=$1
+	shift
+	"$@" >"$tmp/said" 2>&1 || {
+		echo "status $?"
+		cat "$tmp/said"
+		return 1
+	}
+	cat "$tmp/said"
+	grep -qE "$pattern" "$tmp/said"
+}
+# Prints one line with PATTERN to stderr, nothing to stdout; status 1; and the driver is the same.
+refuses() { # PATTERN COMMAND...
+	local pattern=$1 status=0 before
+	before=$(driver)
+	shift
+	"$@" >"$tmp/stdout" 2>"$tmp/stderr" || status=$?
+	cat "$tmp/stdout" "$tmp/stderr"
+	echo "status $status"
+	[ "$status" = 1 ] && [ ! -s "$tmp/stdout" ] && [ "$(driver)" = "$before" ] &&
+		[ "$(wc -l <"$tmp/stderr")" = 1 ] && grep -qE "^fmapctl: .*$pattern" "$tmp/stderr" &&
+		! grep -qE 'os error|panicked' "$tmp/stderr"
+}
+# One value of a device, in the words of Python.
+value() { # EXPRESSION
+	fmapctl devices --json | python3 -c '
+import json, sys
+found = [d for d in json.load(sys.stdin)["devices"] if d["name"] == sys.argv[1]]
+device, = found
+print(eval(sys.argv[2]))' "$name" "$1"
+}
+has() { # EXPRESSION VALUE
+	value "$1"
+	[ "$(value "$1")" = "$2" ]
+}
+section() { # the lines of "devices" about this one
+	fmapctl devices | awk -v name="$name" '/^[^ ]/ { here = $1 == name } here'
+}
+
+echo "TAP version 13"
+
+# --- What there is ----------------------------------------------------------------------
+
+check "devices lists it" says "^  driver  fsdev_dax" section
+check "... with what identifies it" says "^  id      ${id//+/\\+}\$" section
+check "... and its size" says "^  size    $(<"$sysfs/size") " section
+check "... and that nobody uses it" says "^  used by nobody" section
+check "JSON says the same" has 'device["driver"], device["id"]' "('fsdev_dax', '$id')"
+check "... and where the memory is" has 'sum(r["size"] for r in device["ranges"])' "$(<"$sysfs/size")"
+check "... to the byte" has 'hex(device["ranges"][0]["start"])' "$(<"$sysfs/resource")"
+mkdir -p /dev/dax/by-test
+ln -s "../../$name" /dev/dax/by-test/one
+check "a name that stays is shown" says '^  name    /dev/dax/by-test/one$' section
+check "... also in JSON" has 'device["links"]' "['/dev/dax/by-test/one']"
+
+# --- There and back ---------------------------------------------------------------------
+
+check "what is bound stays bound" says "^$name: bound to fsdev_dax already" fmapctl bind "$name"
+check "ops are loaded" fmapctl load "$bpf"
+check "a server mounts" fmapfs --daemon "$manifest" "$dir"
+echo something precious | dd of="$dir/file" conv=notrunc status=none
+check "devices knows the mount" says "^  used by the mount on $dir\$" section
+check "... also in JSON" has 'device["used_by"]["mount"]' "$dir"
+check "a device of a mount is refused" \
+	refuses "$name: it is used by the mount on $dir, which process [0-9]+ \(fmapfs\) serves: unmount" \
+	fmapctl unbind "$name"
+check "... also if the driver is named" refuses "the mount on $dir" fmapctl unbind "$name" --to kmem
+precious() {
+	[ "$(head -c 18 "$dir/file")" = "something precious" ]
+}
+check "... and the mount has not noticed" precious
+umount "$dir"
+
+check "it is given back" says "^$name: bound to device_dax, and was bound to fsdev_dax\$" \
+	fmapctl unbind "$name"
+check "... to device_dax" is device_dax
+check "once more" says 'bound to device_dax already' fmapctl unbind "$name"
+check "fmapfs says how to bind it" \
+	says "is bound to the driver device_dax: .fmapctl bind $name. binds it" \
+	bash -c "! fmapfs $manifest $dir"
+
+sleep 1000 9<>"$device" &
+holder=$!
+check "devices knows who has it open" says "^  used by process $holder \(sleep\)\$" section
+check "a device that a program has open is refused" \
+	refuses "$name: process $holder \(sleep\) has $device open: end that first" fmapctl bind "$name"
+kill "$holder"
+wait "$holder" 2>/dev/null
+holder=
+
+new_id() {
+	echo "$name" >/sys/bus/dax/drivers/fsdev_dax/new_id
+}
+check "new_id succeeds" new_id
+check "... and does nothing" is device_dax
+check "bind by the node" says "^$name: bound to fsdev_dax, and was bound to device_dax\$" \
+	fmapctl bind "$device"
+check "... does" is fsdev_dax
+check "back, by the name that stays" says 'bound to device_dax' fmapctl unbind /dev/dax/by-test/one
+check "... and there again, by the id" says 'bound to fsdev_dax' fmapctl bind "$id"
+check "the bytes are what they were" fmapfs --daemon "$manifest" "$dir"
+check "... in the file" precious
+umount "$dir"
+
+# It has no driver, as after an unbind in sysfs.
+echo "$name" >/sys/bus/dax/drivers/fsdev_dax/unbind
+check "a device without a driver is shown" says "^  driver  none" section
+check "... and bound" says "^$name: bound to fsdev_dax\$" fmapctl bind "$name"
+
+# --- What is refused --------------------------------------------------------------------
+
+check "a device that is not there" refuses "there is no DAX device dax99.0 \(but .*$name" \
+	fmapctl bind dax99.0
+check "a node that is not there" refuses '/dev/dax99.0: No such file' fmapctl bind /dev/dax99.0
+check "another device" refuses '/dev/null is no DAX device' fmapctl bind /dev/null
+check "an id that is not there" refuses 'no DAX device nvdimm:no' fmapctl bind nvdimm:no
+check "a file" refuses "$manifest is no DAX device" fmapctl unbind "$manifest"
+no_driver() {
+	local status=0
+	fmapctl unbind "$name" --to nonsense || status=$?
+	[ "$status" = 2 ]
+}
+check "a driver that is not there" no_driver
+nobody() {
+	refuses 'this needs root' setpriv --reuid 65534 --clear-groups fmapctl bind "$name"
+}
+check "without root" nobody
+check "devices without root" setpriv --reuid 65534 --clear-groups fmapctl devices
+
+# --- System RAM -------------------------------------------------------------------------
+
+node=$(cat "$sysfs/target_node" 2>/dev/null) memory=/sys/devices/system/memory
+if ! modinfo kmem >/dev/null 2>&1; then
+	check "without kmem it stays where it is" refuses "no driver kmem" \
+		fmapctl unbind "$name" --to kmem
+	finish
+elif [ -z "$node" ]; then
+	# The machine has no NUMA node for it, so kmem refuses it.
+	check "what the driver refuses goes back" \
+		refuses "$name: kmem did not take it: Invalid argument.*bound to fsdev_dax again, as before" \
+		fmapctl unbind "$name" --to kmem
+	check "... and works" fmapfs --daemon "$manifest" "$dir"
+	check "... with its bytes" precious
+	umount "$dir"
+	finish
+fi
+
+blocks() { # the blocks of memory of this device
+	python3 - "$sysfs" $memory <<-'END'
+		import os, sys
+		sysfs, memory = sys.argv[1:]
+		read = lambda path: open(path).read().strip()
+		size = int(read(memory + "/block_size_bytes"), 16)
+		first = int(read(sysfs + "/resource"), 16)
+		last = first + int(read(sysfs + "/size"))
+		for n in range(-(-first // size), last // size):
+		    if os.path.exists(f"{memory}/memory{n}"):
+		        print(f"{memory}/memory{n}")
+	END
+}
+zones() {
+	local block
+	for block in $(blocks); do
+		echo "${block##*/} $(<"$block/state") $(<"$block/valid_zones")"
+	done
+}
+# Movable memory is in the zone Movable, if there is one, so nearly all that a program has is there.
+start() { # PROGRAM, which says by a file that it is ready, and stays
+	local i
+	rm -f "$tmp/ready"
+	python3 -c "import mmap, os, sys, time
+$1
+open(sys.argv[1], 'x')
+time.sleep(1000)" "$tmp/ready" &
+	holder=$!
+	for ((i = 0; i < 600 * FMAP_SLOW; i++)); do
+		[ ! -e "$tmp/ready" ] || return 0
+		kill -0 "$holder" || return
+		sleep 0.1
+	done
+	return 1
+}
+is_used() { # KIB of the zone Movable
+	awk -v wanted="$1" '/^Node/ { here = $4 == "Movable" }
+		here && $1 == "pages" && $2 == "free" { free += $3 } here && $1 == "present" { all += $2 }
+		END { print all, free; exit (all - free) * 4 < wanted }' /proc/zoneinfo
+}
+leave() {
+	kill "$holder" 2>/dev/null
+	wait "$holder" 2>/dev/null
+	holder=
+}
+put_online() {
+	local block
+	for block in $(blocks); do
+		echo online_movable >"$block/state" || return
+	done
+	zones
+	! zones | grep -qv ' online Movable'
+}
+total() {
+	awk '/^MemTotal/ { print $2 }' /proc/meminfo
+}
+before=$(total) FMAP_SLOW=${FMAP_SLOW:-1}
+
+# Nothing of the kernel's own may get there: this test could not make it go away.
+policy=$(<$memory/auto_online_blocks)
+echo offline >$memory/auto_online_blocks
+check "it becomes system RAM" \
+	says "^$name: bound to kmem, and was bound to fsdev_dax \(none of its [0-9]+ blocks of memory is online" \
+	fmapctl unbind "$name" --to kmem
+check "... with the driver for that" is kmem
+check "it can be used" put_online
+all=$(blocks | wc -l)
+check "devices says so" \
+	says "used by the kernel, as system RAM: $all of $all blocks of memory are online" section
+check "JSON, too" has 'device["used_by"]["memory_blocks"]' "{'online': $all, 'all': $all}"
+check "the machine has more memory" [ "$(total)" -gt "$before" ]
+
+# Memory that can move does.
+check "a program has memory there" start '
+m = mmap.mmap(-1, 32 << 20)
+m.write(b"x" * len(m))'
+check "... truly" is_used 32768
+check "movable memory moves away, and the device is bound" \
+	says "bound to fsdev_dax, and was bound to kmem" fmapctl bind "$name"
+check "... truly" is fsdev_dax
+check "... without memory of it being left" [ -z "$(blocks)" ]
+check "the program lives" kill -0 "$holder"
+leave
+check "the machine has the memory it had" [ "$(total)" -le "$before" ]
+check "it is given back to kmem" says "bound to kmem" fmapctl unbind "$name"
+check "... and can be used again" put_online
+
+# Memory that cannot move: pages of a file that are in a pipe, too.
+check "a program pins memory there" start '
+fd = os.open("/tmp", os.O_RDWR | os.O_TMPFILE)
+os.write(fd, b"y" * (8 << 20))
+os.lseek(fd, 0, 0)
+r, w = os.pipe()
+assert os.splice(fd, w, 65536) == 65536'
+zones=$(zones)
+same_zones() {
+	zones
+	[ "$(zones)" = "$zones" ]
+}
+check "memory that is pinned is refused" \
+	refuses "in use as system RAM, and memory[0-9]+ does not go offline \(it did not succeed within 2 s\).*pinned.*all of it is in use as before" \
+	fmapctl bind "$name" --timeout 2
+check "... and all blocks are online as before" same_zones
+check "... also if another driver is named" \
+	refuses "all of it is in use as before" fmapctl unbind "$name" --to device_dax --timeout 2
+check "... and all blocks are still online as before" same_zones
+interrupted() {
+	timeout --preserve-status -s INT 2 fmapctl bind "$name" --timeout 100 >"$tmp/said" 2>&1
+	cat "$tmp/said"
+	grep -q 'a signal ended the attempt.*in use as before' "$tmp/said"
+}
+check "a signal ends the attempt" interrupted
+check "... and all blocks are online as they were before the signal" same_zones
+check "... and the driver is the same" is kmem
+leave
+check "... and programs can use it" start '
+m = mmap.mmap(-1, 16 << 20)
+m.write(b"x" * len(m))'
+leave
+
+check "when nobody pins it, it can go" says "bound to fsdev_dax, and was bound to kmem" \
+	fmapctl bind "$name"
+check "... with none of it left" [ -z "$(blocks)" ]
+check "the kernel has not lost any" bash -c "! dmesg | grep -q 'stuck online'"
+check "a server mounts on it" fmapfs --daemon "$manifest" "$dir"
+umount "$dir"
+
+finish

@@ -1,0 +1,211 @@
+// SPDX-License-Identifier: GPL-2.0
+//! Gives a DAX device to another driver, or leaves everything as it was.
+//!
+//! What uses the device, and memory of it that is system RAM, is looked at first, when refusing
+//! costs nothing. From the moment at which the old driver has lost the device, a failure means to
+//! give it back; if that fails, too, the message says what the state is.
+
+use std::fmt::Write;
+use std::fs;
+use std::path::Path;
+use std::time::Duration;
+
+use fmap_host::device::{self, Device};
+use fmap_host::holder::known_holder;
+use fmap_host::identity::is_id;
+use fmap_host::process::{self, named};
+use fmap_host::reason::reason;
+use rustix::fs::{FlockOperation, Mode, OFlags};
+
+use crate::driver::{Driver, Slot};
+use crate::failure::Failure;
+use crate::memory;
+use crate::record;
+
+/// How long each block of memory may take to go offline.
+pub type Patience = Duration;
+
+/// Gives a device to fsdev_dax.
+pub fn bind(device: &str, patience: Patience, out: &mut String) -> Result<(), Failure> {
+    change(device, Some(Driver::FsdevDax), patience, out)
+}
+
+/// Gives a device to another driver: the one that it had before, if none is named.
+pub fn unbind(
+    device: &str,
+    to: Option<Driver>,
+    patience: Patience,
+    out: &mut String,
+) -> Result<(), Failure> {
+    change(device, to, patience, out)
+}
+
+fn change(
+    named: &str,
+    to: Option<Driver>,
+    patience: Patience,
+    out: &mut String,
+) -> Result<(), Failure> {
+    if !rustix::process::geteuid().is_root() {
+        return Err(Failure::from("this needs root".to_owned()));
+    }
+    let _lock = lock()?;
+    let device = find(named)?;
+    let name = device.name.as_str();
+    let to = to.unwrap_or_else(|| record::before(&device).unwrap_or(Driver::DeviceDax));
+    let from = match device.driver.as_deref() {
+        None => None,
+        Some(driver) if driver == to.name() => {
+            let _ = writeln!(out, "{name}: bound to {to} already{}", state(&device, to));
+            return Ok(());
+        }
+        Some(driver) => Some(Driver::from_name(driver).ok_or_else(|| {
+            format!("{name} is bound to the driver {driver}, which fmapctl does not know")
+        })?),
+    };
+    let failed = |message: String| format!("{name}: {message}");
+    to.load().map_err(failed)?;
+    if let Some(from) = from {
+        check_unused(&device, from).map_err(failed)?;
+    }
+    give(&device, from, to, patience).map_err(failed)?;
+    match (from, to) {
+        (_, Driver::FsdevDax) => record::keep(&device, from),
+        _ => record::forget(&device),
+    }
+    let was = match from {
+        Some(from) => format!(", and was bound to {from}"),
+        None => String::new(),
+    };
+    let _ = writeln!(out, "{name}: bound to {to}{was}{}", state(&device, to));
+    Ok(())
+}
+
+/// Nobody but this process changes the drivers of devices, as far as fmapctl goes.
+fn lock() -> Result<rustix::fd::OwnedFd, String> {
+    let path = record::dir()?.join("lock");
+    let failed =
+        |error: rustix::io::Errno| format!("{}: {}", path.display(), reason(&error.into()));
+    let flags = OFlags::RDWR | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let file = rustix::fs::open(&path, flags, Mode::RUSR | Mode::WUSR).map_err(failed)?;
+    rustix::fs::flock(&file, FlockOperation::LockExclusive).map_err(failed)?;
+    Ok(file)
+}
+
+/// The device that a user means: by its name, its node, a link to that, or its id.
+fn find(named: &str) -> Result<Device, String> {
+    let all = device::present();
+    let name = match is_id(named) {
+        true => None,
+        false if named.contains('/') => {
+            let path = Path::new(named);
+            fs::metadata(path).map_err(|error| format!("{named}: {}", reason(&error)))?;
+            let name = device::name_of(path);
+            Some(name.ok_or_else(|| format!("{named} is no DAX device"))?)
+        }
+        false => Some(named.to_owned()),
+    };
+    let is_it = |device: &&Device| match &name {
+        Some(name) => device.name == *name,
+        None => device.id.as_deref() == Some(named),
+    };
+    all.iter().find(is_it).cloned().ok_or_else(|| {
+        let names: Vec<_> = all.iter().map(|device| device.name.as_str()).collect();
+        match names.is_empty() {
+            true => format!(
+                "there is no DAX device {named}, nor any other: `ndctl create-namespace -m devdax` \
+                 makes one of an NVDIMM, `cxl create-region` one of CXL memory"
+            ),
+            false => format!(
+                "there is no DAX device {named} (but {}), see `fmapctl devices`",
+                names.join(", ")
+            ),
+        }
+    })
+}
+
+/// Fails if a mount or a program uses a device.
+fn check_unused(device: &Device, driver: Driver) -> Result<(), String> {
+    if let Some(holder) = known_holder(&device.name)? {
+        return Err(format!(
+            "it is used by {}: unmount that first (umount {})",
+            holder.in_words(),
+            holder.place()
+        ));
+    }
+    // To have a node of the other drivers open means nothing.
+    if driver == Driver::DeviceDax {
+        match process::openers(&device.name).as_slice() {
+            [] => (),
+            openers => {
+                return Err(format!(
+                    "{} has {} open: end that first",
+                    named(openers, 3),
+                    device.node().display()
+                ));
+            }
+        }
+    }
+    Ok(())
+}
+
+fn give(
+    device: &Device,
+    from: Option<Driver>,
+    to: Driver,
+    patience: Patience,
+) -> Result<(), String> {
+    let slot = Slot {
+        name: device.name.clone(),
+        dir: device.dir.clone(),
+    };
+    let taken = match from {
+        Some(Driver::Kmem) => {
+            let node = device.target_node();
+            Some(memory::take(&slot, &device.ranges, node, patience)?)
+        }
+        _ => None,
+    };
+    let restore = |message: String| {
+        let left = taken.as_ref().and_then(|taken| taken.restore(&slot).err());
+        match left {
+            Some(left) => format!("{message}; {left}"),
+            None => message,
+        }
+    };
+    if let Some(from) = from {
+        from.detach(&slot).map_err(restore)?;
+    }
+    let Err(message) = to.attach(&slot) else {
+        return Ok(());
+    };
+    Err(match from {
+        None => format!("{message}; it has no driver, as before (the kernel log may say why)"),
+        Some(from) => match from.attach(&slot) {
+            Ok(()) => restore(format!(
+                "{message} (the kernel log may say why); it is bound to {from} again, as before"
+            )),
+            Err(again) => format!(
+                "{message}; it has no driver now, as {again} either (the kernel log may say why)"
+            ),
+        },
+    })
+}
+
+/// What there is to say of a device that a driver has.
+fn state(device: &Device, driver: Driver) -> String {
+    if driver != Driver::Kmem {
+        return String::new();
+    }
+    match memory::count(&device.ranges) {
+        Ok(blocks) if blocks.online == 0 => format!(
+            " (none of its {} blocks of memory is online: daxctl online-memory {})",
+            blocks.all, device.name
+        ),
+        Ok(blocks) => format!(
+            " ({} of its {} blocks of memory are online)",
+            blocks.online, blocks.all
+        ),
+        Err(_) => String::new(),
+    }
+}
