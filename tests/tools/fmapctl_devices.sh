@@ -260,6 +260,19 @@ check "it becomes system RAM" \
 	says "^$name: bound to kmem, and was bound to fsdev_dax \(none of its [0-9]+ blocks of memory is online" \
 	fmapctl unbind "$name" --to kmem
 check "... with the driver for that" is kmem
+if [ "$DAX_KIND" = cxl ]; then
+	# QEMU's CXL memory is made for data: it crashes if code, or a page table, is there.
+	check "memory that is offline is given up at once" \
+		says "bound to fsdev_dax, and was bound to kmem" fmapctl bind "$name"
+	check "... with none of it left" [ -z "$(blocks)" ]
+	check "it is what it was bound to that it is given back to" says "bound to kmem" fmapctl unbind "$name"
+	check "... and to what is named" says "bound to device_dax, and was bound to kmem" \
+		fmapctl unbind "$name" --to device_dax
+	check "... and to mounts" says "bound to fsdev_dax" fmapctl bind "$name"
+	check "a server mounts on it" fmapfs --daemon "$manifest" "$dir"
+	umount "$dir"
+	finish
+fi
 check "it can be used" put_online
 all=$(blocks | wc -l)
 check "devices says so" \

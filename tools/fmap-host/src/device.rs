@@ -6,6 +6,7 @@ use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
 use crate::identity::identify;
+use crate::mountinfo::Number;
 use crate::sysfs::{link, number, word};
 
 /// The driver under which a device serves files.
@@ -59,9 +60,9 @@ impl Device {
         Path::new("/dev").join(&self.name)
     }
 
-    /// The driver that it is bound to now.
-    pub fn driver_now(&self) -> Option<String> {
-        link(&self.dir, "driver")
+    /// The number of its node.
+    pub fn number(&self) -> Option<Number> {
+        Number::parse(&word(&self.dir, "dev")?)
     }
 
     /// The NUMA node that its memory has if it is system RAM.

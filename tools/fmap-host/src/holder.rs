@@ -84,7 +84,10 @@ pub fn known_holder(name: &str) -> Result<Option<Holder>, String> {
     }
     // A mount of another file system type may have it as its source.
     let mut mounts = mounts().unwrap_or_default().into_iter();
-    let is_it = |mount: &Mount| name_of(&mount.source).as_deref() == Some(name);
+    // Only nodes are looked at: behind another path may be a server that is stuck.
+    let is_it = |mount: &Mount| {
+        mount.source.starts_with("/dev") && name_of(&mount.source).as_deref() == Some(name)
+    };
     Ok(mounts.find(is_it).map(Holder::Other))
 }
 

@@ -137,7 +137,7 @@ pub(crate) fn unescape(text: &[u8]) -> Vec<u8> {
 /// What is known of a path without asking a server.
 pub fn look_at(path: &Path) -> rustix::io::Result<Statx> {
     let flags = AtFlags::STATX_DONT_SYNC | AtFlags::NO_AUTOMOUNT;
-    rustix::fs::statx(CWD, path, flags, StatxFlags::MNT_ID)
+    rustix::fs::statx(CWD, path, flags, StatxFlags::MNT_ID | StatxFlags::TYPE)
 }
 
 #[cfg(test)]

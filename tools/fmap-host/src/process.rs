@@ -6,7 +6,9 @@ use std::fmt;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use crate::device;
+use rustix::fs::{FileType, Statx};
+
+use crate::device::Device;
 use crate::mountinfo::{Number, look_at};
 
 /// A process.
@@ -81,20 +83,27 @@ pub fn users(number: Number) -> Vec<Process> {
 
 /// The processes that have a device open, or mapped. A mapping keeps the device open, even
 /// after close(2).
-pub fn openers(device: &str) -> Vec<Process> {
-    let is_it = |path: &Path| device::name_of(path).as_deref() == Some(device);
+pub fn openers(device: &Device) -> Vec<Process> {
+    let Some(number) = device.number() else {
+        return Vec::new();
+    };
+    // Among the files may be some of a server that is stuck, so it is not asked.
+    let is_it = |path: &Path| look_at(path).is_ok_and(|statx| is_device(&statx, number));
     processes(|process| {
         let maps = || {
             let text = fs::read(process.join("maps")).unwrap_or_default();
             let text = String::from_utf8_lossy(&text).into_owned();
-            let mapped: BTreeSet<_> = text
-                .lines()
-                .filter_map(|line| line.find("/dev/").map(|at| line[at..].to_owned()))
-                .collect();
+            let path = |line: &str| line.find("/dev/").map(|at| line[at..].to_owned());
+            let mapped: BTreeSet<_> = text.lines().filter_map(path).collect();
             mapped.iter().any(|path| is_it(Path::new(path)))
         };
         files_in(process.join("fd")).any(|file| is_it(&file)) || maps()
     })
+}
+
+fn is_device(statx: &Statx, number: Number) -> bool {
+    FileType::from_raw_mode(statx.stx_mode.into()) == FileType::CharacterDevice
+        && (statx.stx_rdev_major, statx.stx_rdev_minor) == (number.major, number.minor)
 }
 
 /// The processes that have memory on a NUMA node.

@@ -135,7 +135,7 @@ fn check_unused(device: &Device, driver: Driver) -> Result<(), String> {
     }
     // To have a node of the other drivers open means nothing.
     if driver == Driver::DeviceDax {
-        match process::openers(&device.name).as_slice() {
+        match process::openers(device).as_slice() {
             [] => (),
             openers => {
                 return Err(format!(

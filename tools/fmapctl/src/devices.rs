@@ -107,7 +107,7 @@ fn users(device: &Device) -> UsedBy {
                 pid: process.id,
                 name: process.name,
             };
-            used.processes = openers(&device.name).into_iter().map(of).collect();
+            used.processes = openers(device).into_iter().map(of).collect();
         }
         Some(Driver::Kmem) => used.memory_blocks = memory::count(&device.ranges).ok(),
         _ => (),

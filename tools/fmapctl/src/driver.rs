@@ -60,7 +60,7 @@ impl Driver {
             return Ok(());
         }
         let said = match Command::new("modprobe").arg(self.name()).output() {
-            Ok(output) if self.dir().exists() => return Ok(drop(output)),
+            Ok(_) if self.dir().exists() => return Ok(()),
             Ok(output) => String::from_utf8_lossy(&output.stderr).trim().to_owned(),
             Err(error) => format!("modprobe: {}", reason(&error)),
         };
