@@ -35,7 +35,7 @@ tidy_up() {
 	wait
 	fmapctl unload striped >/dev/null 2>&1
 	fmapctl bind "$name" >/dev/null
-	[ -z "${policy-}" ] || echo "$policy" >$memory/auto_online_blocks
+	[ -z "${policy-}" ] || echo "$policy" >"$memory/auto_online_blocks"
 	[ "$had_kmem" = 1 ] || rmmod kmem 2>/dev/null
 	rm -rf "$tmp" /dev/dax /run/fuse-dax-fmap
 }
@@ -255,7 +255,7 @@ before=$(total) FMAP_SLOW=${FMAP_SLOW:-1}
 
 # Nothing of the kernel's own may get there: this test could not make it go away.
 policy=$(<$memory/auto_online_blocks)
-echo offline >$memory/auto_online_blocks
+echo offline >"$memory/auto_online_blocks"
 check "it becomes system RAM" \
 	says "^$name: bound to kmem, and was bound to fsdev_dax \(none of its [0-9]+ blocks of memory is online" \
 	fmapctl unbind "$name" --to kmem
