@@ -39,6 +39,9 @@ help:
 	@echo '     [TEST=NAME]          one test program only, and nothing else'
 	@echo 'make check-debug          the tests on a kernel with KASAN, lockdep and others; the'
 	@echo '                          first time builds it (10 to 30 minutes); same options'
+	@echo 'make check-host           the Debian packages on an ordinary machine: installed, used, still'
+	@echo '     [DEVICE=nvdimm|cxl]  there after a reboot, upgraded, signed, and purged (20 minutes);'
+	@echo '     [ONLY=signed]        only one part (tests/host-image/run --help)'
 	@echo 'make exercise [TIMES=N]   fio, fsx and stress-ng on mapped files, N (20) times'
 	@echo '     [DEVICE=cxl]         as much as in "make check"'
 	@echo 'make torture MINUTES=N    everything at once, drawn from a seed (tests/torture), for N (10)'
@@ -73,7 +76,7 @@ help:
 	@echo 'FMAP_MIRROR=URL takes another archive than that of this host, as it may have to be'
 	@echo 'when Debian no longer has the kernel: the snapshot of a day on which it had it.'
 
-.PHONY: all help module debug-module bpf tools tests exercisers bench-programs native-module lint demo check check-debug exercise torture bench bench-host site kernels ide hooks host deb install uninstall clean
+.PHONY: all help module debug-module bpf tools tests exercisers bench-programs native-module lint demo check check-debug check-host exercise torture bench bench-host site kernels ide hooks host deb install uninstall clean
 
 ifneq ($(INSIDE)$(KDIR),)
 
@@ -167,6 +170,10 @@ check check-debug:
 	@scripts/check --kernel $(if $(filter check-debug,$@),debug,$(or $(KERNEL),stock)) \
 		$(if $(filter-out file,$(origin DEVICE)),--device $(DEVICE)) \
 		$(if $(TEST),--test $(TEST))
+
+check-host:
+	@scripts/check-host $(if $(filter-out file,$(origin DEVICE)),--device $(DEVICE)) \
+		$(if $(ONLY),--only $(ONLY))
 
 TIMES ?= 20
 exercise:
