@@ -38,6 +38,7 @@ tidy_up() {
 	[ -z "${policy-}" ] || echo "$policy" >"$memory/auto_online_blocks"
 	[ "$had_kmem" = 1 ] || rmmod kmem 2>/dev/null
 	rm -rf "$tmp" /dev/dax /run/fuse-dax-fmap
+	[ -z "${own_list-}" ] || rm -rf /etc/fuse-dax-fmap
 }
 trap tidy_up EXIT
 
@@ -156,6 +157,33 @@ umount "$dir"
 echo "$name" >/sys/bus/dax/drivers/fsdev_dax/unbind
 check "a device without a driver is shown" says "^  driver  none" section
 check "... and bound" says "^$name: bound to fsdev_dax\$" fmapctl bind "$name"
+
+# --- At boot ----------------------------------------------------------------------------
+
+list=/etc/fuse-dax-fmap/devices
+listed() { # LINE...
+	cat "$list"
+	[ "$(<"$list")" = "$(printf '%s\n' "$@")" ]
+}
+if [ ! -e /etc/fuse-dax-fmap ]; then
+	check "without the unit for it, nothing is bound at boot" \
+		refuses "$name: bound to fsdev_dax, but at boot all is as before: nothing binds devices at boot here" \
+		fmapctl bind --at-boot "$name"
+	mkdir /etc/fuse-dax-fmap
+	own_list=1
+	link=/dev/dax/by-id/$(tr ',/' __ <<<"$id")
+	printf '# mine\n/dev/dax/by-test/other' >"$list"
+	check "it is bound at boot" says "already; it is bound at boot, too\$" fmapctl bind --at-boot "$name"
+	check "... by its id, and the rest of the list stays" listed '# mine' /dev/dax/by-test/other "$link"
+	check "once more" says "it is bound at boot already\$" fmapctl bind --at-boot "$name"
+	check "unbind alone does not change that" says 'bound to device_dax' fmapctl unbind "$name"
+	check "... as bind says" says 'it is bound at boot already' fmapctl bind --at-boot "$name"
+	echo "/dev/dax/by-test/one" >>"$list"
+	check "it is not bound at boot" says "it is not bound at boot any more\$" fmapctl unbind --at-boot "$name"
+	check "... under no name, and the rest stays" listed '# mine' /dev/dax/by-test/other
+	check "once more, too" says "already; it is not bound at boot\$" fmapctl unbind --at-boot "$name"
+	check "it is bound again" says 'bound to fsdev_dax' fmapctl bind "$name"
+fi
 
 # --- What is refused --------------------------------------------------------------------
 

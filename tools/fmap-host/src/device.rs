@@ -149,8 +149,9 @@ pub fn for_udev(name: &str) -> String {
     })
 }
 
-/// An id as the name of a link: udev allows no comma, and a slash would make a directory.
-fn link_name(id: &str) -> String {
+/// The name of the link to a device with this id, in /dev/dax/by-id: udev allows no comma, and a
+/// slash would make a directory.
+pub fn link_name(id: &str) -> String {
     id.replace([',', '/'], "_")
 }
 

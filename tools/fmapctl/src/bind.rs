@@ -17,58 +17,71 @@ use fmap_host::process::{self, named};
 use fmap_host::reason::reason;
 use rustix::fs::{FlockOperation, Mode, OFlags};
 
+use crate::at_boot;
 use crate::driver::{Driver, Slot};
 use crate::failure::Failure;
 use crate::memory;
 use crate::record;
 
-/// How long each block of memory may take to go offline.
-pub type Patience = Duration;
+/// What is wanted.
+pub struct Options<'a> {
+    /// Its name, its node, a link to that, or its id.
+    pub device: &'a str,
+    /// How long each block of memory may take to go offline.
+    pub patience: Duration,
+    /// Change also what happens at boot.
+    pub at_boot: bool,
+}
 
 /// Gives a device to fsdev_dax.
-pub fn bind(device: &str, patience: Patience, out: &mut String) -> Result<(), Failure> {
-    change(device, Some(Driver::FsdevDax), patience, out)
+pub fn bind(options: &Options<'_>, out: &mut String) -> Result<(), Failure> {
+    change(options, Some(Driver::FsdevDax), at_boot::add, out)
 }
 
 /// Gives a device to another driver: the one that it had before, if none is named.
-pub fn unbind(
-    device: &str,
-    to: Option<Driver>,
-    patience: Patience,
-    out: &mut String,
-) -> Result<(), Failure> {
-    change(device, to, patience, out)
+pub fn unbind(options: &Options<'_>, to: Option<Driver>, out: &mut String) -> Result<(), Failure> {
+    change(options, to, at_boot::remove, out)
 }
 
 fn change(
-    named: &str,
+    options: &Options<'_>,
     to: Option<Driver>,
-    patience: Patience,
+    at_boot: fn(&Device) -> Result<&'static str, String>,
     out: &mut String,
 ) -> Result<(), Failure> {
     if !rustix::process::geteuid().is_root() {
         return Err(Failure::from("this needs root".to_owned()));
     }
     let _lock = lock()?;
-    let device = find(named)?;
+    let device = find(options.device)?;
     let name = device.name.as_str();
+    let failed = |message: String| format!("{name}: {message}");
     let to = to.unwrap_or_else(|| record::before(&device).unwrap_or(Driver::DeviceDax));
+    let at_boot = || match options.at_boot {
+        true => at_boot(&device).map_err(|message| {
+            failed(format!(
+                "bound to {to}, but at boot all is as before: {message}"
+            ))
+        }),
+        false => Ok(""),
+    };
     let from = match device.driver.as_deref() {
         None => None,
         Some(driver) if driver == to.name() => {
-            let _ = writeln!(out, "{name}: bound to {to} already{}", state(&device, to));
+            let more = at_boot()?;
+            let state = state(&device, to);
+            let _ = writeln!(out, "{name}: bound to {to} already{state}{more}");
             return Ok(());
         }
         Some(driver) => Some(Driver::from_name(driver).ok_or_else(|| {
             format!("{name} is bound to the driver {driver}, which fmapctl does not know")
         })?),
     };
-    let failed = |message: String| format!("{name}: {message}");
     to.load().map_err(failed)?;
     if let Some(from) = from {
         check_unused(&device, from).map_err(failed)?;
     }
-    give(&device, from, to, patience).map_err(failed)?;
+    give(&device, from, to, options.patience).map_err(failed)?;
     match (from, to) {
         (_, Driver::FsdevDax) => record::keep(&device, from),
         _ => record::forget(&device),
@@ -77,7 +90,9 @@ fn change(
         Some(from) => format!(", and was bound to {from}"),
         None => String::new(),
     };
-    let _ = writeln!(out, "{name}: bound to {to}{was}{}", state(&device, to));
+    let more = at_boot()?;
+    let state = state(&device, to);
+    let _ = writeln!(out, "{name}: bound to {to}{was}{state}{more}");
     Ok(())
 }
 
@@ -153,7 +168,7 @@ fn give(
     device: &Device,
     from: Option<Driver>,
     to: Driver,
-    patience: Patience,
+    patience: Duration,
 ) -> Result<(), String> {
     let slot = Slot {
         name: device.name.clone(),

@@ -8,6 +8,7 @@
 //! A command collects its output, and prints it when it is done: a closed pipe or a full
 //! disk cannot interrupt it.
 
+mod at_boot;
 mod bind;
 mod bpf;
 mod devices;
@@ -121,10 +122,14 @@ enum Cmd {
     /// Bind a device to the driver fsdev_dax, so that mounts can use it
     ///
     /// If it is system RAM (driver kmem), its memory is taken offline first; if some of it is in
-    /// use, all of it goes back online, and nothing has changed. It does not survive a reboot.
+    /// use, all of it goes back online, and nothing has changed. A reboot ends it, unless --at-boot is
+    /// given.
     Bind {
         #[command(flatten)]
         device: DeviceArgs,
+        /// Bind it whenever it appears, also at boot: add it to /etc/fuse-dax-fmap/devices
+        #[arg(long)]
+        at_boot: bool,
     },
     /// Bind a device to the driver that it had before `fmapctl bind`, or to another one
     ///
@@ -135,6 +140,9 @@ enum Cmd {
         /// The driver, if it is not the one before `fmapctl bind`, or device_dax by default
         #[arg(long, value_name = "DRIVER")]
         to: Option<Driver>,
+        /// Do not bind it at boot any more: remove it from /etc/fuse-dax-fmap/devices
+        #[arg(long)]
+        at_boot: bool,
     },
 }
 
@@ -154,8 +162,12 @@ struct DeviceArgs {
 }
 
 impl DeviceArgs {
-    fn patience(&self) -> Duration {
-        Duration::from_secs(self.timeout.into())
+    fn options(&self, at_boot: bool) -> bind::Options<'_> {
+        bind::Options {
+            device: &self.device,
+            patience: Duration::from_secs(self.timeout.into()),
+            at_boot,
+        }
     }
 }
 
@@ -195,8 +207,12 @@ fn main() -> ExitCode {
         } => watch::status(json, Duration::from_secs(seconds.into())),
         Cmd::Metrics { output } => metrics::show(output.as_deref(), &mut out),
         Cmd::Devices { json } => devices::show(json, &mut out),
-        Cmd::Bind { device } => bind::bind(&device.device, device.patience(), &mut out),
-        Cmd::Unbind { device, to } => bind::unbind(&device.device, to, device.patience(), &mut out),
+        Cmd::Bind { device, at_boot } => bind::bind(&device.options(at_boot), &mut out),
+        Cmd::Unbind {
+            device,
+            to,
+            at_boot,
+        } => bind::unbind(&device.options(at_boot), to, &mut out),
     };
     let status = match &result {
         Ok(()) => ExitCode::SUCCESS,
