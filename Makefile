@@ -150,8 +150,15 @@ else
 
 INSIDE_ROOT := scripts/enter make --no-print-directory -C $(CURDIR) INSIDE=1 BUILD=$(BUILD)
 
-all module bpf tools tests exercisers bench-programs native-module lint $(BUILD)/fmap-map:
+all module bpf tools tests exercisers bench-programs native-module $(BUILD)/fmap-map:
 	@$(INSIDE_ROOT) -j$$(nproc) $@
+
+# What is installed is looked at in the root of the packages, and by lintian.
+lint:
+	@$(INSIDE_ROOT) $@
+	@scripts/build-quietly module bpf host
+	@FMAP_ROOT=deb scripts/enter tests/host/install.sh
+	@scripts/make-deb
 
 host:
 	@FMAP_ROOT=deb $(INSIDE_ROOT) $@
