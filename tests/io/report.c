@@ -261,6 +261,7 @@ TEST_F(report, refused)
 		{ "beyond the device", EIO, 0, 1ULL << 62, PAGE, 0 },
 		{ "an overflow", EIO, 0, -PAGE, 2 * PAGE, 0 },
 	};
+	char line[128];
 	struct extents e;
 
 	close(self->fd);
@@ -282,8 +283,9 @@ TEST_F(report, refused)
 		close(self->fd);
 	}
 	self->fd = -1;
-	EXPECT_TRUE(klog_wait(self->log, LOG_PREFIX,
-			      "(\"/file\") at 0x0: iomap_begin() returns ENODATA"));
+	snprintf(line, sizeof(line), "(\"/file\") at 0x0: iomap_begin() returns %s",
+		 klog_errno(ENODATA));
+	EXPECT_TRUE(klog_wait(self->log, LOG_PREFIX, line));
 }
 
 /*

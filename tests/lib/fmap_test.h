@@ -141,6 +141,8 @@ struct flush_seen *flush_watch(void);
 int klog_open(void);
 /* Wait for a line that has both strings. */
 bool klog_wait(int fd, const char *a, const char *b);
+/* An errno as the log has it: by name, or Error(N) of a kernel without CONFIG_SYMBOLIC_ERRNAME. */
+const char *klog_errno(int error);
 /* Count lines with @what from here on, without waiting. */
 unsigned int klog_count(int fd, const char *what);
 

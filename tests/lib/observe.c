@@ -58,6 +58,24 @@ bool klog_wait(int fd, const char *a, const char *b)
 	return false;
 }
 
+const char *klog_errno(int error)
+{
+	static char buf[32];
+	char line[512];
+	bool named = false;
+	FILE *f = fopen("/proc/kallsyms", "re");
+
+	while (f && !named && fgets(line, sizeof(line), f))
+		named = strstr(line, " errname\n");
+	if (f)
+		fclose(f);
+	if (named)
+		snprintf(buf, sizeof(buf), "%s", strerrorname_np(error));
+	else
+		snprintf(buf, sizeof(buf), "Error(%d)", error);
+	return buf;
+}
+
 unsigned int klog_count(int fd, const char *what)
 {
 	char line[8192];

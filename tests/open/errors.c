@@ -535,20 +535,23 @@ TEST_F(errors, log_names)
 	static const char name[] = "two\nlines\"";
 	int log = klog_open();
 	unsigned char *p;
+	char line[128];
 
 	self->map.parse_ret = -ENAVAIL;
 	fs_add(self->s, name, SIZE, &self->map, sizeof(self->map));
 	EXPECT_EQ(-ENAVAIL, fs_try(self->s, name));
 	/* A reader of /dev/kmsg gets a backslash as \x5c. */
-	EXPECT_TRUE(log < 0 || klog_wait(log, LOG_PREFIX,
-					 " (\"/two\\x5cnlines\\x5c\"\") fails with ENAVAIL: "));
+	snprintf(line, sizeof(line), " (\"/two\\x5cnlines\\x5c\"\") fails with %s: ",
+		 klog_errno(ENAVAIL));
+	EXPECT_TRUE(log < 0 || klog_wait(log, LOG_PREFIX, line));
 	self->map.parse_ret = 0;
 	self->map.begin_ret = -ENAVAIL;
 	p = fs_map(self->s, name, SIZE, PROT_READ);
 	ASSERT_NE(MAP_FAILED, p);
 	EXPECT_EQ(SIGBUS, touch(p, -1));
-	EXPECT_TRUE(log < 0 || klog_wait(log, LOG_PREFIX,
-					 "lines\\x5c\"\") at 0x0: iomap_begin() returns ENAVAIL"));
+	snprintf(line, sizeof(line), "lines\\x5c\"\") at 0x0: iomap_begin() returns %s",
+		 klog_errno(ENAVAIL));
+	EXPECT_TRUE(log < 0 || klog_wait(log, LOG_PREFIX, line));
 	munmap(p, SIZE);
 	close(log);
 }
@@ -558,12 +561,14 @@ TEST_F(errors, server_says_eintr)
 {
 	int log = klog_open();
 	long failed = fs_counter(self->s, "opens_failed");
+	char line[64];
 
+	snprintf(line, sizeof(line), " fails with %s: GET_FMAP", klog_errno(EINTR));
 	self->s->error[FUSE_GET_FMAP] = -EINTR;
 	EXPECT_EQ(-EINTR, fs_try(self->s, "file"));
 	self->s->error[FUSE_GET_FMAP] = 0;
 	EXPECT_EQ(failed + 1, fs_counter(self->s, "opens_failed"));
-	EXPECT_TRUE(log < 0 || klog_wait(log, LOG_PREFIX, " fails with EINTR: GET_FMAP"));
+	EXPECT_TRUE(log < 0 || klog_wait(log, LOG_PREFIX, line));
 	close(log);
 	EXPECT_EQ(0, fs_try(self->s, "file"));
 }
