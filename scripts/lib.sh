@@ -98,7 +98,7 @@ use_kernel() {
 	line=$(awk -v name="$KERNEL_NAME" '!/^#/ && $1 == name { print $2, $3, $4; exit }' "$TOP/scripts/kernels")
 	[ -n "$line" ] || case $KERNEL_NAME in
 	*rt*) die "no rt kernel can work: it has no transparent huge pages, and so none of the drivers of DAX devices" ;;
-	*) die "there is no kernel $KERNEL_NAME, but: $(kernels newest untried named | xargs)" ;;
+	*) die "there is no kernel $KERNEL_NAME, but: $(kernels newest untried named | xargs) (another one is a line in scripts/kernels)" ;;
 	esac
 	read -r KERNEL_SUITE SERIES FLAVOUR <<<"$line"
 	case $KERNEL_SUITE in
