@@ -2,13 +2,14 @@
 /*
  * Definitions that C headers of older kernels lack or have under another name, as the newest kernel
  * has them. Each difference says before which kernel it exists. bindings/kernel_helper.h includes
- * this file first, so to bindgen these definitions look like the kernel's.
+ * this file first, so to bindgen these definitions look like the kernel's. What is a function there
+ * has to be one here: bindgen does not bind a macro in its place, and does not say so.
  */
 #ifndef FUSE_DAX_FMAP_COMPAT_KERNEL_H
 #define FUSE_DAX_FMAP_COMPAT_KERNEL_H
 
 #ifdef FMAP_BEFORE_7_3
-/* Before 7.3, linux/leafops.h uses this header and does not include it. */
+/* Before 7.3, linux/swapops.h uses this header and does not include it. */
 #include <linux/swap.h>
 #include <linux/pgtable.h>
 

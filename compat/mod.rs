@@ -2,8 +2,9 @@
 
 //! What the kernel crate of older kernels lacks, under the names that the newest one has.
 //!
-//! Other files import these names from here, and get the kernel crate's own where it has them.
-//! `Kbuild.include` defines the names in `cfg()`.
+//! Other files import these names from here, and get the kernel crate's own where it has them. So
+//! each name is here twice, for kernels that have it and for those that do not. `Kbuild.include`
+//! defines the names in `cfg()`.
 
 use kernel::{
     alloc::{
