@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Raw bindings, named only by the rooms that wrap them.
+//! Raw bindings, named only by the files that wrap them.
 //!
 //! Three sources, none written by hand: the kernel crate's own bindings, the kernel headers it
 //! does not bind (`kernel.rs`), and FUSE's private types from the BTF of the kernel that the
