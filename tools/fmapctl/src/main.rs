@@ -122,8 +122,8 @@ enum Cmd {
     /// Bind a device to the driver fsdev_dax, so that mounts can use it
     ///
     /// If it is system RAM (driver kmem), its memory is taken offline first; if some of it is in
-    /// use, all of it goes back online, and nothing has changed. A reboot ends it, unless --at-boot is
-    /// given.
+    /// use, all of it goes back online, and nothing has changed. A reboot ends it, unless --at-boot
+    /// is given.
     Bind {
         #[command(flatten)]
         device: DeviceArgs,
