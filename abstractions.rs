@@ -9,6 +9,7 @@ pub(crate) mod bpf;
 pub(crate) mod build_id;
 pub(crate) mod cred;
 pub(crate) mod dax;
+pub(crate) mod debugfs;
 pub(crate) mod device;
 pub(crate) mod fs;
 pub(crate) mod fsnotify;

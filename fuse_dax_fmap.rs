@@ -29,13 +29,12 @@
 
 use core::sync::atomic as atomics;
 
-use kernel::{
-    c_str,
-    debugfs,
-    prelude::*, //
-};
+use kernel::prelude::*;
 
-use crate::abstractions::build_id::BuildId;
+use crate::abstractions::{
+    build_id::BuildId,
+    debugfs, //
+};
 
 mod abstractions;
 mod attach;
@@ -67,10 +66,7 @@ module! {
 #[pin_data]
 struct FuseDaxFmap {
     /// The list of fmap mounts in debugfs.
-    #[pin]
-    mounts: debugfs::File<attach::MountList>,
-    /// Keeps the directory of that file.
-    _dir: debugfs::Dir,
+    _debugfs: debugfs::Dir,
     /// The probes and the fsnotify group, which report new mounts and opens.
     _hooks: attach::Hooks,
 }
@@ -109,12 +105,12 @@ impl kernel::InPlaceModule for FuseDaxFmap {
             daxdev::init()?;
             bpf_struct_ops::register()?;
             let hooks = attach::Hooks::new()?;
-            let dir = debugfs::Dir::new(c_str!("fuse_dax_fmap"));
+            let debugfs = debugfs::Dir::new(c"fuse_dax_fmap");
+            debugfs.file::<attach::MountList>(c"mounts");
             attach::loaded();
 
             Ok(try_pin_init!(Self {
-                mounts <- dir.read_callback_file(c_str!("mounts"), attach::MountList, &attach::MountList::show),
-                _dir: dir.clone(),
+                _debugfs: debugfs,
                 _hooks: hooks,
             }? Error))
         })

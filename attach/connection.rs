@@ -9,6 +9,8 @@ use kernel::{
     fmt,
     new_mutex,
     prelude::*,
+    seq_file::SeqFile,
+    seq_print,
     sync::{
         aref::ARef,
         atomic::{
@@ -21,11 +23,14 @@ use kernel::{
 };
 
 use crate::{
-    abstractions::fs::{
-        inode::Inode,
-        super_hooks::{
-            Hooked,
-            SuperHooks, //
+    abstractions::{
+        debugfs::Text,
+        fs::{
+            inode::Inode,
+            super_hooks::{
+                Hooked,
+                SuperHooks, //
+            }, //
         }, //
     },
     bindings::kernel as c,
@@ -168,17 +173,20 @@ impl SuperHooks for Connection {
 /// The list of fmap mounts that users read in debugfs.
 pub(crate) struct MountList;
 
-impl MountList {
+impl Text for MountList {
+    type Module = crate::LocalModule;
+
     /// Writes a line for each mount:
     /// `major:minor ops=name map=id files=number devices=index:path,...`, and its counters
     /// (`stats`), each as `name=number`.
-    pub(crate) fn show(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+    fn show(f: &SeqFile) {
         for conn in MOUNTS.lock().iter() {
             // SAFETY: By the type invariants the connection is valid, as the lock is held.
             let conn = unsafe { conn.0.as_ref() };
             let sbi = &conn.sbi;
 
-            f.write_fmt(fmt!(
+            seq_print!(
+                f,
                 "{} ops={} map={} files={} devices={}{}\n",
                 **conn,
                 sbi.ops.name(),
@@ -186,8 +194,7 @@ impl MountList {
                 sbi.files.load(Relaxed),
                 sbi.devices,
                 sbi.stats
-            ))?;
+            );
         }
-        Ok(())
     }
 }

@@ -2,9 +2,10 @@
 /*
  * Unloading the module before and after its users.
  *
- * It can be unloaded when it is not in use. While ops are registered or a mount is
- * attached, also a lazily unmounted one, rmmod fails with EAGAIN ("in use"). Mounts
- * that are not attached do not hold the module, and work without it.
+ * It can be unloaded when it is not in use. While ops are registered, a mount is
+ * attached, also a lazily unmounted one, or the list of mounts is open, rmmod fails with
+ * EAGAIN ("in use"). Mounts that are not attached do not hold the module, and work without
+ * it.
  *
  * These tests unload and load the module that the other tests use, and leave it as
  * it was.
@@ -80,6 +81,19 @@ TEST_F(unload, unused)
 TEST_F(unload, loaded_twice)
 {
 	EXPECT_EQ(-EEXIST, module_load(""));
+	fs_stop(self->s);
+}
+
+/* What is open in debugfs has code and data of the module. */
+TEST_F(unload, list_open)
+{
+	int fd = open("/sys/kernel/debug/" MODULE_NAME "/mounts", O_RDONLY | O_CLOEXEC);
+
+	ASSERT_LE(0, fd);
+	ASSERT_EQ(1, module_refs());
+	EXPECT_EQ(-EAGAIN, module_unload());
+	EXPECT_EQ(0, close(fd));
+	EXPECT_EQ(0, module_unload());
 	fs_stop(self->s);
 }
 
