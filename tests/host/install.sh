@@ -15,20 +15,9 @@ work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 export LC_ALL=C.UTF-8
 
-count=0 failed=0
-# result TEXT [WHAT]...: ok if every WHAT is empty; else not ok, with WHAT as the reason.
-result() {
-	local text=$1
-	shift
-	count=$((count + 1))
-	if [ $# = 0 ] || [ -z "$*" ]; then
-		echo "ok $count $text"
-	else
-		failed=$((failed + 1))
-		printf '%s\n' "$@" | head -n 40 | sed 's/^/# /'
-		echo "not ok $count $text"
-	fi
-}
+# shellcheck source=../lib/ktap.bash
+. "$top/tests/lib/ktap.bash"
+
 # with PROGRAM TEXT COMMAND...: ok if the command prints nothing.
 with() {
 	local program=$1 text=$2
@@ -36,8 +25,7 @@ with() {
 	if type -P "$program" >/dev/null; then
 		result "$text" "$("$@" 2>&1 || echo "status $?")"
 	else
-		count=$((count + 1))
-		echo "ok $count $text # SKIP there is no $program here"
+		skipped "$text" "there is no $program here"
 	fi
 }
 
@@ -120,9 +108,7 @@ sed "s,@SBINDIR@,/usr/sbin," "$top/host/70-fuse-dax-fmap.rules.in" >"$work/70-fu
 if udevadm verify --help >/dev/null 2>&1; then
 	with udevadm "the udev rules are sound" udevadm verify --no-summary "$work/70-fuse-dax-fmap.rules"
 else
-	count=$((count + 1))
-	echo "ok $count the udev rules are sound # SKIP udevadm cannot verify before systemd 254"
+	skipped "the udev rules are sound" "udevadm cannot verify before systemd 254"
 fi
 
-echo "1..$count"
-[ $failed = 0 ]
+finish

@@ -21,20 +21,8 @@ root=()
 [ "$(id -u)" = 0 ] || root=(sudo)
 trap '"${root[@]}" rm -rf --one-file-system "$work"' EXIT
 
-count=0 failed=0
-# result TEXT [WHAT]...: ok if every WHAT is empty; else not ok, with WHAT as the reason.
-result() {
-	local text=$1
-	shift
-	count=$((count + 1))
-	if [ $# = 0 ] || [ -z "$*" ]; then
-		echo "ok $count $text"
-	else
-		failed=$((failed + 1))
-		printf '%s\n' "$@" | head -n 40 | sed 's/^/# /'
-		echo "not ok $count $text"
-	fi
-}
+# shellcheck source=../lib/ktap.bash
+. "$source/tests/lib/ktap.bash"
 
 # refused TEXT PATTERN COMMAND...: the command fails, and prints one line with the pattern.
 refused() {
@@ -364,5 +352,4 @@ for name in EUNKNOWN{1,2,3}; do
 done >"$work/unsaid"
 result "an unknown errno in a pattern is an error" "$(cat "$work/unsaid"; [ ! -s "$work/unsaid" ] || echo "$output")"
 
-echo "1..$count"
-[ $failed = 0 ]
+finish

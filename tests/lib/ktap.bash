@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0
 # shellcheck shell=bash disable=SC2154 # tmp is the program's
 #
-# KTAP for the tests in shell: a program reads this first, calls check for each result,
+# KTAP for the tests in shell: a program reads this first, calls check or result for each result,
 # and finish at the end. $tmp is a directory of its own, which the program makes and removes.
 
 count=0 failed=0
@@ -31,6 +31,48 @@ check() { # TEXT COMMAND...
 		echo "not ok $count $text"
 		failed=1
 	fi
+}
+
+# One result: ok if every WHAT is empty; otherwise WHAT is the reason.
+result() { # TEXT [WHAT]...
+	local text=$1
+	shift
+	count=$((count + 1))
+	if [ $# = 0 ] || [ -z "$*" ]; then
+		echo "ok $count $text"
+	else
+		printf '%s\n' "$@" | head -n 40 | sed 's/^/# /'
+		echo "not ok $count $text"
+		failed=1
+	fi
+}
+
+# A result that cannot be had here.
+skipped() { # TEXT WHY
+	count=$((count + 1))
+	echo "ok $count $1 # SKIP $2"
+}
+
+# For tests of the tools with one file: what they need. Sets $bpf, the object of ops "striped", $device,
+# the first DAX device, $tmp, $dir, an empty directory NAME in it, and $manifest, that of one file of 4 MiB.
+need_one_file() { # PROGRAMS [NAME]
+	bpf=${FMAP_BPF_DIR:-/lib/fuse-dax-fmap/bpf}/striped.bpf.o
+	device=${DAX_DEVICES%% *}
+	# shellcheck disable=SC2086 # programs
+	need $1
+	[ -r "$bpf" ] || skip "there is no $bpf"
+	[ -c "$device" ] || skip "there is no DAX device"
+	tmp=$(mktemp -d)
+	dir=$tmp/${2:-mnt} manifest=$tmp/files.toml
+	mkdir "$dir"
+	cat >"$manifest" <<-EOF
+		device = [{ name = "a", path = "$device" }]
+
+		[[file]]
+		path = "file"
+		size = "4M"
+		devices = ["a"]
+	EOF
 }
 
 finish() {

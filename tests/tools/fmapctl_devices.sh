@@ -7,28 +7,14 @@
 
 # shellcheck disable=SC2317 # functions are called by check, and by the trap
 
-bpf=${FMAP_BPF_DIR:-/lib/fuse-dax-fmap/bpf}/striped.bpf.o
 # shellcheck source=../lib/ktap.bash
 . "$(dirname "$0")/ktap.bash"
-need fmapctl fmapfs python3
-[ -r "$bpf" ] || skip "there is no $bpf"
-device=${DAX_DEVICES%% *}
-[ -c "$device" ] || skip "there is no DAX device"
+need_one_file "fmapctl fmapfs python3"
 name=${device##*/} sysfs=/sys/bus/dax/devices/${device##*/}
 id=$(fmapfs --devices | awk -v path="\"$device\"" '$1 == "path" { here = $3 == path }
 	here && $1 == "id" { gsub("\"", "", $3); print $3 }')
 
-tmp=$(mktemp -d) dir=$tmp/mnt manifest=$tmp/files.toml
 had_kmem=$(grep -c '^kmem ' /proc/modules)
-mkdir "$dir"
-cat >"$manifest" <<EOF
-device = [{ name = "a", path = "$device" }]
-
-[[file]]
-path = "file"
-size = "4M"
-devices = ["a"]
-EOF
 tidy_up() {
 	umount "$dir" 2>/dev/null
 	[ -z "${holder-}" ] || kill "$holder" 2>/dev/null

@@ -6,25 +6,11 @@
 
 # shellcheck disable=SC2317 # functions are called by check, and by the trap
 
-bpf=${FMAP_BPF_DIR:-/lib/fuse-dax-fmap/bpf}/striped.bpf.o
 # shellcheck source=../lib/ktap.bash
 . "$(dirname "$0")/ktap.bash"
-need fmapctl fmapfs python3
-[ -r "$bpf" ] || skip "there is no $bpf"
-device=${DAX_DEVICES%% *}
-[ -c "$device" ] || skip "there is no DAX device"
-
 # A name that has to be escaped.
-tmp=$(mktemp -d) dir="$tmp/a \"b\" \\c" manifest=$tmp/files.toml
-mkdir "$dir"
-cat >"$manifest" <<EOF
-device = [{ name = "a", path = "$device" }]
+need_one_file "fmapctl fmapfs python3" 'a "b" \c'
 
-[[file]]
-path = "file"
-size = "4M"
-devices = ["a"]
-EOF
 tidy_up() {
 	umount "$dir" 2>/dev/null
 	fmapctl unload striped >/dev/null 2>&1
