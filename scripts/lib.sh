@@ -139,7 +139,8 @@ say_kernel() {
 
 case ${FMAP_KERNEL:-stock} in
 stock | debug) use_newest ;;
-/*) use_kernel "${FMAP_KERNEL_NAME:-$(kernels newest untried | head -n 1)}" ;;
+# One that is being made: which one it is decides about the root and the source.
+/*) use_kernel "${FMAP_KERNEL_NAME:?has to be set if FMAP_KERNEL is a directory}" ;;
 *) use_kernel "$FMAP_KERNEL" ;;
 esac
 # The source and the compilers, not the rest of the root: it takes too long. As long

@@ -201,7 +201,7 @@ ln -s "$made" "$work/users/fuse-dax-fmap/"
 "${root[@]}" chown -R 0:0 "$work/kernel"
 "${root[@]}" chown -R 4321:4321 "$work/users"
 output=$("${root[@]}" env FMAP_CACHE="$work/users/fuse-dax-fmap" FMAP_OWNER=4321:4321 \
-	FMAP_KERNEL="$work/kernel" "$top/scripts/enter" mkdir /kernel/apt 2>&1)
+	FMAP_KERNEL="$work/kernel" FMAP_KERNEL_NAME=7.3 "$top/scripts/enter" mkdir /kernel/apt 2>&1)
 result "a kernel can be made for an ordinary user with sudo" \
 	"$output$([ -d "$work/kernel/apt" ] || echo "it has not been written to")"
 
@@ -296,10 +296,12 @@ result "any other archive may not" "$(choose whole | grep -E 'status 0' && echo 
 
 # An archive that cannot be read is said to be one, and in our words.
 refused "an archive that is not there" "^apt-lists: the archive's suite trixie cannot be read: .*FMAP_MIRROR=URL" \
-	"${root[@]}" env FMAP_KERNEL="$work/kernel" "$enter" bash -c \
+	"${root[@]}" env FMAP_KERNEL="$work/kernel" FMAP_KERNEL_NAME=7.3 "$enter" bash -c \
 	'scripts/apt-lists trixie "deb [trusted=yes] file:/nowhere trixie main" 2>&1 >/dev/null'
 refused "a suite that the root does not know" "^apt-lists: the root knows no archive with the suite none" \
-	"${root[@]}" env FMAP_KERNEL="$work/kernel" "$enter" scripts/apt-lists none
+	"${root[@]}" env FMAP_KERNEL="$work/kernel" FMAP_KERNEL_NAME=7.3 "$enter" scripts/apt-lists none
+refused "a kernel in a directory, without its name" "FMAP_KERNEL_NAME.*has to be set" \
+	env FMAP_KERNEL="$work/kernel" "$enter" true
 refused "a kernel that there is not" "there is no kernel 6\.1, but: .*7\.3 " env FMAP_KERNEL=6.1 "$make_root"
 refused "an rt kernel" "no rt kernel can work" env FMAP_KERNEL=7.3-rt "$make_root"
 
