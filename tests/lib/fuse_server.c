@@ -114,8 +114,9 @@ static void reply_attr(struct fuse_server *s, const struct fuse_in_header *in,
 	fs_reply(s, in, 0, &out, sizeof(out));
 }
 
-static void fill_entry(struct fuse_entry_out *out, const struct fs_file *f)
+static void fill_entry(struct fuse_server *s, struct fuse_entry_out *out, const struct fs_file *f)
 {
+	s->known++;
 	memset(out, 0, sizeof(*out));
 	out->nodeid = f->nodeid;
 	out->entry_valid = FOREVER;
@@ -150,7 +151,7 @@ static void reply_create(struct fuse_server *s, const struct fuse_in_header *in,
 		fs_reply(s, in, -EPERM, NULL, 0);
 		return;
 	}
-	fill_entry(&out.entry, f);
+	fill_entry(s, &out.entry, f);
 	out.open.open_flags = s->open_flags;
 	fs_reply(s, in, 0, &out, sizeof(out));
 }
@@ -240,6 +241,9 @@ void fs_default(struct fuse_server *s, const struct fuse_in_header *in,
 {
 	struct fuse_entry_out entry;
 	struct fuse_statfs_out statfs = { .st = { .bsize = 4096, .namelen = 31 } };
+	const struct fuse_batch_forget_in *batch;
+	const struct fuse_forget_in *forget;
+	const struct fuse_forget_one *one;
 	struct fs_file *f;
 
 	switch (in->opcode) {
@@ -252,7 +256,7 @@ void fs_default(struct fuse_server *s, const struct fuse_in_header *in,
 			fs_reply(s, in, -ENOENT, NULL, 0);
 			break;
 		}
-		fill_entry(&entry, f);
+		fill_entry(s, &entry, f);
 		fs_reply(s, in, 0, &entry, sizeof(entry));
 		break;
 	case FUSE_GETATTR:
@@ -287,7 +291,15 @@ void fs_default(struct fuse_server *s, const struct fuse_in_header *in,
 		fs_reply(s, in, 0, NULL, 0);
 		break;
 	case FUSE_FORGET:
+		forget = arg;
+		s->known -= forget->nlookup;
+		break;
 	case FUSE_BATCH_FORGET:
+		batch = arg;
+		one = (const struct fuse_forget_one *)(batch + 1);
+		for (uint32_t i = 0; i < batch->count; i++)
+			s->known -= one[i].nlookup;
+		break;
 	case FUSE_INTERRUPT:
 		break;		/* have no answer */
 	case FUSE_GET_FMAP:

@@ -105,6 +105,7 @@ struct fuse_server {
 
 	/* What the server has seen. */
 	_Atomic unsigned int count[FS_OPCODES];
+	_Atomic uint64_t known;		/* lookups that the kernel has not forgotten */
 	_Atomic unsigned int refused;	/* replies the kernel did not take */
 	_Atomic unsigned int malformed;	/* requests that break the protocol */
 	struct fuse_init_in init;
