@@ -139,6 +139,13 @@ struct flush_seen *flush_watch(void);
 /* Calls that it has not seen: the kernel skips a program on a CPU where it was preempted. */
 uint64_t flush_missed(void);
 
+/*
+ * True if lockdep checks the kernel's locks. A write that FUSE passes through to FUSE takes
+ * sb_writers of both superblocks. That is in order, but they are of one lock class: lockdep reports
+ * a recursion, and turns itself off.
+ */
+bool kernel_has_lockdep(void);
+
 /* The kernel log from here on; -errno where there is none. */
 int klog_open(void);
 /* Wait for a line that has both strings. */

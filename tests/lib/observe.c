@@ -23,6 +23,11 @@
 
 /* ---- the kernel log ---- */
 
+bool kernel_has_lockdep(void)
+{
+	return !access("/proc/lockdep", F_OK);
+}
+
 int klog_open(void)
 {
 	int fd = open("/dev/kmsg", O_RDONLY | O_NONBLOCK | O_CLOEXEC);

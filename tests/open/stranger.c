@@ -307,8 +307,11 @@ TEST_F(stranger, reads)
 TEST_F(stranger, writes)
 {
 	struct fuse_server *s = self->ours;
-	int fd = fs_open(s, "first", O_RDWR), twin;
+	int fd, twin;
 
+	if (expected() == THEIRS && kernel_has_lockdep())
+		SKIP(return, "lockdep takes a write that FUSE passes to FUSE for a recursion");
+	fd = fs_open(s, "first", O_RDWR);
 	if (expected() < 0) {
 		EXPECT_EQ(expected(), fd);
 	} else {

@@ -220,14 +220,9 @@ static void reply_get_fmap(const struct fuse_in_header *in)
 	reply(in, size < 0 ? size : 0, &map, size < 0 ? 0 : size);
 }
 
-/*
- * A write that FUSE passes through to FUSE takes sb_writers of both superblocks. That is
- * in order, but they are of one lock class, and lockdep would call it a recursion and turn
- * itself off.
- */
 static bool may_pass_through(const struct fuse_open_in *arg)
 {
-	return (arg->flags & O_ACCMODE) == O_RDONLY || access("/proc/lockdep", F_OK);
+	return (arg->flags & O_ACCMODE) == O_RDONLY || !kernel_has_lockdep();
 }
 
 /* The map that a server without ops sends: of memory that no file has. */

@@ -52,7 +52,7 @@ static void do_reclaim(struct rng *r)
  */
 static int lock_frames(int how)
 {
-	bool checks_itself = !access("/proc/lockdep", F_OK);
+	bool checks_itself = kernel_has_lockdep();
 	int fd = open(checks_itself ? HWPOISON_INJECT : "/dev/null", O_WRONLY | O_CLOEXEC);
 
 	if (fd >= 0 && checks_itself && flock(fd, how)) {
