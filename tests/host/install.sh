@@ -55,6 +55,13 @@ result "one module, for the kernel that it was built for" \
 result "no placeholder is left" "$(grep -rIlE '@[A-Z]+@' "$dest/usr/lib" "$dest/etc")"
 before=$(files)
 result "installing again changes nothing" "$(put; diff <(echo "$before") <(files))"
+# In the middle of the list is something that "rm -f" does not remove.
+page=$dest/usr/share/man/man8/fmapctl.8
+rm "$page" && mkdir "$page"
+put --uninstall >/dev/null
+result "uninstalling that fails in the middle can be done again" \
+	"$([ -e "$dest/usr/lib/fuse-dax-fmap/installed" ] || echo "the record is gone")"
+rmdir "$page"
 result "it is uninstalled" "$(put --uninstall || echo "status $?")"
 result "nothing is left" "$(files)"
 
@@ -75,6 +82,24 @@ result "installing what is not built is one sentence" \
 	"$([ "$(wc -l <<<"$said")" = 1 ] && grep -q 'run "make module" first' <<<"$said" || echo "$said")"
 said=$(DESTDIR=relative "$top/scripts/install" 2>&1)
 result "DESTDIR has to be absolute" "$(grep -q 'absolute' <<<"$said" || echo "$said")"
+
+# bind-listed, with a node that is there, a list of this test, and a fmapctl that says what it is told.
+mkdir -p "$work/sbin" "$work/etc"
+printf '#!/bin/sh\necho "$@"\n' >"$work/sbin/fmapctl"
+sed "s,@SBINDIR@,$work/sbin,; s,/etc/fuse-dax-fmap,$work/etc," "$top/host/bind-listed.in" >"$work/bind-listed"
+chmod 755 "$work/sbin/fmapctl" "$work/bind-listed"
+ln -s /dev/null "$work/by-test"
+listed() { # LIST WANTED
+	local said
+	# shellcheck disable=SC2059 # the list has escapes
+	printf "$1" >"$work/etc/devices"
+	said=$("$work/bind-listed" null 2>&1)
+	[ "$said" = "$2" ] || echo "list $1: said: $said"
+}
+result "a device that is listed is bound, and no other" \
+	"$(listed "# mine\n\n$work/none\n$work/by-test mine\n" "bind /dev/null"
+	listed "# $work/by-test\n$work/none\n" "")"
+result "... also by a last line without an end" "$(listed "# mine\n$work/by-test" "bind /dev/null")"
 
 pages=$build/host/pages
 for tool in fmapctl fmapfs; do
