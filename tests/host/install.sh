@@ -3,7 +3,7 @@
 #
 # install.sh: what "make install" puts on a host. It all goes below DESTDIR, and "make uninstall"
 # removes all of it but a configuration that was changed; what shells, man and systemd read, they
-# can read.
+# can read; the script that binds listed devices reads the whole list.
 #
 # It runs in the root that packages are made in, which has zsh, fish, man and systemd, after "make
 # module bpf host". Prints KTAP. On other systems the checks whose program is missing are skipped.
