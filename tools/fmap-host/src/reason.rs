@@ -24,9 +24,28 @@ pub fn plain(message: &str) -> String {
     text
 }
 
+/// Makes a text safe to print, in one line: users choose names, and a terminal obeys escape
+/// sequences.
+pub fn printable(text: &str) -> String {
+    let mut shown = String::new();
+    for c in text.chars() {
+        match c {
+            '"' | '\'' | '\\' => shown.push(c),
+            c => shown.extend(c.escape_debug()),
+        }
+    }
+    shown
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_a_terminal_would_obey() {
+        assert_eq!(printable("it's \"\\\" ü"), "it's \"\\\" ü");
+        assert_eq!(printable("/a\nb\x1b[2J"), "/a\\nb\\u{1b}[2J");
+    }
 
     #[test]
     fn errors_without_numbers() {

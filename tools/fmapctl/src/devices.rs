@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use fmap_host::device::{self, Device};
 use fmap_host::holder::{Holder, known_holder};
 use fmap_host::process::{Process, named, openers};
+use fmap_host::reason::printable;
 use serde::Serialize;
 
 use crate::driver::Driver;
@@ -119,7 +120,7 @@ impl Shown {
     fn text(&self) -> String {
         let mut text = format!("{}\n", self.name);
         let mut line = |what: &str, value: &str| {
-            let _ = writeln!(text, "  {what:<8}{value}");
+            let _ = writeln!(text, "  {what:<8}{}", printable(value));
         };
         line("driver", self.driver.as_deref().unwrap_or("none"));
         line("size", &self.size.map_or("not known".to_owned(), in_words));

@@ -35,7 +35,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::{Parser, Subcommand};
-use fmap_host::reason::reason;
+use fmap_host::reason::{printable, reason};
 
 use crate::driver::Driver;
 use crate::failure::Failure;
@@ -224,6 +224,7 @@ fn main() -> ExitCode {
     };
     if let Err(Failure { log, message }) = result {
         let separator = if log.is_empty() { "" } else { "\n" };
+        let message = printable(&message);
         // If this cannot be written, nothing can.
         let _ = output::write(
             io::stderr(),

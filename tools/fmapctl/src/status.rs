@@ -8,6 +8,7 @@ use std::time::Instant;
 use fmap_host::attached::{self, Attached};
 use fmap_host::detail::{self, Detail, Parts};
 use fmap_host::mountinfo::{self, Number};
+use fmap_host::reason::printable;
 use fuse_dax_fmap::module::Counter;
 use serde::{Serialize, Serializer};
 
@@ -147,7 +148,7 @@ impl Mount {
     pub fn place(&self) -> String {
         match self.paths.is_empty() {
             true => format!("(detached, {})", self.superblock),
-            false => self.paths.join(" "),
+            false => printable(&self.paths.join(" ")),
         }
     }
 
@@ -317,6 +318,8 @@ mod tests {
         ];
         assert_eq!(row, cells);
         assert_eq!(mount(b"").place(), "(detached, 0:44)");
+        let odd = mount(b"30 1 0:44 / /mnt/\x1b[2Ja\\012b rw - fuse.fmapfs fmapfs rw\n");
+        assert_eq!(odd.place(), "/mnt/\\u{1b}[2Ja\\nb");
         assert_eq!(counter("faults_2m", 7), ["  page faults of 2 MiB", "7"]);
         assert_eq!(counter("new", 1), ["  new", "1"]);
     }

@@ -45,11 +45,12 @@ use std::sync::Arc;
 
 use clap::Parser;
 use fmap_host::device::{Device, for_udev, present, size, usable};
+use fmap_host::reason::printable;
 use fuse_dax_fmap::{OpsName, striped};
 
 use crate::files::{PidFile, Replaced};
 use crate::layout::{Layout, Past};
-use crate::manifest::{Manifest, printable};
+use crate::manifest::Manifest;
 use crate::options::Options;
 use crate::record::{Keeper, Store};
 use crate::say::say;

@@ -11,6 +11,7 @@ use std::marker::PhantomData;
 use std::ops::Range;
 use std::path::PathBuf;
 
+use fmap_host::reason::printable;
 use fuse_dax_fmap::DEVICES_MAX;
 use fuse_dax_fmap::striped::{self, Extent, Strip};
 use nix::unistd::{Group, User};
@@ -90,19 +91,6 @@ impl Error {
             message: printable(&message.into()),
         }
     }
-}
-
-/// Makes a text safe to print: the author of a manifest chooses names, and a terminal obeys
-/// escape sequences.
-pub fn printable(text: &str) -> String {
-    let mut shown = String::new();
-    for c in text.chars() {
-        match c {
-            '"' | '\'' | '\\' => shown.push(c),
-            c => shown.extend(c.escape_debug()),
-        }
-    }
-    shown
 }
 
 impl fmt::Display for Error {

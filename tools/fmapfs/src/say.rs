@@ -11,9 +11,7 @@ use std::os::unix::net::UnixDatagram;
 use std::process;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use fmap_host::reason::plain;
-
-use crate::manifest::printable;
+use fmap_host::reason::{plain, printable};
 
 static TO_LOG: AtomicBool = AtomicBool::new(false);
 
