@@ -17,6 +17,7 @@ id=$(fmapfs --devices | awk -v path="\"$device\"" '$1 == "path" { here = $3 == p
 had_kmem=$(grep -c '^kmem ' /proc/modules)
 tidy_up() {
 	umount "$dir" 2>/dev/null
+	umount -l "$tmp/theirs2" "$tmp/theirs" 2>/dev/null
 	[ -z "${holder-}" ] || kill "$holder" 2>/dev/null
 	wait
 	fmapctl unload striped >/dev/null 2>&1
@@ -69,6 +70,14 @@ print(eval(sys.argv[2]))' "$name" "$1"
 has() { # EXPRESSION VALUE
 	value "$1"
 	[ "$(value "$1")" = "$2" ]
+}
+eventually() { # COMMAND...
+	local i
+	for ((i = 0; i < 200 * ${FMAP_SLOW:-1}; i++)); do
+		! "$@" || return 0
+		sleep 0.05
+	done
+	return 1
 }
 section() { # the lines of "devices" about this one
 	fmapctl devices | awk -v name="$name" '/^[^ ]/ { here = $1 == name } here'
@@ -124,6 +133,55 @@ check "a device that a program has open is refused" \
 kill "$holder"
 wait "$holder" 2>/dev/null
 holder=
+map_it() { # and close it
+	python3 - "$device" "$tmp/mapped" <<-'END' &
+		import ctypes, os, sys, time
+		libc = ctypes.CDLL(None, use_errno=True)
+		libc.mmap.restype = ctypes.c_void_p
+		libc.mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t] + 3 * [ctypes.c_int] + [ctypes.c_long]
+		fd = os.open(sys.argv[1], os.O_RDWR)
+		shared = 1
+		assert libc.mmap(None, 2 << 20, 3, shared, fd, 0) != ctypes.c_void_p(-1).value
+		os.close(fd)
+		open(sys.argv[2], "x")
+		time.sleep(1000)
+	END
+	holder=$!
+	eventually [ -e "$tmp/mapped" ]
+}
+check "a program maps it, and closes it" map_it
+check "... which is refused as well" \
+	refuses "$name: process $holder \(python3\) has $device open: end that first" fmapctl bind "$name"
+kill "$holder"
+wait "$holder" 2>/dev/null
+holder=
+
+# Who may mount FUSE gives it any source. No server answers here, so to look at a file would be for ever.
+theirs() {
+	mkdir "$tmp/theirs" "$tmp/theirs2"
+	python3 - "$tmp/mounted" "$device" "$tmp/theirs" "/dev/..$tmp/theirs/x" "$tmp/theirs2" <<-'END' &
+		import ctypes, os, sys, time
+		libc = ctypes.CDLL(None, use_errno=True)
+		ready, *mounts = [arg.encode() for arg in sys.argv[1:]]
+		while mounts:
+		    source, place, *mounts = mounts
+		    options = f"fd={os.open('/dev/fuse', os.O_RDWR)},rootmode=40000,user_id=65534,group_id=65534,allow_other"
+		    nosuid_nodev = 6
+		    assert libc.mount(source, place, b"fuse.theirs", nosuid_nodev, options.encode()) == 0
+		open(ready, "x")
+		time.sleep(1000)
+	END
+	holder=$!
+	eventually [ -e "$tmp/mounted" ]
+}
+check "a user names it as the source of a mount, or a path of that" theirs
+check "... and does not have it" says "^  used by nobody" section
+check "... nor does that keep anybody from it" says 'bound to fsdev_dax' timeout 60 fmapctl bind "$name"
+umount -l "$tmp/theirs2" "$tmp/theirs"
+kill "$holder"
+wait "$holder" 2>/dev/null
+holder=
+check "it is given back once more" says 'bound to device_dax' fmapctl unbind "$name"
 
 new_id() {
 	echo "$name" >/sys/bus/dax/drivers/fsdev_dax/new_id

@@ -53,10 +53,12 @@ impl Parts {
 pub fn details(parts: Parts) -> Result<Vec<Detail>, String> {
     let path = Path::new(MOUNTS).with_file_name(parts.list());
     let shown = path.display();
-    let text = match fs::read_to_string(&path) {
+    let text = match fs::read(&path) {
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
         text => text.map_err(|error| format!("{shown}: {}", reason(&error)))?,
     };
+    // A path may be any bytes.
+    let text = String::from_utf8_lossy(&text);
     text.lines()
         .map(|line| parse(line, parts).ok_or_else(|| format!("{shown}: not understood: {line:?}")))
         .collect()

@@ -7,7 +7,7 @@ use std::path::Path;
 
 use fuse_dax_fmap::module::{MOUNTS, NAME as MODULE};
 
-use crate::device::{name_of, same_device};
+use crate::device::name_of;
 use crate::mountinfo::{Mount, Number, mounts};
 use crate::process::{named, servers, users};
 use crate::reason::reason;
@@ -84,11 +84,18 @@ pub fn known_holder(name: &str) -> Result<Option<Holder>, String> {
     }
     // A mount of another file system type may have it as its source.
     let mut mounts = mounts().unwrap_or_default().into_iter();
-    // Only nodes are looked at: behind another path may be a server that is stuck.
-    let is_it = |mount: &Mount| {
-        mount.source.starts_with("/dev") && name_of(&mount.source).as_deref() == Some(name)
-    };
-    Ok(mounts.find(is_it).map(Holder::Other))
+    Ok(mounts
+        .find(|mount| is_source(mount, name))
+        .map(Holder::Other))
+}
+
+/// Returns true if a device is the source of a mount.
+fn is_source(mount: &Mount, device: &str) -> bool {
+    // Only nodes are looked at, of mounts that root has made: behind another path may be a server
+    // that is stuck, and a user can name any path, also that of a device.
+    !mount.by_user
+        && mount.source.starts_with("/dev")
+        && name_of(&mount.source).as_deref() == Some(device)
 }
 
 /// Returns true if a device that is held may be free in a moment: the mount that has it is
@@ -96,10 +103,13 @@ pub fn known_holder(name: &str) -> Result<Option<Holder>, String> {
 pub fn may_let_go(device: &Path) -> bool {
     let mounts = mounts().unwrap_or_default();
     let list = fs::read_to_string(MOUNTS).unwrap_or_default();
-    let bound = name_of(device).and_then(|name| holder_in(&list, &name));
+    let Some(name) = name_of(device) else {
+        return false;
+    };
+    let bound = holder_in(&list, &name);
     !mounts.iter().any(|mount| match bound {
         Some(number) => mount.number == number,
-        None => same_device(&mount.source, device),
+        None => is_source(mount, &name),
     })
 }
 
@@ -141,6 +151,14 @@ fn mount_in_words(number: Number, mounts: &[Mount]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_user_cannot_claim_a_device() {
+        let text = b"30 1 0:44 / /mnt rw - fuse.x /dev/null rw,user_id=1000,group_id=1000\n";
+        let mounts = crate::mountinfo::mounts_in(text);
+        // It would be looked at, and /dev/null is no DAX device.
+        assert!(mounts[0].by_user && !is_source(&mounts[0], "dax0.0"));
+    }
 
     #[test]
     fn the_list_of_the_module() {

@@ -62,6 +62,8 @@ pub struct Mount {
     pub kind: String,
     /// What was mounted.
     pub source: PathBuf,
+    /// An ordinary user has mounted it, who has chosen its source: FUSE.
+    pub by_user: bool,
 }
 
 impl fmt::Display for Mount {
@@ -96,13 +98,18 @@ fn parse_mount(line: &[u8]) -> Option<Mount> {
     let place = path(word()?);
     // Options, some words about propagation, and a dash.
     while word()? != b"-" {}
+    let kind = String::from_utf8_lossy(word()?).into_owned();
+    let source = path(word()?);
+    let options = word().unwrap_or_default().split(|&byte| byte == b',');
+    let mut owners = options.filter_map(|option| option.strip_prefix(b"user_id="));
     Some(Mount {
         id,
         on,
         number: device,
         place,
-        kind: String::from_utf8_lossy(word()?).into_owned(),
-        source: path(word()?),
+        by_user: kind.starts_with("fuse") && owners.any(|owner| owner != b"0"),
+        kind,
+        source,
     })
 }
 
@@ -148,9 +155,11 @@ mod tests {
     fn lines_of_mountinfo() {
         let text = b"22 1 0:5 / /dev rw,nosuid shared:2 - devtmpfs udev rw\n\
                      30 22 0:44 / /mnt/a\\040b rw - fuse.fmapfs /x\\134y rw,user_id=0\n\
-                     nonsense\n31 22 0:44 / /mnt rw\n";
+                     nonsense\n31 22 0:44 / /mnt rw\n\
+                     32 22 0:45 / /mnt rw - fuse.x /dev/dax0.0 rw,user_id=1000,group_id=1000";
         let mounts = mounts_in(text);
-        assert_eq!(mounts.len(), 2);
+        assert_eq!(mounts.len(), 3);
+        assert!(mounts[2].by_user);
         assert_eq!((mounts[0].id, mounts[0].on), (22, 1));
         let fuse = Mount {
             id: 30,
@@ -162,6 +171,7 @@ mod tests {
             place: "/mnt/a b".into(),
             kind: "fuse.fmapfs".into(),
             source: "/x\\y".into(),
+            by_user: false,
         };
         assert_eq!(mounts[1], fuse);
         assert_eq!(fuse.to_string(), "the fuse.fmapfs of /x\\y on /mnt/a b");

@@ -150,13 +150,22 @@ fn check_unused(device: &Device, driver: Driver) -> Result<(), String> {
     }
     // To have a node of the other drivers open means nothing.
     if driver == Driver::DeviceDax {
-        match process::openers(device).as_slice() {
-            [] => (),
-            openers => {
+        let seen = process::openers(device);
+        let node = device.node();
+        match (seen.found.as_slice(), seen.silent.as_slice()) {
+            ([], []) => (),
+            ([], silent) => {
+                return Err(format!(
+                    "{} does not tell whether it has {} mapped, as it hangs: end that first",
+                    named(silent, 3),
+                    node.display()
+                ));
+            }
+            (openers, _) => {
                 return Err(format!(
                     "{} has {} open: end that first",
                     named(openers, 3),
-                    device.node().display()
+                    node.display()
                 ));
             }
         }

@@ -108,7 +108,12 @@ fn users(device: &Device) -> UsedBy {
                 pid: process.id,
                 name: process.name,
             };
-            used.processes = openers(device).into_iter().map(of).collect();
+            let seen = openers(device);
+            used.processes = seen.found.into_iter().map(of).collect();
+            if !seen.silent.is_empty() {
+                let silent = named(&seen.silent, 3);
+                used.unknown = Some(format!("{silent} does not tell what it has mapped"));
+            }
         }
         Some(Driver::Kmem) => used.memory_blocks = memory::count(&device.ranges).ok(),
         _ => (),
