@@ -225,6 +225,12 @@ if [ ! -e /etc/fuse-dax-fmap ]; then
 	echo "/dev/dax/by-test/one" >>"$list"
 	check "it is not bound at boot" says "it is not bound at boot any more\$" fmapctl unbind --at-boot "$name"
 	check "... under no name, and the rest stays" listed '# mine' /dev/dax/by-test/other
+	# After a reboot that may be another device.
+	echo "$device" >>"$list"
+	check "a node in the list is no name that stays" says "it is bound at boot, too\$" fmapctl bind --at-boot "$name"
+	check "... and the name that stays is there, too" listed '# mine' /dev/dax/by-test/other "$device" "$link"
+	check "... until neither is" says "it is not bound at boot any more\$" fmapctl unbind --at-boot "$name"
+	check "... and the others stay" listed '# mine' /dev/dax/by-test/other
 	check "once more, too" says "already; it is not bound at boot\$" fmapctl unbind --at-boot "$name"
 	check "it is bound again" says 'bound to fsdev_dax' fmapctl bind "$name"
 fi

@@ -20,7 +20,10 @@ pub fn add(device: &Device) -> Result<&'static str, String> {
     let id = id.ok_or("it has no id that survives a reboot")?;
     let path = Path::new("/dev/dax/by-id").join(link_name(id));
     let list = read()?;
-    if list.lines().any(|line| names(line, &path, device)) {
+    if list
+        .lines()
+        .any(|line| stays(line, device) && names(line, &path, device))
+    {
         return Ok("; it is bound at boot already");
     }
     let end = if list.is_empty() || list.ends_with('\n') {
@@ -28,7 +31,7 @@ pub fn add(device: &Device) -> Result<&'static str, String> {
     } else {
         "\n"
     };
-    output::replace(Path::new(LIST), &format!("{list}{end}{}\n", path.display()))?;
+    output::replace_for_good(Path::new(LIST), &format!("{list}{end}{}\n", path.display()))?;
     Ok("; it is bound at boot, too")
 }
 
@@ -44,7 +47,7 @@ pub fn remove(device: &Device) -> Result<&'static str, String> {
     if kept == list {
         return Ok("; it is not bound at boot");
     }
-    output::replace(Path::new(LIST), &kept)?;
+    output::replace_for_good(Path::new(LIST), &kept)?;
     Ok("; it is not bound at boot any more")
 }
 
@@ -60,10 +63,18 @@ fn read() -> Result<String, String> {
     }
 }
 
+fn listed(line: &str) -> &Path {
+    Path::new(line.split_whitespace().next().unwrap_or_default())
+}
+
+/// Whether a line is no node, whose name may be that of another device after a reboot.
+fn stays(line: &str, device: &Device) -> bool {
+    listed(line) != device.node()
+}
+
 /// Whether a line is the path of this device, or of a link to it.
 fn names(line: &str, path: &Path, device: &Device) -> bool {
-    let line = line.split_whitespace().next().unwrap_or_default();
-    let listed = Path::new(line);
+    let listed = listed(line);
     listed.is_absolute()
         && (listed == path || fs::canonicalize(listed).is_ok_and(|node| node == device.node()))
 }

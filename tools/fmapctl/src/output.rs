@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 //! Where output goes.
 
+use std::fs::File;
 use std::io::{self, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
@@ -16,6 +17,15 @@ pub fn write(mut to: impl Write, text: &str) -> io::Result<()> {
 
 /// Replaces a file: its readers see the old text or the new one. All may read it.
 pub fn replace(path: &Path, text: &str) -> Result<(), String> {
+    put(path, text, |_| Ok(()))
+}
+
+/// The same, also after a crash.
+pub fn replace_for_good(path: &Path, text: &str) -> Result<(), String> {
+    put(path, text, File::sync_all)
+}
+
+fn put(path: &Path, text: &str, sync: fn(&File) -> io::Result<()>) -> Result<(), String> {
     let failed = |error: io::Error| {
         // The name of the temporary file says nothing to the user.
         let reason = reason(&error);
@@ -35,8 +45,9 @@ pub fn replace(path: &Path, text: &str) -> Result<(), String> {
     // Whatever the umask is.
     let all = PermissionsExt::from_mode(0o644);
     file.as_file().set_permissions(all).map_err(failed)?;
+    sync(file.as_file()).map_err(failed)?;
     file.persist(path).map_err(|error| failed(error.error))?;
-    Ok(())
+    File::open(dir).and_then(|dir| sync(&dir)).map_err(failed)
 }
 
 #[cfg(test)]
@@ -50,7 +61,7 @@ mod tests {
         let path = dir.path().join("x.prom");
         replace(&path, "old").unwrap();
         let reader = fs::File::open(&path).unwrap();
-        replace(&path, "new").unwrap();
+        replace_for_good(&path, "new").unwrap();
         assert_eq!(io::read_to_string(reader).unwrap(), "old");
         assert_eq!(fs::read_to_string(&path).unwrap(), "new");
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
