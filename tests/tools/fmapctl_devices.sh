@@ -197,6 +197,31 @@ check "the bytes are what they were" fmapfs --daemon "$manifest" "$dir"
 check "... in the file" precious
 umount "$dir"
 
+# A signal that comes while the device has no driver does not leave it so.
+signalled() {
+	local tracer status=0
+	fmapctl unbind "$name" || return
+	strace -qq -o /dev/null -P /sys/bus/dax/drivers/device_dax/unbind -e trace=write \
+		-e inject=write:delay_exit=3s fmapctl bind "$name" >"$tmp/said" 2>&1 &
+	tracer=$!
+	eventually [ ! -e "$sysfs/driver" ] || status=1
+	kill -TERM "$(pgrep -x fmapctl)" || status=1
+	wait "$tracer" || status=$?
+	cat "$tmp/said"
+	[ "$status" = 0 ] && is fsdev_dax
+}
+if type -P strace >/dev/null; then
+	check "a signal in the middle ends nothing" signalled
+fi
+
+# One fmapctl at a time: the second waits, and says so.
+waits() {
+	flock /run/fuse-dax-fmap/lock sleep 5 &
+	sleep 0.5
+	says 'waiting for another fmapctl' fmapctl bind "$name" && grep -q "bound to fsdev_dax already" "$tmp/said"
+}
+check "a second fmapctl waits for the first" waits
+
 # It has no driver, as after an unbind in sysfs.
 echo "$name" >/sys/bus/dax/drivers/fsdev_dax/unbind
 check "a device without a driver is shown" says "^  driver  none" section

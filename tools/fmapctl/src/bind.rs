@@ -3,12 +3,14 @@
 //!
 //! What uses the device, and memory of it that is system RAM, is looked at first, when refusing
 //! costs nothing. From the moment at which the old driver has lost the device, a failure means to
-//! give it back; if that fails, too, the message says what the state is.
+//! give it back; if that fails, too, the message says what the state is. Signals are without effect
+//! from there on.
 
 use std::fmt::Write;
 use std::fs;
 use std::path::Path;
-use std::time::Duration;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use fmap_host::device::{self, Device};
 use fmap_host::holder::known_holder;
@@ -16,11 +18,14 @@ use fmap_host::identity::is_id;
 use fmap_host::process::{self, named};
 use fmap_host::reason::reason;
 use rustix::fs::{FlockOperation, Mode, OFlags};
+use rustix::io::Errno;
 
 use crate::at_boot;
 use crate::driver::{Driver, Slot};
 use crate::failure::Failure;
+use crate::interrupt::Interrupt;
 use crate::memory;
+use crate::output;
 use crate::record;
 
 /// What is wanted.
@@ -53,11 +58,26 @@ fn change(
         return Err(Failure::from("this needs root".to_owned()));
     }
     let _lock = lock()?;
-    let device = find(options.device)?;
+    change_locked(options, to, at_boot, true, out)
+}
+
+fn change_locked(
+    options: &Options<'_>,
+    to: Option<Driver>,
+    at_boot: fn(&Device) -> Result<&'static str, String>,
+    may_retry: bool,
+    out: &mut String,
+) -> Result<(), Failure> {
+    let mut device = find(options.device)?;
+    if device.driver.as_deref() == Some(Driver::Kmem.name()) {
+        // It may be about to get the device: udev starts this as soon as there is one.
+        Driver::Kmem.settle(&device.name);
+        device = find(&device.name)?;
+    }
     let name = device.name.as_str();
     let failed = |message: String| format!("{name}: {message}");
     let to = to.unwrap_or_else(|| record::before(&device).unwrap_or(Driver::DeviceDax));
-    let at_boot = || match options.at_boot {
+    let listed = || match options.at_boot {
         true => at_boot(&device).map_err(|message| {
             failed(format!(
                 "bound to {to}, but at boot all is as before: {message}"
@@ -68,7 +88,7 @@ fn change(
     let from = match device.driver.as_deref() {
         None => None,
         Some(driver) if driver == to.name() => {
-            let more = at_boot()?;
+            let more = listed()?;
             let state = state(&device, to);
             let _ = writeln!(out, "{name}: bound to {to} already{state}{more}");
             return Ok(());
@@ -81,7 +101,12 @@ fn change(
     if let Some(from) = from {
         check_unused(&device, from).map_err(failed)?;
     }
-    give(&device, from, to, options.patience).map_err(failed)?;
+    let given = give(&device, from, to, options.patience);
+    if may_retry && given.is_err() && from.is_none() && slot(&device).driver().is_some() {
+        // The kernel gave it to a driver meanwhile.
+        return change_locked(options, Some(to), at_boot, false, out);
+    }
+    given.map_err(failed)?;
     match (from, to) {
         (_, Driver::FsdevDax) => record::keep(&device, from),
         _ => record::forget(&device),
@@ -90,21 +115,41 @@ fn change(
         Some(from) => format!(", and was bound to {from}"),
         None => String::new(),
     };
-    let more = at_boot()?;
+    let more = listed()?;
     let state = state(&device, to);
     let _ = writeln!(out, "{name}: bound to {to}{was}{state}{more}");
     Ok(())
 }
 
+/// How long another fmapctl may change drivers.
+const PATIENCE: Duration = Duration::from_secs(300);
+
 /// Nobody but this process changes the drivers of devices, as far as fmapctl goes.
 fn lock() -> Result<rustix::fd::OwnedFd, String> {
     let path = record::dir()?.join("lock");
-    let failed =
-        |error: rustix::io::Errno| format!("{}: {}", path.display(), reason(&error.into()));
+    let failed = |error: Errno| format!("{}: {}", path.display(), reason(&error.into()));
     let flags = OFlags::RDWR | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let file = rustix::fs::open(&path, flags, Mode::RUSR | Mode::WUSR).map_err(failed)?;
-    rustix::fs::flock(&file, FlockOperation::LockExclusive).map_err(failed)?;
-    Ok(file)
+    let begin = Instant::now();
+    let mut told = false;
+    loop {
+        match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => return Ok(file),
+            Err(Errno::WOULDBLOCK) if begin.elapsed() < PATIENCE => (),
+            Err(Errno::WOULDBLOCK) => {
+                return Err(format!(
+                    "another fmapctl has been changing the driver of a device for {} s: try again \
+                     when it has ended",
+                    PATIENCE.as_secs()
+                ));
+            }
+            Err(error) => return Err(failed(error)),
+        }
+        if begin.elapsed() > Duration::from_secs(3) && !std::mem::replace(&mut told, true) {
+            output::tell("waiting for another fmapctl, which changes the driver of a device");
+        }
+        thread::sleep(Duration::from_millis(50));
+    }
 }
 
 /// The device that a user means: by its name, its node, a link to that, or its id.
@@ -173,16 +218,20 @@ fn check_unused(device: &Device, driver: Driver) -> Result<(), String> {
     Ok(())
 }
 
+fn slot(device: &Device) -> Slot {
+    Slot {
+        name: device.name.clone(),
+        dir: device.dir.clone(),
+    }
+}
+
 fn give(
     device: &Device,
     from: Option<Driver>,
     to: Driver,
     patience: Duration,
 ) -> Result<(), String> {
-    let slot = Slot {
-        name: device.name.clone(),
-        dir: device.dir.clone(),
-    };
+    let slot = slot(device);
     let taken = match from {
         Some(Driver::Kmem) => {
             let node = device.target_node();
@@ -197,6 +246,8 @@ fn give(
             None => message,
         }
     };
+    // A signal must not end this process while the device has no driver.
+    let _interrupt = Interrupt::new().map_err(restore)?;
     if let Some(from) = from {
         from.detach(&slot).map_err(restore)?;
     }

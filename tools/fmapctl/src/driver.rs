@@ -83,6 +83,14 @@ impl Driver {
         }
     }
 
+    /// Waits until this driver has a device whole. In sysfs it is the device's driver as soon as it
+    /// begins to probe: of system RAM, some of the memory may not be there yet, and would come
+    /// online behind the back of who takes the rest offline.
+    pub fn settle(self, name: &str) {
+        // The kernel waits for the lock of the device, and refuses, as it has a driver.
+        let _ = write(&self.dir().join("bind"), name);
+    }
+
     /// Binds a device that has no driver.
     pub fn attach(self, device: &Slot) -> Result<(), String> {
         let name = device.name.as_str();

@@ -133,7 +133,8 @@ enum Cmd {
     },
     /// Bind a device to the driver that it had before `fmapctl bind`, or to another one
     ///
-    /// A device that a mount or a program uses is left alone.
+    /// A device that a mount or a program uses is left alone. Data stay as they are, but not in a
+    /// device that becomes system RAM (kmem).
     Unbind {
         #[command(flatten)]
         device: DeviceArgs,

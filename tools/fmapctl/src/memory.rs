@@ -17,6 +17,7 @@ use serde::Serialize;
 
 use crate::driver::{Slot, write};
 use crate::interrupt::Interrupt;
+use crate::output;
 
 const MEMORY: &str = "/sys/devices/system/memory";
 
@@ -145,10 +146,10 @@ fn offline(device: &Slot, taken: &Taken, node: Option<u64>, time: Duration) -> R
 
     for (done, block) in taken.before.iter().enumerate() {
         if said.elapsed() > Duration::from_secs(3) {
-            eprintln!(
-                "fmapctl: {}: {done} of {all} blocks of memory are offline",
+            output::tell(&format!(
+                "{}: {done} of {all} blocks of memory are offline",
                 device.name
-            );
+            ));
             said = Instant::now();
         }
         let _timer = interrupt.after(time);

@@ -15,6 +15,11 @@ pub fn write(mut to: impl Write, text: &str) -> io::Result<()> {
     to.flush()
 }
 
+/// Says how far a command is. Nothing depends on whether anybody reads it.
+pub fn tell(message: &str) {
+    let _ = write(io::stderr(), &format!("fmapctl: {message}\n"));
+}
+
 /// Replaces a file: its readers see the old text or the new one. All may read it.
 pub fn replace(path: &Path, text: &str) -> Result<(), String> {
     put(path, text, |_| Ok(()))
