@@ -16,24 +16,30 @@
 //! * A save is a new file, synced, that takes the name of the old one: a reader without
 //!   the lock finds one or the other. The new file is locked before it has the name, so
 //!   the lock goes with the name.
+//! * Its directory is opened once: it may belong to another user, who can put something else under
+//!   its name.
 //! * The text carries a checksum. A record that is damaged, foreign or newer than this program
 //!   is an error: without it, files would lose their places.
 
 use std::collections::BTreeMap;
+use std::ffi::OsString;
 use std::fs::{self, File as OsFile, OpenOptions};
 use std::io::{self, Read, Write as _};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use fmap_host::mountinfo;
 use fuse_dax_fmap::striped::{Extent, Strip};
-use rustix::fs::FlockOperation;
+use rustix::fs::{FlockOperation, Mode, OFlags};
 use serde::Deserialize;
 use toml::Spanned;
 
 use crate::manifest::Lines;
+use crate::mount::KIND;
 use crate::say::say;
 
 const FORMAT: &str = "fmapfs record";
@@ -405,19 +411,20 @@ pub fn beside(manifest: &Path) -> Result<PathBuf, String> {
 
 /// Reads a record without a lock; an empty one if there is none.
 pub fn read(path: &Path) -> Result<Record, String> {
-    match open(path)? {
+    match open(path, path)? {
         Some(file) => Ok(contents(path, file)?.1),
         None => Ok(Record::default()),
     }
 }
 
-fn open(path: &Path) -> Result<Option<OsFile>, String> {
+/// Opens the record of a path, which is there.
+fn open(path: &Path, there: &Path) -> Result<Option<OsFile>, String> {
     let failed = |error: io::Error| format!("the record {}: {error}", path.display());
     let opened = OpenOptions::new()
         .read(true)
         // Follow no symbolic link, and do not wait for a FIFO.
         .custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK)
-        .open(path);
+        .open(there);
     match opened {
         Ok(file) if file.metadata().map_err(failed)?.is_file() => Ok(Some(file)),
         Ok(_) => Err(format!("the record {} is no regular file", path.display())),
@@ -443,7 +450,10 @@ fn contents(path: &Path, mut file: OsFile) -> Result<(String, Record), String> {
 /// The place of a record, locked; there may be no record yet.
 #[derive(Debug)]
 pub struct Store {
+    /// For messages.
     path: PathBuf,
+    dir: OwnedFd,
+    name: OsString,
     /// Name of the manifest, for readers of the record.
     of: String,
     /// The file that has the name, with the lock on it.
@@ -457,15 +467,24 @@ impl Store {
     /// end.
     pub fn lock(path: &Path, manifest: &Path) -> Result<(Self, Record), String> {
         let of = manifest.file_name().unwrap_or_default().to_string_lossy();
+        let above = match path.parent() {
+            Some(above) if !above.as_os_str().is_empty() => above,
+            _ => Path::new("."),
+        };
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let dir = rustix::fs::open(above, flags, Mode::empty())
+            .map_err(|error| not_written(path, &error.into()))?;
         let mut store = Self {
             path: path.to_owned(),
+            dir,
+            name: path.file_name().unwrap_or_default().to_owned(),
             of: of.chars().filter(|c| !c.is_control()).collect(),
             locked: None,
             text: String::new(),
         };
         let begin = Instant::now();
         loop {
-            let Some(file) = open(path)? else {
+            let Some(file) = open(path, &store.there())? else {
                 return Ok((store, Record::default()));
             };
             if rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive).is_err() {
@@ -480,7 +499,8 @@ impl Store {
                 continue;
             }
             // It may have lost its name before it was locked.
-            let same = fs::symlink_metadata(path).ok().zip(file.metadata().ok());
+            let there = fs::symlink_metadata(store.there());
+            let same = there.ok().zip(file.metadata().ok());
             if same.is_some_and(|(a, b)| (a.dev(), a.ino()) == (b.dev(), b.ino())) {
                 let copy = file
                     .try_clone()
@@ -509,33 +529,37 @@ impl Store {
                 "the record {} has just been made by another fmapfs",
                 self.path.display()
             )),
-            Err(error) => Err(format!(
-                "cannot write the record {}: {error}; --record names another place for it",
-                self.path.display()
-            )),
+            Err(error) => Err(not_written(&self.path, &error)),
         }
     }
 
+    fn dir(&self) -> PathBuf {
+        Path::new("/proc/self/fd").join(self.dir.as_raw_fd().to_string())
+    }
+
+    fn there(&self) -> PathBuf {
+        self.dir().join(&self.name)
+    }
+
     fn replace(&self, text: &str) -> io::Result<OsFile> {
-        let dir = match self.path.parent() {
-            Some(dir) if !dir.as_os_str().is_empty() => dir,
-            _ => Path::new("."),
-        };
+        let dir = self.dir();
         let mut file = tempfile::Builder::new()
             .prefix(".fmapfs-")
-            .tempfile_in(dir)
+            .tempfile_in(&dir)
             // Without the temporary name, which would not help the user.
             .map_err(|error| io::Error::from(error.kind()))?;
         if let Some(old) = &self.locked {
-            let permissions = old.metadata()?.permissions();
+            // Nobody executes it: what may be another user's choice becomes root's file.
+            let mode = old.metadata()?.mode() & 0o666;
+            let permissions = PermissionsExt::from_mode(mode);
             file.as_file().set_permissions(permissions)?;
         }
         rustix::fs::flock(file.as_file(), FlockOperation::NonBlockingLockExclusive)?;
         file.write_all(text.as_bytes())?;
         file.as_file().sync_all()?;
         let file = match self.locked {
-            Some(_) => file.persist(&self.path),
-            None => file.persist_noclobber(&self.path),
+            Some(_) => file.persist(self.there()),
+            None => file.persist_noclobber(self.there()),
         }
         .map_err(|error| error.error)?;
         OsFile::open(dir)?.sync_all()?;
@@ -543,11 +567,18 @@ impl Store {
     }
 }
 
+fn not_written(path: &Path, error: &io::Error) -> String {
+    format!(
+        "cannot write the record {}: {error}; --record names another place for it",
+        path.display()
+    )
+}
+
 /// How long to wait for a record: a server that was unmounted a moment ago still has to save
 /// it. If nothing is mounted, that is the only possible holder.
 fn patience() -> Duration {
-    let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
-    match mounts.contains(" fuse.fmapfs ") {
+    let mounts = mountinfo::mounts().unwrap_or_default();
+    match mounts.iter().any(|mount| mount.kind == KIND) {
         true => Duration::from_secs(1),
         false => Duration::from_secs(10),
     }

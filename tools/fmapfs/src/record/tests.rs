@@ -210,6 +210,27 @@ fn the_lock_goes_with_the_name() {
 }
 
 #[test]
+fn a_record_stays_in_its_directory() {
+    let top = tempfile::tempdir().unwrap();
+    let [dir, moved, other] = ["dir", "moved", "other"].map(|name| top.path().join(name));
+    fs::create_dir(&dir).unwrap();
+    fs::create_dir(&other).unwrap();
+    let path = dir.join("record");
+    let (mut store, _) = Store::lock(&path, Path::new("m")).unwrap();
+    store.save(&Record::default()).unwrap();
+
+    // The owner of the directory above can do that.
+    fs::set_permissions(&path, PermissionsExt::from_mode(0o4755)).unwrap();
+    fs::rename(&dir, &moved).unwrap();
+    std::os::unix::fs::symlink(&other, &dir).unwrap();
+    store.save(&record()).unwrap();
+    assert_eq!(fs::read_dir(&other).unwrap().count(), 0);
+    let there = moved.join("record");
+    assert_eq!(without_lines(read(&there).unwrap()), record());
+    assert_eq!(fs::metadata(&there).unwrap().mode() & 0o7777, 0o644);
+}
+
+#[test]
 fn records_that_are_not_files() {
     let dir = tempfile::tempdir().unwrap();
     let manifest = dir.path().join("files.toml");
