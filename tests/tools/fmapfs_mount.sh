@@ -193,6 +193,25 @@ umount "$dir"
 check "after umount it is as it was" fmapfs --daemon "$one" "$dir"
 umount "$dir"
 
+# --unmount-dead is for fmapfs@.service.
+fmapfs --daemon "$one" "$dir"
+check "a mount whose server lives is no dead one" fmapfs --unmount-dead "$dir"
+check "... and stays" [ "$(stat -c %s "$dir/file")" = 4194304 ]
+daemon=$(pid_on "$dir")
+kill -STOP "$daemon"
+check "... also if it hangs" fmapfs --unmount-dead "$dir"
+check "... which is said without waiting for it" \
+	refused "mount point already.*$one.*served by process $daemon" fmapfs "$two" "$dir"
+kill -9 "$daemon"
+eventually fails kill -0 "$daemon" 2>/dev/null
+check "a mount whose server was killed is taken away" fmapfs --unmount-dead "$dir"
+check "... truly" fails mounted "$dir"
+mount -t tmpfs some "$dir"
+check "any other mount stays" fmapfs --unmount-dead "$dir"
+check "... truly" mounted "$dir"
+umount "$dir"
+check "where nothing is, nothing is done" fmapfs --unmount-dead "$tmp/none"
+
 # --- Where it is mounted ------------------------------------------------------------------
 
 touch "$other/precious"
@@ -302,6 +321,16 @@ check "a mount that was moved is found" ended 0
 check "... and no other in its place is taken" mounted "$dir"
 check "... and is gone" fails mounted "$other"
 umount "$dir"
+
+mkdir -p "$tmp/above/at"
+start "$one" "$tmp/above/at"
+mv "$tmp/above" "$tmp/elsewhere"
+mkdir "$tmp/above"
+mount -t tmpfs instead "$tmp/above"
+kill "$server"
+check "a mount whose directory was moved is found" ended 0
+check "... and what has its path stays" mounted "$tmp/above"
+umount "$tmp/above"
 
 start "$one" "$dir"
 mount --bind "$dir" "$other"

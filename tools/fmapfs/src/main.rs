@@ -41,7 +41,7 @@ use std::io::{BufRead, BufReader, Write};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Stdio};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use clap::Parser;
 use fmap_host::device::{Device, for_udev, present, size, usable};
@@ -130,11 +130,11 @@ go first. SIGUSR1 reports how many requests of which kind came in. Status: 0 unm
 #[command(version, after_long_help = MANIFEST_HELP)]
 struct Args {
     /// What to mount (--help describes it)
-    #[arg(required_unless_present_any = ["devices", "udev", "visit"])]
+    #[arg(required_unless_present_any = ["devices", "udev", "unmount_dead", "visit"])]
     manifest: Option<PathBuf>,
 
     /// An existing directory
-    #[arg(required_unless_present_any = ["check", "freeze", "devices", "udev", "visit"])]
+    #[arg(required_unless_present_any = ["check", "freeze", "devices", "udev", "unmount_dead", "visit"])]
     mountpoint: Option<PathBuf>,
 
     /// Check the manifest, print where each file is, and end
@@ -189,6 +189,11 @@ struct Args {
     /// For udev: print the id of the DAX device of this name, and a file name for it
     #[arg(long, hide = true, value_name = "NAME")]
     udev: Option<String>,
+
+    /// For fmapfs@.service: if the mount there is one of fmapfs whose server has ended, take it
+    /// away
+    #[arg(long, hide = true, value_name = "DIR")]
+    unmount_dead: Option<PathBuf>,
 
     /// Set for the child that uses the mount while it is apart
     #[arg(long, hide = true)]
@@ -329,6 +334,10 @@ fn main() -> ExitCode {
             Args {
                 udev: Some(name), ..
             } => say::print(&for_udev(&name)).map(|()| ExitCode::SUCCESS),
+            Args {
+                unmount_dead: Some(place),
+                ..
+            } => mount::unmount_dead(&place).map(|()| ExitCode::SUCCESS),
             args => Wanted::of_command(args).and_then(run),
         },
     };
@@ -396,9 +405,12 @@ fn run(wanted: Wanted) -> Result<ExitCode, String> {
     }
     // Not in the parent of a daemon: an earlier server, which has the record, may be about to
     // unmount.
-    let mountpoint = match serves {
-        true => mount::check_place(&wanted.mountpoint, wanted.options.nonempty)?,
-        false => wanted.mountpoint,
+    let place = match serves {
+        true => Some(mount::check_place(
+            &wanted.mountpoint,
+            wanted.options.nonempty,
+        )?),
+        false => None,
     };
     let devices: Vec<_> = manifest.devices.iter().map(claim::Device::new).collect();
     claim::check_devices(&devices)?;
@@ -443,14 +455,15 @@ fn run(wanted: Wanted) -> Result<ExitCode, String> {
     let pid_file = wanted.options.pid_file.as_deref().map(PidFile::new);
     let report = wanted.options.stats.as_deref().map(Replaced::new);
     let nr_files = tree.nr_files();
-    let place = mountpoint.display().to_string();
+    let on = place.as_ref().map(|place| place.path.display().to_string());
+    let on = on.unwrap_or_default();
     let session = Session {
         tree: Arc::new(tree),
         ops: wanted.ops,
         options: wanted.options.clone(),
         // For messages.
         source: fs::canonicalize(source).unwrap_or_else(|_| source.to_owned()),
-        mountpoint,
+        place: Mutex::new(place),
         devices,
         pid_file: pid_file.transpose()?,
         report: report.transpose()?,
@@ -461,7 +474,7 @@ fn run(wanted: Wanted) -> Result<ExitCode, String> {
         if child {
             let_go();
         } else {
-            say!("{nr_files} files on {place}");
+            say!("{nr_files} files on {on}");
         }
     })?;
     Ok(ExitCode::SUCCESS)

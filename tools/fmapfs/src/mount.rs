@@ -9,17 +9,23 @@
 //! ```
 //!
 //! A path leads to the topmost mount. So before anything is unmounted, mountinfo tells
-//! which mount is that of fmapfs, and if others are in its way; those are left alone.
+//! which mount is that of fmapfs, and if others are in its way; those are left alone. A directory
+//! above the mount may be another user's, who can rename it and put something else there: so a
+//! mount is attached to a directory that was opened when it was checked, and unmounted by its
+//! name in a directory that is open.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::ErrorKind;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
+use std::sync::mpsc;
+use std::thread;
+use std::time::Duration;
 
 use fmap_host::mountinfo::{self, Number};
 use fmap_host::process;
 use rustix::event::{PollFd, PollFlags};
-use rustix::fs::{AtFlags, CWD, StatxAttributes, StatxFlags};
+use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, StatxAttributes, StatxFlags};
 use rustix::io::Errno;
 use rustix::mount::{
     FsMountFlags, FsOpenFlags, FsPickFlags, MountAttrFlags, MountFlags, MoveMountFlags,
@@ -30,6 +36,17 @@ use crate::options::Options;
 
 /// The file system type of the mounts of fmapfs.
 pub const KIND: &str = "fuse.fmapfs";
+
+/// How long the server of another mount may take to answer.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// A directory that something can be mounted on.
+#[derive(Debug)]
+pub struct Place {
+    /// Its path without links.
+    pub path: PathBuf,
+    dir: OwnedFd,
+}
 
 /// A mount that is on no directory yet.
 pub struct Apart {
@@ -96,8 +113,8 @@ impl Apart {
     }
 
     /// Puts it on a directory.
-    pub fn attach(self, place: &Path) -> Result<Attached, String> {
-        let failed = |error| format!("cannot mount on {}: {error}", place.display());
+    pub fn attach(self, place: Place) -> Result<Attached, String> {
+        let failed = |error| format!("cannot mount on {}: {error}", place.path.display());
         if self.read_only {
             // Not before, as new space in it has to be zeroed.
             let flags = FsPickFlags::FSPICK_EMPTY_PATH | FsPickFlags::FSPICK_CLOEXEC;
@@ -111,8 +128,9 @@ impl Apart {
         let flags = AtFlags::EMPTY_PATH | AtFlags::STATX_DONT_SYNC;
         let statx = rustix::fs::statx(&self.mount, "", flags, StatxFlags::MNT_ID);
         let statx = statx.map_err(failed)?;
-        let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH;
-        rustix::mount::move_mount(&self.mount, "", CWD, place, flags).map_err(failed)?;
+        let flags =
+            MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH;
+        rustix::mount::move_mount(&self.mount, "", &place.dir, "", flags).map_err(failed)?;
         Ok(Attached {
             id: statx.stx_mnt_id,
             number: Number::of(&statx),
@@ -188,7 +206,7 @@ impl Attached {
             }
         };
         let attempt = |flags| match look() {
-            Ok(place) => match rustix::mount::unmount(&place, flags | UnmountFlags::NOFOLLOW) {
+            Ok(place) => match take_away(&place, self.id, flags) {
                 Ok(()) => Ok(place),
                 Err(Errno::BUSY) => Err(None),
                 Err(error) => Err(Some(Unmounted::Failed(format!(
@@ -230,6 +248,69 @@ impl Attached {
     }
 }
 
+/// Unmounts a mount, if its path still leads to it.
+fn take_away(place: &Path, id: u64, flags: UnmountFlags) -> rustix::io::Result<()> {
+    let (Some(above), Some(name)) = (place.parent(), place.file_name()) else {
+        return Err(Errno::INVAL);
+    };
+    let above = rustix::fs::open(
+        above,
+        OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC,
+        Mode::empty(),
+    )?;
+    let look = AtFlags::STATX_DONT_SYNC | AtFlags::NO_AUTOMOUNT | AtFlags::SYMLINK_NOFOLLOW;
+    if rustix::fs::statx(&above, name, look, StatxFlags::MNT_ID)?.stx_mnt_id != id {
+        return Err(Errno::NOENT);
+    }
+    // A name that something is mounted on cannot be given to anything else.
+    let place = Path::new("/proc/self/fd")
+        .join(above.as_raw_fd().to_string())
+        .join(name);
+    rustix::mount::unmount(&place, flags | UnmountFlags::NOFOLLOW)
+}
+
+/// Takes away mounts of fmapfs whose server has ended, and no other: nothing can be mounted on one.
+pub fn unmount_dead(path: &Path) -> Result<(), String> {
+    let failed = |error| format!("{}: {error}", path.display());
+    loop {
+        let statx = match mountinfo::look_at(path) {
+            Err(Errno::NOENT) => return Ok(()),
+            statx => statx.map_err(failed)?,
+        };
+        let table = mountinfo::mounts()?;
+        let Some(mount) = table.iter().find(|mount| mount.id == statx.stx_mnt_id) else {
+            return Ok(());
+        };
+        let is_root = statx.stx_attributes.contains(StatxAttributes::MOUNT_ROOT);
+        let is_dead = || {
+            process::servers(mount.number).is_empty() && ask(path).is_some_and(|said| dead(&said))
+        };
+        if !is_root || mount.kind != KIND || !is_dead() {
+            return Ok(());
+        }
+        take_away(&mount.place, mount.id, UnmountFlags::DETACH).map_err(failed)?;
+    }
+}
+
+/// Has the server of a mount look at its root, as cached attributes outlive it; `None` if it does
+/// not answer.
+fn ask(place: &Path) -> Option<rustix::io::Result<()>> {
+    let (tell, told) = mpsc::channel();
+    let place = place.to_owned();
+    // If it hangs, so does who asks, until this process ends.
+    thread::spawn(move || {
+        let flags = AtFlags::STATX_FORCE_SYNC | AtFlags::NO_AUTOMOUNT;
+        let asked = rustix::fs::statx(CWD, &place, flags, StatxFlags::BASIC_STATS);
+        let _ = tell.send(asked.map(drop));
+    });
+    told.recv_timeout(PATIENCE).ok()
+}
+
+/// Returns true if a server has not answered because there is none.
+fn dead(said: &rustix::io::Result<()>) -> bool {
+    matches!(said, Err(Errno::NOTCONN | Errno::CONNABORTED))
+}
+
 /// Waits for changes of the mount table.
 pub struct Changes(File);
 
@@ -247,35 +328,35 @@ impl Changes {
     }
 }
 
-/// Checks that something can be mounted on a directory; returns its path without links.
-pub fn check_place(path: &Path, nonempty: bool) -> Result<PathBuf, String> {
-    let failed = |error: std::io::Error| format!("{}: {error}", path.display());
+/// Checks that something can be mounted on a directory, and opens it. No server of another mount is
+/// waited for, which may hang.
+pub fn check_place(path: &Path, nonempty: bool) -> Result<Place, String> {
     // This sends no request to a dead server.
     let place = fs::canonicalize(path).or_else(|error| match error.kind() {
         ErrorKind::NotConnected => std::path::absolute(path),
         _ => Err(error),
     });
-    let place = place.map_err(failed)?;
-    let shown = place.display();
-    let statx = mountinfo::look_at(&place).map_err(|error| failed(error.into()))?;
+    let path = place.map_err(|error| format!("{}: {error}", path.display()))?;
+    let shown = path.display();
+    let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let dir = rustix::fs::open(&path, flags, Mode::empty())
+        .map_err(|error| format!("{shown}: {error}"))?;
+    let flags = AtFlags::EMPTY_PATH | AtFlags::STATX_DONT_SYNC | AtFlags::NO_AUTOMOUNT;
+    let wanted = StatxFlags::MNT_ID | StatxFlags::TYPE;
+    let statx =
+        rustix::fs::statx(&dir, "", flags, wanted).map_err(|error| format!("{shown}: {error}"))?;
     let is_root = statx.stx_attributes.contains(StatxAttributes::MOUNT_ROOT);
     let table = mountinfo::mounts()?;
     let mount = table.iter().find(|mount| mount.id == statx.stx_mnt_id);
     if is_root && mount.is_some_and(|mount| mount.kind == "autofs") {
         // The automount waits for this mount, so an access would deadlock
         // (x-systemd.automount).
-        return Ok(place);
+        return Ok(Place { path, dir });
     }
-    let metadata = fs::metadata(&place);
-
     if is_root {
         let what = mount.map_or_else(|| "something".to_owned(), mountinfo::Mount::to_string);
         let servers = process::named(&process::servers(Number::of(&statx)), 3);
-        // Cached attributes outlive the server.
-        let flags = AtFlags::STATX_FORCE_SYNC;
-        let asked = rustix::fs::statx(CWD, &place, flags, StatxFlags::BASIC_STATS);
-        let dead = matches!(asked, Err(Errno::NOTCONN | Errno::CONNABORTED));
-        if dead && servers.is_empty() {
+        if servers.is_empty() && ask(&path).is_some_and(|said| dead(&said)) {
             return Err(
                 match process::named(&process::users(Number::of(&statx)), 5).as_str() {
                     "" => {
@@ -295,15 +376,19 @@ pub fn check_place(path: &Path, nonempty: bool) -> Result<PathBuf, String> {
             });
         }
     }
-    if !metadata.map_err(failed)?.is_dir() {
+    if FileType::from_raw_mode(statx.stx_mode.into()) != FileType::Directory {
         return Err(format!("{shown} is no directory"));
     }
-    if !nonempty && fs::read_dir(&place).map_err(failed)?.next().is_some() {
+    let mut entries = match nonempty {
+        true => None,
+        false => Some(fs::read_dir(&path).map_err(|error| format!("{shown}: {error}"))?),
+    };
+    if entries.as_mut().is_some_and(|all| all.next().is_some()) {
         return Err(format!(
             "{shown} is not empty: its files would be hidden (--nonempty allows that)"
         ));
     }
-    Ok(place)
+    Ok(Place { path, dir })
 }
 
 /// Changes the options of an existing mount.

@@ -34,7 +34,7 @@ use signal_hook::iterator::Signals;
 
 use crate::claim;
 use crate::files::{PidFile, Replaced};
-use crate::mount::{self, Apart, Attached, Changes, Unmounted};
+use crate::mount::{self, Apart, Attached, Changes, Place, Unmounted};
 use crate::options::Options;
 use crate::record::Keeper;
 use crate::say::say;
@@ -53,7 +53,8 @@ pub struct Session {
     pub options: Options,
     /// The source of the mount, for messages.
     pub source: PathBuf,
-    pub mountpoint: PathBuf,
+    /// Until it is mounted there.
+    pub place: Mutex<Option<Place>>,
     pub devices: Vec<claim::Device>,
     /// File for the statistics; stderr if none, and then only if they are asked for.
     pub report: Option<Replaced>,
@@ -157,9 +158,15 @@ impl Shared {
         if let Some(file) = &session.pid_file {
             file.make()?;
         }
+        let place = session
+            .place
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take();
+        let place = place.ok_or("there is no directory to mount on")?;
         // A signal ends the server before this, or unmounts after it.
         let mut stage = self.stage();
-        let attached = mount.attach(&session.mountpoint)?;
+        let attached = mount.attach(place)?;
         *stage = Stage::Attached(attached);
         drop(stage);
 
