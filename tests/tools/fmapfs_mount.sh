@@ -252,6 +252,21 @@ descriptors() {
 check "... and inherits no descriptors" descriptors
 kill "$daemon"
 check "SIGTERM unmounts it" eventually fails mounted "$dir"
+# The server waits for its record until it has no parent any more.
+abandoned() {
+	local locker parent
+	flock "$one.layout" sleep 1 &
+	locker=$!
+	sleep 0.2
+	fmapfs --daemon "$one" "$dir" &
+	parent=$!
+	sleep 0.3
+	kill "$parent"
+	wait "$locker"
+	eventually fails pgrep -x fmapfs && ! mounted "$dir"
+}
+eventually fails pgrep -x fmapfs >/dev/null
+check "a server whose parent was ended does not mount" abandoned
 
 if [ ! -e /dev/log ] && busybox syslogd --help >/dev/null 2>&1; then
 	busybox syslogd -n -O "$tmp/syslog" &

@@ -23,6 +23,7 @@ mod layout;
 mod manifest;
 mod mount;
 mod options;
+mod parent;
 #[cfg(test)]
 mod properties;
 mod record;
@@ -35,12 +36,9 @@ mod tree;
 mod visitor;
 mod zero;
 
-use std::ffi::OsStr;
 use std::fs;
-use std::io::{BufRead, BufReader, Write};
-use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{Command, ExitCode, Stdio};
+use std::process::ExitCode;
 use std::sync::{Arc, Mutex};
 
 use clap::Parser;
@@ -444,7 +442,7 @@ fn run(wanted: Wanted) -> Result<ExitCode, String> {
         return Ok(ExitCode::SUCCESS);
     }
     let Some(store) = store else {
-        return start_child();
+        return parent::start_child();
     };
     if wanted.child {
         let _ = rustix::process::setsid();
@@ -468,11 +466,12 @@ fn run(wanted: Wanted) -> Result<ExitCode, String> {
         pid_file: pid_file.transpose()?,
         report: report.transpose()?,
         keeper,
+        awaited: wanted.child,
     };
     let child = wanted.child;
     session.run(move || {
         if child {
-            let_go();
+            parent::let_go();
         } else {
             say!("{nr_files} files on {on}");
         }
@@ -539,67 +538,6 @@ fn list(manifest: &Manifest, layout: &Layout) -> String {
         }
     }
     text
-}
-
-/// Runs the same command as a child and waits until it reports that the files can be used.
-fn start_child() -> Result<ExitCode, String> {
-    let failed = |error| format!("cannot start the server: {error}");
-    // The server must not inherit descriptors that the caller left open.
-    let all_but_std = (
-        3,
-        libc::c_uint::MAX,
-        libc::CLOSE_RANGE_CLOEXEC as libc::c_int,
-    );
-    // SAFETY: It closes nothing, and makes descriptors close-on-exec, as those of this process
-    // are.
-    unsafe { libc::close_range(all_but_std.0, all_but_std.1, all_but_std.2) };
-
-    let mut args = std::env::args_os();
-    let mut child = Command::new("/proc/self/exe")
-        .arg0(
-            args.next()
-                .unwrap_or_else(|| OsStr::new("fmapfs").to_owned()),
-        )
-        .arg("--child")
-        .args(args)
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .spawn()
-        .map_err(failed)?;
-
-    let mut word = String::new();
-    if let Some(stdout) = child.stdout.take() {
-        BufReader::new(stdout)
-            .read_line(&mut word)
-            .map_err(failed)?;
-    }
-    if word == "ready\n" {
-        return Ok(ExitCode::SUCCESS);
-    }
-    // It said why on stderr, unless it was killed.
-    let status = child.wait().map_err(failed)?;
-    if status.code().is_none() {
-        return Err(format!("the server ended early: {status}"));
-    }
-    Ok(ExitCode::FAILURE)
-}
-
-/// Tells the parent, and leaves its terminal and directory.
-fn let_go() {
-    let mut stdout = std::io::stdout();
-    // The parent may be gone.
-    let _ = stdout.write_all(b"ready\n").and_then(|()| stdout.flush());
-    let _ = std::env::set_current_dir("/");
-    say::to_log();
-    if let Ok(null) = fs::OpenOptions::new()
-        .read(true)
-        .write(true)
-        .open("/dev/null")
-    {
-        let _ = rustix::stdio::dup2_stdin(&null);
-        let _ = rustix::stdio::dup2_stdout(&null);
-        let _ = rustix::stdio::dup2_stderr(&null);
-    }
 }
 
 #[cfg(test)]

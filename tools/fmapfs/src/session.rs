@@ -36,6 +36,7 @@ use crate::claim;
 use crate::files::{PidFile, Replaced};
 use crate::mount::{self, Apart, Attached, Changes, Place, Unmounted};
 use crate::options::Options;
+use crate::parent;
 use crate::record::Keeper;
 use crate::say::say;
 use crate::stats::Stats;
@@ -61,6 +62,8 @@ pub struct Session {
     pub pid_file: Option<PidFile>,
     /// Keeps the record of the layout and the times.
     pub keeper: Arc<Keeper>,
+    /// A parent waits until the files can be used. Without it nobody wants the mount.
+    pub awaited: bool,
 }
 
 /// The state of the mount.
@@ -141,6 +144,9 @@ impl Shared {
     /// Turns a mount that is apart into one that can be used.
     fn start(&self, mount: Apart) -> Result<(), String> {
         let session = &self.session;
+        if session.awaited {
+            parent::bind_to()?;
+        }
         let mut visitor = Visitor::new(&mount)?;
         claim::check(&mut visitor, &session.tree, &session.ops, &session.devices)?;
         // From here on the layout counts. After a crash, the next server finds what is not
