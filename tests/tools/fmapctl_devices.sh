@@ -201,7 +201,7 @@ umount "$dir"
 signalled() {
 	local tracer status=0
 	fmapctl unbind "$name" || return
-	strace -qq -o /dev/null -P /sys/bus/dax/drivers/device_dax/unbind -e trace=write \
+	strace -f -qq -o /dev/null -P /sys/bus/dax/drivers/device_dax/unbind -e trace=write \
 		-e inject=write:delay_exit=3s fmapctl bind "$name" >"$tmp/said" 2>&1 &
 	tracer=$!
 	eventually [ ! -e "$sysfs/driver" ] || status=1
@@ -213,6 +213,44 @@ signalled() {
 if type -P strace >/dev/null; then
 	check "a signal in the middle ends nothing" signalled
 fi
+
+# The kernel cannot be stopped once it unbinds, but fmapctl does not wait with it for ever. The mount is
+# gone, so no list has it; its memory is in a pipe.
+pin() {
+	fmapfs --daemon "$manifest" "$dir" || return
+	python3 - "$dir/file" "$tmp/pinned" <<-'END' &
+		import ctypes, os, sys, time
+		libc = ctypes.CDLL(None, use_errno=True)
+		libc.mmap.restype = ctypes.c_void_p
+		libc.mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t] + 3 * [ctypes.c_int] + [ctypes.c_long]
+		libc.munmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t]
+		fd = os.open(sys.argv[1], os.O_RDWR)
+		shared = 1
+		at = libc.mmap(None, 4096, 3, shared, fd, 0)
+		piece = (ctypes.c_size_t * 2)(at, 4096)
+		r, w = os.pipe()
+		assert libc.vmsplice(w, piece, ctypes.c_size_t(1), 0) == 4096
+		libc.munmap(at, 4096)
+		os.close(fd)
+		open(sys.argv[2], "x")
+		time.sleep(1000)
+	END
+	holder=$!
+	eventually [ -e "$tmp/pinned" ] && umount -l "$dir" &&
+		eventually [ ! -s /sys/kernel/debug/fuse_dax_fmap/mounts ]
+}
+comes_back() {
+	timeout 60 fmapctl unbind "$name" --timeout 3 >"$tmp/said" 2>&1
+	local status=$?
+	cat "$tmp/said"
+	[ "$status" = 1 ] && grep -q "$name: fsdev_dax has not let go of it within 3 s" "$tmp/said"
+}
+check "a pipe has memory of a mount that is gone" pin
+check "unbind comes back" comes_back
+kill "$holder"
+wait "$holder" 2>/dev/null
+holder=
+check "... and when the pipe is gone, the device can be bound" says "^$name: bound to fsdev_dax" fmapctl bind "$name"
 
 # One fmapctl at a time: the second waits, and says so.
 waits() {

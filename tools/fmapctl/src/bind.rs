@@ -32,7 +32,7 @@ use crate::record;
 pub struct Options<'a> {
     /// Its name, its node, a link to that, or its id.
     pub device: &'a str,
-    /// How long each block of memory may take to go offline.
+    /// How long each block of memory may take to go offline, and the old driver to let go.
     pub patience: Duration,
     /// Change also what happens at boot.
     pub at_boot: bool,
@@ -249,7 +249,7 @@ fn give(
     // A signal must not end this process while the device has no driver.
     let _interrupt = Interrupt::new().map_err(restore)?;
     if let Some(from) = from {
-        from.detach(&slot).map_err(restore)?;
+        from.detach(&slot, patience).map_err(restore)?;
     }
     let Err(message) = to.attach(&slot) else {
         return Ok(());

@@ -13,8 +13,11 @@
 use std::fmt;
 use std::fs;
 use std::io;
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
 
 use clap::ValueEnum;
 use fmap_host::reason::reason;
@@ -97,13 +100,26 @@ impl Driver {
         for other in Self::ALL.into_iter().filter(|other| *other != self) {
             other.forget(name);
         }
-        let mut bound = write(&self.dir().join("bind"), name);
+        let bind = self.dir().join("bind");
+        let mut bound = match write_within(&bind, name, PATIENCE) {
+            Err(error) if error.kind() == io::ErrorKind::TimedOut => {
+                return Err(format!(
+                    "{self} has not taken it within {} s, for which the kernel goes on waiting: \
+                     something may have its memory still since it was unbound (docs/operate.md, \
+                     \"umount or unbind does not return\")",
+                    PATIENCE.as_secs()
+                ));
+            }
+            // Why not, another attempt says: nothing is waited for any more.
+            Err(_) if device.driver().is_none() => write(&bind, name),
+            bound => bound,
+        };
         if matches!(&bound, Err(error) if error.raw_os_error() == Some(NODEV)) {
             // It is for devices of another kind, so it has to be told of this one.
             write(&self.dir().join("new_id"), name)
                 .map_err(|error| format!("{self}/new_id: {}", reason(&error)))?;
             if device.driver().as_deref() != Some(self.name()) {
-                bound = write(&self.dir().join("bind"), name);
+                bound = write(&bind, name);
             }
         }
         match (device.driver(), bound) {
@@ -119,11 +135,21 @@ impl Driver {
         }
     }
 
-    /// Unbinds a device. The caller has made sure that nothing there is in use.
-    pub fn detach(self, device: &Slot) -> Result<(), String> {
+    /// Unbinds a device. The caller has made sure that nothing there is in use, as far as can be
+    /// known.
+    pub fn detach(self, device: &Slot, time: Duration) -> Result<(), String> {
         // First: another program's new_id must not bring it back.
         self.forget(&device.name);
-        let result = write(&self.dir().join("unbind"), &device.name);
+        let result = write_within(&self.dir().join("unbind"), &device.name, time);
+        if matches!(&result, Err(error) if error.kind() == io::ErrorKind::TimedOut) {
+            return Err(format!(
+                "{self} has not let go of it within {} s, as something has its memory, such as a \
+                 pipe, direct I/O, or what used a mount that is gone (docs/operate.md, \"umount or \
+                 unbind does not return\"); nothing can stop the kernel, and it has no driver when \
+                 that has ended",
+                time.as_secs()
+            ));
+        }
         match (device.driver(), result) {
             (None, _) => Ok(()),
             (Some(now), Err(error)) => Err(format!(
@@ -146,6 +172,9 @@ impl fmt::Display for Driver {
         f.write_str(self.name())
     }
 }
+
+/// How long a driver may take to get a device, which includes all memory of system RAM.
+const PATIENCE: Duration = Duration::from_secs(300);
 
 const NODEV: i32 = Errno::NODEV.raw_os_error();
 
@@ -172,9 +201,54 @@ pub fn write(path: &Path, word: &str) -> io::Result<()> {
     file.write(word.as_bytes()).map(drop)
 }
 
+/// The same by another process, which is left alone if it takes longer: before a driver lets go of
+/// a device, it waits until nobody has its memory, and no signal ends that.
+fn write_within(path: &Path, word: &str, time: Duration) -> io::Result<()> {
+    let mut child = Command::new("/bin/sh")
+        .args(["-c", r#"printf %s "$1" >"$2""#, "sh", word])
+        .arg(path)
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        // Signals from a terminal are for this process only.
+        .process_group(0)
+        .spawn()?;
+    let begin = Instant::now();
+    loop {
+        match child.try_wait()? {
+            Some(status) if status.success() => return Ok(()),
+            Some(_) => return Err(io::Error::other("the kernel refuses")),
+            None if begin.elapsed() > time => return Err(io::ErrorKind::TimedOut.into()),
+            None => thread::sleep(Duration::from_millis(10)),
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_write_has_an_end() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a b");
+        write_within(&path, "dax0.0", Duration::from_secs(60)).unwrap();
+        assert_eq!(fs::read_to_string(&path).unwrap(), "dax0.0");
+        assert!(write_within(&path.join("no"), "x", Duration::from_secs(60)).is_err());
+
+        // To open a pipe for writing takes until there is a reader.
+        let pipe = dir.path().join("pipe");
+        assert!(
+            Command::new("mkfifo")
+                .arg(&pipe)
+                .status()
+                .unwrap()
+                .success()
+        );
+        let error = write_within(&pipe, "x", Duration::from_millis(50)).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::TimedOut);
+        assert_eq!(fs::read_to_string(&pipe).unwrap(), "x");
+    }
 
     #[test]
     fn names_lead_back() {

@@ -152,7 +152,8 @@ struct DeviceArgs {
     /// dax0.0, /dev/dax0.0, a link to that, or the id that `fmapctl devices` shows
     #[arg(value_name = "DEVICE")]
     device: String,
-    /// How long each block of memory may take to go offline, if it is system RAM
+    /// How long the old driver may take to let go of it; of system RAM, each block of memory to go
+    /// offline
     #[arg(
         long,
         value_name = "SECONDS",
