@@ -41,11 +41,15 @@ pub(super) fn try_break_layout(no_faults: &NoFaults<'_>, only: Option<&Device>) 
         };
         done &= only.is_some_and(|device| !device.has_frame(busy.pfn));
         let first = busy.first * PAGE;
-        let end = ((busy.first + busy.pages) * PAGE) as c::loff_t;
+        let last = first + (busy.pages * PAGE - 1);
         file.mark_busy();
         // What was stored so far is flushed now, and not only once the page is idle.
-        let _ = flush_range(no_faults, first as c::loff_t, end - 1);
-        start = end;
+        let _ = flush_range(no_faults, first as c::loff_t, last as c::loff_t);
+        // Behind the last page of the largest file there is no offset.
+        let Some(next) = (last as c::loff_t).checked_add(1) else {
+            return done;
+        };
+        start = next;
     }
 }
 

@@ -268,6 +268,85 @@ TEST_F_TIMEOUT(leaving, own_page_umount_lazily, 60)
 	expect_no_wait(true);
 }
 
+/* ---- the last page of the largest file ---- */
+
+FIXTURE(largest) {
+	struct fuse_server *s;
+	struct scripted map;
+	pid_t waiter;
+	long refs;
+};
+
+/* Each page of the file is the first one of the device, so only one of them can be mapped. */
+FIXTURE_SETUP(largest)
+{
+	FMAP_REQUIRE();
+	self->refs = module_refs();
+	self->map = fmap_linear(0, 0, PAGE);
+	self->map.flags = 0;
+	self->map.file_size = INT64_MAX;
+	self->s = fmap_server(SCRIPTED_OPS_NAME);
+	ASSERT_NE(NULL, self->s);
+	fs_add(self->s, "file", INT64_MAX, &self->map, sizeof(self->map));
+	ASSERT_EQ(0, fs_mount(self->s));
+}
+
+FIXTURE_TEARDOWN(largest)
+{
+	if (self->waiter > 0) {
+		kill(self->waiter, SIGKILL);
+		ended(self->waiter);
+	}
+	EXPECT_EQ(0, fs_stop(self->s));
+	EXPECT_TRUE(module_refs_wait(self->refs));
+}
+
+/* mmap(2) ends one page before the end of the largest file, and mremap(2) does not. */
+static int keep_last_page(struct fuse_server *s, int let_go)
+{
+	struct iovec iov = { .iov_len = PAGE };
+	int fd, pipes[2];
+	char *p, c;
+
+	fd = fs_open(s, "file", O_RDWR);
+	if (fd < 0)
+		return 1;
+	p = mmap(NULL, PAGE, PROT_READ | PROT_WRITE, MAP_SHARED, fd,
+		 (INT64_MAX / PAGE - 1) * PAGE);
+	if (p == MAP_FAILED)
+		return 2;
+	p = mremap(p, PAGE, 2 * PAGE, MREMAP_MAYMOVE);
+	if (p == MAP_FAILED || touch((unsigned char *)p + PAGE, 'l'))
+		return 3;
+	iov.iov_base = p + PAGE;
+	if (pipe(pipes) || vmsplice(pipes[1], &iov, 1, 0) != PAGE)
+		return 4;
+	if (umount2(s->dir, MNT_DETACH) || munmap(p, 2 * PAGE) || close(fd))
+		return 5;
+	return read(let_go, &c, 1) == 1 ? 0 : 6;
+}
+
+/*
+ * A server says that a file is as large as a file can be. An ordinary user can map the last page,
+ * behind which there is no offset, and keep it in a pipe when the file is evicted.
+ */
+TEST_F_TIMEOUT(largest, last_page, 60)
+{
+	struct fuse_server *s = self->s;
+	int let_go[2];
+
+	ASSERT_EQ(0, pipe(let_go));
+	self->waiter = fork();
+	ASSERT_LE(0, self->waiter);
+	if (!self->waiter)
+		_exit(keep_last_page(s, let_go[0]));
+	s->mounted = false;
+	ASSERT_EQ(1, write(let_go[1], "g", 1));
+	EXPECT_EQ(0, ended(self->waiter));
+	self->waiter = 0;
+	EXPECT_TRUE(module_refs_wait(self->refs));
+}
+
 /* ---- a device is unbound, and its memory map freed ---- */
 
 FIXTURE(unbound) {
