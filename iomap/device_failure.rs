@@ -36,7 +36,10 @@ use crate::{
 
 use super::{
     invalidate::try_break_layout,
-    mapped_files::Held,
+    mapped_files::{
+        Held,
+        StaysActive, //
+    },
     mapped_inode::{
         MappedFile,
         PAGE, //
@@ -115,10 +118,6 @@ fn invalidate_device(sbi: &SbInfo, index: u32, device: &Device) {
 /// The `first` pass locks every file, so that no fault remains that found the device healthy. A
 /// file without entries gets none after that, and later passes skip it.
 fn invalidate_once(sbi: &SbInfo, index: u32, device: &Device, first: bool) -> bool {
-    let Some(active) = ActiveSb::new(sbi) else {
-        // A superblock that is being shut down may leave kept memory.
-        return !sbi.superblock.has_gone() || sbi.mapped_files.release_kept_of(device);
-    };
     let wanted = |file: &MappedFile| {
         file.header().uses_device(index) && (first || !file.mapping().is_empty())
     };
@@ -126,13 +125,22 @@ fn invalidate_once(sbi: &SbInfo, index: u32, device: &Device, first: bool) -> bo
     // An inode that is being evicted has no faults. `evict()` waits for writeback of the inode, and
     // that for the server, so this does not wait for it with the superblock held: the next pass
     // finds the memory dropped, or kept.
-    let skipped = sbi
-        .mapped_files
-        .for_each((&active).into(), false, wanted, |file| {
+    let mut walk = |active: StaysActive<'_>| {
+        sbi.mapped_files.for_each(active, false, wanted, |file| {
             let no_faults = NoFaults::lock(file);
             busy |= !try_break_layout(&no_faults, Some(device));
-        });
-    drop(active);
+        })
+    };
+    let skipped = match ActiveSb::new(sbi) {
+        Some(active) => walk((&active).into()),
+        // A task in umount(2) may be waiting for the server, which may never be done.
+        None => match sbi.mapped_files.before_shut_down(walk) {
+            Some(skipped) => skipped,
+            // Now it waits for no server any more. It may leave kept memory.
+            None if !sbi.superblock.has_gone() => return true,
+            None => false,
+        },
+    };
     sbi.mapped_files.release_kept_of(device) || busy || skipped
 }
 

@@ -243,6 +243,21 @@ impl MappedFiles {
         self.let_go(true);
     }
 
+    /// Calls `walk`, unless the superblock, which may have no active reference any more, may have
+    /// begun to look for inodes in use: returns `None` then.
+    ///
+    /// Unmounting begins with a wait for the server. After that it waits until `walk` returns.
+    pub(super) fn before_shut_down<T>(&self, walk: impl FnOnce(StaysActive<'_>) -> T) -> Option<T> {
+        let _alone = self.releasing.lock();
+
+        if self.lists.lock().shuts_down {
+            return None;
+        }
+        // SAFETY: `shut_down()`, which waits for `releasing`, is called before the superblock looks
+        // for inodes that are left, and before it is freed.
+        Some(walk(unsafe { StaysActive::promised() }))
+    }
+
     /// Drops what is idle of the memory that was in use when its file was closed. Returns true if
     /// some is left. May sleep, but does not wait for pages.
     pub(crate) fn release_kept(&self) -> bool {

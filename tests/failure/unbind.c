@@ -438,8 +438,8 @@ static void answer_later(struct fuse_server *s, const struct fuse_in_header *in,
 }
 
 /*
- * The device is unbound during an unmount that waits for an answer of the server. Unbinding
- * waits for the end of the unmount, and the log says so once.
+ * The device is unbound during an unmount that waits for an answer of the server, which may
+ * never come. Unbinding does not wait for it, and takes the memory that the files still have.
  */
 TEST_F(unbind, while_shut_down)
 {
@@ -476,14 +476,11 @@ TEST_F(unbind, while_shut_down)
 	EXPECT_TRUE(asleep(umounter));
 	pid = daxdev_unbind_begin(&daxdev[0]);
 	ASSERT_LE(0, pid);
-	EXPECT_TRUE(asleep(pid));
-	usleep(500 * 1000);
+	EXPECT_EQ(0, ended(pid));
 	EXPECT_EQ(0, waitpid(umounter, NULL, WNOHANG));
-	EXPECT_EQ(0, waitpid(pid, NULL, WNOHANG));
 	EXPECT_EQ(1, klog_count(log, "goes away"));
 	ASSERT_EQ(0, ioctl(uffd, UFFDIO_ZEROPAGE, &zero));
 	EXPECT_EQ(0, ended(umounter));
-	EXPECT_EQ(0, ended(pid));
 	close(uffd);
 	expect_usable();
 	finish();
