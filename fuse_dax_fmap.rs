@@ -102,9 +102,9 @@ impl kernel::InPlaceModule for FuseDaxFmap {
     fn init(_module: &'static ThisModule) -> impl PinInit<Self, Error> {
         pin_init::pin_init_scope(|| {
             check_kernel()?;
-            daxdev::init()?;
             bpf_struct_ops::register()?;
-            let hooks = attach::Hooks::new()?;
+            daxdev::init()?;
+            let hooks = attach::Hooks::new().inspect_err(|_| daxdev::drain())?;
             let debugfs = debugfs::Dir::new(c"fuse_dax_fmap");
             debugfs.file::<attach::MountList>(c"mounts");
             attach::loaded();

@@ -381,7 +381,10 @@ impl<'a> BusDevice<'a> {
         let cdev = unsafe { (*inode.as_raw()).__bindgen_anon_5.i_cdev };
         let cdev = NonNull::new(cdev)?.as_ptr();
         // SAFETY: An open file holds a reference to its cdev, and a cdev to its parent kobject.
-        let (parent, driver) = unsafe { ((*cdev).kobj.parent, (*cdev).owner) };
+        let parent = unsafe { (*cdev).kobj.parent };
+        // Not the owner of the cdev: another driver may have been bound since.
+        // SAFETY: `file` holds a reference to the module that its operations are from.
+        let driver = unsafe { (*(*file.as_ptr()).f_op).owner };
         // A kobject is part of a `struct device` if it has the type of one that certainly is.
         // SAFETY: `platform_bus` is a static device, initialized at boot.
         let ktype = unsafe { (&raw const c::platform_bus.kobj.ktype).read() };

@@ -104,7 +104,8 @@ pub(crate) struct Answer {
 pub(crate) struct PendingRequest(Arc<Request>);
 
 impl Request {
-    /// Sends a request. May sleep, but not for the server.
+    /// Sends a request. May sleep, killably, until the server has answered others if there are many
+    /// in the background; does not wait for the answer.
     ///
     /// # Errors
     ///

@@ -42,8 +42,8 @@ use super::{
     vm_file::user_file, //
 };
 
-/// Handles a PMD fault or a PTE fault. FUSE does not support freezing, so there is no
-/// `sb_start_pagefault()`.
+/// Handles a PMD fault or a PTE fault. There is no `sb_start_pagefault()`, as in FUSE's own: only
+/// fuseblk can be frozen at all, by its block device.
 ///
 /// # Safety
 ///
