@@ -196,7 +196,7 @@ forget_it
 
 # The root of "make check", in the cache of another user.
 made=$(cd "$source" && . scripts/lib.sh && echo "$ROOT")
-mkdir -p "$work/users/fuse-dax-fmap" "$work/kernel"
+mkdir -p "$work/users/fuse-dax-fmap" "$work/kernel/source"
 ln -s "$made" "$work/users/fuse-dax-fmap/"
 "${root[@]}" chown -R 0:0 "$work/kernel"
 "${root[@]}" chown -R 4321:4321 "$work/users"
