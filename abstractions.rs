@@ -24,3 +24,4 @@ pub(crate) mod stack_list;
 pub(crate) mod sync;
 pub(crate) mod task;
 pub(crate) mod tracepoint;
+pub(crate) mod xarray;
