@@ -24,4 +24,3 @@ pub(crate) mod stack_list;
 pub(crate) mod sync;
 pub(crate) mod task;
 pub(crate) mod tracepoint;
-pub(crate) mod xarray;

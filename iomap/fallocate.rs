@@ -20,12 +20,13 @@ use crate::{
         task::fatal_signal_pending, //
     },
     bindings::kernel as c,
-    compat::EOPNOTSUPP, //
+    compat::EOPNOTSUPP,
+    stats::Counter, //
 };
 
 use super::{
     io::{
-        count_written,
+        count_bytes,
         modified,
         write_locked,
         IoLock,
@@ -171,7 +172,7 @@ fn write_zeros(
         match written {
             None | Some(0) => return Err(EIO),
             Some(done) => {
-                count_written(inode, done);
+                count_bytes(inode, Counter::WrittenBytes, done);
                 to_result(done.min(0) as ffi::c_int)?;
             }
         }

@@ -27,7 +27,7 @@ pub fn show(file: Option<&Path>, out: &mut String) -> Result<(), Failure> {
     }
     let loaded = Path::new("/sys/module").join(MODULE).exists();
     let mounts = match loaded {
-        true => status::mounts(0)?,
+        true => status::mounts()?,
         false => Vec::new(),
     };
     let text = text(Snapshot {
@@ -159,12 +159,11 @@ impl Snapshot {
                 matches!(mount.ops_state, Old | Gone).into()
             }),
         ));
-        let (mut failed, mut poisoned) = (Vec::new(), Vec::new());
+        let mut failed = Vec::new();
         for (at, mount) in self.mounts.iter().enumerate() {
             for device in &mount.devices {
                 let mut labels = labels(at);
                 labels.push(("device", escape(&device.name)));
-                poisoned.extend(device.poisoned_pages.map(|pages| (labels.clone(), pages)));
                 failed.push((labels, device.failed.into()));
             }
         }
@@ -173,12 +172,6 @@ impl Snapshot {
             None,
             "1 if a device of the mount has failed: it was removed, or its driver was.",
             failed,
-        ));
-        all.push(Metric::gauge(
-            "device_poisoned_pages",
-            None,
-            "Pages of a device of the mount that are known to have failed.",
-            poisoned,
         ));
         let size = |device: &Device| {
             let labels = vec![
@@ -198,17 +191,27 @@ impl Snapshot {
         all
     }
 
-    /// A counter of each kind, in the order of the module: of the mounts, then of their devices,
-    /// if the module counts for those. There may be millions of files, which are left out.
+    /// A counter of each kind, in the order of the module: of the mounts, then of their devices
+    /// and files, if the module counts for those.
     fn counters(&self, labels: &dyn Fn(usize) -> Labels, all: &mut Vec<Metric>) {
+        let with = |at, key, value: &str| {
+            let mut labels = labels(at);
+            labels.push((key, escape(value)));
+            labels
+        };
         for (at, mount) in self.mounts.iter().enumerate() {
             add("", &labels(at), &mount.counters, all);
         }
         for (at, mount) in self.mounts.iter().enumerate() {
             for device in &mount.devices {
-                let mut labels = labels(at);
-                labels.push(("device", escape(&device.name)));
+                let labels = with(at, "device", &device.name);
                 add("device_", &labels, &device.counters, all);
+            }
+        }
+        for (at, mount) in self.mounts.iter().enumerate() {
+            for file in &mount.file_counters {
+                let labels = with(at, "file", &file.file);
+                add("file_", &labels, &file.counters, all);
             }
         }
     }
