@@ -61,7 +61,7 @@ pub(crate) trait Text: 'static {
 ///
 /// # Invariants
 ///
-/// `self.0` is what `debugfs_create_dir()` has returned, and nobody else removes it.
+/// `self.0` is what `debugfs_create_dir()` has returned, and only [`Drop`] removes it.
 pub(crate) struct Dir(*mut c::dentry);
 
 // SAFETY: A directory is not tied to a task.

@@ -158,7 +158,8 @@ kill "$holder"
 wait "$holder" 2>/dev/null
 holder=
 
-# Who may mount FUSE gives it any source. No server answers here, so to look at a file would be for ever.
+# A user who mounts FUSE gives the mount any source. No server answers here: stat(2) of a file would never
+# return.
 theirs() {
 	mkdir "$tmp/theirs" "$tmp/theirs2"
 	python3 - "$tmp/mounted" "$device" "$tmp/theirs" "/dev/..$tmp/theirs/x" "$tmp/theirs2" <<-'END' &

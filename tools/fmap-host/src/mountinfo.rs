@@ -62,7 +62,7 @@ pub struct Mount {
     pub kind: String,
     /// What was mounted.
     pub source: PathBuf,
-    /// An ordinary user has mounted it, who has chosen its source: FUSE.
+    /// An ordinary user has mounted it, with any source that user liked: FUSE.
     pub by_user: bool,
 }
 

@@ -86,9 +86,9 @@ impl Driver {
         }
     }
 
-    /// Waits until this driver has a device whole. In sysfs it is the device's driver as soon as it
-    /// begins to probe: of system RAM, some of the memory may not be there yet, and would come
-    /// online behind the back of who takes the rest offline.
+    /// Waits until this driver has probed a device to the end. In sysfs it is the device's driver
+    /// from the beginning of the probe: some blocks of system RAM may be missing then, and would
+    /// come online after this process has taken the others offline.
     pub fn settle(self, name: &str) {
         // The kernel waits for the lock of the device, and refuses, as it has a driver.
         let _ = write(&self.dir().join("bind"), name);
@@ -202,7 +202,7 @@ pub fn write(path: &Path, word: &str) -> io::Result<()> {
 }
 
 /// The same by another process, which is left alone if it takes longer: before a driver lets go of
-/// a device, it waits until nobody has its memory, and no signal ends that.
+/// a device, the kernel waits until its memory is in no use, and no signal ends that wait.
 fn write_within(path: &Path, word: &str, time: Duration) -> io::Result<()> {
     let mut child = Command::new("/bin/sh")
         .args(["-c", r#"printf %s "$1" >"$2""#, "sh", word])

@@ -10,7 +10,7 @@
 //!
 //! A path leads to the topmost mount. So before anything is unmounted, mountinfo tells
 //! which mount is that of fmapfs, and if others are in its way; those are left alone. A directory
-//! above the mount may be another user's, who can rename it and put something else there: so a
+//! above the mount may belong to another user, and be renamed and replaced at any time: so a
 //! mount is attached to a directory that was opened when it was checked, and unmounted by its
 //! name in a directory that is open.
 
@@ -297,7 +297,7 @@ pub fn unmount_dead(path: &Path) -> Result<(), String> {
 fn ask(place: &Path) -> Option<rustix::io::Result<()>> {
     let (tell, told) = mpsc::channel();
     let place = place.to_owned();
-    // If it hangs, so does who asks, until this process ends.
+    // If the server hangs, so does this thread, until the process ends.
     thread::spawn(move || {
         let flags = AtFlags::STATX_FORCE_SYNC | AtFlags::NO_AUTOMOUNT;
         let asked = rustix::fs::statx(CWD, &place, flags, StatxFlags::BASIC_STATS);

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0
 //! The process that starts a server in the background, and waits until the files can be used.
 //!
-//! The server is a child of its own session, so no ^C of the terminal reaches it. But who ends
-//! the parent, because zeroing takes too long, does not want the mount: the child ends with it
-//! until it has said that it is ready.
+//! The server is a child of its own session, so no ^C of the terminal reaches it. A user who ends
+//! the parent, because zeroing takes too long, does not want the mount: until the child has said
+//! that it is ready, it ends with its parent.
 
 use std::ffi::OsStr;
 use std::fs;
@@ -72,7 +72,7 @@ pub fn bind_to() -> Result<(), String> {
     let now = Timespec::default();
     rustix::event::poll(&mut polled, Some(&now)).map_err(|error| error.to_string())?;
     match polled[0].revents().contains(PollFlags::ERR) {
-        true => Err("nobody waits for it any more: it was not mounted".to_owned()),
+        true => Err("the process that waited for it has ended: it was not mounted".to_owned()),
         false => Ok(()),
     }
 }

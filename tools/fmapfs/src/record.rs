@@ -16,8 +16,8 @@
 //! * A save is a new file, synced, that takes the name of the old one: a reader without
 //!   the lock finds one or the other. The new file is locked before it has the name, so
 //!   the lock goes with the name.
-//! * Its directory is opened once: it may belong to another user, who can put something else under
-//!   its name.
+//! * Its directory is opened once: it may belong to another user, and that user can put something
+//!   else under its name.
 //! * The text carries a checksum. A record that is damaged, foreign or newer than this program
 //!   is an error: without it, files would lose their places.
 
@@ -549,7 +549,7 @@ impl Store {
             // Without the temporary name, which would not help the user.
             .map_err(|error| io::Error::from(error.kind()))?;
         if let Some(old) = &self.locked {
-            // Nobody executes it: what may be another user's choice becomes root's file.
+            // It is no program: another user may have chosen the mode of what becomes root's file.
             let mode = old.metadata()?.mode() & 0o666;
             let permissions = PermissionsExt::from_mode(mode);
             file.as_file().set_permissions(permissions)?;

@@ -62,7 +62,7 @@ pub struct Session {
     pub pid_file: Option<PidFile>,
     /// Keeps the record of the layout and the times.
     pub keeper: Arc<Keeper>,
-    /// A parent waits until the files can be used. Without it nobody wants the mount.
+    /// A parent waits until the files can be used. If it ends earlier, there is no mount.
     pub awaited: bool,
 }
 
