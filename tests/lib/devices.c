@@ -139,39 +139,23 @@ int dax_peek(const struct daxdev *d, uint64_t offset, void *buf, size_t len)
 	return 0;
 }
 
-static struct bpf_object *flush_object;
-
 struct flush_seen *flush_watch(void)
 {
+	struct bpf_object *obj;
 	struct bpf_program *prog;
 	struct bpf_map *bss;
 	size_t size;
 
 	if (fmap_missing())
 		return NULL;
-	flush_object = fmap_load("flush.bpf.o");
-	if (!flush_object)
+	obj = fmap_load("flush.bpf.o");
+	if (!obj)
 		fmap_bail_out("flush.bpf.o", "cannot be loaded");
-	bpf_object__for_each_program(prog, flush_object)
+	bpf_object__for_each_program(prog, obj)
 		if (!bpf_program__attach(prog))
 			fmap_bail_out(bpf_program__name(prog), "cannot be attached");
-	bss = bpf_object__find_map_by_name(flush_object, ".bss");
+	bss = bpf_object__find_map_by_name(obj, ".bss");
 	return bpf_map__initial_value(bss, &size);
-}
-
-uint64_t flush_missed(void)
-{
-	struct bpf_program *prog;
-	uint64_t missed = 0;
-
-	bpf_object__for_each_program(prog, flush_object) {
-		struct bpf_prog_info info = {};
-		uint32_t len = sizeof(info);
-
-		if (!bpf_prog_get_info_by_fd(bpf_program__fd(prog), &info, &len))
-			missed += info.recursion_misses;
-	}
-	return missed;
 }
 
 /* ---- their failure ---- */

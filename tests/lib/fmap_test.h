@@ -136,8 +136,6 @@ int dax_peek(const struct daxdev *d, uint64_t offset, void *buf, size_t len);
 
 /* What is flushed to the persistence domain from here on (bpf/flush.h), for main(). */
 struct flush_seen *flush_watch(void);
-/* Calls that it has not seen: the kernel skips a program on a CPU where it was preempted. */
-uint64_t flush_missed(void);
 
 /*
  * True if lockdep checks the kernel's locks. A write that FUSE passes through to FUSE takes
