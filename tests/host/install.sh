@@ -46,7 +46,7 @@ missing=()
 for path in usr/sbin/{fmapctl,fmapfs,mount.fmapfs,mount.fuse.fmapfs} usr/lib/fuse-dax-fmap/{striped,famfs}.bpf.o \
 	usr/include/linux/fuse_dax_fmap.h usr/share/man/man8/{fmapctl,fmapctl-load,fmapfs,mount.fmapfs}.8 \
 	usr/share/bash-completion/completions/fmapctl usr/lib/systemd/system/{fuse-dax-fmap-ops,fmapfs@}.service \
-	usr/lib/udev/rules.d/70-fuse-dax-fmap.rules usr/lib/modules-load.d/fuse-dax-fmap.conf etc/default/fuse-dax-fmap; do
+	usr/lib/udev/rules.d/91-fuse-dax-fmap.rules usr/lib/modules-load.d/fuse-dax-fmap.conf etc/default/fuse-dax-fmap; do
 	[ -e "$dest/$path" ] || [ -L "$dest/$path" ] || missing+=("no $path")
 done
 result "everything is there" "${missing[@]}"
@@ -129,9 +129,9 @@ for unit in "$work"/units/*.{service,timer}; do
 	with systemd-analyze "$name: systemd has no complaint" \
 		env SYSTEMD_UNIT_PATH="$work/units:" systemd-analyze verify --man=no "$unit"
 done
-sed "s,@SBINDIR@,/usr/sbin," "$top/host/70-fuse-dax-fmap.rules.in" >"$work/70-fuse-dax-fmap.rules"
+sed "s,@SBINDIR@,/usr/sbin," "$top/host/91-fuse-dax-fmap.rules.in" >"$work/91-fuse-dax-fmap.rules"
 if udevadm verify --help >/dev/null 2>&1; then
-	with udevadm "the udev rules are sound" udevadm verify --no-summary "$work/70-fuse-dax-fmap.rules"
+	with udevadm "the udev rules are sound" udevadm verify --no-summary "$work/91-fuse-dax-fmap.rules"
 else
 	skipped "the udev rules are sound" "udevadm cannot verify before systemd 254"
 fi
