@@ -39,11 +39,16 @@ mod connection;
 mod first_open;
 mod hooks;
 mod init;
+mod lists;
 mod mark;
 mod open;
 mod open_shim;
 mod umount;
 
-pub(crate) use connection::MountList;
 pub(crate) use hooks::Hooks;
 pub(crate) use init::loaded;
+pub(crate) use lists::{
+    DeviceList,
+    FileList,
+    MountList, //
+};

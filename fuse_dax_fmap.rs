@@ -65,7 +65,7 @@ module! {
 /// The struct_ops type is not among them: it is unregistered with the module's BTF.
 #[pin_data]
 struct FuseDaxFmap {
-    /// The list of fmap mounts in debugfs.
+    /// The lists in debugfs.
     _debugfs: debugfs::Dir,
     /// The probes and the fsnotify group, which report new mounts and opens.
     _hooks: attach::Hooks,
@@ -107,6 +107,8 @@ impl kernel::InPlaceModule for FuseDaxFmap {
             let hooks = attach::Hooks::new().inspect_err(|_| daxdev::drain())?;
             let debugfs = debugfs::Dir::new(c"fuse_dax_fmap");
             debugfs.file::<attach::MountList>(c"mounts");
+            debugfs.file::<attach::DeviceList>(c"devices");
+            debugfs.file::<attach::FileList>(c"files");
             attach::loaded();
 
             Ok(try_pin_init!(Self {

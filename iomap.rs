@@ -65,7 +65,10 @@ use crate::{
         self,
         AsWritten, //
     },
-    sb_info::SbInfo, //
+    sb_info::{
+        ListedInode,
+        SbInfo, //
+    }, //
 };
 
 mod bad_inodes;
@@ -82,6 +85,7 @@ mod inode;
 mod invalidate;
 mod io;
 mod kept;
+mod list;
 mod mapped_files;
 mod mapped_inode;
 mod mapping_error;
@@ -96,6 +100,7 @@ mod vm_file;
 mod writeback;
 
 pub(crate) use file::file_operations;
+pub(crate) use list::show_inode;
 pub(crate) use mapped_inode::{
     remember_plain,
     state,
@@ -130,6 +135,8 @@ fn complete(meta: MetaBuf, inode: &Inode, header: Header) -> NonNull<Header> {
         empty: Opaque::uninit(),
         open_files: AtomicU32::new(0),
         errors: AtomicU32::new(0),
+        // SAFETY: `listed` is a field of a `Published`.
+        listed: unsafe { ListedInode::new() },
         header,
     };
     let mut published = meta.into_raw().cast::<MaybeUninit<Published>>();
@@ -174,6 +181,15 @@ pub(crate) fn publish(inode: &Inode, parsed: Parsed, sbi: &SbInfo) -> Result<Sta
         file: AtomicPtr::new(ptr::null_mut()),
     };
     let header = complete(parsed.meta, inode, header);
+    // SAFETY: `header` is part of a `Published`, which was made just above.
+    let listed = unsafe { &header.as_ref().published().listed };
+    // It is shown once it is published.
+    // SAFETY: It is removed before it is freed, here and in `evict()`.
+    if let Err(errno) = unsafe { sbi.mapped_inodes.insert(listed) } {
+        // SAFETY: `header` was made above, and is not published.
+        drop(unsafe { take_back(header) });
+        return Err(errno);
+    }
 
     // The module's operations may be called before the header is published, by path or for an early
     // file; they check `state()`.
@@ -185,6 +201,7 @@ pub(crate) fn publish(inode: &Inode, parsed: Parsed, sbi: &SbInfo) -> Result<Sta
     let changing = sbi.changing.lock();
     if changing.get(&inode.key()).is_some() || inode.uses_page_cache() {
         drop(changing);
+        sbi.mapped_inodes.remove(listed);
         // SAFETY: `header` was made above, and is not published.
         drop(unsafe { take_back(header) });
         return Ok(State::Plain);
@@ -267,6 +284,7 @@ pub(crate) unsafe fn evict(inode: *mut c::inode) {
     // SAFETY: By the type invariants the mount outlives the header.
     let sbi = unsafe { mapped.sbi.as_ref() };
 
+    sbi.mapped_inodes.remove(&mapped.published().listed);
     sbi.files.add(-1, Relaxed);
     let Some(file) = mapped.file().map(NonNull::from) else {
         // SAFETY: `i_private`, which pointed to the header, was cleared above.

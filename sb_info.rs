@@ -52,6 +52,7 @@ use crate::{
 };
 
 mod mapped_files;
+mod mapped_inodes;
 mod ownership;
 mod released;
 mod superblock;
@@ -60,6 +61,10 @@ pub(crate) use mapped_files::{
     ListedFile,
     Lists,
     MappedFiles, //
+};
+pub(crate) use mapped_inodes::{
+    ListedInode,
+    MappedInodes, //
 };
 pub(crate) use ownership::{
     Ownership, //
@@ -83,6 +88,8 @@ pub(crate) struct SbInfo {
     pub(crate) superblock: Superblock,
     /// The number of mapped inodes.
     pub(crate) files: Atomic<i64>,
+    #[pin]
+    pub(crate) mapped_inodes: MappedInodes,
     #[pin]
     pub(crate) mapped_files: MappedFiles,
     pub(crate) stats: Stats,
@@ -183,6 +190,7 @@ impl SbInfo {
             superblock <- superblock,
             ops,
             files: Atomic::new(0),
+            mapped_inodes <- MappedInodes::new(),
             mapped_files <- MappedFiles::new(),
             stats: Stats::new(),
             opens <- RateLimit::new(),

@@ -79,6 +79,18 @@ impl Iomap {
     pub(crate) fn private(&self) -> *mut ffi::c_void {
         self.0.private
     }
+
+    /// Sets a number for [`Operations::end`], which is 0 otherwise. Only file systems that write
+    /// through the page cache have another use for the field.
+    #[inline]
+    pub(crate) fn set_cookie(&mut self, cookie: u64) {
+        self.0.validity_cookie = cookie;
+    }
+
+    #[inline]
+    pub(crate) fn cookie(&self) -> u64 {
+        self.0.validity_cookie
+    }
 }
 
 /// Callbacks of a file system.
@@ -110,13 +122,14 @@ pub(crate) trait Operations: Sized {
         iomap: &mut Iomap,
     ) -> Result;
 
-    /// Called at the end of the operation that [`Self::begin`] was called for.
+    /// Called at the end of the operation that [`Self::begin`] was called for, with the same
+    /// `flags`. `done` is how many bytes the operation has read, written or mapped.
     ///
     /// # Safety
     ///
     /// `begin()` must have filled in `iomap`, in the same task. This must be called once for each
     /// call.
-    unsafe fn end(_iomap: &Iomap) {}
+    unsafe fn end(_iomap: &Iomap, _done: isize, _flags: ffi::c_uint) {}
 }
 
 /// # Safety
@@ -149,12 +162,12 @@ unsafe extern "C" fn iomap_end<T: Operations>(
     _inode: *mut c::inode,
     _pos: c::loff_t,
     _length: c::loff_t,
-    _written: isize,
-    _flags: ffi::c_uint,
+    written: isize,
+    flags: ffi::c_uint,
     iomap: *mut c::iomap,
 ) -> ffi::c_int {
     // SAFETY: `iomap_begin()` has filled in `iomap`.
-    unsafe { T::end(&*iomap.cast::<Iomap>()) };
+    unsafe { T::end(&*iomap.cast::<Iomap>(), written, flags) };
     0
 }
 

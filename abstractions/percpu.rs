@@ -87,6 +87,18 @@ impl<const N: usize> Address<N> {
         self.0 + counter * size_of::<u64>()
     }
 
+    /// Returns the address as a number other than 0, for [`Self::from_raw`].
+    #[inline]
+    pub(crate) fn into_raw(self) -> usize {
+        self.0
+    }
+
+    /// Returns the address that [`Self::into_raw`] has made a number of.
+    #[inline]
+    pub(crate) fn from_raw(raw: usize) -> Self {
+        Self(raw)
+    }
+
     /// Adds to a counter. Does nothing if there is no such counter; the check is resolved at
     /// compile time, as callers pass a constant.
     ///
@@ -98,6 +110,25 @@ impl<const N: usize> Address<N> {
         if counter < N {
             // SAFETY: By the safety requirements this is the per-CPU address of one of the values.
             unsafe { c::fuse_dax_fmap_count(self.of(counter), number) }
+        }
+    }
+
+    /// Adds 1 to a counter, and to one of `others`. Does nothing if one of them does not exist, as
+    /// [`Self::add`].
+    ///
+    /// # Safety
+    ///
+    /// Both [`Counters`] must still exist.
+    #[inline(always)]
+    pub(crate) unsafe fn inc_both<const M: usize>(
+        self,
+        counter: usize,
+        others: Address<M>,
+        other: usize,
+    ) {
+        if counter < N && other < M {
+            // SAFETY: By the safety requirements these are the per-CPU addresses of two values.
+            unsafe { c::fuse_dax_fmap_count_both(self.of(counter), others.of(other)) }
         }
     }
 }

@@ -9,8 +9,6 @@ use kernel::{
     fmt,
     new_mutex,
     prelude::*,
-    seq_file::SeqFile,
-    seq_print,
     sync::{
         aref::ARef,
         atomic::{
@@ -23,14 +21,11 @@ use kernel::{
 };
 
 use crate::{
-    abstractions::{
-        debugfs::Text,
-        fs::{
-            inode::Inode,
-            super_hooks::{
-                Hooked,
-                SuperHooks, //
-            }, //
+    abstractions::fs::{
+        inode::Inode,
+        super_hooks::{
+            Hooked,
+            SuperHooks, //
         }, //
     },
     bindings::kernel as c,
@@ -45,7 +40,7 @@ use super::{
 };
 
 global_lock! {
-    /// All fmap mounts, for the list in debugfs.
+    /// All fmap mounts, in the order of their device numbers, for the lists in debugfs.
     // SAFETY: `Hooks::new()` initializes it before the probes are registered.
     pub(super) unsafe(uninit) static MOUNTS: SpinLock<KVec<ConnectionPtr>> = KVec::new();
 }
@@ -69,9 +64,11 @@ pub(super) struct Connection {
 ///
 /// # Invariants
 ///
-/// The connection is valid while it is in `MOUNTS`.
-#[derive(PartialEq, Eq)]
-pub(super) struct ConnectionPtr(pub(super) NonNull<Hooked<Connection>>);
+/// The connection is valid while it is in `MOUNTS`, and `device` is its superblock's.
+pub(super) struct ConnectionPtr {
+    pub(super) device: c::dev_t,
+    pub(super) conn: NonNull<Hooked<Connection>>,
+}
 
 // SAFETY: The pointer is only used with the lock of `MOUNTS` held.
 unsafe impl Send for ConnectionPtr {}
@@ -151,10 +148,10 @@ impl SuperHooks for Connection {
 
     /// Ends the mount. The superblock has no inodes and no mark any more.
     fn put_super(this: Pin<KBox<Hooked<Self>>>) {
-        let listed = ConnectionPtr(NonNull::from(&*this));
+        let conn = NonNull::from(&*this);
 
         let mut mounts = MOUNTS.lock();
-        mounts.retain(|other| *other != listed);
+        mounts.retain(|other| other.conn != conn);
         if mounts.is_empty() {
             *mounts = KVec::new();
         }
@@ -167,34 +164,5 @@ impl SuperHooks for Connection {
         this.sbi.keep_module();
         drop(this);
         wait_on_return(released, device);
-    }
-}
-
-/// The list of fmap mounts that users read in debugfs.
-pub(crate) struct MountList;
-
-impl Text for MountList {
-    type Module = crate::LocalModule;
-
-    /// Writes a line for each mount:
-    /// `major:minor ops=name map=id files=number devices=index:path,...`, and its counters
-    /// (`stats`), each as `name=number`.
-    fn show(f: &SeqFile) {
-        for conn in MOUNTS.lock().iter() {
-            // SAFETY: By the type invariants the connection is valid, as the lock is held.
-            let conn = unsafe { conn.0.as_ref() };
-            let sbi = &conn.sbi;
-
-            seq_print!(
-                f,
-                "{} ops={} map={} files={} devices={}{}\n",
-                **conn,
-                sbi.ops.name(),
-                sbi.ops.map_id(),
-                sbi.files.load(Relaxed),
-                sbi.devices,
-                sbi.stats
-            );
-        }
     }
 }

@@ -456,8 +456,10 @@ fn attach(
     // SAFETY: The operations of `sb` are FUSE's, and FUSE stays loaded as this module depends on
     // it. `sb` owns the connection.
     let conn = unsafe { Hooked::new(memory, sb, data) };
+    let device = sb.dev();
+    let at = mounts.partition_point(|other| other.device < device);
     // INVARIANT: The connection is in the list until `put_super()`. The list has capacity.
-    let _ = mounts.push_within_capacity(ConnectionPtr(conn));
+    let _ = mounts.insert_within_capacity(at, ConnectionPtr { device, conn });
     drop(mounts);
 
     // In its default mode FUSE does not cache an inode whose S_DAX differs from the server's

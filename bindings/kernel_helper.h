@@ -30,6 +30,7 @@
 #include <linux/ratelimit.h>
 #include <linux/sched/mm.h>
 #include <linux/sched/signal.h>
+#include <linux/seq_file.h>
 #include <linux/srcu.h>
 #include <linux/sysfs.h>
 #include <linux/tracepoint.h>
@@ -67,6 +68,7 @@ const int RUST_CONST_HELPER_IOCB_NOWAIT = IOCB_NOWAIT;
 const fop_flags_t RUST_CONST_HELPER_FOP_MMAP_SYNC = FOP_MMAP_SYNC;
 const xa_mark_t RUST_CONST_HELPER_PAGECACHE_TAG_DIRTY = PAGECACHE_TAG_DIRTY;
 const xa_mark_t RUST_CONST_HELPER_PAGECACHE_TAG_TOWRITE = PAGECACHE_TAG_TOWRITE;
+const gfp_t RUST_CONST_HELPER_XA_FLAGS_ACCOUNT = XA_FLAGS_ACCOUNT;
 const gfp_t RUST_CONST_HELPER_XA_FLAGS_MARK_DIRTY = XA_FLAGS_MARK(PAGECACHE_TAG_DIRTY);
 const gfp_t RUST_CONST_HELPER_XA_FLAGS_MARK_WRITEBACK = XA_FLAGS_MARK(PAGECACHE_TAG_WRITEBACK);
 
@@ -354,12 +356,47 @@ static inline int fuse_dax_fmap_run(const u64 *args, const struct bpf_prog *prog
 }
 
 /*
+ * Writes " file=" and the path of an inode from the root of its file system, if it has a name. What
+ * would end a word is escaped, as in mountinfo.
+ *
+ * A reference to the dentry would do harm: the last one may have to evict an inode, and one of a
+ * superblock that is being shut down is a bug. So this looks at the dentry under RCU, as
+ * d_find_alias_rcu() does, which is not exported. Does not sleep.
+ */
+static inline void fuse_dax_fmap_seq_file(struct seq_file *m, struct inode *inode)
+{
+	struct dentry *alias, *named = NULL;
+
+	rcu_read_lock();
+	spin_lock(&inode->i_lock);
+	for_each_alias(alias, inode) {
+		if (!d_unhashed(alias)) {
+			named = alias;
+			break;
+		}
+	}
+	spin_unlock(&inode->i_lock);
+	if (named) {
+		seq_puts(m, " file=");
+		seq_dentry(m, named, " \t\n\\");
+	}
+	rcu_read_unlock();
+}
+
+/*
  * Macros that are code. A per-CPU u64 is passed as an integer, as Rust has no
  * address spaces.
  */
 static inline void fuse_dax_fmap_count(uintptr_t counter, u64 number)
 {
 	this_cpu_add(*(u64 __percpu *)counter, number);
+}
+
+/* Counts one for two, in one call from Rust. */
+static inline void fuse_dax_fmap_count_both(uintptr_t one, uintptr_t other)
+{
+	this_cpu_inc(*(u64 __percpu *)one);
+	this_cpu_inc(*(u64 __percpu *)other);
 }
 
 static inline u64 fuse_dax_fmap_sum(uintptr_t counter)

@@ -18,6 +18,13 @@ static inline pte_t pte_mkuffd(pte_t pte)
 {
 	return pte_mkuffd_wp(pte);
 }
+
+/* The macro came with a change of the names inside of struct dentry. */
+#include <linux/dcache.h>
+#ifndef for_each_alias
+#define for_each_alias(dentry, inode) \
+	hlist_for_each_entry(dentry, &(inode)->i_dentry, d_u.d_alias)
+#endif
 #endif
 
 #endif

@@ -49,7 +49,8 @@ use crate::{
         pr_warn_limited,
         RateLimit, //
     },
-    single_flight::SingleFlight, //
+    single_flight::SingleFlight,
+    stats::DeviceStats, //
 };
 
 use super::{
@@ -129,6 +130,7 @@ pub(crate) struct Device {
     slot: NonNull<Slot>,
     /// True if the device reported a write cache before it was held.
     write_cache: bool,
+    pub(crate) stats: DeviceStats,
     /// The module of its driver, if there is one.
     _driver: Option<ModuleRef>,
     /// Its own name, as in /sys/bus/dax/devices.
@@ -230,6 +232,15 @@ impl Device {
             let pages = (piece.end - piece.start) / PAGE_SIZE as u64;
             (piece.pfn..piece.pfn + pages).contains(&pfn)
         })
+    }
+
+    /// Returns the number of its pages that are known to have failed.
+    fn poisoned_pages(&self) -> usize {
+        let of_piece = |piece: &Piece| {
+            let pages = (piece.end - piece.start) / PAGE_SIZE as u64;
+            poison::known(piece.pfn, pages)
+        };
+        self.pieces.iter().map(of_piece).sum()
     }
 
     /// Reads the ranges and the size of the device; leaves it empty if it is not alive. The size
@@ -418,6 +429,23 @@ impl Devices {
         self.slot(index)?.device.as_ref()
     }
 
+    /// Returns the first index from `from` on whose slot has a device, failed or not.
+    pub(crate) fn next_held(&self, from: u32) -> Option<u32> {
+        (from..DEVICES_MAX as u32).find(|&index| self.held(index).is_some())
+    }
+
+    /// Returns what is known of the device of an index if it is held, failed or not.
+    pub(crate) fn record(&self, index: u32) -> Option<Record<'_>> {
+        let slot = self.slot(index)?;
+        let device = slot.device.as_ref()?;
+
+        Some(Record {
+            index,
+            device,
+            failed: slot.has_failed(),
+        })
+    }
+
     /// Makes sure that a device is held by `holder`. If it is not, `open` opens it, without O_PATH.
     /// `limit` is for the log. May sleep.
     ///
@@ -477,6 +505,7 @@ impl Devices {
         })?;
         let name = CString::try_from(found.device().name())
             .map_err(|_| Failure::because("no memory")(ENOMEM))?;
+        let stats = DeviceStats::new().map_err(Failure::because("no memory"))?;
         let holder = self.announce(slot, index, ops, &name)?;
 
         if let Err(errno) = take(&found, holder) {
@@ -494,7 +523,7 @@ impl Devices {
             holder::unregister(holder, || unsafe { give_back(found.dax_dev(), holder) });
             return Err(GOES_AWAY);
         }
-        let mut held = held(&found, slot, holder, name);
+        let mut held = held(&found, slot, holder, name, stats);
         let measured = held.measure();
         drop(locked);
         measured.map_err(Failure::because("no memory"))?;
@@ -556,6 +585,29 @@ impl fmt::Display for Devices {
     }
 }
 
+/// What is known of a device that is held, failed or not.
+pub(crate) struct Record<'a> {
+    index: u32,
+    device: &'a Device,
+    failed: bool,
+}
+
+/// For the list of devices: `device=name`, numbers as `name=number`, and its counters. The dax bus
+/// names a device by two numbers, so nothing has to be escaped.
+impl fmt::Display for Record<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_fmt(fmt!(
+            "device={} index={} size={} failed={} poisoned_pages={}{}",
+            &*self.device.name,
+            self.index,
+            self.device.size,
+            u32::from(self.failed),
+            self.device.poisoned_pages(),
+            self.device.stats
+        ))
+    }
+}
+
 /// Returns why a device cannot be held, and logs its holder.
 fn cannot_be_held(errno: Error, limit: &RateLimit, name: &CStr, dax_dev: &DaxDevice) -> Failure {
     let cause = match errno {
@@ -572,7 +624,13 @@ fn cannot_be_held(errno: Error, limit: &RateLimit, name: &CStr, dax_dev: &DaxDev
 }
 
 /// Makes a [`Device`] of a device that has just been taken, and is locked. It is not measured yet.
-fn held(found: &BusDevice<'_>, slot: &Slot, holder: Cookie, name: CString) -> Device {
+fn held(
+    found: &BusDevice<'_>,
+    slot: &Slot,
+    holder: Cookie,
+    name: CString,
+    stats: DeviceStats,
+) -> Device {
     // There are CPU caches in front of the memory, although the driver reports no write cache. With
     // this, DAX flushes them when it writes back. (On the dax bus, write(2) bypasses them.)
     let write_cache = found.dax_dev().has_write_cache();
@@ -588,6 +646,7 @@ fn held(found: &BusDevice<'_>, slot: &Slot, holder: Cookie, name: CString) -> De
         holder,
         slot: NonNull::from(slot),
         write_cache,
+        stats,
         _driver: found.driver().map(|driver| {
             // SAFETY: The device is open, which keeps its driver's module.
             unsafe { driver.get() }

@@ -274,6 +274,14 @@ pub(super) fn exists() -> bool {
     !POISONED.lock().is_empty()
 }
 
+/// Returns how many of `pages` page frames from `first` on have failed.
+pub(super) fn known(first: u64, pages: u64) -> usize {
+    let poisoned = POISONED.lock();
+    let before = |end: u64| poisoned.partition_point(|failed| failed.pfn < end);
+
+    before(first + pages) - before(first)
+}
+
 /// Returns true if page frame `pfn` has failed.
 pub(crate) fn is_poisoned(pfn: u64) -> bool {
     find(&POISONED.lock(), pfn).is_ok()

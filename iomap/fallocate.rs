@@ -20,13 +20,12 @@ use crate::{
         task::fatal_signal_pending, //
     },
     bindings::kernel as c,
-    compat::EOPNOTSUPP,
-    stats::Counter, //
+    compat::EOPNOTSUPP, //
 };
 
 use super::{
     io::{
-        count_bytes,
+        count_written,
         modified,
         write_locked,
         IoLock,
@@ -172,7 +171,7 @@ fn write_zeros(
         match written {
             None | Some(0) => return Err(EIO),
             Some(done) => {
-                count_bytes(inode, Counter::WrittenBytes, done);
+                count_written(inode, done);
                 to_result(done.min(0) as ffi::c_int)?;
             }
         }

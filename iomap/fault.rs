@@ -19,8 +19,12 @@ use crate::{
         }, //
     },
     bindings::kernel as c,
+    daxdev::Device,
     fuse::Table,
-    stats::Counter, //
+    stats::{
+        Counter,
+        DeviceCounter, //
+    }, //
 };
 
 use super::{
@@ -37,6 +41,7 @@ use super::{
     huge::PMD_ORDER,
     mapped_inode::{
         Header,
+        MappedFile,
         MappedInode, //
     },
     vm_file::user_file, //
@@ -61,7 +66,7 @@ unsafe fn fault(vmf: &VmFault, order: ffi::c_uint) -> c::vm_fault_t {
     if is_uffd_wp(vma) {
         // SAFETY: This is a fault of `inode`, in a VMA with uffd-wp, without `invalidate_lock`.
         let ret = unsafe { fault_uffd_wp(vmf, order, inode, file) };
-        count(inode.header, order, ret);
+        count(inode.header, file, order, ret);
         return ret;
     }
     let invalidate_lock = file.mapping().invalidate_lock();
@@ -69,7 +74,12 @@ unsafe fn fault(vmf: &VmFault, order: ffi::c_uint) -> c::vm_fault_t {
     // SAFETY: This is a fault of `inode`, with `invalidate_lock` held shared.
     let fast = unsafe { fault_fast(vmf, order, inode) };
     let mut ret = match fast {
-        Fault::Mapped(ret) => ret,
+        Fault::Mapped(device) => {
+            drop(locked);
+            count_fast(inode.header, file, order, device);
+            return c::vm_fault_reason_VM_FAULT_NOPAGE;
+        }
+        Fault::Failed(ret) => ret,
         // SAFETY: This is a fault of `inode`, with `invalidate_lock` held.
         Fault::NeedsDax => unsafe { fault_dax(vmf, order, inode) },
         Fault::NeedsDaxExclusive => 0,
@@ -86,23 +96,39 @@ unsafe fn fault(vmf: &VmFault, order: ffi::c_uint) -> c::vm_fault_t {
         // SAFETY: This is a fault of `inode`, with `invalidate_lock` held.
         ret = unsafe { fault_dax(vmf, order, inode) };
     }
-    count(inode.header, order, ret);
+    count(inode.header, file, order, ret);
     ret
 }
 
-/// Counts a fault, unless the memory manager retries it with a smaller size.
+/// Counts a fast fault that has mapped memory of a device.
 #[inline]
-fn count(header: &Header, order: ffi::c_uint, ret: c::vm_fault_t) {
-    let counter = if ret & FAULT_FAILED != 0 {
-        Counter::FailedFaults
+fn count_fast(header: &Header, file: &MappedFile, order: ffi::c_uint, device: &Device) {
+    let (counts, stats) = (&header.counts, &device.stats);
+
+    if order == 0 {
+        counts.inc_with(Counter::PageFaults, stats, DeviceCounter::PageFaults);
+        file.faults.pages.add(1);
+    } else {
+        counts.inc_with(Counter::HugeFaults, stats, DeviceCounter::HugeFaults);
+        file.faults.huge.add(1);
+    }
+}
+
+/// Counts another fault, unless the memory manager retries it with a smaller size. `iomap_end()`
+/// has counted it for the device.
+#[inline]
+fn count(header: &Header, file: &MappedFile, order: ffi::c_uint, ret: c::vm_fault_t) {
+    let (counter, of_file) = if ret & FAULT_FAILED != 0 {
+        (Counter::FailedFaults, &file.faults.failed)
     } else if ret & c::vm_fault_reason_VM_FAULT_FALLBACK != 0 {
         return;
     } else if order == 0 {
-        Counter::PageFaults
+        (Counter::PageFaults, &file.faults.pages)
     } else {
-        Counter::HugeFaults
+        (Counter::HugeFaults, &file.faults.huge)
     };
     header.counts.add(counter, 1);
+    of_file.add(1);
 }
 
 /// `->huge_fault()`: a fault of 2^`order` pages.

@@ -49,11 +49,12 @@ use crate::{
         }, //
     },
     bindings::kernel as c,
+    daxdev::Device,
     lockless::{
         self,
         AsWritten,
         Place, //
-    },
+    }, //
 };
 
 use super::{
@@ -71,9 +72,11 @@ use super::{
 };
 
 /// The outcome of [`fault_fast`].
-pub(super) enum Fault {
-    /// The fault is handled, with this result.
-    Mapped(c::vm_fault_t),
+pub(super) enum Fault<'a> {
+    /// The fault has mapped memory of this device.
+    Mapped(&'a Device),
+    /// The fault has mapped nothing, with this result.
+    Failed(c::vm_fault_t),
     /// DAX has to handle the fault.
     NeedsDax,
     /// DAX has to handle the fault, with `invalidate_lock` held exclusively.
@@ -87,11 +90,11 @@ pub(super) enum Fault {
 /// The fault is a PTE fault or a PMD fault of `inode`, and the `invalidate_lock` of its DAX page
 /// cache is held shared.
 #[inline]
-pub(super) unsafe fn fault_fast(
+pub(super) unsafe fn fault_fast<'a>(
     vmf: &VmFault,
     order: ffi::c_uint,
-    inode: MappedInode<'_>,
-) -> Fault {
+    inode: MappedInode<'a>,
+) -> Fault<'a> {
     // INVARIANT: By the safety requirements.
     let faulting = Faulting(inode);
 
@@ -112,7 +115,7 @@ struct Faulting<'a>(MappedInode<'a>);
 
 impl<'a> Faulting<'a> {
     #[inline]
-    fn huge(self, vmf: &VmFault) -> Fault {
+    fn huge(self, vmf: &VmFault) -> Fault<'a> {
         let first = vmf.pgoff() & !PMD_PAGE_MASK;
         let pmd = vmf.pmd();
 
@@ -133,11 +136,11 @@ impl<'a> Faulting<'a> {
         // held.
         let folio = unsafe { cached.association.folio().get() };
         // SAFETY: `folio` has 2 MiB, and is what the file has at `first`.
-        Fault::Mapped(unsafe { vmf.insert_folio_pmd(&folio, write) })
+        cached.outcome(unsafe { vmf.insert_folio_pmd(&folio, write) })
     }
 
     #[inline]
-    fn page(self, vmf: &VmFault) -> Fault {
+    fn page(self, vmf: &VmFault) -> Fault<'a> {
         let nohugepage = is_nohugepage(vmf.vma());
 
         if vmf.is_cow() {
@@ -161,7 +164,7 @@ impl<'a> Faulting<'a> {
         // held.
         let folio = unsafe { cached.association.folio().get() };
         // SAFETY: The page that `folio` was found by is what the file has at `vmf.pgoff()`.
-        Fault::Mapped(unsafe { vmf.insert_page(&folio, write) })
+        cached.outcome(unsafe { vmf.insert_page(&folio, write) })
     }
 
     /// Looks up `pages` pages from `index` on. Returns `None` unless they are in one piece of a
@@ -178,7 +181,8 @@ impl<'a> Faulting<'a> {
         if !mapping.healthy || mapping.length < pages * PAGE {
             return None;
         }
-        let pfn = mapping.device?.frame(mapping.addr)?;
+        let device = mapping.device?;
+        let pfn = device.frame(mapping.addr)?;
 
         // INVARIANT: The fault holds `invalidate_lock`, and the frame's device was healthy above.
         let place = PlaceOfFile {
@@ -196,6 +200,7 @@ impl<'a> Faulting<'a> {
         Some(Cached {
             association,
             may_map,
+            device,
         })
     }
 }
@@ -256,6 +261,18 @@ struct Cached<'a> {
     association: Association<'a>,
     /// Nothing else has to be done before this fault may map it.
     may_map: bool,
+    device: &'a Device,
+}
+
+impl<'a> Cached<'a> {
+    /// Returns the outcome of a fault that has inserted it, with this result.
+    #[inline]
+    fn outcome(&self, ret: c::vm_fault_t) -> Fault<'a> {
+        match ret {
+            c::vm_fault_reason_VM_FAULT_NOPAGE => Fault::Mapped(self.device),
+            ret => Fault::Failed(ret),
+        }
+    }
 }
 
 /// Returns true if the entry of a folio is marked dirty in the page cache of its owner.

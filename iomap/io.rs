@@ -34,7 +34,10 @@ use crate::{
     bindings::kernel as c,
     compat::EHWPOISON,
     daxdev::Device,
-    stats::Counter, //
+    stats::{
+        Counter,
+        DeviceCounter, //
+    }, //
 };
 
 use super::{
@@ -252,7 +255,10 @@ fn rewrite_page(iocb: &Kiocb, from: &IovIter, inode: MappedInode<'_>) -> Result<
         Err(errno) => Err(errno),
         Ok(None) => Ok(0),
         // SAFETY: `failed()` has validated the mapping just above.
-        Ok(Some((device, addr))) => unsafe { device.rewrite(addr, &mut page) }.map(|()| len),
+        Ok(Some((device, addr))) => unsafe { device.rewrite(addr, &mut page) }.map(|()| {
+            device.stats.add(DeviceCounter::WrittenBytes, len as u64);
+            len
+        }),
     };
     match result {
         Ok(1..) => iocb.advance(len),
@@ -387,7 +393,7 @@ fn write_once(iocb: &Kiocb, from: &IovIter, inode: MappedInode<'_>) -> isize {
 pub(super) fn read(iocb: &Kiocb, to: &IovIter, inode: MappedInode<'_>) -> isize {
     let done = until_done(iocb, to, inode, read_once);
 
-    count_bytes(inode, Counter::ReadBytes, done);
+    count_read(inode, done);
     done
 }
 
@@ -413,7 +419,7 @@ pub(super) unsafe extern "C" fn write_iter(iocb: *mut c::kiocb, from: *mut c::io
     let io = unsafe { Io::new(iocb, from) };
     let done = until_done(io.iocb, io.iter, io.inode, write_once);
 
-    count_bytes(io.inode, Counter::WrittenBytes, done);
+    count_written(io.inode, done);
     if done > 0 {
         // The inode lock is not held, as fsync may take it.
         return io.iocb.write_sync(done);
@@ -431,10 +437,19 @@ fn has_to_ask_server(iocb: &Kiocb, inode: MappedInode<'_>) -> bool {
             || flags & c::IOCB_DSYNC != 0 && inode.inode.server_wants_fsync())
 }
 
-/// Counts the bytes of a read or a write.
-pub(super) fn count_bytes(inode: MappedInode<'_>, counter: Counter, done: isize) {
+/// Counts the bytes of a read.
+fn count_read(inode: MappedInode<'_>, done: isize) {
     if let Ok(bytes @ 1..) = u64::try_from(done) {
-        inode.header.counts.add(counter, bytes);
+        inode.header.counts.add(Counter::ReadBytes, bytes);
+        inode.header.published().listed.read_bytes.add(bytes);
+    }
+}
+
+/// Counts the bytes of a write.
+pub(super) fn count_written(inode: MappedInode<'_>, done: isize) {
+    if let Ok(bytes @ 1..) = u64::try_from(done) {
+        inode.header.counts.add(Counter::WrittenBytes, bytes);
+        inode.header.published().listed.written_bytes.add(bytes);
     }
 }
 

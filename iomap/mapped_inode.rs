@@ -71,9 +71,13 @@ use crate::{
     },
     sb_info::{
         ListedFile,
+        ListedInode,
         SbInfo, //
     },
-    stats, //
+    stats::{
+        self,
+        Tally, //
+    }, //
 };
 
 pub(super) const PAGE: u64 = PAGE_SIZE as u64;
@@ -128,6 +132,7 @@ pub(super) struct Published {
     pub(super) open_files: AtomicU32,
     /// The number of mapping errors, except those after which the operation is retried.
     pub(super) errors: AtomicU32,
+    pub(super) listed: ListedInode,
     pub(super) header: Header,
 }
 
@@ -151,9 +156,29 @@ pub(super) struct MappedFile {
     #[pin]
     pub(super) host: Host,
     pub(super) header: NonNull<Header>,
+    pub(super) faults: Faults,
     /// The part that is on a list of the mount.
     pub(super) listed: ListedFile,
     pub(super) rcu: RcuHead<Self>,
+}
+
+/// The faults of a file, in a cache line of their own: the lock that each fault takes is in another
+/// one, which a fault should not lose to a CPU that only counts.
+#[repr(C, align(32))]
+pub(super) struct Faults {
+    pub(super) huge: Tally,
+    pub(super) pages: Tally,
+    pub(super) failed: Tally,
+}
+
+impl Faults {
+    pub(super) fn new() -> Self {
+        Self {
+            huge: Tally::new(),
+            pages: Tally::new(),
+            failed: Tally::new(),
+        }
+    }
 }
 
 // SAFETY: A mapped file is not tied to a task.
@@ -178,6 +203,21 @@ pub(super) unsafe fn take_back(header: NonNull<Header>) -> MetaBuf {
 
     // SAFETY: `published` is the headroom of a buffer with `meta_len` bytes of metadata.
     unsafe { MetaBuf::from_raw(published.cast(), HEADROOM, meta_len) }
+}
+
+impl Published {
+    /// Returns what an entry in the list of a mount is part of.
+    pub(super) fn of_listed(listed: &ListedInode) -> &Self {
+        // SAFETY: By the type invariants `listed` is a field of a `Published`.
+        unsafe { &*container_of!(ptr::from_ref(listed).cast_mut(), Self, listed) }
+    }
+
+    /// Returns FUSE's inode.
+    pub(super) fn inode(&self) -> &Inode {
+        // SAFETY: The host of the empty page cache is FUSE's inode, which is in use or being
+        // evicted.
+        unsafe { Inode::new(self.header.empty().host()) }
+    }
 }
 
 impl MappedFile {

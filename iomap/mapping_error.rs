@@ -76,6 +76,7 @@ pub(super) fn report_error(
     let sbi = header.sbi();
 
     sbi.stats.inc(Counter::RefusedMappings);
+    header.published().listed.refused_mappings.add(1);
     // A PMD fault that fails is retried as a PTE fault, and a write to failed memory as a write of
     // the whole page.
     let tried_again = match error {

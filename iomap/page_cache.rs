@@ -62,6 +62,7 @@ use crate::{
 use super::{
     mapped_inode::{
         header,
+        Faults,
         MappedFile,
         MappedInode, //
     },
@@ -134,6 +135,7 @@ impl MappedFile {
         pin_init!(Self {
             host <- dax_host(inode),
             header: NonNull::from(header),
+            faults: Faults::new(),
             // SAFETY: `listed` is a field of a `MappedFile`.
             listed: unsafe { ListedFile::new(inode.inode.as_raw()) },
             rcu: RcuHead::new(),

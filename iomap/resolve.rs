@@ -26,7 +26,11 @@ use crate::{
     bindings::kernel as c,
     daxdev::Device,
     fmap_ops::RawMapping,
-    sb_info::OwnershipReadGuard, //
+    sb_info::OwnershipReadGuard,
+    stats::{
+        DeviceCounter,
+        DeviceShortcut, //
+    }, //
 };
 
 use super::{
@@ -126,6 +130,7 @@ impl Mapping<'_> {
         if let Some(device) = self.device {
             // SAFETY: The mount holds `device` until its last inode is gone.
             unsafe { iomap.set_dax_dev(device.dax_dev()) };
+            iomap.set_cookie(device.stats.as_raw());
         }
     }
 }
@@ -303,12 +308,25 @@ impl Operations for ForDax {
         placed.map_err(|error| report_error(inode, header, pos, length, flags, error))
     }
 
-    /// Ends the association of memory: drops the guard of `begin()`, if there is one.
+    /// Ends the association of memory: drops the guard of `begin()`, if there is one. Counts what
+    /// the device has done.
     #[inline(always)]
-    unsafe fn end(iomap: &Iomap) {
+    unsafe fn end(iomap: &Iomap, done: isize, flags: ffi::c_uint) {
         // SAFETY: `begin()` stored the pointer in `iomap`, in the same task, and `end()` is called
         // once for it.
         drop(unsafe { OwnershipWriteGuard::from_raw(iomap.private()) });
+        // SAFETY: `Mapping::fill()` has stored the cookie, and the mount holds the device until its
+        // last inode is gone.
+        let stats = unsafe { DeviceShortcut::from_raw(iomap.cookie()) };
+        let (Some(stats), Ok(done @ 1..)) = (stats, u64::try_from(done)) else {
+            return;
+        };
+        match flags & (c::IOMAP_FAULT | c::IOMAP_WRITE) {
+            0 => stats.add(DeviceCounter::ReadBytes, done),
+            c::IOMAP_WRITE => stats.add(DeviceCounter::WrittenBytes, done),
+            _ if done == PAGE => stats.add(DeviceCounter::PageFaults, 1),
+            _ => stats.add(DeviceCounter::HugeFaults, 1),
+        }
     }
 }
 

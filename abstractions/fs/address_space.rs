@@ -102,6 +102,12 @@ impl AddressSpace {
         self.0.get()
     }
 
+    /// Returns the inode that hosts it, which may have other page caches, too.
+    pub(crate) fn host(&self) -> *mut c::inode {
+        // SAFETY: By the type invariants the page cache is valid. Its host does not change.
+        unsafe { (*self.as_raw()).host }
+    }
+
     /// Returns `invalidate_lock`, held shared to add pages, and exclusively to remove pages.
     #[inline]
     pub(crate) fn invalidate_lock(&self) -> &RwSemaphore {

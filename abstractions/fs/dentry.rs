@@ -10,13 +10,17 @@
 //! pr_warn!("inode {}{} is bad\n", inode.number(), Named::new(inode));
 //! ```
 
-use core::ptr::NonNull;
+use core::ptr::{
+    self,
+    NonNull, //
+};
 
 use kernel::{
     error::from_err_ptr,
     ffi,
     fmt,
     prelude::*,
+    seq_file::SeqFile,
     str::BStr, //
 };
 
@@ -70,6 +74,16 @@ impl Drop for Dentry {
         // SAFETY: By the type invariants `self` owns the reference.
         unsafe { c::dput(self.0.as_ptr()) }
     }
+}
+
+/// Writes ` file=` and the path of an inode from the root of its file system, if it has one;
+/// blanks, tabs, newlines and backslashes as in mountinfo. Takes no reference, and does not sleep.
+pub(crate) fn write_path(f: &SeqFile, inode: &Inode) {
+    let seq = ptr::from_ref(f).cast_mut().cast();
+
+    // SAFETY: `f` is a `struct seq_file` that only this task uses. By the type invariants of
+    // `Inode` the inode is not freed.
+    unsafe { c::fuse_dax_fmap_seq_file(seq, inode.as_raw()) }
 }
 
 /// The path of an inode from the root of its file system, for the log: ` ("/path")`, or nothing if

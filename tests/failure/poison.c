@@ -381,11 +381,17 @@ TEST_F(poison, rewritten)
 {
 	unsigned char *many = malloc(4 * PAGE);
 	void *nothing = mmap(NULL, PAGE, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	char device[64];
+	long known;
 
 	ASSERT_NE(NULL, many);
 	ASSERT_NE(MAP_FAILED, nothing);
+	snprintf(device, sizeof(device), "device=%s", daxdev[0].name);
+	known = fs_number_of(self->s, "devices", device, "poisoned_pages");
 	ASSERT_EQ(0, inject(variant->addr + BAD));
 	expect_bad();
+	EXPECT_EQ(known < 0 ? known : known + 1,
+		  fs_number_of(self->s, "devices", device, "poisoned_pages"));
 	/* A write of a part of the page is refused. */
 	EXPECT_EQ(-1, pwrite(self->fd, self->page, 1, BAD));
 	EXPECT_EQ(EIO, errno);
@@ -410,6 +416,7 @@ TEST_F(poison, rewritten)
 	}
 	EXPECT_EQ(0, touch(self->p + BAD, 3));
 	EXPECT_EQ(3, byte_at(self->fd, BAD));
+	EXPECT_EQ(known, fs_number_of(self->s, "devices", device, "poisoned_pages"));
 	/* The page can fail again. */
 	ASSERT_EQ(0, inject(variant->addr + BAD));
 	expect_bad();

@@ -187,7 +187,11 @@ TEST_F(unbind, while_mapped)
 	EXPECT_EQ(-1, fsync(self->gone_fd));
 	EXPECT_EQ(EIO, errno);
 	EXPECT_EQ(0, fsync(self->stays_fd));
-	/* The list of mounts says so. */
+	/* The lists of mounts and of devices say so. */
+	snprintf(failed, sizeof(failed), "device=%s", daxdev[0].name);
+	EXPECT_NE(0, fs_number_of(self->s, "devices", failed, "failed"));
+	snprintf(failed, sizeof(failed), "device=%s", daxdev[1].name);
+	EXPECT_GE(0, fs_number_of(self->s, "devices", failed, "failed"));
 	if (!read_file(MOUNTS, mounts, sizeof(mounts))) {
 		snprintf(failed, sizeof(failed), "0:%s!", daxdev[0].name);
 		EXPECT_NE(NULL, strstr(mounts, failed)) TH_LOG("%s", mounts);

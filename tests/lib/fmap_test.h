@@ -262,6 +262,12 @@ int fusectl_abort(struct fuse_server *s);
 long fs_counter(struct fuse_server *s, const char *name);
 
 /*
+ * A number of a part of the mount: in the line of the module's @list, "devices" or "files",
+ * that has the word @part, such as "device=dax0.0" or "file=/name". -1 if there is none.
+ */
+long fs_number_of(struct fuse_server *s, const char *list, const char *part, const char *name);
+
+/*
  * The signal that touching @p causes: 0, SIGBUS or SIGSEGV. Stores @value if it is not
  * negative.
  */

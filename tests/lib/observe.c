@@ -347,28 +347,47 @@ int fusectl_abort(struct fuse_server *s)
 	return write_file(path, "1");
 }
 
-long fs_counter(struct fuse_server *s, const char *name)
+/* A number in the line of a mount in a list of the module that has the word @part, if any. */
+static long number_in(struct fuse_server *s, const char *list, const char *part,
+		      const char *name)
 {
-	FILE *mounts = fopen("/sys/kernel/debug/" MODULE_NAME "/mounts", "r");
-	char line[4096], key[64], *at;
+	char path[128], line[4098], mount[64], word[128];
 	long value = -1;
 	struct stat st;
+	FILE *f;
 
-	if (!mounts)
+	snprintf(path, sizeof(path), "/sys/kernel/debug/" MODULE_NAME "/%s", list);
+	f = fopen(path, "r");
+	if (!f || stat(s->dir, &st)) {
+		if (f)
+			fclose(f);
 		return -1;
-	if (!stat(s->dir, &st))
-		snprintf(key, sizeof(key), "%u:%u ", major(st.st_dev), minor(st.st_dev));
-	else
-		key[0] = 0;
-	while (key[0] && fgets(line, sizeof(line), mounts)) {
-		if (strncmp(line, key, strlen(key)))
+	}
+	snprintf(mount, sizeof(mount), "%u:%u ", major(st.st_dev), minor(st.st_dev));
+	while (fgets(line, sizeof(line) - 1, f)) {
+		const char *at;
+
+		line[strcspn(line, "\n")] = 0;
+		strcat(line, " ");
+		snprintf(word, sizeof(word), " %s ", part ?: "");
+		if (strncmp(line, mount, strlen(mount)) || (part && !strstr(line, word)))
 			continue;
-		snprintf(key, sizeof(key), " %s=", name);
-		at = strstr(line, key);
+		snprintf(word, sizeof(word), " %s=", name);
+		at = strstr(line, word);
 		if (at)
-			value = atol(at + strlen(key));
+			value = atol(at + strlen(word));
 		break;
 	}
-	fclose(mounts);
+	fclose(f);
 	return value;
+}
+
+long fs_counter(struct fuse_server *s, const char *name)
+{
+	return number_in(s, "mounts", NULL, name);
+}
+
+long fs_number_of(struct fuse_server *s, const char *list, const char *part, const char *name)
+{
+	return number_in(s, list, part, name);
 }

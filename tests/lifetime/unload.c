@@ -87,13 +87,43 @@ TEST_F(unload, loaded_twice)
 /* What is open in debugfs has code and data of the module. */
 TEST_F(unload, list_open)
 {
-	int fd = open("/sys/kernel/debug/" MODULE_NAME "/mounts", O_RDONLY | O_CLOEXEC);
+	static const char *const lists[] = { "mounts", "devices", "files" };
 
+	for (int i = 0; i < ARRAY_SIZE(lists); i++) {
+		char path[128], c;
+		int fd;
+
+		snprintf(path, sizeof(path), "/sys/kernel/debug/" MODULE_NAME "/%s", lists[i]);
+		fd = open(path, O_RDONLY | O_CLOEXEC);
+		ASSERT_LE(0, fd);
+		ASSERT_EQ(1, module_refs());
+		EXPECT_EQ(0, read(fd, &c, 1));
+		EXPECT_EQ(-EAGAIN, module_unload());
+		EXPECT_EQ(0, close(fd));
+		EXPECT_EQ(0, module_unload());
+		ASSERT_EQ(0, module_load(""));
+	}
+	fs_stop(self->s);
+}
+
+/* One that was read in part, of a mount that has gone since. */
+TEST_F(unload, list_open_of_a_mount)
+{
+	char c;
+	int fd;
+
+	load_ops();
+	ASSERT_EQ(0, fs_mount(self->s));
+	EXPECT_EQ(0, fs_try(self->s, "file"));
+	fd = open("/sys/kernel/debug/" MODULE_NAME "/files", O_RDONLY | O_CLOEXEC);
 	ASSERT_LE(0, fd);
-	ASSERT_EQ(1, module_refs());
+	EXPECT_EQ(1, read(fd, &c, 1));
+	EXPECT_EQ(0, fs_umount(self->s));
+	unload_ops();
+	EXPECT_TRUE(module_refs_wait(1));
 	EXPECT_EQ(-EAGAIN, module_unload());
 	EXPECT_EQ(0, close(fd));
-	EXPECT_EQ(0, module_unload());
+	EXPECT_EQ(0, module_unload_wait());
 	fs_stop(self->s);
 }
 

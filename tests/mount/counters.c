@@ -1,15 +1,19 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * The counters of a mount, compared with what tasks did to it.
+ * The counters of a mount, of its devices and of its files, compared with what tasks did to
+ * them.
  *
  * Each test does a known number of operations, so each counter has one right value, and
- * the other counters must not change.
+ * the other counters must not change. The lists as such are in lists.c.
  */
 #define _GNU_SOURCE
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/falloc.h>
+#include <stdio.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include <bpf/bpf.h>
@@ -209,6 +213,156 @@ TEST_F(counters, refusals)
 	expect_more("mappings_refused", 1);
 	expect_no_more();
 	close(fd);
+}
+
+/* What is counted of a device and of a file. */
+static const char *const of_parts[] = {
+	"faults_2m", "faults_4k", "read_bytes", "written_bytes",
+};
+
+struct part {
+	char		list[16];
+	char		word[64];
+	long		before[ARRAY_SIZE(of_parts)];
+};
+
+static struct part part(struct fuse_server *s, const char *list, const char *word,
+			const char *name)
+{
+	struct part p;
+
+	snprintf(p.list, sizeof(p.list), "%s", list);
+	snprintf(p.word, sizeof(p.word), "%s%s", word, name);
+	for (int i = 0; i < ARRAY_SIZE(of_parts); i++)
+		p.before[i] = fs_number_of(s, p.list, p.word, of_parts[i]);
+	return p;
+}
+
+/* The counters of @part have grown by so much since they were last read. */
+#define expect_of(part, huge, small, read, written) do {		\
+	long _more[] = { huge, small, read, written };			\
+	for (int _i = 0; _i < ARRAY_SIZE(of_parts); _i++) {		\
+		long _now = fs_number_of(self->s, (part)->list, (part)->word, of_parts[_i]); \
+		EXPECT_EQ(_more[_i], _now - (part)->before[_i])		\
+			TH_LOG("%s of %s", of_parts[_i], (part)->word);	\
+		(part)->before[_i] = _now;				\
+	}								\
+} while (0)
+
+/* Faults that DAX handles, and fast ones, and those of private mappings. */
+TEST_F(counters, faults_of_parts)
+{
+	struct part device = part(self->s, "devices", "device=", daxdev[0].name);
+	struct part file = part(self->s, "files", "file=/", "good");
+	unsigned char *p;
+
+	ASSERT_EQ(0, file.before[0]);
+	for (int again = 0; again < 2; again++) {
+		p = mmap(address_range(0, SIZE), SIZE, PROT_READ | PROT_WRITE,
+			 MAP_SHARED | MAP_FIXED, self->fd, 0);
+		ASSERT_NE(MAP_FAILED, p);
+		EXPECT_EQ(0, touch(p, 1));
+		EXPECT_EQ(0, touch(p + PAGE, 1));
+		EXPECT_EQ(0, touch(p + HUGE, -1));
+		expect_of(&device, 2, 0, 0, 0);
+		expect_of(&file, 2, 0, 0, 0);
+		expect_more("faults_2m", 2);
+		munmap(p, SIZE);
+	}
+	for (int again = 0; again < 2; again++) {
+		p = mmap(address_range(PAGE, SIZE), SIZE, PROT_READ | PROT_WRITE,
+			 MAP_SHARED | MAP_FIXED, self->fd, 0);
+		ASSERT_NE(MAP_FAILED, p);
+		EXPECT_EQ(0, touch(p, 1));
+		EXPECT_EQ(0, touch(p + HUGE, -1));
+		expect_of(&device, 0, 2, 0, 0);
+		expect_of(&file, 0, 2, 0, 0);
+		expect_more("faults_4k", 2);
+		munmap(p, SIZE);
+	}
+	/* The copy of a page is a fault, too. */
+	p = mmap(NULL, PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE, self->fd, 0);
+	ASSERT_NE(MAP_FAILED, p);
+	EXPECT_EQ(0, touch(p, 1));
+	expect_of(&device, 0, 1, 0, 0);
+	expect_of(&file, 0, 1, 0, 0);
+	expect_more("faults_4k", 1);
+	munmap(p, PAGE);
+	expect_no_more();
+}
+
+TEST_F(counters, bytes_of_parts)
+{
+	struct part device = part(self->s, "devices", "device=", daxdev[0].name);
+	struct part file = part(self->s, "files", "file=/", "good");
+	static char buf[100 * KIB];
+
+	EXPECT_EQ(sizeof(buf), pread(self->fd, buf, sizeof(buf), 5));
+	EXPECT_EQ(7, pread(self->fd, buf, sizeof(buf), SIZE - 7));
+	EXPECT_EQ(0, pread(self->fd, buf, sizeof(buf), SIZE));
+	expect_of(&device, 0, 0, sizeof(buf) + 7, 0);
+	expect_of(&file, 0, 0, sizeof(buf) + 7, 0);
+	EXPECT_EQ(sizeof(buf), pwrite(self->fd, buf, sizeof(buf), 5));
+	EXPECT_EQ(-1, pwrite(self->fd, buf, sizeof(buf), SIZE));
+	expect_of(&device, 0, 0, 0, sizeof(buf));
+	expect_of(&file, 0, 0, 0, sizeof(buf));
+	EXPECT_EQ(0, fallocate(self->fd, FALLOC_FL_ZERO_RANGE, PAGE, 3 * PAGE + 1));
+	expect_of(&device, 0, 0, 0, 3 * PAGE + 1);
+	expect_of(&file, 0, 0, 0, 3 * PAGE + 1);
+}
+
+/* What fails is counted for the file. Other files have nothing to do with it. */
+TEST_F(counters, refusals_of_files)
+{
+	struct part good = part(self->s, "files", "file=/", "good");
+	unsigned char *p = fs_map(self->s, "bad", SIZE, PROT_READ);
+	int fd = fs_open(self->s, "bad", O_RDWR);
+	long refused;
+	char c;
+
+	ASSERT_NE(MAP_FAILED, p);
+	ASSERT_LE(0, fd);
+	EXPECT_EQ(0, fs_number_of(self->s, "files", "file=/bad", "mappings_refused"));
+	EXPECT_EQ(-1, pread(fd, &c, 1, 0));
+	EXPECT_EQ(1, fs_number_of(self->s, "files", "file=/bad", "mappings_refused"));
+	EXPECT_EQ(SIGBUS, touch(p, -1));
+	EXPECT_EQ(1, fs_number_of(self->s, "files", "file=/bad", "faults_failed"));
+	refused = fs_number_of(self->s, "files", "file=/bad", "mappings_refused");
+	EXPECT_LE(2, refused);
+	EXPECT_EQ(refused, fs_counter(self->s, "mappings_refused") -
+		  self->before[ARRAY_SIZE(names) - 1]);
+	EXPECT_EQ(0, fs_number_of(self->s, "files", "file=/good", "mappings_refused"));
+	EXPECT_EQ(0, fs_number_of(self->s, "files", "file=/good", "faults_failed"));
+	expect_of(&good, 0, 0, 0, 0);
+	/* A file without a map is not in the list. */
+	EXPECT_EQ(0, fs_try(self->s, "plain"));
+	EXPECT_EQ(-1, fs_number_of(self->s, "files", "file=/plain", "nodeid"));
+	EXPECT_EQ(2, fs_counter(self->s, "files"));
+	close(fd);
+	munmap(p, SIZE);
+}
+
+/* What else is said of them. */
+TEST_F(counters, facts_of_parts)
+{
+	char word[64];
+	struct stat st;
+
+	snprintf(word, sizeof(word), "device=%s", daxdev[0].name);
+	EXPECT_EQ(0, fs_number_of(self->s, "devices", word, "index"));
+	EXPECT_EQ(daxdev[0].size, fs_number_of(self->s, "devices", word, "size"));
+	EXPECT_EQ(0, fs_number_of(self->s, "devices", word, "failed"));
+	EXPECT_EQ(0, fs_number_of(self->s, "devices", word, "poisoned_pages"));
+	/* No file has used the other one. */
+	snprintf(word, sizeof(word), "device=%s", daxdev[1].name);
+	EXPECT_EQ(-1, fs_number_of(self->s, "devices", word, "index"));
+
+	ASSERT_EQ(0, fstat(self->fd, &st));
+	EXPECT_EQ(self->s->file[0].nodeid,
+		  fs_number_of(self->s, "files", "file=/good", "nodeid"));
+	EXPECT_EQ(st.st_ino, fs_number_of(self->s, "files", "file=/good", "ino"));
+	EXPECT_EQ(SIZE, fs_number_of(self->s, "files", "file=/good", "size"));
+	EXPECT_LT(0, fs_number_of(self->s, "files", "file=/good", "meta_bytes"));
 }
 
 /* Runs of the program @name so far, as BPF counts them; -1: there is none. */

@@ -2,7 +2,8 @@
 # SPDX-License-Identifier: GPL-2.0
 #
 # What fmapctl says to programs: `status --json` is JSON, `--watch` prints it again, and
-# `metrics` is OpenMetrics text with the numbers of the kernel.
+# `metrics` is OpenMetrics text with the numbers of the kernel: of mounts, and of their devices.
+# `status --devices` and `status --files` show the numbers of those.
 
 # shellcheck disable=SC2317 # functions are called by check, and by the trap
 
@@ -87,6 +88,49 @@ check "... of the device" is 0 metrics \
 	"fuse_dax_fmap_device_failed{$labels,device=\"${device##*/}\"}"
 python3 -c 'import mmap, sys; file = open(sys.argv[1], "r+b"); mmap.mmap(file.fileno(), 0)[0]' "$dir/file"
 check "... of a page fault" is 1 metrics "fuse_dax_fmap_faults_total{$labels,size=\"2MiB\"}"
+
+# The mount has only this device, so it has the same numbers.
+of_device() { # KEY
+	json 'mounts[0]["devices"][0]["counters"]["'"$1"'"]'
+}
+check "the device of a mount" is "$written" of_device written_bytes
+check "... and its faults" is 1 of_device faults_2m
+check "... and its pages that have failed" is 0 json 'mounts[0]["devices"][0]["poisoned_pages"]'
+check "metrics of the device" is "$written" metrics \
+	"fuse_dax_fmap_device_written_bytes_total{$labels,device=\"${device##*/}\"}"
+check "... of its faults" is 1 metrics \
+	"fuse_dax_fmap_device_faults_total{$labels,device=\"${device##*/}\",size=\"2MiB\"}"
+check "... of its pages that have failed" is 0 metrics \
+	"fuse_dax_fmap_device_poisoned_pages{$labels,device=\"${device##*/}\"}"
+no_files() {
+	! fmapctl metrics | grep -E 'fuse_dax_fmap_file_|nodeid'
+}
+check "metrics have no files" no_files
+file_json() { # EXPRESSION
+	fmapctl status --json --files | python3 -c '
+import json, sys
+files = json.load(sys.stdin)["mounts"][0]["file_counters"]
+print(eval(sys.argv[1]))' "$1"
+}
+check "the files of a mount" is "['/file']" file_json '[f["file"] for f in files]'
+# fmapfs has zeroed it by another file.
+own=$((3 << 20))
+check "... and what was counted of one" is "($own, 1, 0)" file_json \
+	'tuple(files[0]["counters"][c] for c in ("written_bytes", "faults_2m", "mappings_refused"))'
+check "... only if they are wanted" is False json '"file_counters" in mounts[0]'
+check "... and no more of them" is 0 file_json 'len(files) - 1'
+said() { # ERE ARGUMENT...
+	local ere=$1
+	shift
+	fmapctl status "$@" >"$tmp/table"
+	cat "$tmp/table"
+	grep -qE "$ere" "$tmp/table"
+}
+check "a table of devices" said "^0:${device##*/} +ok +0 +1 +0 +[0-9]+ +$written +$tmp/a" --devices
+check "a table of files" said "^[0-9]+ +[0-9]+ +1 +0 +[0-9]+ +$own +0 +0 +/file +$tmp/a" --files
+check "... of a number of them" said '^NODEID ' --files 1
+check "... of both" said '^NODEID ' --devices --files 3
+
 check "the module is loaded" is 1 metrics 'fuse_dax_fmap_module_loaded'
 
 # A file, for node_exporter.

@@ -92,8 +92,23 @@ enum Cmd {
     /// have been replaced since the mount was made, "(gone)" ones that were unregistered.
     Status {
         /// Print JSON; with --watch, a line each time
+        ///
+        /// What was counted for devices is in it, and for files with --files.
         #[arg(long)]
         json: bool,
+        /// Show the devices of the mounts, and what was counted for each
+        ///
+        /// POISONED is the number of pages that are known to have failed.
+        #[arg(long)]
+        devices: bool,
+        /// Show the mapped files that were used most (20 if N is not given), and what was counted
+        /// for each
+        ///
+        /// It is the use since the kernel has the file in its cache, by the bytes that were read,
+        /// written and mapped by faults. If several CPUs use a file at the same moment, some of it
+        /// may be missing. "(removed)" marks files without a name.
+        #[arg(long, value_name = "N", num_args = 0..=1, default_missing_value = "20")]
+        files: Option<usize>,
         /// Print it again every so many seconds, and how fast the counters grow
         #[arg(
             long,
@@ -202,11 +217,22 @@ fn main() -> ExitCode {
         } => ops::load(&objects, &ops::Options { replace, default }, &mut out),
         Cmd::List => ops::list(&mut out),
         Cmd::Unload { names } => ops::unload(&names, &mut out),
-        Cmd::Status { json, watch: None } => status::show(json, &mut out),
         Cmd::Status {
             json,
-            watch: Some(seconds),
-        } => watch::status(json, Duration::from_secs(seconds.into())),
+            devices,
+            files,
+            watch,
+        } => {
+            let options = status::Options {
+                json,
+                devices,
+                files,
+            };
+            match watch {
+                None => status::show(&options, &mut out),
+                Some(seconds) => watch::status(&options, Duration::from_secs(seconds.into())),
+            }
+        }
         Cmd::Metrics { output } => metrics::show(output.as_deref(), &mut out),
         Cmd::Devices { json } => devices::show(json, &mut out),
         Cmd::Bind { device, at_boot } => bind::bind(&device.options(at_boot), &mut out),

@@ -27,7 +27,7 @@ pub fn show(file: Option<&Path>, out: &mut String) -> Result<(), Failure> {
     }
     let loaded = Path::new("/sys/module").join(MODULE).exists();
     let mounts = match loaded {
-        true => status::mounts()?,
+        true => status::mounts(0)?,
         false => Vec::new(),
     };
     let text = text(Snapshot {
@@ -159,11 +159,12 @@ impl Snapshot {
                 matches!(mount.ops_state, Old | Gone).into()
             }),
         ));
-        let mut failed = Vec::new();
+        let (mut failed, mut poisoned) = (Vec::new(), Vec::new());
         for (at, mount) in self.mounts.iter().enumerate() {
             for device in &mount.devices {
                 let mut labels = labels(at);
                 labels.push(("device", escape(&device.name)));
+                poisoned.extend(device.poisoned_pages.map(|pages| (labels.clone(), pages)));
                 failed.push((labels, device.failed.into()));
             }
         }
@@ -172,6 +173,12 @@ impl Snapshot {
             None,
             "1 if a device of the mount has failed: it was removed, or its driver was.",
             failed,
+        ));
+        all.push(Metric::gauge(
+            "device_poisoned_pages",
+            None,
+            "Pages of a device of the mount that are known to have failed.",
+            poisoned,
         ));
         let size = |device: &Device| {
             let labels = vec![
@@ -191,27 +198,17 @@ impl Snapshot {
         all
     }
 
-    /// A counter of each kind, in the order of the module: of the mounts, then of their devices
-    /// and files, if the module counts for those.
+    /// A counter of each kind, in the order of the module: of the mounts, then of their devices,
+    /// if the module counts for those. There may be millions of files, which are left out.
     fn counters(&self, labels: &dyn Fn(usize) -> Labels, all: &mut Vec<Metric>) {
-        let with = |at, key, value: &str| {
-            let mut labels = labels(at);
-            labels.push((key, escape(value)));
-            labels
-        };
         for (at, mount) in self.mounts.iter().enumerate() {
             add("", &labels(at), &mount.counters, all);
         }
         for (at, mount) in self.mounts.iter().enumerate() {
             for device in &mount.devices {
-                let labels = with(at, "device", &device.name);
+                let mut labels = labels(at);
+                labels.push(("device", escape(&device.name)));
                 add("device_", &labels, &device.counters, all);
-            }
-        }
-        for (at, mount) in self.mounts.iter().enumerate() {
-            for file in &mount.file_counters {
-                let labels = with(at, "file", &file.file);
-                add("file_", &labels, &file.counters, all);
             }
         }
     }

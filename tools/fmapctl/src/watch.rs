@@ -15,16 +15,16 @@ use crate::status;
 const CLEAR: &str = "\x1b[H\x1b[2J";
 
 /// Prints what is mounted.
-pub fn status(as_json: bool, every: Duration) -> Result<(), Failure> {
-    let on_screen = io::stdout().is_terminal() && !as_json;
+pub fn status(options: &status::Options, every: Duration) -> Result<(), Failure> {
+    let on_screen = io::stdout().is_terminal() && !options.json;
     let mut last = None;
     loop {
-        let mut out = match (on_screen, as_json || last.is_none()) {
+        let mut out = match (on_screen, options.json || last.is_none()) {
             (true, _) => CLEAR.to_owned(),
             (false, true) => String::new(),
             (false, false) => "\n".to_owned(),
         };
-        last = Some(status::again(as_json, last, &mut out)?);
+        last = Some(status::again(options, last, &mut out)?);
         match output::write(io::stdout(), &out) {
             Ok(()) => thread::sleep(every),
             Err(error) if error.kind() == ErrorKind::BrokenPipe => return Ok(()),

@@ -11,6 +11,15 @@ pub const DEFAULT_OPS: &str = "/sys/module/fuse_dax_fmap/parameters/default_ops"
 /// files=<number> devices=<index>:<name>[!],...`, where `!` marks a device that has failed, and
 /// ` <name>=<number>` for each [`Counter`].
 pub const MOUNTS: &str = "/sys/kernel/debug/fuse_dax_fmap/mounts";
+/// The devices of these superblocks, a line for each: `<major>:<minor> device=<name>`, ` index=`,
+/// ` size=`, ` failed=` and ` poisoned_pages=` with a number, and ` <name>=<number>` for each
+/// [`Counter`] that devices have.
+pub const DEVICES: &str = "/sys/kernel/debug/fuse_dax_fmap/devices";
+/// Their mapped files, a line for each: `<major>:<minor> nodeid=<number>`, ` ino=`, ` size=` and
+/// ` meta_bytes=` with a number, ` <name>=<number>` for each [`Counter`] that files have, and
+/// ` file=<path>`, unless it has none. The path is from the root of the mount; blanks, tabs,
+/// newlines and backslashes are written as in mountinfo.
+pub const FILES: &str = "/sys/kernel/debug/fuse_dax_fmap/files";
 
 macro_rules! counters {
     ($($counter:ident = $name:literal, $description:literal;)*) => {
