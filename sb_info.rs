@@ -73,6 +73,7 @@ pub(crate) use ownership::{
 pub(crate) use released::Released;
 pub(crate) use superblock::{
     DeviceNumber,
+    MountName,
     Superblock, //
 };
 
@@ -344,7 +345,7 @@ unsafe impl AlwaysRefCounted for SbInfo {
     }
 }
 
-/// `major:minor`, for the log, as in /proc/self/mountinfo.
+/// For the log: `major:minor`, as in /proc/self/mountinfo, and the mount point if it is known.
 impl fmt::Display for SbInfo {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_fmt(fmt!("{}", self.superblock))

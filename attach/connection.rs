@@ -159,10 +159,10 @@ impl SuperHooks for Connection {
 
         this.sbi.superblock.is_gone();
         this.sbi.stop_looking();
-        let (released, device) = (this.sbi.released.event(), this.sbi.superblock.device);
+        let (released, mount) = (this.sbi.released.event(), this.sbi.superblock.name());
         // Until now the mounter, a part of `this`, owned the reference to the module.
         this.sbi.keep_module();
         drop(this);
-        wait_on_return(released, device);
+        wait_on_return(released, mount);
     }
 }

@@ -60,7 +60,7 @@ impl Lines for MountList {
         seq_print!(
             f,
             "{} ops={} map={} files={} devices={}{}\n",
-            *sbi,
+            sbi.superblock.device,
             sbi.ops.name(),
             sbi.ops.map_id(),
             sbi.files.load(Relaxed),
@@ -121,7 +121,7 @@ impl Part for OneDevice {
     /// Writes `major:minor` and what is known of the device.
     fn show(sbi: &SbInfo, index: u32, f: &SeqFile) {
         if let Some(record) = sbi.devices.record(index) {
-            seq_print!(f, "{sbi} {record}\n");
+            seq_print!(f, "{} {record}\n", sbi.superblock.device);
         }
     }
 }

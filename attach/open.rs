@@ -216,6 +216,7 @@ impl PendingOpen<'_> {
     fn open_unknown(&mut self) -> Result {
         let inode = self.inode;
         let conn = Connection::of_inode(inode).ok_or(EIO)?;
+        conn.sbi().superblock.remember_mount_point(self.file);
         let f_mode = self.file.mode();
         let truncates = self.file.has_flags(c::O_TRUNC);
         let no_rw = is_no_rw(f_mode);

@@ -22,19 +22,19 @@ use crate::{
     },
     bindings::kernel as c,
     fuse::ModuleRef,
-    sb_info::DeviceNumber, //
+    sb_info::MountName, //
 };
 
 /// The wait of a task in umount(2), on its way to user space.
 struct Wait {
     released: Arc<Completion>,
-    device: DeviceNumber,
+    mount: MountName,
     _module: ModuleRef,
 }
 
 /// Makes the current task wait on its way to user space, if it is in umount(2) and the devices of
 /// the mount are not free. May sleep.
-pub(super) fn wait_on_return(released: Arc<Completion>, device: DeviceNumber) {
+pub(super) fn wait_on_return(released: Arc<Completion>, mount: MountName) {
     if released.is_done() {
         return;
     }
@@ -42,12 +42,12 @@ pub(super) fn wait_on_return(released: Arc<Completion>, device: DeviceNumber) {
     // it is in one.
     let waits = task::returns_to_user_space() && unsafe { c::fuse_dax_fmap_in_umount() };
     let (Some(_module), true) = (ModuleRef::new(), waits) else {
-        pr_info!("{device}: unmounted; its devices stay held until no memory is in use\n");
+        pr_info!("{mount}: unmounted; its devices stay held until no memory is in use\n");
         return;
     };
     let wait = Wait {
         released,
-        device,
+        mount,
         _module,
     };
     // Without memory the task does not wait.
@@ -66,12 +66,12 @@ impl task::WorkOnReturn for Wait {
         }
         pr_warn!(
             "{}: umount waits until direct I/O and pipes have let go of memory\n",
-            self.device
+            self.mount
         );
         if self.released.wait_killable_freezable().is_err() {
             pr_warn!(
                 "{}: unmounted; its devices stay held until no memory is in use\n",
-                self.device
+                self.mount
             );
         }
     }

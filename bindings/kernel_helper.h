@@ -287,6 +287,17 @@ out:
 	kernfs_put(node);
 }
 
+/* The path of the mount that a file is opened through, at the end of @buf, or an error. */
+static inline char *fuse_dax_fmap_mount_point(const struct file *file, char *buf, int len)
+{
+	struct path mount = {
+		.mnt = file->f_path.mnt,
+		.dentry = file->f_path.mnt->mnt_root,
+	};
+
+	return d_path(&mount, buf, len);
+}
+
 /* What a register points to. C has a name for a member of a struct that has none. */
 static inline struct btf *fuse_dax_fmap_reg_btf(const struct bpf_reg_state *reg)
 {

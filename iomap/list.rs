@@ -37,7 +37,7 @@ pub(crate) fn show_inode(sbi: &SbInfo, number: u32, f: &SeqFile) {
         seq_print!(
             f,
             "{} nodeid={} ino={} size={} meta_bytes={}",
-            sbi,
+            sbi.superblock.device,
             inode.nodeid(),
             inode.number(),
             inode.size(),

@@ -8,11 +8,18 @@ use kernel::{
     fmt,
     new_spinlock,
     prelude::*,
-    sync::SpinLock, //
+    str::CString,
+    sync::{
+        SetOnce,
+        SpinLock, //
+    }, //
 };
 
 use crate::{
-    abstractions::fs::super_block::SuperBlock,
+    abstractions::fs::{
+        file::OpeningFile,
+        super_block::SuperBlock, //
+    },
     bindings::kernel as c, //
 };
 
@@ -26,6 +33,21 @@ impl fmt::Display for DeviceNumber {
     }
 }
 
+/// What the log calls a mount: the device number, and the mount point if it is known.
+pub(crate) struct MountName {
+    device: DeviceNumber,
+    name: Option<CString>,
+}
+
+impl fmt::Display for MountName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.name {
+            Some(name) => f.write_fmt(fmt!("{}", &**name)),
+            None => f.write_fmt(fmt!("{}", self.device)),
+        }
+    }
+}
+
 /// The superblock of a mount, which kept memory may outlive.
 ///
 /// # Invariants
@@ -34,6 +56,8 @@ impl fmt::Display for DeviceNumber {
 #[pin_data]
 pub(crate) struct Superblock {
     pub(crate) device: DeviceNumber,
+    /// The device number and the mount point, for the log.
+    name: SetOnce<CString>,
     #[pin]
     pub(super) sb: SpinLock<SuperblockPtr>,
 }
@@ -54,8 +78,35 @@ impl Superblock {
         // INVARIANT: `sb` is valid until `is_gone()`, by the safety requirements.
         pin_init!(Self {
             device,
+            name: SetOnce::new(),
             sb <- new_spinlock!(sb, "fuse_dax_fmap::Superblock::sb"),
         })
+    }
+
+    /// Remembers where the superblock is mounted, as the task that is opening `file` sees it,
+    /// unless that is known. When the superblock is made it is not mounted anywhere yet. May sleep.
+    pub(crate) fn remember_mount_point(&self, file: &OpeningFile) {
+        if self.name.as_ref().is_some() {
+            return;
+        }
+        let name = file
+            .mount_point()
+            .and_then(|path| CString::try_from_fmt(fmt!("{} ({path})", self.device)).ok());
+
+        // Another task may have been faster.
+        if let Some(name) = name {
+            self.name.populate(name);
+        }
+    }
+
+    /// Returns what the log calls the mount, for when this is gone; only the number without memory.
+    pub(crate) fn name(&self) -> MountName {
+        let name = self.name.as_ref();
+
+        MountName {
+            device: self.device,
+            name: name.and_then(|name| CString::try_from(&**name).ok()),
+        }
     }
 
     /// Returns true if [`Self::is_gone`] has been called.
@@ -69,8 +120,12 @@ impl Superblock {
     }
 }
 
+/// For the log: the device number, and the mount point if a file has been opened.
 impl fmt::Display for Superblock {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_fmt(fmt!("{}", self.device))
+        match self.name.as_ref() {
+            Some(name) => f.write_fmt(fmt!("{}", &**name)),
+            None => f.write_fmt(fmt!("{}", self.device)),
+        }
     }
 }

@@ -49,23 +49,14 @@ impl Dentry {
         NonNull::new(dentry).map(Self)
     }
 
-    /// Writes the path from the root of the file system to the end of `buf`, with a NUL, and
-    /// returns its length, or 0 if it is longer than `buf`: `dentry_path_raw()`. Does not sleep.
-    fn path(&self, buf: &mut [u8; SHOWN]) -> usize {
-        // SAFETY: By the type invariants the dentry is in use; `buf` is valid for writes of its
-        // length, which fits in an `int`.
-        let path = unsafe {
-            c::dentry_path_raw(
-                self.0.as_ptr(),
-                buf.as_mut_ptr().cast(),
-                SHOWN as ffi::c_int,
-            )
-        };
-
-        match from_err_ptr(path) {
-            Ok(path) => (buf.as_ptr().addr() + SHOWN - 1).saturating_sub(path.addr()),
-            Err(_) => 0,
-        }
+    /// Returns the path from the root of the file system, unless it is very long:
+    /// `dentry_path_raw()`. Does not sleep.
+    fn path(&self) -> Option<ShownPath> {
+        ShownPath::new(|buf, len| {
+            // SAFETY: By the type invariants the dentry is in use; `buf` is valid for writes of
+            // `len` bytes.
+            unsafe { c::dentry_path_raw(self.0.as_ptr(), buf, len) }
+        })
     }
 }
 
@@ -86,33 +77,55 @@ pub(crate) fn write_path(f: &SeqFile, inode: &Inode) {
     unsafe { c::fuse_dax_fmap_seq_file(seq, inode.as_raw()) }
 }
 
-/// The path of an inode from the root of its file system, for the log: ` ("/path")`, or nothing if
-/// it has none or a very long one. Quotes, and what is no printable ASCII character, are escaped.
-pub(crate) struct Named {
-    /// The path, at the end.
+/// A path for the log, in quotes. Quotes in it, and what is no printable ASCII character, are
+/// escaped.
+pub(crate) struct ShownPath {
+    /// The path, at the end, with a NUL.
     buf: [u8; SHOWN],
     len: usize,
 }
+
+impl ShownPath {
+    /// Calls `write` with a buffer and its length, at whose end it writes a path with a NUL. It
+    /// returns a pointer to the path, or an error pointer if there is none, or a longer one.
+    pub(super) fn new(
+        write: impl FnOnce(*mut ffi::c_char, ffi::c_int) -> *mut ffi::c_char,
+    ) -> Option<Self> {
+        let mut buf = [0; SHOWN];
+        let path = from_err_ptr(write(buf.as_mut_ptr().cast(), SHOWN as ffi::c_int)).ok()?;
+        let len = (buf.as_ptr().addr() + SHOWN - 1).saturating_sub(path.addr());
+
+        (len != 0).then_some(Self { buf, len })
+    }
+}
+
+impl fmt::Display for ShownPath {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // The NUL is the last byte.
+        let end = SHOWN - 1;
+        let path = self.buf.get(end.saturating_sub(self.len)..end);
+
+        f.write_fmt(fmt!("{:?}", BStr::from_bytes(path.unwrap_or_default())))
+    }
+}
+
+/// The path of an inode from the root of its file system, for the log: ` ("/path")`, or nothing if
+/// it has none or a very long one.
+pub(crate) struct Named(Option<ShownPath>);
 
 impl Named {
     /// Finds the path. May sleep, so not while the line is being printed: printk formats its
     /// arguments with interrupts disabled.
     pub(crate) fn new(inode: &Inode) -> Self {
-        let mut buf = [0; SHOWN];
-        let len = Dentry::find_alias(inode).map_or(0, |dentry| dentry.path(&mut buf));
-
-        Self { buf, len }
+        Self(Dentry::find_alias(inode).and_then(|dentry| dentry.path()))
     }
 }
 
 impl fmt::Display for Named {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // The NUL is the last byte.
-        let end = SHOWN - 1;
-
-        match self.buf.get(end.saturating_sub(self.len)..end) {
-            Some(path) if !path.is_empty() => f.write_fmt(fmt!(" ({:?})", BStr::from_bytes(path))),
-            _ => Ok(()),
+        match &self.0 {
+            Some(path) => f.write_fmt(fmt!(" ({path})")),
+            None => Ok(()),
         }
     }
 }

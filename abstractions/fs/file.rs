@@ -21,6 +21,7 @@ use kernel::{
 use crate::{
     abstractions::fs::{
         address_space::AddressSpace,
+        dentry::ShownPath,
         inode::Inode,
         path::Path, //
     },
@@ -179,6 +180,16 @@ impl OpeningFile {
 
         // SAFETY: By the type invariants the file has an inode, to which it holds a reference.
         unsafe { Inode::from_raw(inode) }
+    }
+
+    /// Returns the path of the mount that the file is opened through, as the current task sees it,
+    /// unless that is a very long one. May sleep.
+    pub(crate) fn mount_point(&self) -> Option<ShownPath> {
+        ShownPath::new(|buf, len| {
+            // SAFETY: By the type invariants the file is valid, and it has a path as it is being
+            // opened. `buf` is valid for writes of `len` bytes.
+            unsafe { c::fuse_dax_fmap_mount_point(self.as_raw(), buf, len) }
+        })
     }
 
     /// Returns the operations.

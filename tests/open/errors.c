@@ -487,7 +487,7 @@ TEST_F(errors, busy)
 {
 	struct fuse_server *second = fmap_server(SCRIPTED_OPS_NAME);
 	int log = klog_open();
-	char holder[128];
+	char holder[256];
 	struct stat st;
 
 	ASSERT_NE(NULL, second);
@@ -497,8 +497,9 @@ TEST_F(errors, busy)
 	ASSERT_EQ(0, stat(self->s->dir, &st));
 	EXPECT_EQ(-EBUSY, fs_try(second, "file"));
 	/* The log names the mount that holds it. */
-	snprintf(holder, sizeof(holder), "%s is held by mount %u:%u (ops %s), index 0",
-		 daxdev[0].name, major(st.st_dev), minor(st.st_dev), SCRIPTED_OPS_NAME);
+	snprintf(holder, sizeof(holder), "%s is held by mount %u:%u (\"%s\") (ops %s), index 0",
+		 daxdev[0].name, major(st.st_dev), minor(st.st_dev), self->s->dir,
+		 SCRIPTED_OPS_NAME);
 	EXPECT_TRUE(log < 0 || klog_wait(log, LOG_PREFIX, holder)) TH_LOG("%s", holder);
 	close(log);
 	EXPECT_EQ(0, fs_try(self->s, "file"));
