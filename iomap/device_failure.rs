@@ -19,7 +19,10 @@ use kernel::{
 };
 
 use crate::{
-    abstractions::mm::folio::Folio,
+    abstractions::{
+        fs::dentry::Named,
+        mm::folio::Folio, //
+    },
     bindings::kernel as c,
     daxdev::{
         is_poisoned,
@@ -196,6 +199,15 @@ unsafe fn memory_failure(
         idle.disassociate();
     }
     drop(no_faults);
+    if let Some(inode) = file.inode() {
+        pr_err!(
+            "{}: inode {}{} at {:#x}: its memory has failed\n",
+            sbi,
+            inode.number(),
+            Named::new(inode),
+            index * PAGE
+        );
+    }
     // `mf_dax_kill_procs()` has marked the first page of the folio.
     if !is_poisoned(owner.head) {
         // SAFETY: `owner.head` is of the folio that frame `pfn` was in, of the same device.

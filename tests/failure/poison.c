@@ -274,6 +274,18 @@ TEST_F(poison, consumed)
 	EXPECT_EQ(1, klog_count(self->log, "has failed (page frame"));
 }
 
+/* The log names the file, and where in it the page was. */
+TEST_F(poison, named)
+{
+	char line[128];
+	int log = klog_open();
+
+	hit_by(self->p + BAD, -1, MADV_HWPOISON);
+	snprintf(line, sizeof(line), "(\"/bad\") at %#lx: its memory has failed", (long)(BAD));
+	EXPECT_TRUE(log < 0 || klog_wait(log, LOG_PREFIX, line)) TH_LOG("%s", line);
+	close(log);
+}
+
 /* Other tasks: early if they asked for it (PR_MCE_KILL_EARLY), else at the next touch. */
 TEST_F(poison, in_other_tasks)
 {
