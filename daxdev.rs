@@ -21,7 +21,8 @@
 //! association in the folio, relies on the file system to allow only one, and corrupts folios
 //! otherwise.
 //!
-//! Lock order: `Devices::acquiring` (a wait, no lock), `HOLDERS`, `POISONED`.
+//! Lock order: `Devices::acquiring` (a wait, no lock), the lock of a device's parent, that of the
+//! device, `HOLDERS`, `POISONED`.
 
 use kernel::prelude::*;
 
@@ -35,7 +36,10 @@ pub(crate) use device::{
     Device,
     Devices, //
 };
-pub(crate) use failure::drain;
+pub(crate) use failure::{
+    drain,
+    wait_for_reports, //
+};
 pub(crate) use holder::{
     HolderOps,
     HolderRef, //
@@ -53,5 +57,6 @@ pub(crate) use poison::{
 /// [`ENOMEM`].
 pub(crate) fn init() -> Result {
     holder::init();
+    failure::init();
     poison::init()
 }

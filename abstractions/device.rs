@@ -1,8 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The lock of a device, which serializes binding and unbinding of its driver.
+//! The lock of a device, which serializes binding and unbinding of its driver, and notifiers of a
+//! bus, which are told before a driver is unbound.
 //!
-//! C header: [`include/linux/device.h`](srctree/include/linux/device.h)
+//! C headers: [`include/linux/device.h`](srctree/include/linux/device.h),
+//! [`include/linux/device/bus.h`](srctree/include/linux/device/bus.h)
 //!
 //! # Examples
 //!
@@ -12,11 +14,20 @@
 //! drop(locked);
 //! ```
 
-use core::ptr;
+use core::{
+    marker::PhantomData,
+    ptr, //
+};
 
 use kernel::{
     device::Device,
-    types::NotThreadSafe, //
+    error::to_result,
+    ffi,
+    prelude::*,
+    types::{
+        NotThreadSafe,
+        Opaque, //
+    }, //
 };
 
 use crate::bindings::kernel as c;
@@ -25,6 +36,25 @@ use crate::bindings::kernel as c;
 fn raw(device: &Device) -> *mut c::device {
     // `Device` is transparent.
     ptr::from_ref(device).cast_mut().cast()
+}
+
+/// The address of a device, for comparison only.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) struct DeviceId(usize);
+
+impl DeviceId {
+    pub(crate) fn of(device: &Device) -> Self {
+        Self(raw(device).addr())
+    }
+}
+
+/// Returns the parent, if there is one. It stays as long as the device is registered.
+pub(crate) fn parent(device: &Device) -> Option<&Device> {
+    // SAFETY: `device` is valid; its parent does not change.
+    let parent = unsafe { (*raw(device)).parent };
+
+    // SAFETY: A device holds a reference to its parent.
+    (!parent.is_null()).then(|| unsafe { Device::from_raw(parent) })
 }
 
 /// A guard for a locked device.
@@ -66,5 +96,100 @@ impl Drop for DeviceGuard<'_> {
     fn drop(&mut self) {
         // SAFETY: By the type invariants the current task has locked the device.
         unsafe { c::device_unlock(raw(self.device)) }
+    }
+}
+
+/// The address of a bus.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) struct BusId(*const c::bus_type);
+
+// SAFETY: The address of a bus belongs to no task.
+unsafe impl Send for BusId {}
+
+impl BusId {
+    /// Returns the bus that a device is on, if it is on one.
+    pub(crate) fn of(device: &Device) -> Option<Self> {
+        // SAFETY: `device` is valid; its bus does not change.
+        let bus = unsafe { (*raw(device)).bus };
+
+        (!bus.is_null()).then_some(Self(bus))
+    }
+}
+
+/// What a [`BusNotifier`] calls.
+pub(crate) trait Unbinding: 'static {
+    /// Called before the driver of a device is unbound, with the device locked. May sleep. Until it
+    /// returns, no notifier of the bus can be registered or unregistered; other drivers can be
+    /// bound and unbound.
+    fn unbinding(device: DeviceId);
+}
+
+/// A notifier of a bus. Dropping it waits for calls that are under way.
+///
+/// # Invariants
+///
+/// `block` is registered with the bus, as long as that is registered itself.
+#[pin_data(PinnedDrop)]
+pub(crate) struct BusNotifier<T: Unbinding> {
+    bus: BusId,
+    #[pin]
+    block: Opaque<c::notifier_block>,
+    _calls: PhantomData<T>,
+}
+
+// SAFETY: A notifier belongs to no task.
+unsafe impl<T: Unbinding> Send for BusNotifier<T> {}
+
+impl<T: Unbinding> BusNotifier<T> {
+    /// Registers a notifier. May sleep.
+    ///
+    /// # Errors
+    ///
+    /// [`EINVAL`] if the bus is not registered.
+    pub(crate) fn new(bus: BusId) -> impl PinInit<Self, Error> {
+        // INVARIANT: `block` is registered here.
+        try_pin_init!(Self {
+            bus,
+            block <- Opaque::try_ffi_init(move |slot: *mut c::notifier_block| {
+                let block = c::notifier_block {
+                    notifier_call: Some(Self::call),
+                    ..pin_init::zeroed()
+                };
+
+                // SAFETY: `slot` is valid for writes.
+                unsafe { slot.write(block) };
+                // SAFETY: `slot` is pinned, and stays until `drop()`. The function compares the
+                // address of the bus with those of the buses that are registered.
+                to_result(unsafe { c::bus_register_notifier(bus.0, slot) })
+            }),
+            _calls: PhantomData,
+        })
+    }
+
+    pub(crate) fn bus(&self) -> BusId {
+        self.bus
+    }
+
+    /// # Safety
+    ///
+    /// Must only be called by the driver core, with a device.
+    unsafe extern "C" fn call(
+        _block: *mut c::notifier_block,
+        event: ffi::c_ulong,
+        device: *mut ffi::c_void,
+    ) -> ffi::c_int {
+        if event == c::bus_notifier_event_BUS_NOTIFY_UNBIND_DRIVER as ffi::c_ulong {
+            T::unbinding(DeviceId(device.addr()));
+        }
+        0
+    }
+}
+
+#[pinned_drop]
+impl<T: Unbinding> PinnedDrop for BusNotifier<T> {
+    fn drop(self: Pin<&mut Self>) {
+        // An error means that the bus is gone, and its notifiers with it.
+        // SAFETY: By the type invariants `block` is registered, or the bus is not.
+        unsafe { c::bus_unregister_notifier(self.bus.0, self.block.get()) };
     }
 }

@@ -109,6 +109,9 @@ impl Drop for Hooks {
         daxdev::drain();
         // Mapped files are freed by RCU callbacks of the module.
         rcu_barrier();
+        // The dax core may have found the holder's functions of a device that was removed, and have
+        // called them while this waited.
+        daxdev::wait_for_reports();
         synchronize_rcu_tasks();
     }
 }

@@ -34,7 +34,11 @@ use crate::{
             DaxDevice,
             ReadLock, //
         },
-        device,
+        device::{
+            self,
+            DeviceGuard,
+            DeviceId, //
+        },
         module::ModuleRef,
         task, //
     },
@@ -54,7 +58,10 @@ use crate::{
 };
 
 use super::{
-    failure::Reports,
+    failure::{
+        watch,
+        Reports, //
+    },
     frames::{
         frames_at,
         Frames, //
@@ -506,14 +513,18 @@ impl Devices {
         let name = CString::try_from(found.device().name())
             .map_err(|_| Failure::because("no memory")(ENOMEM))?;
         let stats = DeviceStats::new().map_err(Failure::because("no memory"))?;
-        let holder = self.announce(slot, index, ops, &name)?;
+        watch(found.device()).map_err(Failure::because("no memory"))?;
+        let holder = self.announce(slot, index, ops, &name, found.device())?;
 
-        if let Err(errno) = take(&found, holder) {
-            holder::unregister(holder, || ());
-            return Err(cannot_be_held(errno, limit, &name, found.dax_dev()));
-        }
-        // The driver is unbound with this lock held, and looks for a holder then. If the device is
-        // alive, it finds `holder`.
+        let parent_locked = match take(&found, holder) {
+            Ok(locked) => locked,
+            Err(errno) => {
+                holder::unregister(holder, || ());
+                return Err(cannot_be_held(errno, limit, &name, found.dax_dev()));
+            }
+        };
+        // The driver is unbound with this lock held, or the device is removed with the parent's,
+        // and `holder` is looked for then. If the device is alive, it is found.
         let locked = device::lock(found.device());
         // `kill_dax()` may have looked for a holder before `take()`, notified none, and cleared
         // `holder` since. The driver may even be bound again, and another mount hold the device.
@@ -523,9 +534,11 @@ impl Devices {
             holder::unregister(holder, || unsafe { give_back(found.dax_dev(), holder) });
             return Err(GOES_AWAY);
         }
+        holder::taken(holder);
         let mut held = held(&found, slot, holder, name, stats);
         let measured = held.measure();
         drop(locked);
+        drop(parent_locked);
         measured.map_err(Failure::because("no memory"))?;
         if held.size == 0 {
             return Err(GOES_AWAY);
@@ -540,6 +553,7 @@ impl Devices {
         index: u32,
         ops: &(dyn HolderOps + 'static),
         name: &CStr,
+        device: &kernel::device::Device,
     ) -> Result<Cookie, Failure> {
         let holder = Cookie::new();
 
@@ -551,6 +565,11 @@ impl Devices {
             index,
             ops: NonNull::from(ops),
             name: CString::try_from(name).map_err(|_| Failure::because("no memory")(ENOMEM))?,
+            device: DeviceId::of(device),
+            parent: device::parent(device).map(DeviceId::of),
+            is_taken: false,
+            is_logged: false,
+            is_out_of_use: false,
         })
         .map_err(Failure::because("no memory"))?;
         // In this order: memory that fails from now on is reported, and memory that failed before
@@ -682,7 +701,8 @@ unsafe fn give_back(dax_dev: &DaxDevice, holder: Cookie) {
 /// Interval between attempts to lock a device.
 const AGAIN_MS: u32 = 10;
 
-/// Takes a device for a holder.
+/// Takes a device for a holder. Returns the lock of the device's parent: as long as it is held, the
+/// parent's driver, which has made the device, does not remove it.
 ///
 /// `fs_dax_get()` waits for the lock of the device, and is not killable. The task that unbinds a
 /// driver has the lock as long as pages are in use (`failure`). So `fs_dax_get()` is called when
@@ -692,22 +712,27 @@ const AGAIN_MS: u32 = 10;
 /// # Errors
 ///
 /// [`EBUSY`] if the device is held; [`EINTR`] if the task is being killed; those of `fs_dax_get()`.
-fn take(found: &BusDevice<'_>, holder: Cookie) -> Result {
-    loop {
+fn take<'a>(found: &BusDevice<'a>, holder: Cookie) -> Result<Option<DeviceGuard<'a>>> {
+    let parent = device::parent(found.device());
+    let parent_locked = loop {
         if !found.dax_dev().holder().is_null() {
             return Err(EBUSY);
         }
-        if device::try_lock(found.device()).is_some() {
-            // The guard is dropped, so the device is unlocked.
-            break;
+        let parent_locked = parent.and_then(device::try_lock);
+        if parent_locked.is_some() == parent.is_some() && device::try_lock(found.device()).is_some()
+        {
+            // The guard of the device itself is dropped, so it is unlocked.
+            break parent_locked;
         }
+        drop(parent_locked);
         task::sleep_killable(msecs_to_jiffies(AGAIN_MS));
         if task::fatal_signal_pending() {
             return Err(EINTR);
         }
-    }
+    };
     // SAFETY: A `BusDevice` sits on the dax bus, and a cookie is never null.
-    unsafe { found.dax_dev().hold::<Reports>(holder.as_ptr()) }
+    unsafe { found.dax_dev().hold::<Reports>(holder.as_ptr()) }?;
+    Ok(parent_locked)
 }
 
 /// Logs the holder of a device that cannot be held.

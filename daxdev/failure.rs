@@ -7,8 +7,12 @@
 //! consumed the poison), or that unbinds the driver.
 //!
 //! **A device that is being removed** is marked failed, everything on it is unmapped, and every
-//! later mapping of it is an error. Its memory map is freed after the report returns, so the report
-//! waits until no page of it is in use.
+//! later mapping of it is an error. Its memory map is freed after the report returns, so the module
+//! waits until no page of it is in use, which may take as long as a user likes. In the report that
+//! would be in a read-side critical section of `dax_read_lock()`, which all DAX devices of the
+//! kernel share: not even a device of LVM could be removed meanwhile. So the module waits before:
+//! the buses of the device and of its parent tell it that their drivers are about to be unbound
+//! ([`watch`]). The report has nothing left to do then.
 //!
 //! **Memory that has failed** is recorded ([`poison`]), its page is unmapped, and the tasks that
 //! map it get SIGBUS: at once if they consumed it or asked for that (PR_MCE_KILL), else at their
@@ -18,12 +22,16 @@
 //! may have held the device before, or may be about to fail to hold it.
 
 use kernel::{
+    device::Device,
     ffi,
     page::PAGE_SIZE,
     prelude::*,
-    sync::atomic::{
-        Atomic,
-        Relaxed, //
+    sync::{
+        atomic::{
+            Atomic,
+            Relaxed, //
+        },
+        global_lock, //
     },
     time::{
         delay::fsleep,
@@ -38,6 +46,13 @@ use crate::{
             HolderOperations,
             ReadLock, //
         },
+        device::{
+            self,
+            BusId,
+            BusNotifier,
+            DeviceId,
+            Unbinding, //
+        },
         sync::rcu::synchronize_rcu_tasks, //
     },
     bindings::kernel as c,
@@ -47,6 +62,7 @@ use crate::{
 use super::{
     frames::frames_at,
     holder::{
+        Cookie,
         Holder,
         HOLDERS, //
     },
@@ -57,15 +73,58 @@ use super::{
 /// for them.
 static NOTIFYING: Atomic<i64> = Atomic::new(0);
 
+global_lock! {
+    /// The notifiers of all buses that a held device, or the parent of one, has been on.
+    // SAFETY: `init()` runs before any mount is attached.
+    unsafe(uninit) static BUSES: Mutex<KVec<Pin<KBox<BusNotifier<Reports>>>>> = KVec::new();
+}
+
+/// Initializes the list. Called once, while the module is loaded.
+pub(super) fn init() {
+    // SAFETY: Called once, before the first use of the lock.
+    unsafe { BUSES.init() }
+}
+
+/// Makes sure that the module is told before the driver of a device, or that of its parent, is
+/// unbound. May sleep.
+///
+/// # Errors
+///
+/// [`ENOMEM`].
+pub(super) fn watch(device: &Device) -> Result {
+    for device in [Some(device), device::parent(device)] {
+        let Some(bus) = device.and_then(BusId::of) else {
+            continue;
+        };
+        let mut buses = BUSES.lock();
+        if buses.iter().any(|notifier| notifier.bus() == bus) {
+            continue;
+        }
+        buses.reserve(1, GFP_KERNEL)?;
+        buses.push(
+            KBox::pin_init(BusNotifier::new(bus), GFP_KERNEL)?,
+            GFP_KERNEL,
+        )?;
+    }
+    Ok(())
+}
+
 /// Waits until no report of a failure is in progress. Called when there are no holders left.
 pub(crate) fn drain() {
+    *BUSES.lock() = KVec::new();
+    wait_for_reports();
+    poison::forget_all();
+}
+
+/// Waits until no report of a failure is in progress. The dax core may begin one as long as it has
+/// a removed device that was held.
+pub(crate) fn wait_for_reports() {
     // A task in the dax core that has found `Reports`, but is not counted in `NOTIFYING` yet, has
     // not slept since.
     synchronize_rcu_tasks();
     while NOTIFYING.load(Relaxed) != 0 || poison::are_ending() {
         fsleep(Delta::from_millis(1));
     }
-    poison::forget_all();
 }
 
 /// Handles the dax core's reports about a device that is or was held by a slot.
@@ -78,10 +137,8 @@ impl HolderOperations for Reports {
     fn notify_failure(dax_dev: &DaxDevice, offset: u64, len: u64, flags: ffi::c_int) -> Result {
         NOTIFYING.add(1, Relaxed);
         let result = if flags & c::mf_flags_MF_MEM_PRE_REMOVE as ffi::c_int != 0 {
-            // A mount without references cannot be used any more, but releases its devices soon.
-            while take_out_of_use(dax_dev) == Progress::Again {
-                fsleep(Delta::from_millis(1));
-            }
+            let cookie = dax_dev.holder();
+            take_all_out_of_use(|holder| holder.cookie.as_ptr() == cookie);
             Ok(())
         } else {
             memory_has_failed(dax_dev, offset, len, flags)
@@ -91,35 +148,67 @@ impl HolderOperations for Reports {
     }
 }
 
-#[derive(PartialEq, Eq)]
-enum Progress {
-    Done,
-    Again,
+impl Unbinding for Reports {
+    fn unbinding(device: DeviceId) {
+        let concerns = |holder: &Holder| {
+            holder.is_taken && (holder.device == device || holder.parent == Some(device))
+        };
+        take_all_out_of_use(concerns);
+    }
 }
 
-fn take_out_of_use(dax_dev: &DaxDevice) -> Progress {
-    let holders = HOLDERS.lock();
-    let Some(holder) = Holder::of(&holders, dax_dev) else {
-        return Progress::Done;
+enum Progress {
+    /// This device is out of use.
+    Done(Cookie),
+    /// A mount is about to release its devices.
+    Again,
+    /// There is no such device.
+    End,
+}
+
+/// Takes the devices of some holders out of use: they are about to be removed. Waits until no page
+/// of them is in use.
+fn take_all_out_of_use(is_one: impl Fn(&Holder) -> bool) {
+    let mut last = Cookie::NONE;
+
+    loop {
+        match take_out_of_use(|holder| holder.cookie > last && is_one(holder)) {
+            Progress::Done(cookie) => last = cookie,
+            Progress::Again => fsleep(Delta::from_millis(1)),
+            Progress::End => break,
+        }
+    }
+}
+
+/// Takes the first device out of use whose holder `is_next`.
+fn take_out_of_use(is_next: impl Fn(&Holder) -> bool) -> Progress {
+    let mut holders = HOLDERS.lock();
+    let Some(holder) = holders.iter_mut().find(|holder| is_next(holder)) else {
+        return Progress::End;
     };
+    let cookie = holder.cookie;
+    if holder.is_out_of_use {
+        return Progress::Done(cookie);
+    }
+    // A mount without references cannot be used any more, but releases its devices soon.
     let Some(ops) = holder.ops().get() else {
-        // The mount is about to release its devices.
         return Progress::Again;
     };
     let index = holder.index;
     let is_held = ops.device_fails(index);
-    if is_held {
+    if is_held && !holder.is_logged {
+        holder.is_logged = true;
         pr_err!(
             "{} goes away under {}; what is in it fails from now on\n",
             &*holder.name,
-            holder
+            *holder
         );
     }
     // Dropping the last reference to a superblock, or to `ops`, takes this lock.
     drop(holders);
     if !is_held {
         // A device that is still being acquired has no mappings.
-        return Progress::Done;
+        return Progress::Done(cookie);
     }
     ops.device_removed(index);
     // Once the dax core has cleared `DAXDEV_ALIVE`, the driver must not be asked for an address: it
@@ -127,7 +216,11 @@ fn take_out_of_use(dax_dev: &DaxDevice) -> Progress {
     // which then returns NULL). No fault is in the driver now; reads and writes whose mapping was
     // validated before have not slept since.
     synchronize_rcu_tasks();
-    Progress::Done
+    let mut holders = HOLDERS.lock();
+    if let Some(holder) = holders.iter_mut().find(|holder| holder.cookie == cookie) {
+        holder.is_out_of_use = true;
+    }
+    Progress::Done(cookie)
 }
 
 /// Takes failed memory out of use, and notifies the tasks that map it.

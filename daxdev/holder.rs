@@ -32,7 +32,10 @@ use kernel::{
     }, //
 };
 
-use crate::abstractions::dax::DaxDevice;
+use crate::abstractions::{
+    dax::DaxDevice,
+    device::DeviceId, //
+};
 
 /// The operations of a holder of devices, for when one of them fails.
 pub(crate) trait HolderOps: Sync {
@@ -114,10 +117,13 @@ impl Drop for HolderRef {
 
 /// The `holder_data` that the dax core has for a holder: a number that is used once. The address of
 /// a slot would not do, as it may be another slot's before the dax core clears it.
-#[derive(Clone, Copy, PartialEq, Eq)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd)]
 pub(super) struct Cookie(usize);
 
 impl Cookie {
+    /// Less than all others.
+    pub(super) const NONE: Self = Self(0);
+
     pub(super) fn new() -> Self {
         static LAST: Atomic<usize> = Atomic::new(0);
 
@@ -143,6 +149,15 @@ pub(super) struct Holder {
     pub(super) ops: NonNull<dyn HolderOps>,
     /// The device's own name.
     pub(super) name: CString,
+    /// The device, and its parent, whose driver has made it.
+    pub(super) device: DeviceId,
+    pub(super) parent: Option<DeviceId>,
+    /// True once the device is held.
+    pub(super) is_taken: bool,
+    /// True once it has been logged that the device goes away.
+    pub(super) is_logged: bool,
+    /// True once the device has been taken out of use.
+    pub(super) is_out_of_use: bool,
 }
 
 // SAFETY: Only used under the lock of `HOLDERS`.
@@ -191,6 +206,14 @@ impl fmt::Display for Holder {
 /// as it is.
 pub(super) fn register(holder: Holder) -> Result {
     Ok(HOLDERS.lock().push(holder, GFP_KERNEL)?)
+}
+
+/// Records that a device is held. The device is locked, and so is its parent: from now on the
+/// holder is told before one of their drivers is unbound.
+pub(super) fn taken(cookie: Cookie) {
+    for holder in HOLDERS.lock().iter_mut() {
+        holder.is_taken |= holder.cookie == cookie;
+    }
 }
 
 /// Takes a slot out of the list, and calls `release` with the list locked: no report begins

@@ -17,6 +17,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/uio.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -234,6 +235,40 @@ TEST_F_TIMEOUT(destroyed, destroyed, 120)
 	expect_gone();
 	expect_stays();
 	EXPECT_EQ(0, run(on, ""));
+	finish();
+}
+
+/*
+ * A page of the device is in a pipe when its namespace or region is disabled, which waits for
+ * the page, and for nothing else: another device can be unbound and bound meanwhile.
+ */
+TEST_F_TIMEOUT(destroyed, while_pinned, 120)
+{
+	const char *off = on_cxl() ? "cxl disable-region -f %s" : "ndctl disable-namespace %s";
+	const char *on = on_cxl() ? "cxl enable-region %s" : "ndctl enable-namespace %s";
+	struct iovec page = { .iov_base = self->gone, .iov_len = PAGE };
+	char buf[PAGE];
+	int pipe_fd[2];
+	pid_t pid;
+
+	ASSERT_EQ(0, pipe(pipe_fd));
+	ASSERT_EQ(PAGE, vmsplice(pipe_fd[1], &page, 1, 0));
+	pid = fork();
+	ASSERT_LE(0, pid);
+	if (!pid)
+		_exit(run(off, self->parent));
+	for (int ms = 0; ms < FS_PATIENCE && touch(self->gone, -1) != SIGBUS; ms += 10)
+		usleep(10 * 1000);
+	expect_gone();
+	EXPECT_EQ(0, daxdev_unbind(&daxdev[0]));
+	EXPECT_EQ(SIGBUS, touch(self->stays, -1));
+	EXPECT_EQ(0, daxdev_bind(&daxdev[0]));
+	EXPECT_EQ(0, waitpid(pid, NULL, WNOHANG));
+	EXPECT_EQ(PAGE, read(pipe_fd[0], buf, PAGE));
+	EXPECT_EQ(0, ended(pid));
+	close(pipe_fd[0]);
+	close(pipe_fd[1]);
+	EXPECT_EQ(0, run(on, self->parent));
 	finish();
 }
 

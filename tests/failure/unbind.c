@@ -403,6 +403,42 @@ TEST_F(unbind, while_pinned)
 }
 
 /*
+ * While unbinding one device waits for a pinned page, another one is unbound and bound. (The
+ * kernel has one read-side critical section for all DAX devices. If the module waited in it,
+ * no other DAX device could be removed, not even one of LVM.)
+ */
+TEST_F(unbind, others_while_pinned)
+{
+	pid_t io, pid;
+
+	self->s->hold[FUSE_WRITE] = true;
+	io = fork();
+	ASSERT_LE(0, io);
+	if (!io) {
+		int fd = fs_open(self->s, "plain", O_RDWR);
+
+		_exit(pwrite(fd, self->gone + HUGE, 4 * PAGE, 0) != 4 * PAGE);
+	}
+	ASSERT_TRUE(fs_wait(self->s, FUSE_WRITE, 1));
+	pid = daxdev_unbind_begin(&daxdev[0]);
+	ASSERT_LE(0, pid);
+	usleep(300 * 1000);
+	EXPECT_EQ(0, waitpid(pid, NULL, WNOHANG));
+	EXPECT_EQ(0, daxdev_unbind(&daxdev[1]));
+	EXPECT_EQ(SIGBUS, touch(self->stays, -1));
+	EXPECT_EQ(0, daxdev_bind(&daxdev[1]));
+	EXPECT_EQ(0, waitpid(pid, NULL, WNOHANG));
+	expect_gone();
+	fs_release(self->s, FUSE_WRITE);
+	EXPECT_EQ(0, ended(io));
+	ASSERT_EQ(0, ended(pid));
+	let_go();
+	EXPECT_EQ(0, fs_umount(self->s));
+	expect_usable();
+	finish();
+}
+
+/*
  * Tasks pin pages without a pause, with buffers of many pages: a task that has pinned some
  * of them faults for the next.
  */
