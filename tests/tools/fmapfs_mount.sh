@@ -212,6 +212,23 @@ check "... truly" mounted "$dir"
 umount "$dir"
 check "where nothing is, nothing is done" fmapfs --unmount-dead "$tmp/none"
 
+# The number of a mount is given to the next one, and a server may not have ended yet.
+fmapfs --daemon "$two" "$dir"
+late=$(pid_on "$dir")
+kill -STOP "$late"
+number=$(mountpoint -d "$dir")
+umount "$dir"
+fmapfs --daemon "$one" "$dir"
+check "a mount has the number of an earlier one" [ "$(mountpoint -d "$dir")" = "$number" ]
+daemon=$(pid_on "$dir" | grep -vx "$late")
+kill -9 "$daemon"
+eventually fails kill -0 "$daemon" 2>/dev/null
+check "... and is taken away without a server, although that of the earlier one is there" \
+	fmapfs --unmount-dead "$dir"
+check "... truly" fails mounted "$dir"
+kill -CONT "$late"
+eventually fails kill -0 "$late" 2>/dev/null
+
 # --- Where it is mounted ------------------------------------------------------------------
 
 touch "$other/precious"

@@ -39,6 +39,7 @@ pub const KIND: &str = "fuse.fmapfs";
 
 /// How long the server of another mount may take to answer.
 const PATIENCE: Duration = Duration::from_secs(5);
+const BRIEF: Duration = Duration::from_millis(500);
 
 /// A directory that something can be mounted on.
 #[derive(Debug)]
@@ -282,19 +283,22 @@ pub fn unmount_dead(path: &Path) -> Result<(), String> {
             return Ok(());
         };
         let is_root = statx.stx_attributes.contains(StatxAttributes::MOUNT_ROOT);
-        let is_dead = || {
-            process::servers(mount.number).is_empty() && ask(path).is_some_and(|said| dead(&said))
-        };
-        if !is_root || mount.kind != KIND || !is_dead() {
+        if !is_root || mount.kind != KIND || !is_dead(path, PATIENCE) {
             return Ok(());
         }
         take_away(&mount.place, mount.id, UnmountFlags::DETACH).map_err(failed)?;
     }
 }
 
+/// Returns true if a mount has no server. A process that has its connection open tells nothing: the
+/// number may have been that of an earlier mount, whose server has not ended yet.
+fn is_dead(place: &Path, patience: Duration) -> bool {
+    ask(place, patience).is_some_and(|said| dead(&said))
+}
+
 /// Has the server of a mount look at its root, as cached attributes outlive it; `None` if it does
-/// not answer.
-fn ask(place: &Path) -> Option<rustix::io::Result<()>> {
+/// not answer in time.
+fn ask(place: &Path, patience: Duration) -> Option<rustix::io::Result<()>> {
     let (tell, told) = mpsc::channel();
     let place = place.to_owned();
     // If the server hangs, so does this thread, until the process ends.
@@ -303,7 +307,7 @@ fn ask(place: &Path) -> Option<rustix::io::Result<()>> {
         let asked = rustix::fs::statx(CWD, &place, flags, StatxFlags::BASIC_STATS);
         let _ = tell.send(asked.map(drop));
     });
-    told.recv_timeout(PATIENCE).ok()
+    told.recv_timeout(patience).ok()
 }
 
 /// Returns true if a server has not answered because there is none.
@@ -356,7 +360,9 @@ pub fn check_place(path: &Path, nonempty: bool) -> Result<Place, String> {
     if is_root {
         let what = mount.map_or_else(|| "something".to_owned(), mountinfo::Mount::to_string);
         let servers = process::named(&process::servers(Number::of(&statx)), 3);
-        if servers.is_empty() && ask(&path).is_some_and(|said| dead(&said)) {
+        // One that serves it may hang, and is not waited for.
+        let patience = if servers.is_empty() { PATIENCE } else { BRIEF };
+        if is_dead(&path, patience) {
             return Err(
                 match process::named(&process::users(Number::of(&statx)), 5).as_str() {
                     "" => {
