@@ -185,11 +185,7 @@ pub(crate) fn publish(inode: &Inode, parsed: Parsed, sbi: &SbInfo) -> Result<Sta
     let listed = unsafe { &header.as_ref().published().listed };
     // It is shown once it is published.
     // SAFETY: It is removed before it is freed, here and in `evict()`.
-    if let Err(errno) = unsafe { sbi.mapped_inodes.insert(listed) } {
-        // SAFETY: `header` was made above, and is not published.
-        drop(unsafe { take_back(header) });
-        return Err(errno);
-    }
+    unsafe { sbi.mapped_inodes.insert(listed) };
 
     // The module's operations may be called before the header is published, by path or for an early
     // file; they check `state()`.

@@ -312,22 +312,46 @@ impl Operations for ForDax {
     /// the device has done.
     #[inline(always)]
     unsafe fn end(iomap: &Iomap, done: isize, flags: ffi::c_uint) {
-        // SAFETY: `begin()` stored the pointer in `iomap`, in the same task, and `end()` is called
-        // once for it.
-        drop(unsafe { OwnershipWriteGuard::from_raw(iomap.private()) });
-        // SAFETY: `Mapping::fill()` has stored the cookie, and the mount holds the device until its
-        // last inode is gone.
-        let stats = unsafe { DeviceShortcut::from_raw(iomap.cookie()) };
-        let (Some(stats), Ok(done @ 1..)) = (stats, u64::try_from(done)) else {
-            return;
-        };
-        match flags & (c::IOMAP_FAULT | c::IOMAP_WRITE) {
-            0 => stats.add(DeviceCounter::ReadBytes, done),
-            c::IOMAP_WRITE => stats.add(DeviceCounter::WrittenBytes, done),
-            _ if done == PAGE => stats.add(DeviceCounter::PageFaults, 1),
-            _ => stats.add(DeviceCounter::HugeFaults, 1),
+        if !iomap.private().is_null() {
+            // SAFETY: `begin()` stored the pointer in `iomap`, in the same task, and `end()` is
+            // called once for it.
+            return unsafe { end_association(iomap, done, flags) };
         }
+        count_done(iomap, done, flags);
     }
+}
+
+/// [`ForDax::end`] of a fault that has associated memory. Out of line, so that the others need no
+/// stack.
+///
+/// # Safety
+///
+/// `ForDax::begin()` must have filled in `iomap`, with a guard, in the same task. This must be
+/// called once for each call.
+#[cold]
+#[inline(never)]
+unsafe fn end_association(iomap: &Iomap, done: isize, flags: ffi::c_uint) {
+    // SAFETY: By the safety requirements the pointer is from `OwnershipWriteGuard::into_raw()`.
+    drop(unsafe { OwnershipWriteGuard::from_raw(iomap.private()) });
+    count_done(iomap, done, flags);
+}
+
+/// Counts for the device what an operation has done.
+#[inline(always)]
+fn count_done(iomap: &Iomap, done: isize, flags: ffi::c_uint) {
+    // SAFETY: `Mapping::fill()` has stored the cookie, and the mount holds the device until its
+    // last inode is gone.
+    let stats = unsafe { DeviceShortcut::from_raw(iomap.cookie()) };
+    let (Some(stats), Ok(done @ 1..)) = (stats, u64::try_from(done)) else {
+        return;
+    };
+    let (counter, number) = match flags & (c::IOMAP_FAULT | c::IOMAP_WRITE) {
+        0 => (DeviceCounter::ReadBytes, done),
+        c::IOMAP_WRITE => (DeviceCounter::WrittenBytes, done),
+        _ if done == PAGE => (DeviceCounter::PageFaults, 1),
+        _ => (DeviceCounter::HugeFaults, 1),
+    };
+    stats.add(counter, number);
 }
 
 /// Takes the ownership lock for a write, if there may be leftover memory. That is counted before

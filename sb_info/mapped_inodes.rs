@@ -4,16 +4,17 @@
 //!
 //! The lists of `MappedFiles` have only those that have been mapped by mmap(2).
 
-use core::ptr::NonNull;
+use core::{
+    mem,
+    ptr::{
+        self,
+        NonNull, //
+    }, //
+};
 
 use kernel::{
     new_spinlock,
     prelude::*,
-    rbtree::{
-        Entry,
-        RBTree,
-        RBTreeNodeReservation, //
-    },
     sync::{
         atomic::{
             Atomic,
@@ -30,24 +31,71 @@ use crate::stats::Tally;
 #[pin_data]
 pub(crate) struct MappedInodes {
     #[pin]
-    inodes: SpinLock<Inodes>,
+    inodes: SpinLock<Slots>,
 }
 
-struct Inodes {
-    by_number: RBTree<u32, ListedInodePtr>,
-    /// The number that was given last.
-    last: u32,
+/// A slot for each number.
+struct Slots {
+    slots: KVVec<Slot>,
+    /// The first slot of the list of vacant ones, or [`NONE`].
+    vacant: u32,
 }
 
-/// A pointer to an inode in the list.
+/// No number.
+const NONE: u32 = u32::MAX;
+
+/// A pointer to an inode, or, with the lowest bit set, the number of the next vacant slot.
 ///
 /// # Invariants
 ///
-/// The inode is valid while it is in the list.
-struct ListedInodePtr(NonNull<ListedInode>);
+/// If it is a pointer, the inode is valid while it is in the list.
+#[derive(Clone, Copy)]
+struct Slot(*mut ListedInode);
 
 // SAFETY: The fields of a `ListedInode` are atomic.
-unsafe impl Send for ListedInodePtr {}
+unsafe impl Send for Slot {}
+
+impl Slot {
+    fn vacant(next: u32) -> Self {
+        // INVARIANT: It is no pointer.
+        Self(ptr::without_provenance_mut((next as usize) << 1 | 1))
+    }
+
+    fn inode(self) -> Option<NonNull<ListedInode>> {
+        NonNull::new(self.0).filter(|inode| inode.addr().get() & 1 == 0)
+    }
+
+    fn next_vacant(self) -> u32 {
+        (self.0.addr() >> 1) as u32
+    }
+}
+
+impl Slots {
+    /// Puts an inode into a vacant slot, and returns its number. Returns `None` if there is none.
+    fn put(&mut self, slot: Slot) -> Option<u32> {
+        let number = self.vacant;
+
+        if let Some(place) = self.slots.get_mut(number as usize) {
+            self.vacant = place.next_vacant();
+            *place = slot;
+            return Some(number);
+        }
+        let number = u32::try_from(self.slots.len())
+            .ok()
+            .filter(|&n| n != NONE)?;
+        self.slots.push_within_capacity(slot).ok()?;
+        Some(number)
+    }
+
+    /// Moves the slots to a larger array, and returns the one that they were in.
+    fn move_to(&mut self, mut larger: KVVec<Slot>) -> KVVec<Slot> {
+        for &slot in self.slots.iter() {
+            // The array is larger.
+            let _ = larger.push_within_capacity(slot);
+        }
+        mem::replace(&mut self.slots, larger)
+    }
+}
 
 /// The part of a mapped inode (`iomap`'s `Published`) that is on the list of its mount, and what is
 /// counted of it, besides its faults.
@@ -59,6 +107,7 @@ pub(crate) struct ListedInode {
     pub(crate) read_bytes: Tally,
     pub(crate) written_bytes: Tally,
     pub(crate) refused_mappings: Tally,
+    /// Its number in the list, or [`NONE`].
     number: Atomic<u32>,
 }
 
@@ -72,77 +121,90 @@ impl ListedInode {
             read_bytes: Tally::new(),
             written_bytes: Tally::new(),
             refused_mappings: Tally::new(),
-            number: Atomic::new(0),
+            number: Atomic::new(NONE),
         }
     }
 }
 
 impl MappedInodes {
     pub(crate) fn new() -> impl PinInit<Self> {
-        let inodes = Inodes {
-            by_number: RBTree::new(),
-            last: 0,
+        let slots = Slots {
+            slots: KVVec::new(),
+            vacant: NONE,
         };
         pin_init!(Self {
-            inodes <- new_spinlock!(inodes, "fuse_dax_fmap::MappedInodes::inodes"),
+            inodes <- new_spinlock!(slots, "fuse_dax_fmap::MappedInodes::inodes"),
         })
     }
 
-    /// Inserts an inode that is not in the list. May sleep.
-    ///
-    /// # Errors
-    ///
-    /// [`ENOMEM`].
+    /// Inserts an inode that is not in the list. May sleep. Without memory the inode is not shown.
     ///
     /// # Safety
     ///
     /// What `inode` is part of must stay valid until [`Self::remove`] has returned.
-    pub(crate) unsafe fn insert(&self, inode: &ListedInode) -> Result {
-        let node = RBTreeNodeReservation::new(GFP_KERNEL_ACCOUNT)?;
-        let mut inodes = self.inodes.lock();
+    pub(crate) unsafe fn insert(&self, inode: &ListedInode) {
+        /// The number of slots at first, and that by which each new array is larger at least.
+        const STEP: usize = 64;
+        // INVARIANT: It is valid while it is in the list, by the safety requirements.
+        let slot = Slot(ptr::from_ref(inode).cast_mut());
+        let mut larger: Option<KVVec<Slot>> = None;
 
         loop {
-            let number = inodes.last.wrapping_add(1);
-            inodes.last = number;
-            // The number is taken only if 2^32 files were opened since.
-            if let Entry::Vacant(entry) = inodes.by_number.entry(number) {
-                // INVARIANT: It is valid while it is in the list, by the safety requirements.
-                entry.insert(ListedInodePtr(NonNull::from(inode)), node);
+            let mut inodes = self.inodes.lock();
+            if let Some(number) = inodes.put(slot) {
                 inode.number.store(number, Relaxed);
-                return Ok(());
+                return;
             }
+            let len = inodes.slots.len();
+            // Another task may have been faster, with an even larger array.
+            if let Some(larger) = larger.take().filter(|larger| larger.capacity() > len) {
+                let old = inodes.move_to(larger);
+                drop(inodes);
+                // It is freed without the lock.
+                drop(old);
+                continue;
+            }
+            drop(inodes);
+            let flags = GFP_KERNEL_ACCOUNT | __GFP_NOWARN;
+            let Ok(array) = KVVec::with_capacity(len * 2 + STEP, flags) else {
+                return;
+            };
+            larger = Some(array);
         }
     }
 
-    /// Removes an inode, which must be in the list. No task looks at it any more when this returns.
-    /// Does not sleep.
+    /// Removes an inode. No task looks at it any more when this returns. Does not sleep.
     pub(crate) fn remove(&self, inode: &ListedInode) {
         let number = inode.number.load(Relaxed);
-        let node = self.inodes.lock().by_number.remove_node(&number);
+        let mut inodes = self.inodes.lock();
+        let next = inodes.vacant;
 
-        // It is freed without the lock.
-        drop(node);
+        if let Some(slot) = inodes.slots.get_mut(number as usize) {
+            *slot = Slot::vacant(next);
+            inodes.vacant = number;
+        }
     }
 
     /// Returns the first number from `from` on that an inode has.
     pub(crate) fn next(&self, from: u32) -> Option<u32> {
         let inodes = self.inodes.lock();
+        let rest = inodes.slots.get(from as usize..)?;
 
-        inodes
-            .by_number
-            .cursor_lower_bound(&from)
-            .map(|cursor| *cursor.current().0)
+        rest.iter()
+            .position(|slot| slot.inode().is_some())
+            .map(|at| from + at as u32)
     }
 
     /// Calls `look` with the inode that has a number, if there is one, with the list locked. `look`
     /// must not sleep.
     pub(crate) fn with(&self, number: u32, look: impl FnOnce(&ListedInode)) {
         let inodes = self.inodes.lock();
+        let slot = inodes.slots.get(number as usize);
 
-        if let Some(inode) = inodes.by_number.get(&number) {
+        if let Some(inode) = slot.and_then(|slot| slot.inode()) {
             // SAFETY: By the type invariants the inode is valid: nothing removes it from the list
             // while the lock is held.
-            look(unsafe { inode.0.as_ref() });
+            look(unsafe { inode.as_ref() });
         }
     }
 }
