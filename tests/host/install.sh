@@ -2,8 +2,9 @@
 # SPDX-License-Identifier: GPL-2.0
 #
 # install.sh: what "make install" puts on a host. It all goes below DESTDIR, and "make uninstall"
-# removes all of it but a configuration that was changed; what shells, man and systemd read, they
-# can read; the script that binds listed devices reads the whole list.
+# removes all of it but a configuration that was changed; without DESTDIR, systemd and udev are told,
+# in the right order, and with it they are not; what shells, man and systemd read, they can read; the
+# script that binds listed devices reads the whole list.
 #
 # It runs in the root that packages are made in, which has zsh, fish, man and systemd, after "make
 # module bpf host". Prints KTAP. On other systems the checks whose program is missing are skipped.
@@ -82,6 +83,83 @@ result "installing what is not built is one sentence" \
 	"$([ "$(wc -l <<<"$said")" = 1 ] && grep -q 'run "make module" first' <<<"$said" || echo "$said")"
 said=$(DESTDIR=relative "$top/scripts/install" 2>&1)
 result "DESTDIR has to be absolute" "$(grep -q 'absolute' <<<"$said" || echo "$said")"
+
+# systemctl, udevadm and depmod that record what they are told, and whether the unit was there then. The
+# system is this one with an empty /etc, /run and /usr/sbin, in a mount namespace; awk is a link there.
+mkdir -p "$work/told" "$work/prefix" "$work/moddir" "$work/empty-sbin" "$work/empty-etc"
+! [ -d /etc/alternatives ] || cp -a /etc/alternatives "$work/empty-etc/"
+for program in systemctl udevadm depmod; do
+	cat >"$work/told/$program" <<-'END'
+		#!/bin/bash
+		{
+			[ -e "$WORK/prefix/lib/systemd/system/fuse-dax-fmap-ops.service" ] || echo -n "without its unit: "
+			echo "${0##*/} $*"
+		} >>"$WORK/log"
+		[[ $* != is-enabled* ]] || [ ! -e "$WORK/disabled" ]
+	END
+	chmod 755 "$work/told/$program"
+done
+# unshared COMMAND...: in a mount namespace of which nothing comes out. In the root of scripts/enter,
+# which is no mount, propagation cannot be changed; there it is looked at first.
+unshared() {
+	local canary=/run/install.sh.$$ status=1
+	if ! unshare --mount --propagation private true 2>/dev/null; then
+		mkdir "$canary" || return
+		if unshare --mount --propagation unchanged mount -t tmpfs tmpfs "$canary"; then
+			umount "$canary" 2>/dev/null || status=0
+		fi
+		rmdir "$canary"
+		[ $status = 0 ] && unshare --mount --propagation unchanged "$@"
+		return
+	fi
+	unshare --mount --propagation private "$@"
+}
+# told SYSTEMD [OPTION]: what they were told, without the paths of this test.
+told() {
+	: >"$work/log"
+	# shellcheck disable=SC2016 # expanded inside
+	unshared env WORK="$work" BUILD="$build" PREFIX="$work/prefix" \
+		MODDIR="$work/moddir" PATH="$work/told:$PATH" bash -c '
+		mount -t tmpfs tmpfs /run && mount --bind "$WORK/empty-etc" /etc && mount --bind "$WORK/empty-sbin" /usr/sbin || exit
+		[ -z "$1" ] || { mkdir -p /run/systemd/system /run/udev && : >/run/udev/control; }
+		"$2/scripts/install" "${@:3}"' told "$1" "$top" "${@:2}" >"$work/said" 2>&1 || cat "$work/said"
+	sed "s/depmod [0-9].*/depmod RELEASE/" "$work/log"
+}
+is_told() { # LINES SYSTEMD [OPTION]
+	local said
+	said=$(told "${@:2}")
+	[ "$said" = "$1" ] || printf '%s\n' "wanted:" "$1" "but:" "$said"
+}
+files_come="depmod RELEASE
+systemctl daemon-reload
+udevadm control --reload
+udevadm trigger --subsystem-match=dax"
+start="systemctl is-enabled --quiet fuse-dax-fmap-ops.service
+systemctl restart fuse-dax-fmap-ops.service"
+stop="systemctl --quiet disable --now fuse-dax-fmap-metrics.timer
+systemctl --quiet disable --now fuse-dax-fmap-ops.service"
+: >"$work/log"
+rm -rf "$dest"
+WORK=$work PATH="$work/told:$PATH" put >/dev/null
+WORK=$work PATH="$work/told:$PATH" put --uninstall >/dev/null
+result "with DESTDIR, no program of the system is told anything" "$(cat "$work/log")"
+if [ "$(id -u)" = 0 ] && unshared true 2>/dev/null; then
+	result "the unit of the formats is enabled and started, and devices get their names" "$(is_told \
+		"$files_come
+systemctl --quiet enable fuse-dax-fmap-ops.service
+$start" systemd)"
+	: >"$work/disabled"
+	result "what an administrator has disabled since stays so" "$(is_told \
+		"$files_come
+${start%%$'\n'*}" systemd)"
+	rm "$work/disabled"
+	result "units are disabled before their files go" "$(is_told "$stop
+without its unit: ${files_come//$'\n'/$'\n'without its unit: }" systemd --uninstall)"
+	result "without systemd and udev, only depmod is told" "$(is_told "depmod RELEASE" ''
+		is_told "without its unit: depmod RELEASE" '' --uninstall)"
+else
+	skipped "systemd and udev are told" "it takes root, and a mount namespace"
+fi
 
 # bind-listed, with a node that is there, a list of this test, and a fmapctl that says what it is told.
 mkdir -p "$work/sbin" "$work/etc"
