@@ -167,7 +167,7 @@ as_root() {
 	[ "$(id -u)" = 0 ] && return
 	command -v sudo >/dev/null ||
 		die "making and entering the build root takes root, and there is no sudo"
-	for name in FMAP_MIRROR FMAP_SECURITY_MIRROR FMAP_KERNEL FMAP_KERNEL_NAME FMAP_ROOT http_proxy https_proxy no_proxy; do
+	for name in FMAP_MIRROR FMAP_SECURITY_MIRROR FMAP_KERNEL FMAP_KERNEL_NAME FMAP_ROOT FMAP_ANY_SERIES http_proxy https_proxy no_proxy; do
 		[ -z "${!name-}" ] || pass+=("$name=${!name}")
 	done
 	exec sudo env FMAP_CACHE="$CACHE" FMAP_OWNER="$OWNER" "${pass[@]}" "$0" "$@"

@@ -318,6 +318,28 @@ refused "a kernel without fsdev_dax" "7\.3\.4 has no fsdev_dax \(CONFIG_DEV_DAX_
 refused "a tree and an image of different kernels" "the tree is for 7\.3\.4, but $work.* is not" \
 	"$enter" scripts/check-kernel "$tree" "$work"
 
+# A tree of a series that is not in scripts/kernels, and then one that is.
+mkdir -p "$tree/include/config"
+: >"$tree/include/config/auto.conf"
+echo 6.12.0-amd64 >"$tree/include/config/kernel.release"
+refused "a kernel of a series that was not tried" "6\.12\.0-amd64 is of no series .*7\.3 7\.2.*FMAP_ANY_SERIES=1" \
+	"$enter" scripts/build-module "$tree" "$top/build/none"
+refused "... is tried if one asks for it" "is built without CONFIG_RUST" \
+	env FMAP_ANY_SERIES=1 "$enter" scripts/build-module "$tree" "$top/build/none"
+echo 7.3.4-amd64 >"$tree/include/config/kernel.release"
+refused "a kernel of a series that was tried" "is built without CONFIG_RUST" \
+	"$enter" scripts/build-module "$tree" "$top/build/none"
+# DKMS has the same list, in a pattern of bash.
+pattern=$(sed -n 's/^BUILD_EXCLUSIVE_KERNEL="\(.*\)"$/\1/p' "$top/debian/fuse-dax-fmap-dkms.dkms" |
+	sed "s/@SERIES@/$("$top/scripts/series" --pattern)/")
+result "DKMS takes the series that the build takes, and no others" "$(
+	for release in $("$top/scripts/series" | sed 's/$/.4+deb13-amd64/') 7.3-amd64; do
+		[[ $release =~ $pattern ]] || echo "$pattern does not take $release"
+	done
+	for release in 6.12.1-amd64 7.1.9-amd64 7.30.1-amd64 17.3.1-amd64 8.0.1-amd64; do
+		[[ ! $release =~ $pattern ]] || echo "$pattern takes $release"
+	done)"
+
 # --- the module ---------------------------------------------------------------------------------------
 
 # shellcheck disable=SC2016 # expanded inside
