@@ -4,7 +4,8 @@
 # scripts.sh: the scripts that make the build root, the kernel and the module, when something is
 # wrong. An unsuitable place is an error of one sentence and nothing else; a script that is killed
 # leaves nothing running or mounted; an archive that has lost packages, or a machine without
-# rustfmt, is no reason to fail.
+# rustfmt, is no reason to fail. A kernel of a series that nobody tried is refused; "make kernels"
+# builds and tests what the archive has.
 #
 # Nothing is downloaded: where the root is made, mmdebstrap is a stand-in that records its
 # arguments; the root and the kernel that are entered are those of "make check". All of it happens
@@ -339,6 +340,62 @@ result "DKMS takes the series that the build takes, and no others" "$(
 	for release in 6.12.1-amd64 7.1.9-amd64 7.30.1-amd64 17.3.1-amd64 8.0.1-amd64; do
 		[[ ! $release =~ $pattern ]] || echo "$pattern takes $release"
 	done)"
+
+# --- all kernels --------------------------------------------------------------------------------------
+
+# Of three kernels the archive has two. What builds and tests is a stand-in that records what it is to
+# do; the kernels are directories.
+mkdir -p "$work/all"
+cp -r "$top/Makefile" "$top/README.md" "$top/scripts" "$work/all/"
+stand_in() { # SCRIPT LINE...
+	printf '%s\n' '#!/bin/bash' "${@:2}" >"$work/all/scripts/$1"
+}
+stand_in make-kernel
+# shellcheck disable=SC2016 # expanded inside
+{
+	stand_in newest-kernel 'printf "%s\n" "7.4 no it has none" "7.3 yes 7.3.4-amd64" "7.2 yes 7.2.1-amd64"'
+	stand_in build-quietly 'echo "build $FMAP_KERNEL" >>"$CALLS"; mkdir -p "build/$FMAP_KERNEL"'
+	stand_in check 'echo "check $*" >>"$CALLS"; echo "5 passed, 0 failed"'
+	stand_in find-kernel '. "${0%/*}/lib.sh"' 'echo "$STOCK_KERNEL"; use_newest; echo 7.3 >"$NEWEST"'
+}
+chmod 755 "$work/all/scripts/find-kernel"
+export CALLS=$work/all/calls
+all_kernels() { # COMMAND...
+	: >"$CALLS"
+	(cd "$work/all" && XDG_CACHE_HOME=$work/all-cache "$@") 2>&1
+}
+for name in 7.3 7.2; do
+	place=$(all_kernels env FMAP_KERNEL=$name scripts/find-kernel)
+	mkdir -p "$place/build"
+	echo "$name.9-amd64" >"$place/release"
+	echo 'proof: compiler: rustc 1.85.1 (4eb161250)' >"$place/manifest"
+	echo 'CONFIG_CC_VERSION_TEXT="x86_64-linux-gnu-gcc-14 (Debian)"' >"$place/build/.config"
+done
+done_to() { # CALLS ROW [COMMAND]...
+	local said
+	said=$(all_kernels "${@:3}")
+	if ! diff <(echo "$1") "$CALLS" || ! grep -qxF "$2" "$work/all/README.md"; then
+		echo "$said"
+		grep -A 5 '^| `KERNEL' "$work/all/README.md"
+	fi
+}
+# shellcheck disable=SC2016 # not for the shell
+{
+	row='| `7.2` | 7.2.9-amd64 | rustc 1.85.1, gcc-14 | builds |'
+	built=$'build 7.3\nbuild 7.2'
+	tested=$'build 7.3\ncheck --kernel 7.3\nbuild 7.2\ncheck --kernel 7.2'
+	result "make kernels TEST=0 only builds" "$(done_to "$built" "$row not run |" make -s kernels TEST=0)"
+	result "make kernels builds and tests all that the archive has" \
+		"$(done_to "$tested" "$row 5 passed, 0 failed |" make -s kernels)"
+	result "... and its results stay" "$(done_to "$built" "$row 5 passed, 0 failed |" make -s kernels TEST=0)"
+	one=$'build 7.3\ncheck --kernel 7.3 --test sizes\nbuild 7.2\ncheck --kernel 7.2 --test sizes'
+	result "make kernels TEST=NAME runs that test" "$(done_to "$one" \
+		'| `7.4` | not there: it has none | | | |' make -s kernels TEST=sizes)"
+}
+cp "$work/all/README.md" "$work/all/before"
+result "all-kernels --other builds for one that is not the newest, and writes nothing" "$(
+	done_to 'build 7.2' '# fuse_dax_fmap' scripts/all-kernels --other
+	cmp "$work/all/before" "$work/all/README.md")"
 
 # --- the module ---------------------------------------------------------------------------------------
 
