@@ -196,6 +196,21 @@ check "bind by the node" says "^$name: bound to fsdev_dax, and was bound to devi
 check "... does" is fsdev_dax
 check "back, by the name that stays" says 'bound to device_dax' fmapctl unbind /dev/dax/by-test/one
 check "... and there again, by the id" says 'bound to fsdev_dax' fmapctl bind "$id"
+# JSON says what was done, and is what "devices" says of the device.
+done_as_json() { # COMMAND DRIVER WAS
+	fmapctl "$1" --json "$name" >"$tmp/done" && fmapctl devices --json >"$tmp/all" || return
+	cat "$tmp/done"
+	python3 - "$tmp/done" "$tmp/all" "$name" "$2" "$3" <<-'END'
+		import json, sys
+		done, all, name, driver, was = sys.argv[1:]
+		device, = json.load(open(done))["devices"]
+		assert device.pop("was") == was and device.pop("at_boot") is None and device["driver"] == driver
+		assert device in json.load(open(all))["devices"]
+	END
+}
+check "unbind says in JSON what it has done" done_as_json unbind device_dax fsdev_dax
+check "... and bind" done_as_json bind fsdev_dax device_dax
+check "... also if there is nothing to do" done_as_json bind fsdev_dax fsdev_dax
 check "the bytes are what they were" fmapfs --daemon "$manifest" "$dir"
 check "... in the file" precious
 umount "$dir"
@@ -289,6 +304,7 @@ if [ ! -e /etc/fuse-dax-fmap ]; then
 	check "unbind alone does not change that" says 'bound to device_dax' fmapctl unbind "$name"
 	check "... as bind says" says 'it is bound at boot already' fmapctl bind --at-boot "$name"
 	echo "/dev/dax/by-test/one" >>"$list"
+	check "... also in JSON" says '"at_boot": true' fmapctl bind --json --at-boot "$name"
 	check "it is not bound at boot" says "it is not bound at boot any more\$" fmapctl unbind --at-boot "$name"
 	check "... under no name, and the rest stays" listed '# mine' /dev/dax/by-test/other
 	# After a reboot that may be another device.

@@ -19,11 +19,14 @@ use fmap_host::process::{self, named};
 use fmap_host::reason::reason;
 use rustix::fs::{FlockOperation, Mode, OFlags};
 use rustix::io::Errno;
+use serde::Serialize;
 
 use crate::at_boot;
+use crate::devices::{self, Shown};
 use crate::driver::{Driver, Slot};
 use crate::failure::Failure;
 use crate::interrupt::Interrupt;
+use crate::json;
 use crate::memory;
 use crate::output;
 use crate::record;
@@ -36,22 +39,51 @@ pub struct Options<'a> {
     pub patience: Duration,
     /// Change also what happens at boot.
     pub at_boot: bool,
+    /// Say in JSON what was done.
+    pub json: bool,
+}
+
+/// What was done, for programs: what `fmapctl devices --json` shows of the device now, and more.
+#[derive(Serialize)]
+struct Done {
+    #[serde(flatten)]
+    device: Shown,
+    /// The driver that it had.
+    was: Option<String>,
+    /// Whether it is bound at boot from now on, if that was asked for.
+    at_boot: Option<bool>,
+}
+
+/// What is to happen to the list of devices that are bound at boot.
+#[derive(Clone, Copy, PartialEq)]
+enum AtBoot {
+    Add,
+    Remove,
+}
+
+impl AtBoot {
+    fn apply(self, device: &Device) -> Result<&'static str, String> {
+        match self {
+            AtBoot::Add => at_boot::add(device),
+            AtBoot::Remove => at_boot::remove(device),
+        }
+    }
 }
 
 /// Gives a device to fsdev_dax.
 pub fn bind(options: &Options<'_>, out: &mut String) -> Result<(), Failure> {
-    change(options, Some(Driver::FsdevDax), at_boot::add, out)
+    change(options, Some(Driver::FsdevDax), AtBoot::Add, out)
 }
 
 /// Gives a device to another driver: the one that it had before, if none is named.
 pub fn unbind(options: &Options<'_>, to: Option<Driver>, out: &mut String) -> Result<(), Failure> {
-    change(options, to, at_boot::remove, out)
+    change(options, to, AtBoot::Remove, out)
 }
 
 fn change(
     options: &Options<'_>,
     to: Option<Driver>,
-    at_boot: fn(&Device) -> Result<&'static str, String>,
+    at_boot: AtBoot,
     out: &mut String,
 ) -> Result<(), Failure> {
     if !rustix::process::geteuid().is_root() {
@@ -64,7 +96,7 @@ fn change(
 fn change_locked(
     options: &Options<'_>,
     to: Option<Driver>,
-    at_boot: fn(&Device) -> Result<&'static str, String>,
+    at_boot: AtBoot,
     may_retry: bool,
     out: &mut String,
 ) -> Result<(), Failure> {
@@ -78,7 +110,7 @@ fn change_locked(
     let failed = |message: String| format!("{name}: {message}");
     let to = to.unwrap_or_else(|| record::before(&device).unwrap_or(Driver::DeviceDax));
     let listed = || match options.at_boot {
-        true => at_boot(&device).map_err(|message| {
+        true => at_boot.apply(&device).map_err(|message| {
             failed(format!(
                 "bound to {to}, but at boot all is as before: {message}"
             ))
@@ -89,6 +121,9 @@ fn change_locked(
         None => None,
         Some(driver) if driver == to.name() => {
             let more = listed()?;
+            if options.json {
+                return print(options, &device, at_boot, out);
+            }
             let state = state(&device, to);
             let _ = writeln!(out, "{name}: bound to {to} already{state}{more}");
             return Ok(());
@@ -111,14 +146,36 @@ fn change_locked(
         (_, Driver::FsdevDax) => record::keep(&device, from),
         _ => record::forget(&device),
     }
+    let more = listed()?;
+    if options.json {
+        return print(options, &device, at_boot, out);
+    }
     let was = match from {
         Some(from) => format!(", and was bound to {from}"),
         None => String::new(),
     };
-    let more = listed()?;
     let state = state(&device, to);
     let _ = writeln!(out, "{name}: bound to {to}{was}{state}{more}");
     Ok(())
+}
+
+/// Prints what was done to a device. `before` is what it was.
+fn print(
+    options: &Options<'_>,
+    before: &Device,
+    at_boot: AtBoot,
+    out: &mut String,
+) -> Result<(), Failure> {
+    #[derive(Serialize)]
+    struct Devices {
+        devices: [Done; 1],
+    }
+    let done = Done {
+        device: devices::look(find(&before.name)?),
+        was: before.driver.clone(),
+        at_boot: options.at_boot.then_some(at_boot == AtBoot::Add),
+    };
+    json::print(&Devices { devices: [done] }, out)
 }
 
 /// How long another fmapctl may change drivers.

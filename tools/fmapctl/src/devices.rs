@@ -17,7 +17,7 @@ use crate::memory::{self, Blocks};
 
 /// What is known of a device.
 #[derive(Serialize)]
-struct Shown {
+pub struct Shown {
     name: String,
     node: PathBuf,
     /// Links to the node that stay when devices are renumbered.
@@ -75,7 +75,8 @@ pub fn show(as_json: bool, out: &mut String) -> Result<(), Failure> {
     Ok(())
 }
 
-fn look(device: Device) -> Shown {
+/// Finds out what there is to show of one.
+pub fn look(device: Device) -> Shown {
     let links = device.persistent_names();
     Shown {
         node: device.node(),

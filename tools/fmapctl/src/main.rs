@@ -176,6 +176,9 @@ struct DeviceArgs {
         value_parser = clap::value_parser!(u32).range(1..=86400)
     )]
     timeout: u32,
+    /// Print JSON: the device as `fmapctl devices --json` shows it now, and the driver that it had
+    #[arg(long)]
+    json: bool,
 }
 
 impl DeviceArgs {
@@ -184,6 +187,7 @@ impl DeviceArgs {
             device: &self.device,
             patience: Duration::from_secs(self.timeout.into()),
             at_boot,
+            json: self.json,
         }
     }
 }
