@@ -96,12 +96,14 @@ of_device() { # KEY
 check "the device of a mount" is "$written" of_device written_bytes
 check "... and its faults" is 1 of_device faults_2m
 check "... and its pages that have failed" is 0 json 'mounts[0]["devices"][0]["poisoned_pages"]'
+check "... of all devices of the mount" is 0 json 'mounts[0]["poisoned_pages"]'
 check "metrics of the device" is "$written" metrics \
 	"fuse_dax_fmap_device_written_bytes_total{$labels,device=\"${device##*/}\"}"
 check "... of its faults" is 1 metrics \
 	"fuse_dax_fmap_device_faults_total{$labels,device=\"${device##*/}\",size=\"2MiB\"}"
 check "... of its pages that have failed" is 0 metrics \
 	"fuse_dax_fmap_device_poisoned_pages{$labels,device=\"${device##*/}\"}"
+check "... of all devices of the mount" is 0 metrics "fuse_dax_fmap_poisoned_pages{$labels}"
 no_files() {
 	! fmapctl metrics | grep -E 'fuse_dax_fmap_file_|nodeid'
 }

@@ -159,6 +159,14 @@ impl Snapshot {
                 matches!(mount.ops_state, Old | Gone).into()
             }),
         ));
+        let poisoned = self.mounts.iter().enumerate();
+        let poisoned = poisoned.filter_map(|(at, mount)| Some((labels(at), mount.poisoned_pages?)));
+        all.push(Metric::gauge(
+            "poisoned_pages",
+            None,
+            "Pages of all devices of the mount that are known to have failed.",
+            poisoned.collect(),
+        ));
         let (mut failed, mut poisoned) = (Vec::new(), Vec::new());
         for (at, mount) in self.mounts.iter().enumerate() {
             for device in &mount.devices {

@@ -34,6 +34,9 @@ pub struct Mount {
     /// How many inodes have a map.
     pub files: u64,
     pub devices: Vec<Device>,
+    /// How many pages of them are known to have failed; an older module does not tell.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub poisoned_pages: Option<u64>,
     /// As the module calls them.
     #[serde(serialize_with = "as_map")]
     pub counters: Vec<(String, u64)>,
@@ -213,6 +216,7 @@ impl Mount {
             ops_map: attached.map,
             files: attached.files,
             devices: attached.devices.into_iter().map(device).collect(),
+            poisoned_pages: None,
             counters: attached.counters,
             file_counters: Vec::new(),
         }
@@ -233,6 +237,11 @@ impl Mount {
                 device.counters.clone_from(&part.counters);
             }
         }
+        let known = self
+            .devices
+            .iter()
+            .filter_map(|device| device.poisoned_pages);
+        self.poisoned_pages = known.reduce(u64::saturating_add);
         let file = |(rank, part): (usize, &Detail)| FileCounters {
             nodeid: part.fact("nodeid"),
             ino: part.fact("ino"),
@@ -497,7 +506,11 @@ fn text(mounts: &[Mount], last: Option<(&Seen, Instant)>) -> String {
             );
             row
         };
-        let rows: Vec<_> = mount.counters.iter().map(row).collect();
+        let mut rows: Vec<_> = mount.counters.iter().map(row).collect();
+        rows.extend(mount.poisoned_pages.map(|pages| {
+            let what = "  pages of its devices that have failed";
+            vec![what.to_owned(), pages.to_string()]
+        }));
         counters += &format!("\n{}\n{}", mount.place(), table(&rows));
     }
     table(&rows) + &counters
@@ -611,6 +624,7 @@ mod tests {
         assert_eq!(json["devices"][0].get("poisoned_pages"), None);
         assert_eq!(json["devices"][1]["counters"]["faults_2m"], 1);
         assert_eq!(json["devices"][1]["poisoned_pages"], 2);
+        assert_eq!(json["poisoned_pages"], 2);
         let file = serde_json::json!({
             "file": "/a\tb", "nodeid": 7, "ino": null, "size": 9, "meta_bytes": null,
             "counters": { "faults_2m": 3 }
@@ -619,6 +633,7 @@ mod tests {
         assert_eq!(json["file_counters"][1]["file"], serde_json::Value::Null);
 
         let mounts = [mount];
+        assert!(text(&mounts, None).ends_with("\n  pages of its devices that have failed  2\n"));
         let rows = device_rows(&mounts, None);
         assert_eq!(rows[1][..4], ["0:dax0.0", "ok", "-", "-"]);
         assert_eq!(rows[2][..4], ["1:dax1.0", "failed", "2", "1"]);
@@ -628,6 +643,17 @@ mod tests {
         assert_eq!(rows[1][8..], ["/a\\tb", "/mnt/a b /y"]);
         assert_eq!(rows[2][8], "(removed)");
         assert!(rows.iter().all(|row| row.len() == rows[0].len()));
+    }
+
+    #[test]
+    fn pages_of_all_devices_of_a_mount() {
+        let device = |name, pages| detail(44, Some(name), &[("poisoned_pages", pages)], 0);
+        let of = |devices: &[Detail]| mount(MOUNTINFO).with(devices, &[]).poisoned_pages;
+        assert_eq!(of(&[device("dax0.0", 3), device("dax1.0", 2)]), Some(5));
+        assert_eq!(of(&[device("dax0.0", 0)]), Some(0));
+        // An older module does not tell.
+        assert_eq!(of(&[detail(44, Some("dax0.0"), &[], 0)]), None);
+        assert_eq!(of(&[]), None);
     }
 
     #[test]

@@ -24,6 +24,7 @@ fn mount(paths: &[&str], minor: u32, counters: &[(&str, u64)]) -> Mount {
             poisoned_pages: Some(13),
             counters: vec![("faults_4k".to_owned(), 11)],
         }],
+        poisoned_pages: Some(13),
         counters: counters
             .iter()
             .map(|&(name, number)| (name.to_owned(), number))
@@ -175,6 +176,7 @@ fn what_a_scraper_sees() {
         of("device_faults_total", r#",device="dax0.0",size="4KiB""#),
         Some(11)
     );
+    assert_eq!(of("poisoned_pages", ""), Some(13));
     assert_eq!(of("device_poisoned_pages", r#",device="dax0.0""#), Some(13));
     let device = r#"device_size_bytes{device="dax0.0",driver="none",id="nvdimm:x"}"#;
     assert_eq!(sample(device), Some(4096));
