@@ -28,7 +28,8 @@ pub(crate) use mounter::{
 };
 pub(crate) use request::{
     get_daxdev,
-    get_fmap, //
+    get_fmap,
+    set_size, //
 };
 pub(crate) use tables::{
     COperations,
