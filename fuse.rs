@@ -28,8 +28,7 @@ pub(crate) use mounter::{
 };
 pub(crate) use request::{
     get_daxdev,
-    get_fmap,
-    set_size, //
+    get_fmap, //
 };
 pub(crate) use tables::{
     COperations,

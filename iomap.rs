@@ -95,7 +95,6 @@ mod ownership;
 mod page_cache;
 mod resolve;
 mod seek_fiemap;
-mod size;
 mod validity;
 mod vm_file;
 mod writeback;
@@ -108,7 +107,6 @@ pub(crate) use mapped_inode::{
     State,
     HEADROOM, //
 };
-pub(crate) use size::write_inode;
 pub(crate) use writeback::{
     sync_all,
     sync_range, //
@@ -129,7 +127,6 @@ use page_cache::{
     aops,
     init_empty, //
 };
-use size::zero_behind_end;
 use validity::new_validity;
 
 /// Makes a [`Published`] of the header, in the headroom of its metadata. Does not sleep.
@@ -204,10 +201,6 @@ pub(crate) fn publish(inode: &Inode, parsed: Parsed, sbi: &SbInfo) -> Result<Sta
         // SAFETY: `header` was made above, and is not published.
         drop(unsafe { take_back(header) });
         return Ok(State::Plain);
-    }
-    if sbi.resizes {
-        // SAFETY: `header` was made above, and only this task changes it.
-        zero_behind_end(unsafe { header.as_ref() }, inode.size());
     }
     lockless::publish::<AsWritten, _>(private(inode), header.as_ptr().cast());
     drop(changing);

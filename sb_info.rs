@@ -107,8 +107,6 @@ pub(crate) struct SbInfo {
     /// system calls that do so.
     #[pin]
     pub(crate) changing: SpinLock<RBTree<usize, u32>>,
-    /// True if files can grow (`FUSE_DAX_FMAP_RESIZE`).
-    pub(crate) resizes: bool,
     /// True if the server has no maps at all (ENOSYS).
     no_maps: Atomic<bool>,
     /// Releases kept memory.
@@ -187,7 +185,6 @@ impl SbInfo {
         superblock: impl PinInit<Superblock>,
         ops: PinnedOps,
         released: Released,
-        resizes: bool,
     ) -> Result<ARef<Self>> {
         let init = pin_init!(Self {
             references: Refcount::new(1),
@@ -201,7 +198,6 @@ impl SbInfo {
             mappings <- RateLimit::new(),
             opening <- SingleFlight::new(),
             changing <- new_spinlock!(RBTree::new(), "fuse_dax_fmap::SbInfo::changing"),
-            resizes,
             no_maps: Atomic::new(false),
             releasing <- new_delayed_work!("fuse_dax_fmap::SbInfo::releasing"),
             looking <- new_delayed_work!("fuse_dax_fmap::SbInfo::looking"),

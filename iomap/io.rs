@@ -49,7 +49,6 @@ use super::{
     mapping_error::report_error,
     ownership::Flushing, //
     resolve::IOMAP_OPS,
-    size::Resizing,
 };
 
 /// `inode->i_rwsem`, held for I/O. FUSE holds it while the server answers a SETATTR, so the wait
@@ -82,22 +81,18 @@ impl<'a> IoLock<'a> {
     }
 }
 
-/// Returns where I/O ends.
-type End = fn(MappedInode<'_>) -> u64;
-
-/// Does I/O through DAX up to its end, or to a page that is missing in the buffer. The inode is
-/// locked as DAX requires.
+/// Does I/O through DAX up to the end of I/O, or to a page that is missing in the buffer. The inode
+/// is locked as DAX requires.
 ///
-/// Returns `None` if `ki_pos` is not before the end.
+/// Returns `None` if `ki_pos` is not before the end of I/O.
 fn dax_rw(
     iocb: &Kiocb,
     iter: &IovIter,
     inode: MappedInode<'_>,
-    end_of: End,
     _locked: &IoLock<'_>,
 ) -> Option<isize> {
     let header = inode.header;
-    let end = end_of(inode);
+    let end = inode.end_of_io();
     let left = end.saturating_sub(iocb.pos().max(0) as u64);
     if left == 0 {
         return None;
@@ -111,7 +106,7 @@ fn dax_rw(
     // SAFETY: `inode` is mapped, and locked.
     let mut done = unsafe { dax::iomap_rw_nofault(iocb, iter, left, &IOMAP_OPS, users) };
     // DAX returns 0 for a hole.
-    if done == 0 && iter.count() > 0 && (iocb.pos() as u64) < end_of(inode) {
+    if done == 0 && iter.count() > 0 && (iocb.pos() as u64) < inode.end_of_io() {
         done = EFAULT.to_errno() as isize;
     }
     // If the device is removed during the copy, DAX returns ENXIO or EFAULT, as for a bad device or
@@ -131,7 +126,7 @@ pub(super) fn write_locked(
     inode: MappedInode<'_>,
     locked: &IoLock<'_>,
 ) -> Option<isize> {
-    let result = dax_rw(iocb, from, inode, WRITE.end_of, locked)?;
+    let result = dax_rw(iocb, from, inode, locked)?;
 
     if from.count() == 0 {
         return Some(result);
@@ -163,7 +158,7 @@ fn write_on(
                 break;
             }
         }
-        match dax_rw(iocb, from, inode, WRITE.end_of, locked) {
+        match dax_rw(iocb, from, inode, locked) {
             Some(next) => result = next,
             None => break,
         }
@@ -276,13 +271,7 @@ fn rewrite_page(iocb: &Kiocb, from: &IovIter, inode: MappedInode<'_>) -> Result<
 /// Returns true if I/O that returned `result` ended early because of the buffer, or for a reason
 /// that it will meet again if it continues.
 #[inline]
-fn is_cut(
-    iocb: &Kiocb,
-    iter: &IovIter,
-    inode: MappedInode<'_>,
-    end_of: End,
-    result: isize,
-) -> bool {
+fn is_cut(iocb: &Kiocb, iter: &IovIter, inode: MappedInode<'_>, result: isize) -> bool {
     // Only another piece can tell whether the memory can be rewritten now.
     if is_unsettled(result) {
         return true;
@@ -290,38 +279,20 @@ fn is_cut(
     if result < 0 && result != EFAULT.to_errno() as isize {
         return false;
     }
-    iter.count() != 0 && (iocb.pos() as u64) < end_of(inode)
+    iter.count() != 0 && (iocb.pos() as u64) < inode.end_of_io()
 }
 
-/// The most bytes of a buffer that are faulted in at once.
-const STEP: usize = 1 << 20;
-
-/// A read or a write.
-#[derive(Clone, Copy)]
-struct Kind {
-    /// Does one piece of it, without page faults in the buffer. It has dropped its locks when it
-    /// returns.
-    piece: fn(&Kiocb, &IovIter, MappedInode<'_>) -> isize,
-    end_of: End,
-}
-
-const READ: Kind = Kind {
-    piece: read_once,
-    end_of: |inode| inode.end_of_io(),
-};
-const WRITE: Kind = Kind {
-    piece: write_once,
-    end_of: |inode| inode.end_of_write(),
-};
+/// One piece of I/O, without page faults in the buffer. It has dropped its locks when it returns.
+type Piece = fn(&Kiocb, &IovIter, MappedInode<'_>) -> isize;
 
 /// Does I/O, and continues as long as only missing pages of the buffer end it early.
 #[inline(always)]
-fn until_done(iocb: &Kiocb, iter: &IovIter, inode: MappedInode<'_>, kind: Kind) -> isize {
+fn until_done(iocb: &Kiocb, iter: &IovIter, inode: MappedInode<'_>, piece: Piece) -> isize {
     let errors = inode.header.errors();
-    let result = (kind.piece)(iocb, iter, inode);
+    let result = piece(iocb, iter, inode);
 
-    if is_cut(iocb, iter, inode, kind.end_of, result) {
-        return go_on(iocb, iter, inode, kind, errors, result);
+    if is_cut(iocb, iter, inode, result) {
+        return go_on(iocb, iter, inode, piece, errors, result);
     }
     result
 }
@@ -332,10 +303,12 @@ fn go_on(
     iocb: &Kiocb,
     iter: &IovIter,
     inode: MappedInode<'_>,
-    kind: Kind,
+    piece: Piece,
     mut errors: u32,
     mut result: isize,
 ) -> isize {
+    /// The most bytes of a buffer that are faulted in at once.
+    const STEP: u64 = 1 << 20;
     /// The most times in a row that a page of the buffer may be missing again. Memory of the file
     /// that the CPU cannot read looks the same, until its failure is reported.
     const TRIES: u32 = 16;
@@ -344,7 +317,7 @@ fn go_on(
     loop {
         done += result.max(0);
         tries = if result > 0 { 0 } else { tries + 1 };
-        if tries > TRIES || !is_cut(iocb, iter, inode, kind.end_of, result) {
+        if tries > TRIES || !is_cut(iocb, iter, inode, result) {
             break;
         }
         // If there was a mapping error, and no page of the buffer is missing, the error ended the
@@ -366,15 +339,15 @@ fn go_on(
             }
             tries = 0;
         }
-        let left = (kind.end_of)(inode).saturating_sub(iocb.pos() as u64);
-        let wanted = iter.count().min(left.min(STEP as u64) as usize);
-        // The file may have become smaller, which the next piece will find. No lock is held.
+        let left = inode.end_of_io().saturating_sub(iocb.pos() as u64);
+        let wanted = iter.count().min(left.min(STEP) as usize);
+        // The file may have become smaller, which `piece` will find. No lock is held.
         if wanted > 0 && iter.fault_in(wanted) == 0 {
             result = EFAULT.to_errno() as isize;
             break;
         }
         errors = inode.header.errors();
-        result = (kind.piece)(iocb, iter, inode);
+        result = piece(iocb, iter, inode);
     }
     if done > 0 {
         done
@@ -390,7 +363,7 @@ fn read_once(iocb: &Kiocb, to: &IovIter, inode: MappedInode<'_>) -> isize {
         Ok(locked) => locked,
         Err(errno) => return errno.to_errno() as isize,
     };
-    dax_rw(iocb, to, inode, READ.end_of, &locked).unwrap_or(0)
+    dax_rw(iocb, to, inode, &locked).unwrap_or(0)
 }
 
 /// Does one piece of a write.
@@ -411,69 +384,14 @@ fn write_once(iocb: &Kiocb, from: &IovIter, inode: MappedInode<'_>) -> isize {
     if err != 0 {
         return err as isize;
     }
-    if iocb.pos() as u64 + checked as u64 > inode.inode.size() {
-        // SAFETY: `locked` holds `i_rwsem` exclusively.
-        if let Some(resizing) = unsafe { Resizing::new(inode) } {
-            return write_beyond_end(iocb, from, inode, &locked, &resizing)
-                .unwrap_or_else(|errno| errno.to_errno() as isize);
-        }
-    }
-    // A mapped file gets no more memory, so it is full at its end, like a block device.
+    // A mapped file gets no more memory, so it does not grow: it is full, like a block device.
     write_locked(iocb, from, inode, &locked).unwrap_or(ENOSPC.to_errno() as isize)
-}
-
-/// Does one piece of a write that makes the file grow.
-///
-/// # Errors
-///
-/// [`EAGAIN`] if it would have to wait and must not; [`EFAULT`] if a page of the buffer is missing
-/// in the middle of an append of at most [`STEP`], which begins anew then, so that it stays in
-/// one piece. Those of [`Resizing`].
-#[cold]
-fn write_beyond_end(
-    iocb: &Kiocb,
-    from: &IovIter,
-    inode: MappedInode<'_>,
-    locked: &IoLock<'_>,
-    resizing: &Resizing<'_>,
-) -> Result<isize> {
-    let (start, flags, wanted) = (iocb.pos(), iocb.flags(), from.count());
-    let size = inode.inode.size();
-    let gap = (start as u64).saturating_sub(size);
-
-    // Without waiting, nothing is reported, and not much is zeroed.
-    let reports = flags & c::IOCB_DSYNC != 0 || inode.is_mapped_sync();
-    if flags & c::IOCB_NOWAIT != 0 && (gap > PAGE || reports) {
-        return Err(EAGAIN);
-    }
-    if start as u64 >= resizing.capacity() {
-        return Err(ENOSPC);
-    }
-    resizing.fill_gap(start as u64)?;
-    let result = write_locked(iocb, from, inode, locked).unwrap_or(0);
-    let written = wanted - from.count();
-    if written == 0 {
-        return Ok(result);
-    }
-    // Another append may come first when the lock is dropped.
-    let one_piece = flags & c::IOCB_APPEND != 0 && wanted <= STEP;
-    if one_piece && result >= 0 && from.count() > 0 && from.is_missing() {
-        // SAFETY: `written` bytes were taken from `from` above.
-        unsafe { from.revert(written) };
-        iocb.set_pos(start);
-        return Err(EFAULT);
-    }
-    let end = iocb.pos() as u64;
-    if end > size {
-        resizing.grown_to(end)?;
-    }
-    Ok(result)
 }
 
 /// Reads from `inode`, through any of its files.
 #[inline]
 pub(super) fn read(iocb: &Kiocb, to: &IovIter, inode: MappedInode<'_>) -> isize {
-    let done = until_done(iocb, to, inode, READ);
+    let done = until_done(iocb, to, inode, read_once);
 
     count_read(inode, done);
     done
@@ -499,14 +417,11 @@ pub(super) unsafe extern "C" fn read_iter(iocb: *mut c::kiocb, to: *mut c::iov_i
 pub(super) unsafe extern "C" fn write_iter(iocb: *mut c::kiocb, from: *mut c::iov_iter) -> isize {
     // SAFETY: `iocb` and `from` are the VFS's, and the file is a mapped one.
     let io = unsafe { Io::new(iocb, from) };
-    let done = until_done(io.iocb, io.iter, io.inode, WRITE);
+    let done = until_done(io.iocb, io.iter, io.inode, write_once);
 
     count_written(io.inode, done);
     if done > 0 {
-        // The inode lock is not held, as fsync may take it, and a report waits for the server.
-        if let Err(errno) = io.inode.report_if_sync() {
-            return errno.to_errno() as isize;
-        }
+        // The inode lock is not held, as fsync may take it.
         return io.iocb.write_sync(done);
     }
     done

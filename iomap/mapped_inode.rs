@@ -380,11 +380,6 @@ impl Header {
         unsafe { &*container_of!(ptr::from_ref(self).cast_mut(), Published, header) }
     }
 
-    /// Returns the flags of [`size`](super::size).
-    pub(super) fn flags(&self) -> &AtomicU32 {
-        &self.published().listed.size_flags
-    }
-
     pub(super) fn count_open_file(&self) {
         self.published().open_files.fetch_add(1, Ordering::Relaxed);
     }
@@ -450,15 +445,6 @@ impl<'a> MappedInode<'a> {
     #[inline]
     pub(super) fn end_of_io(self) -> u64 {
         self.inode.size().min(self.header.mapped_size)
-    }
-
-    /// Returns where a write ends: the same, unless the file can grow.
-    #[inline]
-    pub(super) fn end_of_write(self) -> u64 {
-        if self.sbi().resizes {
-            return self.header.mapped_size;
-        }
-        self.end_of_io()
     }
 }
 

@@ -70,15 +70,6 @@ pub(super) struct Mapping<'a> {
 }
 
 impl Mapping<'_> {
-    /// Returns the mapping up to where memory has failed.
-    #[inline(always)]
-    fn healthy_part(mut self) -> Result<Self, MappingError> {
-        if !self.healthy {
-            self.cut_at_poison()?;
-        }
-        Ok(self)
-    }
-
     /// Cuts the mapping where memory has failed.
     #[cold]
     fn cut_at_poison(&mut self) -> Result<(), MappingError> {
@@ -153,14 +144,12 @@ impl Header {
         length: u64,
         i_size: u64,
     ) -> Result<Mapping<'_>, MappingError> {
-        self.locate(pos, length, i_size)?.healthy_part()
-    }
+        let mut mapping = self.locate(pos, length, i_size)?;
 
-    /// Does the same as [`Header::resolve`], for any byte of a page of the map, whatever the size
-    /// of the file.
-    #[inline(always)]
-    pub(super) fn resolve_any(&self, pos: u64, length: u64) -> Result<Mapping<'_>, MappingError> {
-        self.locate_any(pos, length)?.healthy_part()
+        if !mapping.healthy {
+            mapping.cut_at_poison()?;
+        }
+        Ok(mapping)
     }
 
     /// Does the same as [`Header::resolve`], but the memory may have failed.
@@ -174,12 +163,6 @@ impl Header {
         if pos >= i_size.min(self.mapped_size) {
             return Err(MappingError::BeyondFile);
         }
-        self.locate_any(pos, length)
-    }
-
-    /// Does the same as [`Header::resolve_any`], but the memory may have failed.
-    #[inline(always)]
-    fn locate_any(&self, pos: u64, length: u64) -> Result<Mapping<'_>, MappingError> {
         // Nothing overflows: sizes and lengths are at most i64::MAX, and `pos` is inside the file.
         let end = page_end(self.mapped_size);
         let offset = pos & !(PAGE - 1);
@@ -319,13 +302,7 @@ impl Operations for ForDax {
             Ok(())
         };
 
-        // What a file gains is written before its size changes.
-        let mapping = if header.sbi().resizes && is_write(flags) {
-            header.resolve_any(pos, length)
-        } else {
-            header.resolve(pos, length, inode.size())
-        };
-        let placed = mapping.and_then(place);
+        let placed = header.resolve(pos, length, inode.size()).and_then(place);
         // A report may allocate memory, and reclaim may wait for this lock.
         drop(still);
         placed.map_err(|error| report_error(inode, header, pos, length, flags, error))
@@ -368,19 +345,13 @@ fn count_done(iomap: &Iomap, done: isize, flags: ffi::c_uint) {
     let (Some(stats), Ok(done @ 1..)) = (stats, u64::try_from(done)) else {
         return;
     };
-    let (counter, number) = match flags & (c::IOMAP_FAULT | c::IOMAP_WRITE | c::IOMAP_ZERO) {
+    let (counter, number) = match flags & (c::IOMAP_FAULT | c::IOMAP_WRITE) {
         0 => (DeviceCounter::ReadBytes, done),
-        c::IOMAP_WRITE | c::IOMAP_ZERO => (DeviceCounter::WrittenBytes, done),
+        c::IOMAP_WRITE => (DeviceCounter::WrittenBytes, done),
         _ if done == PAGE => (DeviceCounter::PageFaults, 1),
         _ => (DeviceCounter::HugeFaults, 1),
     };
     stats.add(counter, number);
-}
-
-/// Returns true for write(2) and its kin, and for zeroing.
-#[inline]
-fn is_write(flags: ffi::c_uint) -> bool {
-    flags & (c::IOMAP_WRITE | c::IOMAP_ZERO) != 0 && flags & c::IOMAP_FAULT == 0
 }
 
 /// Takes the ownership lock for a write, if there may be leftover memory. That is counted before
@@ -393,7 +364,10 @@ fn is_write(flags: ffi::c_uint) -> bool {
 fn lock_for_write(header: &Header, flags: ffi::c_uint) -> Result<Option<OwnershipReadGuard<'_>>> {
     let sbi = header.sbi();
 
-    if !is_write(flags) || !sbi.mapped_files.has_leftovers() {
+    if flags & c::IOMAP_WRITE == 0
+        || flags & c::IOMAP_FAULT != 0
+        || !sbi.mapped_files.has_leftovers()
+    {
         return Ok(None);
     }
     let nowait = flags & c::IOMAP_NOWAIT != 0;

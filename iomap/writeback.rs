@@ -114,7 +114,7 @@ impl MappedFile {
 }
 
 /// Waits until flushes, and stores that bypass the caches, have reached the persistence domain.
-pub(super) fn drain() {
+fn drain() {
     // SAFETY: A store fence may be executed in any context.
     unsafe { c::fuse_dax_fmap_pmem_wmb() }
 }
@@ -372,7 +372,6 @@ pub(crate) unsafe fn sync_range(file: *const c::file, start: c::loff_t, end: c::
     let (_, inode) = unsafe { open_file(file) };
     let flushed = write_back_inode(inode, start, end);
     drain();
-    inode.report_again();
     let lost = if inode.header.has_failed_device() {
         Err(EIO)
     } else {

@@ -455,27 +455,6 @@ pub(crate) unsafe fn iomap_fault(
     unsafe { c::dax_iomap_fault(vmf.as_raw(), order, &mut pfn, core::ptr::null_mut(), ops) }
 }
 
-/// Writes `len` zeros from byte `pos` of a file on, except to holes.
-///
-/// # Errors
-///
-/// Those of `ops`; [`EIO`] or ENXIO if the device has failed.
-///
-/// # Safety
-///
-/// `ops` must be for the inode, which must be locked as they require.
-pub(crate) unsafe fn zero_range(
-    inode: &Inode,
-    pos: u64,
-    len: u64,
-    ops: &'static c::iomap_ops,
-) -> Result {
-    let (pos, len, did_zero) = (pos as c::loff_t, len as c::loff_t, core::ptr::null_mut());
-
-    // SAFETY: `inode` is valid; the caller guarantees the rest.
-    to_result(unsafe { c::dax_zero_range(inode.as_raw(), pos, len, did_zero, ops) })
-}
-
 /// Reads or writes at most `max` bytes without faulting in the buffer: the I/O ends at the first
 /// page of the buffer that is not present. The bytes are copied inside read-side critical sections
 /// of `srcu`. Returns the number of bytes, or a negative errno.

@@ -70,12 +70,6 @@ impl Completion {
         unsafe { c::completion_done(self.inner.get()) }
     }
 
-    /// Waits for the completion.
-    pub(crate) fn wait(&self) {
-        // SAFETY: By the type invariants `inner` is initialized.
-        unsafe { c::wait_for_completion(self.inner.get()) }
-    }
-
     /// Waits for the completion. The wait is killable.
     ///
     /// # Errors

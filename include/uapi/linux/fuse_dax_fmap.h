@@ -36,7 +36,6 @@
  * is its real and its effective user. fusermount3, which is privileged but mounts
  * for another user, gets no offer:
  *
- *	fuse_init_in.unused[8]	= features: FUSE_DAX_FMAP_CAN_RESIZE
  *	fuse_init_in.unused[9]	= FUSE_DAX_FMAP_MAGIC
  *	fuse_init_in.unused[10]	= FUSE_DAX_FMAP_ABI_VERSION
  *
@@ -48,48 +47,17 @@
  */
 #define FUSE_DAX_FMAP_MAGIC		0x50414d46U	/* "FMAP" */
 #define FUSE_DAX_FMAP_ABI_VERSION	1
-#define FUSE_DAX_FMAP_CAN_RESIZE	(1U << 0)
-#define FUSE_DAX_FMAP_INIT_IN_FEATURES	8		/* index in fuse_init_in.unused[] */
 #define FUSE_DAX_FMAP_INIT_IN_MAGIC	9		/* index in fuse_init_in.unused[] */
 #define FUSE_DAX_FMAP_INIT_IN_VERSION	10		/* index in fuse_init_in.unused[] */
 #define FUSE_DAX_FMAP_INIT_OUT_NAME	48		/* byte in struct fuse_init_out */
 
 /*
- * What else a server wants is in a __u32 before the name, at byte 44; other bits are
- * ignored.
- *
- * FUSE_DAX_FMAP_MAP_IN_OPEN: the server can send a map with the answer to OPEN. See
- * struct fuse_open_fmap_out.
- *
- * FUSE_DAX_FMAP_RESIZE: files can grow (see "Sizes"). Only after an offer with
- * FUSE_DAX_FMAP_CAN_RESIZE, and only with FUSE_WRITEBACK_CACHE in the same answer:
- * otherwise the mount fails, as with ops that are not registered.
+ * A server that can send a map with the answer to OPEN sets a bit in a __u32
+ * before the name, at byte 44; other bits are ignored. See struct
+ * fuse_open_fmap_out.
  */
 #define FUSE_DAX_FMAP_INIT_OUT_FLAGS	44		/* byte in struct fuse_init_out */
 #define FUSE_DAX_FMAP_MAP_IN_OPEN	(1U << 0)
-#define FUSE_DAX_FMAP_RESIZE		(1U << 1)
-
-/*
- * Sizes
- * -----
- *
- * Without FUSE_DAX_FMAP_RESIZE a mapped file cannot change its size. With it the size
- * is the kernel's from the first open on, and what dax_fmap_parse() reports is the
- * capacity: write(2), ftruncate(2) and fallocate(2) let a file grow up to that, and
- * send no request; beyond it they fail with ENOSPC. What a file gains reads as zeros,
- * whatever the memory held: the kernel writes the zeros before the size changes.
- *
- * The server learns the size by SETATTR with FATTR_SIZE, FATTR_MTIME and FATTR_CTIME,
- * and no handle. It is answered before fsync(2), fdatasync(2), O_SYNC writes and
- * close(2) return, truncate(2) of a path too, and before the kernel forgets the inode;
- * the flusher sends it at other times. The kernel never reports a size that is smaller
- * than one before it; the server must not free memory for it. The attributes in the
- * answer are ignored. If the answer is an error, fsync(2) or close(2) return it, and
- * the next fsync(2) sends the size again.
- *
- * If the machine crashes, the file has a size that was reported, and the bytes below
- * it are what was written, or zeros.
- */
 
 /*
  * Requests. They are sent only if the server named ops, or default_ops applies.
