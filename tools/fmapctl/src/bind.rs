@@ -9,6 +9,7 @@
 use std::fmt::Write;
 use std::fs;
 use std::path::Path;
+use std::process::{Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -142,6 +143,7 @@ fn change_locked(
         return change_locked(options, Some(to), at_boot, false, out);
     }
     given.map_err(failed)?;
+    wait_for_names();
     match (from, to) {
         (_, Driver::FsdevDax) => record::keep(&device, from),
         _ => record::forget(&device),
@@ -176,6 +178,17 @@ fn print(
         at_boot: options.at_boot.then_some(at_boot == AtBoot::Add),
     };
     json::print(&Devices { devices: [done] }, out)
+}
+
+/// Waits until udev has given the device its names (`/dev/dax/fsdev/...`), which a manifest has, for
+/// five seconds at most. Does nothing without udev.
+fn wait_for_names() {
+    if Path::new("/run/udev/control").exists() {
+        let _ = Command::new("udevadm")
+            .args(["settle", "--timeout=5"])
+            .stderr(Stdio::null())
+            .status();
+    }
 }
 
 /// How long another fmapctl may change drivers.
