@@ -24,6 +24,7 @@ use kernel::{
     error::to_result,
     ffi,
     prelude::*,
+    sync::aref::ARef,
     types::{
         NotThreadSafe,
         Opaque, //
@@ -48,13 +49,22 @@ impl DeviceId {
     }
 }
 
-/// Returns the parent, if there is one. It stays as long as the device is registered.
-pub(crate) fn parent(device: &Device) -> Option<&Device> {
+/// Returns the parent, if there is one.
+///
+/// # Safety
+///
+/// The device must be registered, and not be unregistered during the call: it has a reference to
+/// its parent for no longer.
+pub(crate) unsafe fn parent(device: &Device) -> Option<ARef<Device>> {
     // SAFETY: `device` is valid; its parent does not change.
     let parent = unsafe { (*raw(device)).parent };
 
-    // SAFETY: A device holds a reference to its parent.
-    (!parent.is_null()).then(|| unsafe { Device::from_raw(parent) })
+    if parent.is_null() {
+        return None;
+    }
+    // SAFETY: By the safety requirements `device` has a reference to its parent.
+    let parent: &Device = unsafe { Device::from_raw(parent) };
+    Some(ARef::from(parent))
 }
 
 /// A guard for a locked device.

@@ -513,10 +513,12 @@ impl Devices {
         let name = CString::try_from(found.device().name())
             .map_err(|_| Failure::because("no memory")(ENOMEM))?;
         let stats = DeviceStats::new().map_err(Failure::because("no memory"))?;
-        watch(found.device()).map_err(Failure::because("no memory"))?;
-        let holder = self.announce(slot, index, ops, &name, found.device())?;
+        let parent = parent_of(&found).ok_or(GOES_AWAY)?;
+        let parent = parent.as_deref();
+        watch(found.device(), parent).map_err(Failure::because("no memory"))?;
+        let holder = self.announce(slot, index, ops, &name, (found.device(), parent))?;
 
-        let parent_locked = match take(&found, holder) {
+        let parent_locked = match take(&found, parent, holder) {
             Ok(locked) => locked,
             Err(errno) => {
                 holder::unregister(holder, || ());
@@ -553,20 +555,18 @@ impl Devices {
         index: u32,
         ops: &(dyn HolderOps + 'static),
         name: &CStr,
-        device: &kernel::device::Device,
+        (device, parent): (&kernel::device::Device, Option<&kernel::device::Device>),
     ) -> Result<Cookie, Failure> {
-        let holder = Cookie::new();
-
         slot.health.store(0, Ordering::Relaxed);
         // INVARIANT: The devices are those of `ops`, which outlives them (see `acquire()`), and
         // `Device::drop` takes the holder out of the list.
-        holder::register(Holder {
-            cookie: holder,
+        let holder = holder::register(Holder {
+            cookie: Cookie::NONE,
             index,
             ops: NonNull::from(ops),
             name: CString::try_from(name).map_err(|_| Failure::because("no memory")(ENOMEM))?,
             device: DeviceId::of(device),
-            parent: device::parent(device).map(DeviceId::of),
+            parent: parent.map(DeviceId::of),
             is_taken: false,
             is_logged: false,
             is_out_of_use: false,
@@ -698,6 +698,17 @@ unsafe fn give_back(dax_dev: &DaxDevice, holder: Cookie) {
     unsafe { dax_dev.put(holder) };
 }
 
+/// Returns the parent of a device, if it has one; `None` if the device is being removed.
+fn parent_of(found: &BusDevice<'_>) -> Option<Option<ARef<kernel::device::Device>>> {
+    let lock = ReadLock::new();
+    // SAFETY: A `BusDevice` is on the dax bus.
+    unsafe { found.dax_dev().dev_dax(&lock) }?;
+
+    // SAFETY: The device is alive, so it is registered: `unregister_dev_dax()` waits in
+    // `kill_dax()` for this lock before it calls `device_del()`.
+    Some(unsafe { device::parent(found.device()) })
+}
+
 /// Interval between attempts to lock a device.
 const AGAIN_MS: u32 = 10;
 
@@ -712,8 +723,11 @@ const AGAIN_MS: u32 = 10;
 /// # Errors
 ///
 /// [`EBUSY`] if the device is held; [`EINTR`] if the task is being killed; those of `fs_dax_get()`.
-fn take<'a>(found: &BusDevice<'a>, holder: Cookie) -> Result<Option<DeviceGuard<'a>>> {
-    let parent = device::parent(found.device());
+fn take<'a>(
+    found: &BusDevice<'_>,
+    parent: Option<&'a kernel::device::Device>,
+    holder: Cookie,
+) -> Result<Option<DeviceGuard<'a>>> {
     let parent_locked = loop {
         if !found.dax_dev().holder().is_null() {
             return Err(EBUSY);

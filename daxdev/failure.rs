@@ -47,7 +47,6 @@ use crate::{
             ReadLock, //
         },
         device::{
-            self,
             BusId,
             BusNotifier,
             DeviceId,
@@ -91,8 +90,8 @@ pub(super) fn init() {
 /// # Errors
 ///
 /// [`ENOMEM`].
-pub(super) fn watch(device: &Device) -> Result {
-    for device in [Some(device), device::parent(device)] {
+pub(super) fn watch(device: &Device, parent: Option<&Device>) -> Result {
+    for device in [Some(device), parent] {
         let Some(bus) = device.and_then(BusId::of) else {
             continue;
         };

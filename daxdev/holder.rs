@@ -202,10 +202,19 @@ impl fmt::Display for Holder {
     }
 }
 
-/// Adds a slot to the list. Called before the device is held, as a failure may be reported as soon
-/// as it is.
-pub(super) fn register(holder: Holder) -> Result {
-    Ok(HOLDERS.lock().push(holder, GFP_KERNEL)?)
+/// Adds a slot to the list, and returns the cookie that it gets. The list is in the order of the
+/// cookies. Called before the device is held, as a failure may be reported as soon as it is.
+///
+/// # Errors
+///
+/// [`ENOMEM`].
+pub(super) fn register(mut holder: Holder) -> Result<Cookie> {
+    let mut holders = HOLDERS.lock();
+    let cookie = Cookie::new();
+
+    holder.cookie = cookie;
+    holders.push(holder, GFP_KERNEL)?;
+    Ok(cookie)
 }
 
 /// Records that a device is held. The device is locked, and so is its parent: from now on the

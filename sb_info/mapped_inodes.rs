@@ -156,15 +156,20 @@ impl MappedInodes {
                 return;
             }
             let len = inodes.slots.len();
-            // Another task may have been faster, with an even larger array.
-            if let Some(larger) = larger.take().filter(|larger| larger.capacity() > len) {
-                let old = inodes.move_to(larger);
-                drop(inodes);
-                // It is freed without the lock.
-                drop(old);
-                continue;
+            // Arrays are freed without the lock.
+            match larger.take() {
+                Some(larger) if larger.capacity() > len => {
+                    let old = inodes.move_to(larger);
+                    drop(inodes);
+                    drop(old);
+                    continue;
+                }
+                // Another task was faster, and its array is full by now.
+                small => {
+                    drop(inodes);
+                    drop(small);
+                }
             }
-            drop(inodes);
             let flags = GFP_KERNEL_ACCOUNT | __GFP_NOWARN;
             let Ok(array) = KVVec::with_capacity(len * 2 + STEP, flags) else {
                 return;
