@@ -180,8 +180,8 @@ fn print(
     json::print(&Devices { devices: [done] }, out)
 }
 
-/// Waits until udev has given the device its names (`/dev/dax/fsdev/...`), which a manifest has, for
-/// five seconds at most. Does nothing without udev.
+/// Waits until udev has given the device its names (`/dev/dax/fsdev/...`), which a manifest has,
+/// for five seconds at most. Does nothing without udev.
 fn wait_for_names() {
     if Path::new("/run/udev/control").exists() {
         let _ = Command::new("udevadm")
