@@ -477,6 +477,67 @@ struct fs_file *fs_add(struct fuse_server *s, const char *name, uint64_t size,
 	return f;
 }
 
+static struct fuse_attr attr_of_any(const struct fuse_server *s, uint64_t nodeid)
+{
+	return (struct fuse_attr){
+		.ino = nodeid,
+		.mode = S_IFREG | 0644,
+		.nlink = 1,
+		.size = s->any_size,
+		.blksize = 4096,
+	};
+}
+
+static void lookup_any(struct fuse_server *s, const struct fuse_in_header *in,
+		       const void *arg)
+{
+	const char *name = arg;
+	struct fuse_entry_out entry = {
+		.nodeid = FS_ANY + atoi(name + 1),
+		.entry_valid = FOREVER,
+		.attr_valid = FOREVER,
+	};
+
+	entry.attr = attr_of_any(s, entry.nodeid);
+	if (name[0] == 'f' && name[1] >= '0' && name[1] <= '9')
+		fs_reply(s, in, 0, &entry, sizeof(entry));
+	else
+		fs_default(s, in, arg);
+}
+
+/* GETATTR, and SETATTR of times. */
+static void reply_attr_of_any(struct fuse_server *s, const struct fuse_in_header *in,
+			      const void *arg)
+{
+	struct fuse_attr_out out = {
+		.attr_valid = FOREVER,
+		.attr = attr_of_any(s, in->nodeid),
+	};
+
+	if (in->nodeid >= FS_ANY)
+		fs_reply(s, in, 0, &out, sizeof(out));
+	else
+		fs_default(s, in, arg);
+}
+
+static void map_of_any(struct fuse_server *s, const struct fuse_in_header *in,
+		       const void *arg)
+{
+	if (in->nodeid >= FS_ANY)
+		fs_reply(s, in, 0, s->file[0].map, s->file[0].map_len);
+	else
+		fs_default(s, in, arg);
+}
+
+void fs_any(struct fuse_server *s, uint64_t size)
+{
+	s->any_size = size;
+	s->hook[FUSE_LOOKUP] = lookup_any;
+	s->hook[FUSE_GETATTR] = reply_attr_of_any;
+	s->hook[FUSE_SETATTR] = reply_attr_of_any;
+	s->hook[FUSE_GET_FMAP] = map_of_any;
+}
+
 static int start(struct fuse_server *s)
 {
 	pid_t pid;

@@ -102,6 +102,7 @@ struct fuse_server {
 	fs_sender	send;
 	struct fs_file	file[FS_FILES];
 	unsigned int	nr_files;
+	uint64_t	any_size;	/* fs_any() */
 
 	/* What the server has seen. */
 	_Atomic unsigned int count[FS_OPCODES];
@@ -135,6 +136,13 @@ struct fuse_server *fs_new(void);
 /* A file. Its nodeid is chosen, unless the test overwrites it. */
 struct fs_file *fs_add(struct fuse_server *s, const char *name, uint64_t size,
 		       const void *map, uint32_t map_len);
+
+/*
+ * Any number of files besides: "f" and a number, which is added to FS_ANY for the nodeid. They
+ * have @size bytes, and their map is that of the first file, unless the test hooks GET_FMAP.
+ */
+#define FS_ANY		1000
+void fs_any(struct fuse_server *s, uint64_t size);
 
 /* 0 or -errno of mount(2). An asynchronous INIT may still be under way then. */
 int fs_mount(struct fuse_server *s);

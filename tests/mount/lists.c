@@ -26,57 +26,6 @@
 #define MANY	500
 #define LISTS	"/sys/kernel/debug/" MODULE_NAME "/"
 
-/* Any number of files: "f" and a number. They all have the map of the first one. */
-#define FIRST	1000
-
-static struct fuse_attr attr_of(uint64_t nodeid)
-{
-	return (struct fuse_attr){
-		.ino = nodeid,
-		.mode = S_IFREG | 0644,
-		.nlink = 1,
-		.size = SIZE,
-		.blksize = 4096,
-	};
-}
-
-static void lookup_any(struct fuse_server *s, const struct fuse_in_header *in,
-		       const void *arg)
-{
-	const char *name = arg;
-	struct fuse_entry_out entry = {
-		.nodeid = FIRST + atoi(name + 1),
-		.entry_valid = 3600,
-		.attr_valid = 3600,
-	};
-
-	entry.attr = attr_of(entry.nodeid);
-	if (name[0] == 'f' && name[1] >= '0' && name[1] <= '9')
-		fs_reply(s, in, 0, &entry, sizeof(entry));
-	else
-		fs_default(s, in, arg);
-}
-
-static void attr_of_any(struct fuse_server *s, const struct fuse_in_header *in,
-			const void *arg)
-{
-	struct fuse_attr_out out = {
-		.attr_valid = 3600,
-		.attr = attr_of(in->nodeid),
-	};
-
-	if (in->nodeid >= FIRST)
-		fs_reply(s, in, 0, &out, sizeof(out));
-	else
-		fs_default(s, in, arg);
-}
-
-static void map_of_any(struct fuse_server *s, const struct fuse_in_header *in,
-		       const void *arg)
-{
-	fs_reply(s, in, 0, s->file[0].map, s->file[0].map_len);
-}
-
 /* How often each file of a mount was in what was read of the list of files. */
 struct seen {
 	char		mount[64];
@@ -96,8 +45,8 @@ static void see_line(struct seen *seen, const char *line)
 	seen->lines++;
 	if (sscanf(line + strlen(seen->mount), "nodeid=%lu ", &nodeid) != 1 || !last)
 		seen->bad++;
-	else if (nodeid >= FIRST && nodeid < FIRST + MANY)
-		seen->times[nodeid - FIRST]++;
+	else if (nodeid >= FS_ANY && nodeid < FS_ANY + MANY)
+		seen->times[nodeid - FS_ANY]++;
 }
 
 /* Reads at most @max bytes of the list, @size at a time. The number of bytes, or -errno. */
@@ -146,9 +95,7 @@ FIXTURE_SETUP(lists)
 	ASSERT_NE(NULL, self->s);
 	/* A name that has to be escaped. */
 	fs_add(self->s, "a b\\c\td", SIZE, &self->map, sizeof(self->map));
-	self->s->hook[FUSE_LOOKUP] = lookup_any;
-	self->s->hook[FUSE_GETATTR] = attr_of_any;
-	self->s->hook[FUSE_GET_FMAP] = map_of_any;
+	fs_any(self->s, SIZE);
 	ASSERT_EQ(0, fs_mount(self->s));
 	ASSERT_EQ(0, stat(self->s->dir, &st));
 	snprintf(self->seen.mount, sizeof(self->seen.mount), "%u:%u ", major(st.st_dev),
@@ -344,9 +291,7 @@ TEST_F_TIMEOUT(lists, read_all_the_time, 120)
 
 		ASSERT_NE(NULL, s);
 		fs_add(s, "file", SIZE, &self->map, sizeof(self->map));
-		s->hook[FUSE_LOOKUP] = lookup_any;
-		s->hook[FUSE_GETATTR] = attr_of_any;
-		s->hook[FUSE_GET_FMAP] = map_of_any;
+		fs_any(s, SIZE);
 		s->devices[0] = NULL;
 		s->devices[1] = NULL;
 		/* A device is held by one mount. */

@@ -20,7 +20,6 @@
 #include <sys/mman.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
-#include <sys/sysmacros.h>
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
@@ -33,101 +32,20 @@
 #define CGROUPS	"/sys/fs/cgroup"
 #define CGROUP	CGROUPS "/fmap-test"
 
-/* Any number of files: "f" and a number. They all have the map of the first one. */
-#define FIRST	1000
-
-static struct fuse_attr attr_of(uint64_t nodeid)
-{
-	return (struct fuse_attr){
-		.ino = nodeid,
-		.mode = S_IFREG | 0644,
-		.nlink = 1,
-		.size = SIZE,
-		.blksize = 4096,
-	};
-}
-
-static void lookup_any(struct fuse_server *s, const struct fuse_in_header *in,
-		       const void *arg)
-{
-	const char *name = arg;
-	struct fuse_entry_out entry = {
-		.nodeid = FIRST + atoi(name + 1),
-		.entry_valid = 3600,
-		.attr_valid = 3600,
-	};
-
-	entry.attr = attr_of(entry.nodeid);
-	if (name[0] == 'f' && name[1] >= '0' && name[1] <= '9')
-		fs_reply(s, in, 0, &entry, sizeof(entry));
-	else
-		fs_default(s, in, arg);
-}
-
-/* GETATTR, and SETATTR of times. */
-static void attr_of_any(struct fuse_server *s, const struct fuse_in_header *in,
-			const void *arg)
-{
-	struct fuse_attr_out out = {
-		.attr_valid = 3600,
-		.attr = attr_of(in->nodeid),
-	};
-
-	if (in->nodeid >= FIRST)
-		fs_reply(s, in, 0, &out, sizeof(out));
-	else
-		fs_default(s, in, arg);
-}
-
-static void any_file(struct fuse_server *s)
-{
-	s->hook[FUSE_LOOKUP] = lookup_any;
-	s->hook[FUSE_GETATTR] = attr_of_any;
-	s->hook[FUSE_SETATTR] = attr_of_any;
-}
-
-static void map_of_any(struct fuse_server *s, const struct fuse_in_header *in,
-		       const void *arg)
-{
-	fs_reply(s, in, 0, s->file[0].map, s->file[0].map_len);
-}
-
-/* ... or each its own piece of the device. */
+/* Each file has its own piece of the device. */
 static void map_of_each(struct fuse_server *s, const struct fuse_in_header *in,
 			const void *arg)
 {
-	struct scripted map = fmap_linear(0, (in->nodeid - FIRST) * SIZE, SIZE);
+	struct scripted map = fmap_linear(0, (in->nodeid - FS_ANY) * SIZE, SIZE);
 
 	fs_reply(s, in, 0, &map, sizeof(map));
-}
-
-/* The number of mapped files in the line of a mount in debugfs. */
-static long mapped_files(struct fuse_server *s)
-{
-	FILE *f = fopen("/sys/kernel/debug/" MODULE_NAME "/mounts", "r");
-	char line[4096], want[32];
-	struct stat st;
-	long n = -1;
-
-	if (f && !stat(s->dir, &st)) {
-		snprintf(want, sizeof(want), "%u:%u ", major(st.st_dev), minor(st.st_dev));
-		while (fgets(line, sizeof(line), f)) {
-			const char *files = strstr(line, " files=");
-
-			if (files && !strncmp(line, want, strlen(want)))
-				n = atol(files + strlen(" files="));
-		}
-	}
-	if (f)
-		fclose(f);
-	return n;
 }
 
 static bool mapped_files_wait(struct fuse_server *s, long n)
 {
 	for (int ms = 0; ms < FS_PATIENCE; ms += 10) {
 		drop_caches();
-		if (mapped_files(s) == n)
+		if (fs_counter(s, "files") == n)
 			return true;
 		usleep(10 * 1000);
 	}
@@ -156,7 +74,7 @@ FIXTURE_SETUP(pressure)
 	self->map = fmap_linear(0, 0, SIZE);
 	self->s = fmap_server(SCRIPTED_OPS_NAME);
 	ASSERT_NE(NULL, self->s);
-	any_file(self->s);
+	fs_any(self->s, SIZE);
 	fs_add(self->s, "file", SIZE, &self->map, sizeof(self->map));
 }
 
@@ -205,7 +123,7 @@ TEST_F(pressure, many_openers)
 	EXPECT_EQ(1, self->s->count[FUSE_GET_FMAP]);
 	EXPECT_EQ(1, self->s->count[FUSE_GET_DAXDEV]);
 	EXPECT_EQ(0, self->s->count[FUSE_READ]);
-	EXPECT_EQ(1, mapped_files(self->s));
+	EXPECT_EQ(1, fs_counter(self->s, "files"));
 }
 
 /* One ENOSYS to GET_FMAP tells all openers that the mount has no maps. */
@@ -244,7 +162,7 @@ TEST_F(pressure, many_openers_killed)
 	for (int i = 1; i < TASKS; i += 2)
 		EXPECT_EQ(0, ended(self->pid[i]));
 	EXPECT_EQ(0, self->s->count[FUSE_READ]);
-	EXPECT_EQ(1, mapped_files(self->s));
+	EXPECT_EQ(1, fs_counter(self->s, "files"));
 }
 
 static int number_of_files(void)
@@ -260,7 +178,6 @@ TEST_F_TIMEOUT(pressure, many_files, 60 + number_of_files() / 10)
 	char name[16];
 	double start;
 
-	self->s->hook[FUSE_GET_FMAP] = map_of_any;
 	ASSERT_EQ(0, fs_mount(self->s));
 	start = now();
 	for (int i = 0; i < n; i++) {
@@ -270,7 +187,7 @@ TEST_F_TIMEOUT(pressure, many_files, 60 + number_of_files() / 10)
 	TH_LOG("%d files: %.1f s", n, now() - start);
 	EXPECT_EQ(n, self->s->count[FUSE_GET_FMAP]);
 	EXPECT_EQ(1, self->s->count[FUSE_GET_DAXDEV]);
-	EXPECT_EQ(n, mapped_files(self->s));
+	EXPECT_EQ(n, fs_counter(self->s, "files"));
 	/* A second open sends no GET_FMAP. */
 	for (int i = 0; i < n; i += 97) {
 		snprintf(name, sizeof(name), "f%d", i);
@@ -377,8 +294,7 @@ FIXTURE_SETUP(cgroup)
 	self->map.alloc = FUSE_DAX_FMAP_META_MAX;
 	self->s = fmap_server(SCRIPTED_OPS_NAME);
 	ASSERT_NE(NULL, self->s);
-	any_file(self->s);
-	self->s->hook[FUSE_GET_FMAP] = map_of_any;
+	fs_any(self->s, SIZE);
 	fs_add(self->s, "file", SIZE, &self->map, sizeof(self->map));
 	ASSERT_EQ(0, fs_mount(self->s));
 }
@@ -432,8 +348,8 @@ TEST_F_TIMEOUT(cgroup, closed_files_make_room, 120)
 	ASSERT_EQ(pid, waitpid(pid, &status, 0));
 	EXPECT_EQ(0, status);
 	EXPECT_EQ(1000, self->s->count[FUSE_GET_FMAP]);
-	EXPECT_GT(300, mapped_files(self->s)) {
-		TH_LOG("%ld files", mapped_files(self->s));
+	EXPECT_GT(300, fs_counter(self->s, "files")) {
+		TH_LOG("%ld files", fs_counter(self->s, "files"));
 	}
 	EXPECT_TRUE(mapped_files_wait(self->s, 0));
 	EXPECT_EQ(0, fs_stop(self->s));
