@@ -362,6 +362,26 @@ TEST_F(unbind, while_busy)
 }
 
 /*
+ * Task @_io does direct I/O with pages of device 0, which pins them, until WRITE is released,
+ * and task @_pid unbinds the device, which waits for that.
+ */
+#define pin_and_unbind(_io, _pid) do {					\
+	self->s->hold[FUSE_WRITE] = true;				\
+	_io = fork();							\
+	ASSERT_LE(0, _io);						\
+	if (!_io) {							\
+		int fd = fs_open(self->s, "plain", O_RDWR);		\
+									\
+		_exit(pwrite(fd, self->gone + HUGE, 4 * PAGE, 0) != 4 * PAGE);\
+	}								\
+	ASSERT_TRUE(fs_wait(self->s, FUSE_WRITE, 1));			\
+	_pid = daxdev_unbind_begin(&daxdev[0]);				\
+	ASSERT_LE(0, _pid);						\
+	usleep(300 * 1000);						\
+	EXPECT_EQ(0, waitpid(_pid, NULL, WNOHANG));			\
+} while (0)
+
+/*
  * A task does direct I/O with pages of the device, which pins them. Their memory map must
  * not be freed before the I/O has ended, so unbinding waits. No other task waits, not even
  * one that opens a file of another mount on this device: it gets EBUSY.
@@ -373,19 +393,7 @@ TEST_F(unbind, while_pinned)
 
 	ASSERT_NE(NULL, other);
 
-	self->s->hold[FUSE_WRITE] = true;
-	io = fork();
-	ASSERT_LE(0, io);
-	if (!io) {
-		int fd = fs_open(self->s, "plain", O_RDWR);
-
-		_exit(pwrite(fd, self->gone + HUGE, 4 * PAGE, 0) != 4 * PAGE);
-	}
-	ASSERT_TRUE(fs_wait(self->s, FUSE_WRITE, 1));
-	pid = daxdev_unbind_begin(&daxdev[0]);
-	ASSERT_LE(0, pid);
-	usleep(300 * 1000);
-	EXPECT_EQ(0, waitpid(pid, NULL, WNOHANG));
+	pin_and_unbind(io, pid);
 	expect_gone();
 	expect_stays();
 	EXPECT_EQ(-EIO, fs_try(self->s, "late"));
@@ -411,19 +419,7 @@ TEST_F(unbind, others_while_pinned)
 {
 	pid_t io, pid;
 
-	self->s->hold[FUSE_WRITE] = true;
-	io = fork();
-	ASSERT_LE(0, io);
-	if (!io) {
-		int fd = fs_open(self->s, "plain", O_RDWR);
-
-		_exit(pwrite(fd, self->gone + HUGE, 4 * PAGE, 0) != 4 * PAGE);
-	}
-	ASSERT_TRUE(fs_wait(self->s, FUSE_WRITE, 1));
-	pid = daxdev_unbind_begin(&daxdev[0]);
-	ASSERT_LE(0, pid);
-	usleep(300 * 1000);
-	EXPECT_EQ(0, waitpid(pid, NULL, WNOHANG));
+	pin_and_unbind(io, pid);
 	EXPECT_EQ(0, daxdev_unbind(&daxdev[1]));
 	EXPECT_EQ(SIGBUS, touch(self->stays, -1));
 	EXPECT_EQ(0, daxdev_bind(&daxdev[1]));
