@@ -548,7 +548,11 @@ static void handle(struct fuzz_mount *m, const struct fuse_in_header *in, const 
 
 static void *serve(void *arg)
 {
-	unsigned char *buf = malloc(BUFFER), *body = calloc(1, BODY_MAX);
+	/*
+	 * In pages of its own: the kernel looks a page up and copies the request to it later. If a
+	 * task is forked in between and another thread writes to that page, it gets a copy of it.
+	 */
+	unsigned char *buf = aligned_alloc(PAGE, BUFFER), *body = calloc(1, BODY_MAX);
 	const struct fuse_in_header *in = (void *)buf;
 	struct fuzz_mount *m = arg;
 	bool attached = false;
