@@ -75,7 +75,17 @@ need_one_file() { # PROGRAMS [NAME]
 	EOF
 }
 
+# A program that is not there says nothing, and a test might take that for an answer.
+command_not_found_handle() {
+	echo "there is no $1" >&2
+	[ -z "${tmp-}" ] || echo "$1" >>"$tmp/missing"
+	return 127
+}
+
 finish() {
+	if [ -n "${tmp-}" ] && [ -e "$tmp/missing" ]; then
+		result "all programs are there" "$(sort -u "$tmp/missing")"
+	fi
 	echo "1..$count"
 	exit $failed
 }

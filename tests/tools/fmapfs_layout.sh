@@ -39,7 +39,7 @@ refused() { # PATTERN COMMAND...: it fails, says that in one line, and mounts no
 	"$@" >"$tmp/said" 2>&1 || status=$?
 	cat "$tmp/said"
 	[ "$status" = 1 ] && [ "$(wc -l <"$tmp/said")" = 1 ] && grep -qE -- "$pattern" "$tmp/said" &&
-		! mountpoint -q "$mnt"
+		! grep -q " $mnt " /proc/self/mountinfo
 }
 mounted() { # [OPTION]...
 	fmapfs --daemon "$@" "$manifest" "$mnt"

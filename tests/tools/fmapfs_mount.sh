@@ -215,12 +215,12 @@ check "where nothing is, nothing is done" fmapfs --unmount-dead "$tmp/none"
 # The number of a mount is given to the next one, and a server may not have ended yet.
 fmapfs --daemon "$two" "$dir"
 late=$(pid_on "$dir")
-number=$(mountpoint -d "$dir")
+number=$(minor_of "$dir")
 kill -STOP "$late"
 # umount(8) might ask the server.
 python3 -c 'import ctypes, sys; sys.exit(ctypes.CDLL(None).umount2(sys.argv[1].encode(), 0))' "$dir"
 fmapfs --daemon "$one" "$dir"
-check "a mount has the number of an earlier one" [ "$(mountpoint -d "$dir")" = "$number" ]
+check "a mount has the number of an earlier one" [ "$(minor_of "$dir")" = "$number" ]
 daemon=$(pid_on "$dir" | grep -vx "$late")
 kill -9 "$daemon"
 eventually fails kill -0 "$daemon" 2>/dev/null
