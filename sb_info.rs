@@ -80,7 +80,8 @@ pub(crate) use superblock::{
 /// The state of an fmap mount, apart from its FUSE connection. Every mapped file points to it.
 ///
 /// It outlives the superblock if memory of its files is in use at unmount: the devices stay held
-/// until that is released. The last fields must be dropped in this order.
+/// until that is released. They are given back first ([`Devices::release`]); the last fields must
+/// be dropped in this order.
 #[pin_data]
 pub(crate) struct SbInfo {
     references: Refcount,
@@ -339,6 +340,10 @@ unsafe impl AlwaysRefCounted for SbInfo {
     unsafe fn dec_ref(sbi: NonNull<Self>) {
         // SAFETY: `sbi` is valid, as the caller owns a reference, by the safety requirements.
         if unsafe { sbi.as_ref() }.references.dec_and_test() {
+            // As long as it holds devices, other tasks may look at any field: they find it without
+            // a reference, in the list of holders.
+            // SAFETY: `sbi` is valid, as above, until it is freed below.
+            unsafe { sbi.as_ref() }.devices.release();
             // SAFETY: `sbi` was a pinned box in `new()`, and this was the last reference to it.
             drop(unsafe { Pin::new_unchecked(KBox::from_raw(sbi.as_ptr())) });
         }

@@ -163,7 +163,8 @@ fn acquire(conn: &Connection, inode: &Inode, index: u32) -> Result<(), Failure> 
             .open(&path)
             .map_err(Failure::because("the DAX device cannot be opened"))
     };
-    // SAFETY: `devices` is part of `sbi`, which is pinned.
+    // SAFETY: `devices` is part of `sbi`, which is pinned, and is released before `sbi` is dropped
+    // (`SbInfo::dec_ref()`).
     unsafe { sbi.devices.acquire(index, sbi, &sbi.opens, open) }
 }
 

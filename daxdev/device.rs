@@ -22,6 +22,10 @@ use kernel::{
     str::CString,
     sync::{
         aref::ARef,
+        atomic::{
+            Atomic,
+            Relaxed, //
+        },
         SetOnce, //
     },
     time::msecs_to_jiffies, //
@@ -121,7 +125,8 @@ impl Slot {
 ///
 /// # Invariants
 ///
-/// `dax_dev` sits on the dax bus, is held with `holder` and stays valid until `fs_put_dax()`.
+/// `dax_dev` sits on the dax bus, is held with `holder` and stays valid until
+/// [`Device::release`] has given it back.
 pub(crate) struct Device {
     dax_dev: NonNull<DaxDevice>,
     /// The size in bytes, a multiple of the page size.
@@ -133,6 +138,8 @@ pub(crate) struct Device {
     /// Its memory, in the order of addresses.
     pieces: KVec<Piece>,
     holder: Cookie,
+    /// True once it has been given back.
+    is_released: Atomic<bool>,
     /// Its slot, which is valid as long as the device is held.
     slot: NonNull<Slot>,
     /// True if the device reported a write cache before it was held.
@@ -335,8 +342,12 @@ impl Device {
     }
 }
 
-impl Drop for Device {
-    fn drop(&mut self) {
+impl Device {
+    /// Gives the device back, unless that has been done. It is not used after that. May sleep.
+    fn release(&self) {
+        if self.is_released.xchg(true, Relaxed) {
+            return;
+        }
         holder::unregister(self.holder, || {
             let dax_dev = self.dax_dev();
             // A removed device has lost its holder, or is about to, and may have another one.
@@ -349,9 +360,16 @@ impl Drop for Device {
             } else {
                 ptr::null_mut()
             };
-            // SAFETY: By the type invariants `self` owns this reference.
+            // SAFETY: By the type invariants `self` owns this reference, and only the first call of
+            // `release()` drops it.
             unsafe { dax_dev.put(holder) };
         });
+    }
+}
+
+impl Drop for Device {
+    fn drop(&mut self) {
+        self.release();
     }
 }
 
@@ -380,6 +398,16 @@ impl Devices {
             self.slots.populate(KBox::new(slots, GFP_KERNEL)?);
         }
         Ok(())
+    }
+
+    /// Gives all devices back, when nothing uses them any more: from here on nothing calls their
+    /// holder. May sleep.
+    pub(crate) fn release(&self) {
+        for index in 0..DEVICES_MAX as u32 {
+            if let Some(device) = self.held(index) {
+                device.release();
+            }
+        }
     }
 
     /// Marks a device that is being removed as failed. Returns true if it is held.
@@ -462,7 +490,8 @@ impl Devices {
     ///
     /// # Safety
     ///
-    /// `holder` must own `self`, outlive it, and not be moved.
+    /// `holder` must own `self`, not be moved, and call [`Devices::release`] before any field of it
+    /// is dropped.
     pub(crate) unsafe fn acquire(
         &self,
         index: u32,
@@ -558,8 +587,8 @@ impl Devices {
         (device, parent): (&kernel::device::Device, Option<&kernel::device::Device>),
     ) -> Result<Cookie, Failure> {
         slot.health.store(0, Ordering::Relaxed);
-        // INVARIANT: The devices are those of `ops`, which outlives them (see `acquire()`), and
-        // `Device::drop` takes the holder out of the list.
+        // INVARIANT: The devices are those of `ops`, which calls `Devices::release()` before it is
+        // dropped (see `acquire()`), and that takes the holder out of the list.
         let holder = holder::register(Holder {
             cookie: Cookie::NONE,
             index,
@@ -663,6 +692,7 @@ fn held(
         first_pfn: None,
         pieces: KVec::new(),
         holder,
+        is_released: Atomic::new(false),
         slot: NonNull::from(slot),
         write_cache,
         stats,

@@ -140,7 +140,7 @@ impl Cookie {
 ///
 /// # Invariants
 ///
-/// While it is in `HOLDERS`, `ops` is valid.
+/// While it is in `HOLDERS`, `ops` is valid, and no field of it has been dropped.
 pub(super) struct Holder {
     pub(super) cookie: Cookie,
     /// The index of the device, among those of `ops`.

@@ -692,7 +692,7 @@ TEST_F(durable, map_sync)
 
 int main(int argc, char **argv)
 {
-	flush = flush_watch();
+	flush = bpf_attach("flush.bpf.o");
 	fmap_register("scripted.bpf.o");
 	return test_harness_run(argc, argv);
 }

@@ -173,6 +173,6 @@ int main(int argc, char **argv)
 {
 	hwpoison_load();
 	fmap_register("scripted.bpf.o");
-	flush = flush_watch();
+	flush = bpf_attach("flush.bpf.o");
 	return test_harness_run(argc, argv);
 }

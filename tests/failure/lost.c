@@ -302,7 +302,7 @@ TEST_F(lost, after_it_was_unmounted)
 int main(int argc, char **argv)
 {
 	hwpoison_load();
-	flush = flush_watch();
+	flush = bpf_attach("flush.bpf.o");
 	fmap_register("scripted.bpf.o");
 	return test_harness_run(argc, argv);
 }

@@ -12,7 +12,6 @@
 #include <bpf/bpf.h>
 
 #include "fmap_test.h"
-#include "bpf/flush.h"
 #include "bpf/peek.h"
 
 struct daxdev daxdev[2];
@@ -139,7 +138,7 @@ int dax_peek(const struct daxdev *d, uint64_t offset, void *buf, size_t len)
 	return 0;
 }
 
-struct flush_seen *flush_watch(void)
+void *bpf_attach(const char *object)
 {
 	struct bpf_object *obj;
 	struct bpf_program *prog;
@@ -148,9 +147,9 @@ struct flush_seen *flush_watch(void)
 
 	if (fmap_missing())
 		return NULL;
-	obj = fmap_load("flush.bpf.o");
+	obj = fmap_load(object);
 	if (!obj)
-		fmap_bail_out("flush.bpf.o", "cannot be loaded");
+		fmap_bail_out(object, "cannot be loaded");
 	bpf_object__for_each_program(prog, obj)
 		if (!bpf_program__attach(prog))
 			fmap_bail_out(bpf_program__name(prog), "cannot be attached");

@@ -134,8 +134,8 @@ struct fuse_server *fmap_server(const char *ops);
 void dax_peek_init(void);
 int dax_peek(const struct daxdev *d, uint64_t offset, void *buf, size_t len);
 
-/* What is flushed to the persistence domain from here on (bpf/flush.h), for main(). */
-struct flush_seen *flush_watch(void);
+/* The .bss of a BPF object whose programs are attached from here on, for main(). */
+void *bpf_attach(const char *object);
 
 /*
  * True if lockdep checks the kernel's locks. A write that FUSE passes through to FUSE takes

@@ -9,6 +9,9 @@
  *
  * No other task waits: not the last user of a mount after umount -l, which may itself have
  * the page; and not the unbinding of a device that the page is not on.
+ *
+ * A mount that goes away is freed at last. Its devices are given back before that, while all
+ * of it is there: who looks at a device finds the mount without a reference to it.
  */
 #define _GNU_SOURCE
 #include <stdio.h>
@@ -19,6 +22,7 @@
 
 #include "kselftest_harness.h"
 #include "keeper.h"
+#include "bpf/stop.h"
 
 FIXTURE(leaving) {
 	struct fuse_server *s, *next;
@@ -268,6 +272,75 @@ TEST_F_TIMEOUT(leaving, own_page_umount_lazily, 60)
 	expect_no_wait(true);
 }
 
+/* ---- a mount that is being freed ---- */
+
+/* Stops a task there (bpf/stop.bpf.c). */
+static struct stop *stop;
+
+FIXTURE(freed) {
+	struct fuse_server *s, *next;
+	struct scripted map;
+	pid_t waiter;
+	int log;
+};
+
+FIXTURE_SETUP(freed)
+{
+	FMAP_REQUIRE();
+	FMAP_MOUNT_ONE_FILE(0, SIZE);
+	self->log = klog_open();
+	self->next = fmap_server(SCRIPTED_OPS_NAME);
+	ASSERT_NE(NULL, self->next);
+	fs_add(self->next, "file", SIZE, &self->map, sizeof(self->map));
+	ASSERT_EQ(0, fs_mount(self->next));
+	*stop = (struct stop){};
+}
+
+FIXTURE_TEARDOWN(freed)
+{
+	stop->go_on = 1;
+	stop->task = 0;
+	if (self->waiter > 0)
+		ended(self->waiter);
+	EXPECT_EQ(0, fs_stop(self->next));
+	EXPECT_EQ(0, fs_stop(self->s));
+}
+
+/*
+ * The log says who holds a device that another mount wants. Whoever holds it is looked at
+ * without a reference: nothing of a mount may be freed before its devices are given back.
+ */
+TEST_F(freed, gives_its_devices_back_first)
+{
+	char holder[256];
+	int err, go[2];
+	char c;
+
+	EXPECT_EQ(0, fs_try(self->s, "file"));
+	EXPECT_EQ(-EBUSY, fs_try(self->next, "file"));
+	snprintf(holder, sizeof(holder), "(\"%s\")", self->s->dir);
+	EXPECT_TRUE(self->log < 0 || klog_wait(self->log, "is held by", holder));
+
+	ASSERT_EQ(0, pipe(go));
+	self->waiter = fork();
+	ASSERT_LE(0, self->waiter);
+	if (!self->waiter)
+		_exit(read(go[0], &c, 1) != 1 || umount2(self->s->dir, 0) ? 1 : 0);
+	self->s->mounted = false;
+	stop->task = self->waiter;
+	ASSERT_EQ(1, write(go[1], "g", 1));
+	for (int ms = 0; ms < FS_PATIENCE && !*(volatile __u32 *)&stop->stopped; ms++)
+		usleep(1000);
+	EXPECT_NE(0, stop->stopped);
+	err = fs_try(self->next, "file");
+	stop->go_on = 1;
+	EXPECT_EQ(0, ended(self->waiter));
+	self->waiter = 0;
+	EXPECT_EQ(0, err);
+	EXPECT_TRUE(!err || klog_wait(self->log, "is held by", holder))
+		TH_LOG("not named: %s", holder);
+}
+
 /* ---- the last page of the largest file ---- */
 
 FIXTURE(largest) {
@@ -484,6 +557,7 @@ TEST_F_TIMEOUT(unbound, unmounted_meanwhile, 60)
 
 int main(int argc, char **argv)
 {
+	stop = bpf_attach("stop.bpf.o");
 	fmap_register("scripted.bpf.o");
 	return test_harness_run(argc, argv);
 }

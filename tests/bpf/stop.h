@@ -1,0 +1,14 @@
+/* SPDX-License-Identifier: GPL-2.0 */
+#ifndef STOP_H
+#define STOP_H
+
+#include <linux/types.h>
+
+/* In the .bss of the object. */
+struct stop {
+	__u32	task;		/* set by the test: the process to be stopped, if not 0 */
+	__u32	go_on;		/* set by the test: stop no longer */
+	__u32	stopped;	/* how often it has been stopped */
+};
+
+#endif /* STOP_H */
