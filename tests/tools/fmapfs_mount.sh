@@ -396,9 +396,11 @@ killed_while_it_unmounts() {
 	local connection tracer status=0
 	start "$one" "$dir" && store || return
 	connection=/sys/fs/fuse/connections/$(minor_of "$dir")
-	strace -qq -o /dev/null -e trace=write -e inject=write:delay_enter=600s -p "$server" &
+	strace -o /dev/null -e trace=write -e inject=write:delay_enter=600s -p "$server" \
+		2>"$tmp/tracer" &
 	tracer=$!
-	eventually grep -q "^TracerPid:.$tracer\$" "/proc/$server/status" || status=1
+	# It says so once it has all threads.
+	eventually grep -q "Process $server attached" "$tmp/tracer" || status=1
 	[ -d "$connection" ] || status=1
 	kill "$server"
 	eventually fails mounted "$dir" || status=1
