@@ -350,8 +350,14 @@ impl Device {
         }
         holder::unregister(self.holder, || {
             let dax_dev = self.dax_dev();
-            // A removed device has lost its holder, or is about to, and may have another one.
-            let held = !self.slot().has_failed();
+            // While it is alive under the lock, `kill_dax()` has not cleared its holder, and so it
+            // has no other one. If it is not alive, the dax core does not look at its operations
+            // any more, and clears them.
+            let lock = ReadLock::new();
+            // SAFETY: By the type invariants the device sits on the dax bus.
+            let is_alive = unsafe { dax_dev.dev_dax(&lock) }.is_some();
+            // It may already be unbound, and bound again.
+            let held = is_alive && dax_dev.holder() == self.holder.as_ptr();
             if held && !self.write_cache {
                 dax_dev.set_write_cache(false);
             }
@@ -363,6 +369,7 @@ impl Device {
             // SAFETY: By the type invariants `self` owns this reference, and only the first call of
             // `release()` drops it.
             unsafe { dax_dev.put(holder) };
+            drop(lock);
         });
     }
 }

@@ -1,9 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
  * Stops a task where it frees per-CPU memory, which the module does while it frees a mount,
- * so that other tasks can look at what is left of the mount.
+ * so that other tasks can look at what is left of the mount; or where the driver of a DAX
+ * device is unbound, after it has been announced and before the dax core forgets the holder.
  */
 #include <linux/bpf.h>
+#include <bpf/bpf_core_read.h>
 #include <bpf/bpf_helpers.h>
 #include <bpf/bpf_tracing.h>
 
@@ -28,6 +30,23 @@ int BPF_PROG(stop_there, void *memory)
 		return 0;
 	__sync_fetch_and_add(&stop.stopped, 1);
 	bpf_loop(1 << 23, is_over, &start, 0);
+	return 0;
+}
+
+struct dax_device {
+	void *holder_data;
+} __attribute__((preserve_access_index));
+
+SEC("fentry/kill_dax")
+int BPF_PROG(stop_killing, struct dax_device *dax_dev)
+{
+	__u64 start = bpf_ktime_get_ns();
+
+	if (!stop.unbinding)
+		return 0;
+	__sync_fetch_and_add(&stop.stopped, 1);
+	bpf_loop(1 << 23, is_over, &start, 0);
+	stop.is_held = BPF_CORE_READ(dax_dev, holder_data) != 0;
 	return 0;
 }
 

@@ -8,7 +8,9 @@
 struct stop {
 	__u32	task;		/* set by the test: the process to be stopped, if not 0 */
 	__u32	go_on;		/* set by the test: stop no longer */
-	__u32	stopped;	/* how often it has been stopped */
+	__u32	stopped;	/* how often a task has been stopped */
+	__u32	unbinding;	/* set by the test: stop the task that kills a DAX device */
+	__u32	is_held;	/* afterwards: has the device still got a holder? */
 };
 
 #endif /* STOP_H */

@@ -277,6 +277,17 @@ TEST_F_TIMEOUT(leaving, own_page_umount_lazily, 60)
 /* Stops a task there (bpf/stop.bpf.c). */
 static struct stop *stop;
 
+static bool connection_ends(struct fuse_server *s)
+{
+	struct pollfd p = { .fd = s->fd };
+
+	for (int ms = 0; ms < FS_PATIENCE && !(p.revents & POLLERR); ms++) {
+		poll(&p, 1, 0);
+		usleep(1000);
+	}
+	return p.revents & POLLERR;
+}
+
 FIXTURE(freed) {
 	struct fuse_server *s, *next;
 	struct scripted map;
@@ -296,15 +307,23 @@ FIXTURE_SETUP(freed)
 	*stop = (struct stop){};
 }
 
-FIXTURE_TEARDOWN(freed)
+/* In the parent: the device has to be bound again even if the test died. */
+FIXTURE_TEARDOWN_PARENT(freed)
 {
-	stop->go_on = 1;
-	stop->task = 0;
-	if (self->waiter > 0)
-		ended(self->waiter);
-	EXPECT_EQ(0, fs_stop(self->next));
-	EXPECT_EQ(0, fs_stop(self->s));
+	if (!fmap_missing())
+		EXPECT_EQ(0, daxdev_bind(&daxdev[0]));
 }
+
+/* The rest of the teardown, in the task that runs the servers. */
+#define freed_end() do {						\
+	stop->go_on = 1;						\
+	if (self->waiter > 0) {						\
+		EXPECT_EQ(0, ended(self->waiter));			\
+	}								\
+	*stop = (struct stop){};					\
+	EXPECT_EQ(0, fs_stop(self->next));				\
+	EXPECT_EQ(0, fs_stop(self->s));					\
+} while (0)
 
 /*
  * The log says who holds a device that another mount wants. Whoever holds it is looked at
@@ -314,6 +333,7 @@ TEST_F(freed, gives_its_devices_back_first)
 {
 	char holder[256];
 	int err, go[2];
+	pid_t pid;
 	char c;
 
 	EXPECT_EQ(0, fs_try(self->s, "file"));
@@ -322,12 +342,14 @@ TEST_F(freed, gives_its_devices_back_first)
 	EXPECT_TRUE(self->log < 0 || klog_wait(self->log, "is held by", holder));
 
 	ASSERT_EQ(0, pipe(go));
-	self->waiter = fork();
-	ASSERT_LE(0, self->waiter);
-	if (!self->waiter)
+	/* The child shares @self, and must not store to it. */
+	pid = fork();
+	ASSERT_LE(0, pid);
+	if (!pid)
 		_exit(read(go[0], &c, 1) != 1 || umount2(self->s->dir, 0) ? 1 : 0);
+	self->waiter = pid;
 	self->s->mounted = false;
-	stop->task = self->waiter;
+	stop->task = pid;
 	ASSERT_EQ(1, write(go[1], "g", 1));
 	for (int ms = 0; ms < FS_PATIENCE && !*(volatile __u32 *)&stop->stopped; ms++)
 		usleep(1000);
@@ -339,6 +361,43 @@ TEST_F(freed, gives_its_devices_back_first)
 	EXPECT_EQ(0, err);
 	EXPECT_TRUE(!err || klog_wait(self->log, "is held by", holder))
 		TH_LOG("not named: %s", holder);
+	freed_end();
+}
+
+/*
+ * A mount is freed while the driver of its device is being unbound. The dax core has a pointer
+ * to the module for as long as a device has a holder, and the module may be unloaded next.
+ */
+TEST_F(freed, while_its_device_is_unbound)
+{
+	pid_t pid;
+	int dir;
+
+	EXPECT_EQ(0, fs_try(self->s, "file"));
+	/* umount(2) itself would wait for the BPF program. */
+	dir = open(self->s->dir, O_PATH | O_CLOEXEC);
+	ASSERT_LE(0, dir);
+	ASSERT_EQ(0, umount2(self->s->dir, MNT_DETACH));
+	self->s->mounted = false;
+	stop->unbinding = 1;
+	pid = fork();
+	ASSERT_LE(0, pid);
+	if (!pid) {
+		close(dir);
+		_exit(-write_file(FSDEV "/unbind", daxdev[0].name));
+	}
+	self->waiter = pid;
+	for (int ms = 0; ms < FS_PATIENCE && !*(volatile __u32 *)&stop->stopped; ms++)
+		usleep(1000);
+	EXPECT_EQ(1, stop->stopped);
+	close(dir);
+	EXPECT_TRUE(connection_ends(self->s));
+	usleep(100 * 1000);
+	stop->go_on = 1;
+	EXPECT_EQ(0, ended(self->waiter));
+	self->waiter = 0;
+	EXPECT_EQ(0, stop->is_held);
+	freed_end();
 }
 
 /* ---- the last page of the largest file ---- */
@@ -513,17 +572,6 @@ TEST_F_TIMEOUT(unbound, other_device, 60)
 		EXPECT_EQ(EIO, in_child(-fs_try(self->s, "far")));
 	}
 	let_go_and_stop();
-}
-
-static bool connection_ends(struct fuse_server *s)
-{
-	struct pollfd p = { .fd = s->fd };
-
-	for (int ms = 0; ms < FS_PATIENCE && !(p.revents & POLLERR); ms++) {
-		poll(&p, 1, 0);
-		usleep(1000);
-	}
-	return p.revents & POLLERR;
 }
 
 /*
