@@ -43,6 +43,7 @@ mod lists;
 mod mark;
 mod open;
 mod open_shim;
+mod room;
 mod umount;
 
 pub(crate) use hooks::Hooks;

@@ -27,8 +27,10 @@ pub(crate) use mounter::{
     Mounter, //
 };
 pub(crate) use request::{
+    ask_room,
     get_daxdev,
-    get_fmap, //
+    get_fmap,
+    set_size, //
 };
 pub(crate) use tables::{
     COperations,
