@@ -43,7 +43,6 @@ mod lists;
 mod mark;
 mod open;
 mod open_shim;
-mod room;
 mod umount;
 
 pub(crate) use hooks::Hooks;

@@ -51,18 +51,12 @@ use crate::{
     stats::Stats, //
 };
 
-mod gates;
 mod mapped_files;
 mod mapped_inodes;
 mod ownership;
 mod released;
-mod rooms;
 mod superblock;
 
-pub(crate) use gates::{
-    Gate,
-    GateKey, //
-};
 pub(crate) use mapped_files::{
     ListedFile,
     Lists,
@@ -77,7 +71,6 @@ pub(crate) use ownership::{
     OwnershipReadGuard,
 };
 pub(crate) use released::Released;
-pub(crate) use rooms::Rooms;
 pub(crate) use superblock::{
     DeviceNumber,
     MountName,
@@ -115,13 +108,6 @@ pub(crate) struct SbInfo {
     /// system calls that do so.
     #[pin]
     pub(crate) changing: SpinLock<RBTree<usize, u32>>,
-    /// True if files can grow (`FUSE_DAX_FMAP_RESIZE`).
-    pub(crate) resizes: bool,
-    /// Where files that can grow get room from.
-    pub(crate) rooms: &'static dyn Rooms,
-    /// The gates of its files that are closed.
-    #[pin]
-    pub(crate) gates: SpinLock<RBTree<GateKey, Gate>>,
     /// True if the server has no maps at all (ENOSYS).
     no_maps: Atomic<bool>,
     /// Releases kept memory.
@@ -200,8 +186,6 @@ impl SbInfo {
         superblock: impl PinInit<Superblock>,
         ops: PinnedOps,
         released: Released,
-        resizes: bool,
-        rooms: &'static dyn Rooms,
     ) -> Result<ARef<Self>> {
         let init = pin_init!(Self {
             references: Refcount::new(1),
@@ -215,9 +199,6 @@ impl SbInfo {
             mappings <- RateLimit::new(),
             opening <- SingleFlight::new(),
             changing <- new_spinlock!(RBTree::new(), "fuse_dax_fmap::SbInfo::changing"),
-            resizes,
-            rooms,
-            gates <- new_spinlock!(RBTree::new(), "fuse_dax_fmap::SbInfo::gates"),
             no_maps: Atomic::new(false),
             releasing <- new_delayed_work!("fuse_dax_fmap::SbInfo::releasing"),
             looking <- new_delayed_work!("fuse_dax_fmap::SbInfo::looking"),

@@ -147,7 +147,7 @@ impl MappedFiles {
             unsafe { evicted.free() };
             return;
         }
-        if let Some(device) = file.map().any_device() {
+        if let Some(device) = file.header().any_device() {
             // Nothing asks FUSE's superblock about kept memory.
             // SAFETY: The mount holds `device` until its last kept memory is released.
             unsafe { file.host.move_to(device.dax_dev()) };
@@ -196,7 +196,7 @@ impl MappedFiles {
 
         let let_go = |held: &Held<'_>| {
             let file = held.file();
-            let open_files = &file.published().open_files;
+            let open_files = &file.header().published().open_files;
 
             // From here on, mmap(2) sets `may_be_busy` again.
             let was_open = lockless::look::<AsWritten>(&file.listed.may_be_busy, open_files);

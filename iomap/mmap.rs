@@ -56,11 +56,8 @@ pub(super) unsafe extern "C" fn mmap(
     let mut vma = unsafe { VmaBeingMade::from_raw(vma) };
 
     from_result(|| {
-        if vma.is_sync() {
-            if !inode.map().is_synchronous() {
-                return Err(EOPNOTSUPP);
-            }
-            inode.will_be_mapped_sync()?;
+        if vma.is_sync() && !inode.header.is_synchronous() {
+            return Err(EOPNOTSUPP);
         }
         set_vm_file(&mut vma, file, inode)?;
         vma.set_hugepage();

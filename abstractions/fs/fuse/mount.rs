@@ -329,18 +329,6 @@ impl Inode {
         unsafe { (*self.as_raw()).i_flags = change(flags) };
     }
 
-    /// Sets `i_size`. The caller holds `i_rwsem` exclusively, and FUSE caches writes, so it does
-    /// not change the size at the same time, but for notifications.
-    pub(crate) fn set_size(&self, size: u64) {
-        // SAFETY: By the type invariants this is an inode of FUSE, which has this lock.
-        let _lock = unsafe { SpinGuard::new(&raw mut (*self.as_fuse()).lock) };
-        // SAFETY: By the type invariants the inode is valid. Others read the field once.
-        let i_size = unsafe { &raw mut (*self.as_raw()).i_size };
-
-        // SAFETY: As above; FUSE writes the field with the lock held.
-        unsafe { i_size.write_volatile(size as c::loff_t) };
-    }
-
     /// Sends OPEN, and stores the server's reply in `file`. Omits the rest of FUSE's open. May
     /// sleep.
     ///

@@ -36,7 +36,6 @@
  * is its real and its effective user. fusermount3, which is privileged but mounts
  * for another user, gets no offer:
  *
- *	fuse_init_in.unused[8]	= features: FUSE_DAX_FMAP_CAN_RESIZE
  *	fuse_init_in.unused[9]	= FUSE_DAX_FMAP_MAGIC
  *	fuse_init_in.unused[10]	= FUSE_DAX_FMAP_ABI_VERSION
  *
@@ -48,70 +47,17 @@
  */
 #define FUSE_DAX_FMAP_MAGIC		0x50414d46U	/* "FMAP" */
 #define FUSE_DAX_FMAP_ABI_VERSION	1
-#define FUSE_DAX_FMAP_CAN_RESIZE	(1U << 0)
-#define FUSE_DAX_FMAP_INIT_IN_FEATURES	8		/* index in fuse_init_in.unused[] */
 #define FUSE_DAX_FMAP_INIT_IN_MAGIC	9		/* index in fuse_init_in.unused[] */
 #define FUSE_DAX_FMAP_INIT_IN_VERSION	10		/* index in fuse_init_in.unused[] */
 #define FUSE_DAX_FMAP_INIT_OUT_NAME	48		/* byte in struct fuse_init_out */
 
 /*
- * What else a server wants is in a __u32 before the name, at byte 44; other bits are
- * ignored.
- *
- * FUSE_DAX_FMAP_MAP_IN_OPEN: the server can send a map with the answer to OPEN. See
- * struct fuse_open_fmap_out.
- *
- * FUSE_DAX_FMAP_RESIZE: files change their size (see "Sizes"). Only after an offer with
- * FUSE_DAX_FMAP_CAN_RESIZE, and only with FUSE_WRITEBACK_CACHE in the same answer:
- * otherwise the mount fails, as with ops that are not registered.
+ * A server that can send a map with the answer to OPEN sets a bit in a __u32
+ * before the name, at byte 44; other bits are ignored. See struct
+ * fuse_open_fmap_out.
  */
 #define FUSE_DAX_FMAP_INIT_OUT_FLAGS	44		/* byte in struct fuse_init_out */
 #define FUSE_DAX_FMAP_MAP_IN_OPEN	(1U << 0)
-#define FUSE_DAX_FMAP_RESIZE		(1U << 1)
-
-/*
- * Sizes
- * -----
- *
- * Without FUSE_DAX_FMAP_RESIZE a mapped file cannot change its size. With it the size
- * is the kernel's from the first open on, and what dax_fmap_parse() reports is the
- * capacity: what the file has memory for. write(2), ftruncate(2) and fallocate(2) let
- * a file grow up to that, and send no request. What a file gains reads as zeros,
- * whatever the memory held: the kernel writes the zeros before the size changes.
- *
- * Room. Beyond the capacity the kernel asks for memory, before a byte is written: by
- * FALLOCATE with FALLOC_FL_KEEP_SIZE. offset is the capacity, length what is missing,
- * fh ~0 (the memory is the inode's), and padding the most bytes that the answer may
- * have, at least FUSE_DAX_FMAP_BLOB_MIN. The answer is one of these:
- *
- *	- The new map of the file, complete, as in the answer to GET_FMAP. It may have
- *	  more or less than what was asked for. What the file had before should stay in
- *	  its place; if it does not, its bytes are those of the new place.
- *	- Nothing, or ERANGE. The kernel then sends GET_FMAP, and gets the new map there.
- *	- An error, which is that of the system call if nothing fits. ENOSYS and EOPNOTSUPP
- *	  become ENOSPC.
- *
- * There is one such request of an inode at a time. The task that asks can be killed, and
- * the answer is dropped then. What a server gives it must find again after a crash, so
- * it records that before it answers.
- *
- * Smaller files. truncate(2), ftruncate(2) and O_TRUNC send SETATTR with FATTR_SIZE, as
- * FUSE does; OPEN of a mapped file never has O_TRUNC. By then nothing reaches the memory
- * behind the last page that stays: it is neither mapped nor pinned by direct I/O or a
- * pipe, and faults there wait for the answer. If that is no error, the memory is the
- * server's: the capacity ends with that page, and the kernel asks for room again. If it
- * is an error, nothing has changed. The attributes in the answer are ignored.
- *
- * The server learns the size by SETATTR with FATTR_SIZE, FATTR_MTIME and FATTR_CTIME,
- * and no handle. It is answered before fsync(2), fdatasync(2), O_SYNC writes and
- * close(2) return, truncate(2) of a path too, and before the kernel forgets the inode;
- * the flusher sends it at other times. Such a size is never smaller than the one that
- * the server knows. The attributes in the answer are ignored. If the answer is an error, fsync(2) or close(2) return it, and
- * the next fsync(2) sends the size again.
- *
- * If the machine crashes, the file has a size that was reported, and the bytes below
- * it are what was written, or zeros.
- */
 
 /*
  * Requests. They are sent only if the server named ops, or default_ops applies.
