@@ -350,13 +350,13 @@ impl Device {
         }
         holder::unregister(self.holder, || {
             let dax_dev = self.dax_dev();
-            // While it is alive under the lock, `kill_dax()` has not cleared its holder, and so it
-            // has no other one. If it is not alive, the dax core does not look at its operations
-            // any more, and clears them.
+            // As long as the device is alive under the lock, `kill_dax()` does not clear its
+            // holder. Once it is not, the dax core no longer calls the holder's operations, and
+            // clears them.
             let lock = ReadLock::new();
             // SAFETY: By the type invariants the device sits on the dax bus.
             let is_alive = unsafe { dax_dev.dev_dax(&lock) }.is_some();
-            // It may already be unbound, and bound again.
+            // If it has been unbound, and bound again, another mount may hold it.
             let held = is_alive && dax_dev.holder() == self.holder.as_ptr();
             if held && !self.write_cache {
                 dax_dev.set_write_cache(false);

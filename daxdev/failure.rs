@@ -233,7 +233,8 @@ fn memory_has_failed(dax_dev: &DaxDevice, offset: u64, len: u64, flags: ffi::c_i
     let pages = len.div_ceil(page);
 
     for at in (0..pages).map(|n| offset.saturating_add(n * page)) {
-        // `drain()` has no more to forget once there are no holders.
+        // Without a holder nothing is recorded, and nothing must be allocated for that: `drain()`,
+        // which frees the list, may be over.
         if Holder::of(&HOLDERS.lock(), dax_dev).is_none() {
             return Err(EOPNOTSUPP);
         }
