@@ -160,12 +160,19 @@ impl MappedFiles {
     }
 
     /// Holds the inode of a mapped file, whose last open file is being closed, if pages are in use.
+    #[inline]
     pub(super) fn hold_if_busy(&self, inode: &Inode, file: &MappedFile) {
-        // If the file is mapped again after this, its last close checks again. Pages that were in
-        // use before still have to be marked dirty.
-        if !lockless::may_be_left::<AsWritten>(&file.listed.may_be_busy)
-            || !file.is_busy() && !file.was_busy()
-        {
+        // If the file is mapped again after this, its last close checks again.
+        if lockless::may_be_left::<AsWritten>(&file.listed.may_be_busy) {
+            self.hold_if_in_use(inode, file);
+        }
+    }
+
+    /// Holds the inode if pages are in use, or were: those still have to be marked dirty.
+    // Not inlined, so that a close without mmap(2) does not save the registers that this takes.
+    #[inline(never)]
+    fn hold_if_in_use(&self, inode: &Inode, file: &MappedFile) {
+        if !file.is_busy() && !file.was_busy() {
             return;
         }
         lockless::left(&file.listed.may_be_busy);
