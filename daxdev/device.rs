@@ -352,7 +352,7 @@ impl Device {
             let dax_dev = self.dax_dev();
             // As long as the device is alive under the lock, `kill_dax()` does not clear its
             // holder. Once it is not, the dax core no longer calls the holder's operations, and
-            // clears them.
+            // clears them: the device was alive when `hold()` had stored them.
             let lock = ReadLock::new();
             // SAFETY: By the type invariants the device sits on the dax bus.
             let is_alive = unsafe { dax_dev.dev_dax(&lock) }.is_some();
@@ -564,11 +564,12 @@ impl Devices {
         // The driver is unbound with this lock held, or the device is removed with the parent's,
         // and `holder` is looked for then. If the device is alive, it is found.
         let locked = device::lock(found.device());
-        // `kill_dax()` may have looked for a holder before `take()`, notified none, and cleared
-        // `holder` since. The driver may even be bound again, and another mount hold the device.
-        if found.dax_dev().holder() != holder.as_ptr() {
+        // `kill_dax()` may have looked for a holder before `fs_dax_get()` stored `holder`, and
+        // notified none. It clears the holder once: before that, so that the dead device has
+        // `holder`, or after. The driver may even be bound again, and another mount hold the device.
+        if !is_alive(found.dax_dev()) || found.dax_dev().holder() != holder.as_ptr() {
             // SAFETY: `take()` has taken a reference to the device, which is dropped here. The
-            // device is locked.
+            // device and its parent are locked.
             holder::unregister(holder, || unsafe { give_back(found.dax_dev(), holder) });
             return Err(GOES_AWAY);
         }
@@ -716,23 +717,32 @@ const GOES_AWAY: Failure = Failure {
     cause: "the DAX device has no memory, or goes away",
 };
 
-/// Releases a device that was taken, but has lost its holder: its driver was unbound before it
-/// could notify `holder`.
+/// Releases a device that was taken, but whose driver was unbound before it could notify `holder`.
 ///
 /// # Safety
 ///
-/// The caller owns a reference to `dax_dev`, which this drops, and has locked its device.
+/// The caller owns a reference to `dax_dev`, which this drops, and has locked its device and the
+/// device's parent.
 unsafe fn give_back(dax_dev: &DaxDevice, holder: Cookie) {
     // `fs_dax_get()` may have stored `holder_ops` after `kill_dax()` had cleared it, and it must
     // not stay. But if the device has another holder, `holder_ops` belongs to that one. A task that
-    // wants to become the holder waits for the device lock before it tries.
-    let holder = if dax_dev.holder().is_null() {
+    // wants to become the holder locks the parent before it tries.
+    let current = dax_dev.holder();
+    let holder = if current.is_null() || current == holder.as_ptr() {
         holder.as_ptr()
     } else {
         ptr::null_mut()
     };
     // SAFETY: By the safety requirements the caller owns a reference to `dax_dev`.
     unsafe { dax_dev.put(holder) };
+}
+
+/// Returns true if the device is alive. It stays alive as long as it and its parent are locked.
+fn is_alive(dax_dev: &DaxDevice) -> bool {
+    let lock = ReadLock::new();
+
+    // SAFETY: Devices are taken only from the dax bus.
+    unsafe { dax_dev.dev_dax(&lock) }.is_some()
 }
 
 /// Returns the parent of a device, if it has one; `None` if the device is being removed.
@@ -755,7 +765,8 @@ const AGAIN_MS: u32 = 10;
 /// `fs_dax_get()` waits for the lock of the device, and is not killable. The task that unbinds a
 /// driver has the lock as long as pages are in use (`failure`). So `fs_dax_get()` is called when
 /// the lock is free and the device has no holder: then there are no pages to wait for, even if
-/// another task takes the lock first.
+/// another task takes the lock first. No other mount becomes the holder meanwhile, as it would need
+/// the parent's lock.
 ///
 /// # Errors
 ///
@@ -766,10 +777,10 @@ fn take<'a>(
     holder: Cookie,
 ) -> Result<Option<DeviceGuard<'a>>> {
     let parent_locked = loop {
+        let parent_locked = parent.and_then(device::try_lock);
         if !found.dax_dev().holder().is_null() {
             return Err(EBUSY);
         }
-        let parent_locked = parent.and_then(device::try_lock);
         if parent_locked.is_some() == parent.is_some() && device::try_lock(found.device()).is_some()
         {
             // The guard of the device itself is dropped, so it is unlocked.

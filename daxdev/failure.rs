@@ -203,10 +203,13 @@ fn take_out_of_use(is_next: impl Fn(&Holder) -> bool) -> Progress {
             *holder
         );
     }
+    if !is_held {
+        // A device that is still being acquired has no mappings, and gets none, as it has failed.
+        holder.is_out_of_use = true;
+    }
     // Dropping the last reference to a superblock, or to `ops`, takes this lock.
     drop(holders);
     if !is_held {
-        // A device that is still being acquired has no mappings.
         return Progress::Done(cookie);
     }
     ops.device_removed(index);

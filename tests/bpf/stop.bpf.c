@@ -2,7 +2,8 @@
 /*
  * Stops a task where it frees per-CPU memory, which the module does while it frees a mount,
  * so that other tasks can look at what is left of the mount; or where the driver of a DAX
- * device is unbound, after it has been announced and before the dax core forgets the holder.
+ * device is unbound, after it has been announced and before the dax core forgets the holder;
+ * or where it takes a device, after it has looked at the driver and before it is the holder.
  */
 #include <linux/bpf.h>
 #include <bpf/bpf_core_read.h>
@@ -47,6 +48,35 @@ int BPF_PROG(stop_killing, struct dax_device *dax_dev)
 	__sync_fetch_and_add(&stop.stopped, 1);
 	bpf_loop(1 << 23, is_over, &start, 0);
 	stop.is_held = BPF_CORE_READ(dax_dev, holder_data) != 0;
+	return 0;
+}
+
+SEC("fexit/kill_dax")
+int BPF_PROG(killed)
+{
+	__sync_fetch_and_add(&stop.killed, 1);
+	return 0;
+}
+
+SEC("fentry/fs_dax_get")
+int BPF_PROG(takes)
+{
+	if (stop.taking && bpf_get_current_pid_tgid() >> 32 == stop.taking)
+		stop.in_fs_dax_get = 1;
+	return 0;
+}
+
+/* fs_dax_get() unlocks the device, and nothing else. */
+SEC("fexit/mutex_unlock")
+int BPF_PROG(stop_taking)
+{
+	__u64 start = bpf_ktime_get_ns();
+
+	if (!stop.in_fs_dax_get || bpf_get_current_pid_tgid() >> 32 != stop.taking)
+		return 0;
+	stop.in_fs_dax_get = 0;
+	__sync_fetch_and_add(&stop.stopped, 1);
+	bpf_loop(1 << 23, is_over, &start, 0);
 	return 0;
 }
 

@@ -400,6 +400,45 @@ TEST_F(freed, while_its_device_is_unbound)
 	freed_end();
 }
 
+/*
+ * A device is unbound between fs_dax_get()'s look at its driver and the moment when it has a
+ * holder. Nobody tells the holder, and it must not stay in the device, which is dead.
+ */
+TEST_F(freed, unbound_while_it_is_taken)
+{
+	int go[2], err;
+	pid_t opener, pid;
+	char c;
+
+	ASSERT_EQ(0, pipe(go));
+	opener = fork();
+	ASSERT_LE(0, opener);
+	if (!opener)
+		_exit(read(go[0], &c, 1) != 1 ? 1 : -fs_try(self->s, "file"));
+	stop->taking = opener;
+	ASSERT_EQ(1, write(go[1], "g", 1));
+	for (int ms = 0; ms < FS_PATIENCE && !*(volatile __u32 *)&stop->stopped; ms++)
+		usleep(1000);
+	EXPECT_EQ(1, stop->stopped);
+	pid = fork();
+	ASSERT_LE(0, pid);
+	if (!pid)
+		_exit(-write_file(FSDEV "/unbind", daxdev[0].name));
+	self->waiter = pid;
+	for (int ms = 0; ms < FS_PATIENCE && !*(volatile __u32 *)&stop->killed; ms++)
+		usleep(1000);
+	EXPECT_EQ(1, stop->killed);
+	stop->go_on = 1;
+	EXPECT_EQ(ENODEV, WEXITSTATUS(ended(opener)));
+	EXPECT_EQ(0, ended(self->waiter));
+	self->waiter = 0;
+
+	EXPECT_EQ(0, daxdev_bind(&daxdev[0]));
+	err = fs_try(self->next, "file");
+	EXPECT_EQ(0, err);
+	freed_end();
+}
+
 /* ---- the last page of the largest file ---- */
 
 FIXTURE(largest) {
