@@ -566,7 +566,8 @@ impl Devices {
         let locked = device::lock(found.device());
         // `kill_dax()` may have looked for a holder before `fs_dax_get()` stored `holder`, and
         // notified none. It clears the holder once: before that, so that the dead device has
-        // `holder`, or after. The driver may even be bound again, and another mount hold the device.
+        // `holder`, or after. The driver may even be bound again, and another mount hold the
+        // device.
         if !is_alive(found.dax_dev()) || found.dax_dev().holder() != holder.as_ptr() {
             // SAFETY: `take()` has taken a reference to the device, which is dropped here. The
             // device and its parent are locked.
