@@ -29,13 +29,12 @@ use kernel::prelude::*;
 mod device;
 mod failure;
 mod frames;
+mod hold;
 mod holder;
 mod poison;
+mod slots;
 
-pub(crate) use device::{
-    Device,
-    Devices, //
-};
+pub(crate) use device::Device;
 pub(crate) use failure::{
     drain,
     wait_for_reports, //
@@ -48,6 +47,7 @@ pub(crate) use poison::{
     is_poisoned,
     mark_page, //
 };
+pub(crate) use slots::Devices;
 
 /// Initializes the lists of holders and of poison. Called once, while the module is loaded. May
 /// sleep.
