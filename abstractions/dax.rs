@@ -195,6 +195,26 @@ impl DaxDevice {
         unsafe { dev_dax.cast::<DevDax>().as_ref() }
     }
 
+    /// Checks that the device's driver gives DAX its memory.
+    ///
+    /// # Errors
+    ///
+    /// `ENXIO` if the device is not alive; `EOPNOTSUPP` if its driver has no operations; those of
+    /// the driver.
+    ///
+    /// # Safety
+    ///
+    /// The device must be on the dax bus, and locked: its driver gets its private data again, and
+    /// dereferences what `dax_get_private()` returns.
+    pub(crate) unsafe fn try_access(&self, _lock: &ReadLock) -> Result {
+        const MODE: c::dax_access_mode = c::dax_access_mode_DAX_ACCESS;
+        let (no_kaddr, no_pfn) = (ptr::null_mut(), ptr::null_mut());
+
+        // SAFETY: By the type invariants the device is valid. The addresses are not wanted.
+        let pages = unsafe { c::dax_direct_access(self.as_raw(), 0, 1, MODE, no_kaddr, no_pfn) };
+        to_result(pages.min(0) as ffi::c_int)
+    }
+
     /// Returns a page for [`RecoveryPage::write`].
     ///
     /// # Errors

@@ -16,7 +16,10 @@
 
 use core::{
     marker::PhantomData,
-    ptr, //
+    ptr::{
+        self,
+        NonNull, //
+    }, //
 };
 
 use kernel::{
@@ -102,6 +105,21 @@ pub(crate) fn try_lock(device: &Device) -> Option<DeviceGuard<'_>> {
     })
 }
 
+/// Locks a device. The wait is killable.
+///
+/// # Errors
+///
+/// [`EINTR`] if the task is being killed.
+pub(crate) fn lock_killable(device: &Device) -> Result<DeviceGuard<'_>> {
+    // SAFETY: `device` is valid.
+    to_result(unsafe { c::fuse_dax_fmap_device_lock_killable(raw(device)) })?;
+    // INVARIANT: The device was locked just above.
+    Ok(DeviceGuard {
+        device,
+        _same_task: NotThreadSafe,
+    })
+}
+
 impl Drop for DeviceGuard<'_> {
     fn drop(&mut self) {
         // SAFETY: By the type invariants the current task has locked the device.
@@ -109,20 +127,51 @@ impl Drop for DeviceGuard<'_> {
     }
 }
 
-/// The address of a bus.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub(crate) struct BusId(*const c::bus_type);
+/// A bus that a device is on, or was.
+///
+/// The bus may be unregistered, and another one be registered at its address. The reference to the
+/// kset, which each registration has of its own, tells them apart.
+///
+/// # Invariants
+///
+/// `self` owns a reference to `kset`, which belongs to a registration of `bus`.
+pub(crate) struct Bus {
+    bus: *const c::bus_type,
+    kset: NonNull<c::kset>,
+}
 
-// SAFETY: The address of a bus belongs to no task.
-unsafe impl Send for BusId {}
+// SAFETY: A bus belongs to no task.
+unsafe impl Send for Bus {}
 
-impl BusId {
+impl Bus {
     /// Returns the bus that a device is on, if it is on one.
-    pub(crate) fn of(device: &Device) -> Option<Self> {
+    ///
+    /// # Safety
+    ///
+    /// The device must be registered, and not be unregistered during the call.
+    pub(crate) unsafe fn of(device: &Device) -> Option<Self> {
         // SAFETY: `device` is valid; its bus does not change.
         let bus = unsafe { (*raw(device)).bus };
 
-        (!bus.is_null()).then_some(Self(bus))
+        // SAFETY: The function compares the address with those of the buses that are registered.
+        let kset = NonNull::new(unsafe { c::bus_get_kset(bus) })?;
+        // SAFETY: By the safety requirements `device` is on the bus, which is registered as long.
+        unsafe { c::kobject_get(&raw mut (*kset.as_ptr()).kobj) };
+        // INVARIANT: The reference was taken above.
+        Some(Self { bus, kset })
+    }
+}
+
+impl PartialEq for Bus {
+    fn eq(&self, other: &Self) -> bool {
+        self.kset == other.kset
+    }
+}
+
+impl Drop for Bus {
+    fn drop(&mut self) {
+        // SAFETY: By the type invariants `self` owns this reference.
+        unsafe { c::kobject_put(&raw mut (*self.kset.as_ptr()).kobj) }
     }
 }
 
@@ -141,7 +190,7 @@ pub(crate) trait Unbinding: 'static {
 /// `block` is registered with the bus, as long as that is registered itself.
 #[pin_data(PinnedDrop)]
 pub(crate) struct BusNotifier<T: Unbinding> {
-    bus: BusId,
+    bus: Bus,
     #[pin]
     block: Opaque<c::notifier_block>,
     _calls: PhantomData<T>,
@@ -156,7 +205,9 @@ impl<T: Unbinding> BusNotifier<T> {
     /// # Errors
     ///
     /// [`EINVAL`] if the bus is not registered.
-    pub(crate) fn new(bus: BusId) -> impl PinInit<Self, Error> {
+    pub(crate) fn new(bus: Bus) -> impl PinInit<Self, Error> {
+        let address = bus.bus;
+
         // INVARIANT: `block` is registered here.
         try_pin_init!(Self {
             bus,
@@ -170,14 +221,14 @@ impl<T: Unbinding> BusNotifier<T> {
                 unsafe { slot.write(block) };
                 // SAFETY: `slot` is pinned, and stays until `drop()`. The function compares the
                 // address of the bus with those of the buses that are registered.
-                to_result(unsafe { c::bus_register_notifier(bus.0, slot) })
+                to_result(unsafe { c::bus_register_notifier(address, slot) })
             }),
             _calls: PhantomData,
         })
     }
 
-    pub(crate) fn bus(&self) -> BusId {
-        self.bus
+    pub(crate) fn bus(&self) -> &Bus {
+        &self.bus
     }
 
     /// # Safety
@@ -200,6 +251,6 @@ impl<T: Unbinding> PinnedDrop for BusNotifier<T> {
     fn drop(self: Pin<&mut Self>) {
         // An error means that the bus is gone, and its notifiers with it.
         // SAFETY: By the type invariants `block` is registered, or the bus is not.
-        unsafe { c::bus_unregister_notifier(self.bus.0, self.block.get()) };
+        unsafe { c::bus_unregister_notifier(self.bus.bus, self.block.get()) };
     }
 }

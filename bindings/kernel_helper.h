@@ -95,6 +95,12 @@ static inline bool fuse_dax_fmap_in_umount(void)
 	return !(args[1] & MNT_DETACH);
 }
 
+/* device_lock(), which does not wait once the task is being killed. */
+static inline int fuse_dax_fmap_device_lock_killable(struct device *dev)
+{
+	return mutex_lock_killable(&dev->mutex);
+}
+
 /* Flushes one page of a device from the CPU's caches, as DAX does. */
 static inline void fuse_dax_fmap_flush(struct dax_device *dax_dev, unsigned long pfn)
 {

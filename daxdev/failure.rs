@@ -22,7 +22,6 @@
 //! may have held the device before, or may be about to fail to hold it.
 
 use kernel::{
-    device::Device,
     ffi,
     page::PAGE_SIZE,
     prelude::*,
@@ -47,7 +46,7 @@ use crate::{
             ReadLock, //
         },
         device::{
-            BusId,
+            Bus,
             BusNotifier,
             DeviceId,
             Unbinding, //
@@ -84,19 +83,16 @@ pub(super) fn init() {
     unsafe { BUSES.init() }
 }
 
-/// Makes sure that the module is told before the driver of a device, or that of its parent, is
+/// Makes sure that the module is told before the driver of a device on one of these buses is
 /// unbound. May sleep.
 ///
 /// # Errors
 ///
 /// [`ENOMEM`].
-pub(super) fn watch(device: &Device, parent: Option<&Device>) -> Result {
-    for device in [Some(device), parent] {
-        let Some(bus) = device.and_then(BusId::of) else {
-            continue;
-        };
+pub(super) fn watch(on: impl IntoIterator<Item = Bus>) -> Result {
+    for bus in on {
         let mut buses = BUSES.lock();
-        if buses.iter().any(|notifier| notifier.bus() == bus) {
+        if buses.iter().any(|notifier| *notifier.bus() == bus) {
             continue;
         }
         buses.reserve(1, GFP_KERNEL)?;

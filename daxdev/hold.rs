@@ -22,6 +22,7 @@ use crate::{
         },
         device::{
             self,
+            Bus,
             DeviceGuard, //
         },
         task, //
@@ -75,9 +76,9 @@ pub(super) unsafe fn hold(
     let name = CString::try_from(found.device().name())
         .map_err(|_| Failure::because("no memory")(ENOMEM))?;
     let stats = DeviceStats::new().map_err(Failure::because("no memory"))?;
-    let parent = parent_of(&found).ok_or(GOES_AWAY)?;
+    let Family { parent, buses } = Family::of(&found).ok_or(GOES_AWAY)?;
     let parent = parent.as_deref();
-    watch(found.device(), parent).map_err(Failure::because("no memory"))?;
+    watch(buses.into_iter().flatten()).map_err(Failure::because("no memory"))?;
     let holder = announce(&name, found.device(), parent)?;
 
     let parent_locked = match take(&found, parent, holder) {
@@ -90,13 +91,12 @@ pub(super) unsafe fn hold(
     // The driver is unbound with this lock held, or the device is removed with the parent's,
     // and `holder` is looked for then. If the device is alive, it is found.
     let locked = device::lock(found.device());
-    // `kill_dax()` may have looked for a holder before `fs_dax_get()` stored `holder`, and
-    // notified none. It clears the holder once: before that, so that the dead device has
-    // `holder`, or after. The driver may even be bound again, and another mount hold the
-    // device.
-    if !is_alive(found.dax_dev()) || found.dax_dev().holder() != holder.as_ptr() {
-        // SAFETY: `take()` has taken a reference to the device, which is dropped here. The
-        // device and its parent are locked.
+    // `kill_dax()` may have looked for a holder before `fs_dax_get()` stored `holder`, and notified
+    // none. It clears the holder once: before that, so that the dead device has `holder`, or after.
+    // The device may even be bound again, to any driver, and another mount hold it.
+    if has_memory(found.dax_dev()).is_err() || found.dax_dev().holder() != holder.as_ptr() {
+        // SAFETY: `take()` has taken a reference to the device, which is dropped here. The device
+        // and its parent are locked.
         holder::unregister(holder, || unsafe { give_back(found.dax_dev(), holder) });
         return Err(GOES_AWAY);
     }
@@ -154,23 +154,49 @@ unsafe fn give_back(dax_dev: &DaxDevice, holder: Cookie) {
     unsafe { dax_dev.put(holder) };
 }
 
-/// Returns true if the device is alive. It stays alive as long as it and its parent are locked.
-fn is_alive(dax_dev: &DaxDevice) -> bool {
+/// Checks that a device is bound to a driver that gives DAX its memory: fsdev_dax. It stays so as
+/// long as it and its parent are locked.
+///
+/// # Errors
+///
+/// `EOPNOTSUPP` if it is bound to another driver; others if it is bound to none.
+fn has_memory(dax_dev: &DaxDevice) -> Result {
     let lock = ReadLock::new();
 
-    // SAFETY: Devices are taken only from the dax bus.
-    unsafe { dax_dev.dev_dax(&lock) }.is_some()
+    // SAFETY: Devices are taken only from the dax bus, and this one is locked.
+    unsafe { dax_dev.try_access(&lock) }
 }
 
-/// Returns the parent of a device, if it has one; `None` if the device is being removed.
-fn parent_of(found: &BusDevice<'_>) -> Option<Option<ARef<kernel::device::Device>>> {
-    let lock = ReadLock::new();
-    // SAFETY: A `BusDevice` is on the dax bus.
-    unsafe { found.dax_dev().dev_dax(&lock) }?;
+/// What a device is a part of.
+struct Family {
+    parent: Option<ARef<kernel::device::Device>>,
+    /// The bus of the device, and that of its parent.
+    buses: [Option<Bus>; 2],
+}
 
-    // SAFETY: The device is alive, so it is registered: `unregister_dev_dax()` waits in
-    // `kill_dax()` for this lock before it calls `device_del()`.
-    Some(unsafe { device::parent(found.device()) })
+impl Family {
+    /// Returns `None` if the device is being removed.
+    fn of(found: &BusDevice<'_>) -> Option<Self> {
+        let lock = ReadLock::new();
+        // The device is alive, so it is registered, and so is its parent: `unregister_dev_dax()`
+        // waits in `kill_dax()` for this lock before it calls `device_del()`, and a device is
+        // unregistered after those that its driver has made.
+        // SAFETY: A `BusDevice` is on the dax bus.
+        unsafe { found.dax_dev().dev_dax(&lock) }?;
+
+        // SAFETY: The device is registered, as said above.
+        let parent = unsafe { device::parent(found.device()) };
+        // SAFETY: The device is registered, as said above.
+        let own = unsafe { Bus::of(found.device()) };
+        let above = parent.as_deref().and_then(|parent| {
+            // SAFETY: The parent is registered, as said above.
+            unsafe { Bus::of(parent) }
+        });
+        Some(Self {
+            parent,
+            buses: [own, above],
+        })
+    }
 }
 
 /// Interval between attempts to lock a device.
@@ -181,26 +207,32 @@ const AGAIN_MS: u32 = 10;
 ///
 /// `fs_dax_get()` waits for the lock of the device, and is not killable. The task that unbinds a
 /// driver has the lock as long as pages are in use (`failure`). So `fs_dax_get()` is called when
-/// the lock is free and the device has no holder: then there are no pages to wait for, even if
-/// another task takes the lock first. No other mount becomes the holder meanwhile, as it would need
-/// the parent's lock.
+/// the lock is free, the driver is the right one, and the device has no holder: then there are no
+/// pages to wait for, even if another task takes the lock first. No other mount becomes the holder
+/// meanwhile, as it would need the parent's lock.
 ///
 /// # Errors
 ///
-/// [`EBUSY`] if the device is held; [`EINTR`] if the task is being killed; those of `fs_dax_get()`.
+/// [`EBUSY`] if the device is held; [`EINTR`] if the task is being killed; those of [`has_memory`]
+/// and `fs_dax_get()`.
 fn take<'a>(
     found: &BusDevice<'_>,
     parent: Option<&'a kernel::device::Device>,
     holder: Cookie,
 ) -> Result<Option<DeviceGuard<'a>>> {
+    let is_held = || !found.dax_dev().holder().is_null();
     let parent_locked = loop {
-        let parent_locked = parent.and_then(device::try_lock);
-        if !found.dax_dev().holder().is_null() {
+        // A device that is held is not waited for.
+        if is_held() {
             return Err(EBUSY);
         }
-        if parent_locked.is_some() == parent.is_some() && device::try_lock(found.device()).is_some()
-        {
-            // The guard of the device itself is dropped, so it is unlocked.
+        let parent_locked = parent.map(device::lock_killable).transpose()?;
+        if is_held() {
+            return Err(EBUSY);
+        }
+        if let Some(locked) = device::try_lock(found.device()) {
+            has_memory(found.dax_dev())?;
+            drop(locked);
             break parent_locked;
         }
         drop(parent_locked);
