@@ -195,7 +195,10 @@ pub(crate) fn publish(inode: &Inode, parsed: Parsed, sbi: &SbInfo) -> Result<Sta
     unsafe { inode.set_operations(file_i_op) };
     // A task that changes the file through FUSE checks under this lock whether the file is mapped.
     let changing = sbi.changing.lock();
-    if changing.get(&inode.key()).is_some() || inode.uses_page_cache() {
+    let is_used = changing.get(&inode.key()).is_some() || inode.uses_page_cache();
+    // Files of other opens may have FUSE's operations, if the server has said so meanwhile.
+    let is_plain = sbi.has_no_maps() || state(inode) == State::Plain;
+    if is_used || is_plain {
         drop(changing);
         sbi.mapped_inodes.remove(listed);
         // SAFETY: `header` was made above, and is not published.

@@ -32,7 +32,8 @@ impl WorkItem<LOOKING> for SbInfo {
 ///
 /// FUSE marks an inode bad when the server answers that its node id is another file now. There is
 /// no callback for that, but reads, writes and faults check the mark themselves, so nothing is
-/// mapped again.
+/// mapped again. Those that have not seen it are waited for, each step of 1 MiB, before memory is
+/// dropped that the server may give to the next file.
 fn end_bad_maps(sbi: &SbInfo) -> bool {
     let is_bad = |file: &MappedFile| file.has_bad_inode() && !file.mapping().is_empty();
 
@@ -47,6 +48,7 @@ fn end_bad_maps(sbi: &SbInfo) -> bool {
         let mut busy = false;
         sbi.mapped_files
             .for_each((&active).into(), false, is_bad, |file| {
+                sbi.ownership.wait_for_users();
                 // A fault that begins after this sees the mark.
                 let no_faults = NoFaults::lock(file);
                 busy |= !try_break_layout(&no_faults, None);

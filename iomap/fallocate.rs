@@ -85,9 +85,6 @@ fn ends_inside(inode: MappedInode<'_>, end: c::loff_t) -> Result {
 /// Checks that the range has no hole. No byte changes.
 fn allocate(inode: MappedInode<'_>, offset: c::loff_t, len: c::loff_t) -> Result {
     ends_inside(inode, offset + len)?;
-    if inode.inode.is_bad() {
-        return Err(EIO);
-    }
     let (mut pos, end) = (offset as u64, (offset + len) as u64);
     while pos < end {
         let mapping = piece(inode, pos, end - pos)?;
@@ -103,11 +100,14 @@ fn allocate(inode: MappedInode<'_>, offset: c::loff_t, len: c::loff_t) -> Result
 ///
 /// # Errors
 ///
-/// [`EINTR`] if the task is being killed, as a program may return a mapping for each page. Those of
-/// a mapping error.
+/// [`EINTR`] if the task is being killed, as a program may return a mapping for each page; [`EIO`]
+/// if FUSE has marked the inode bad. Those of a mapping error.
 fn piece(inode: MappedInode<'_>, pos: u64, len: u64) -> Result<Mapping<'_>> {
     if fatal_signal_pending() {
         return Err(EINTR);
+    }
+    if inode.inode.is_bad() {
+        return Err(EIO);
     }
     inode
         .header

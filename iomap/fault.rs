@@ -13,6 +13,7 @@ use crate::{
         mm::{
             fault::VmFault,
             vma::{
+                is_nohugepage,
                 is_shared,
                 is_uffd_wp, //
             }, //
@@ -137,12 +138,17 @@ fn count(header: &Header, file: &MappedFile, order: ffi::c_uint, ret: c::vm_faul
 ///
 /// Called by the memory manager, for a VMA of a mapped file.
 unsafe extern "C" fn huge_fault(vmf: *mut c::vm_fault, order: ffi::c_uint) -> c::vm_fault_t {
-    // The memory manager also tries PUD faults.
-    if order != PMD_ORDER {
+    // SAFETY: `vmf` is the memory manager's argument.
+    let vmf = unsafe { VmFault::from_raw(vmf) };
+
+    // The memory manager also tries PUD faults. And it asks for a PMD entry to become writable,
+    // even where madvise(2) has forbidden new ones since it was made; PTE faults there rely on
+    // that.
+    if order != PMD_ORDER || is_nohugepage(vmf.vma()) {
         return c::vm_fault_reason_VM_FAULT_FALLBACK;
     }
-    // SAFETY: `vmf` is the memory manager's argument, in a PMD fault in a VMA of a mapped file.
-    unsafe { fault(VmFault::from_raw(vmf), order) }
+    // SAFETY: This is a PMD fault in a VMA of a mapped file.
+    unsafe { fault(vmf, order) }
 }
 
 /// `->fault()`, `->page_mkwrite()` and `->pfn_mkwrite()`: a PTE fault.

@@ -26,7 +26,8 @@ use super::{
 ///
 /// # Safety
 ///
-/// The fault is of `inode`, and the `invalidate_lock` of its DAX page cache is held.
+/// The fault is of `inode`, and the `invalidate_lock` of its DAX page cache is held. During a PTE
+/// fault, but for copy-on-write, no task may map 2 MiB there.
 pub(super) unsafe fn fault_dax(
     vmf: &VmFault,
     order: ffi::c_uint,
@@ -44,6 +45,13 @@ pub(super) unsafe fn fault_dax(
     }
     if order != 0 && first | PMD_PAGE_MASK >= pages {
         return c::vm_fault_reason_VM_FAULT_FALLBACK;
+    }
+    // Memory is associated under a lock of the mount. A task that exceeds `memory.high` of its
+    // cgroup sleeps when it allocates, so the page table is there before.
+    if order == 0 && !vmf.is_cow() && vmf.pmd().is_none() {
+        // SAFETY: The PMD entry is none, or was, and no task maps 2 MiB, by the safety
+        // requirements.
+        unsafe { vmf.change_pte(|_| None) };
     }
     // SAFETY: The `f_mapping` of the vm file is the DAX page cache of `inode`, whose lock is held.
     unsafe { dax::iomap_fault(vmf, order, &IOMAP_OPS) }

@@ -62,7 +62,7 @@ impl<'a> IoLock<'a> {
     /// # Errors
     ///
     /// [`EAGAIN`] if the lock is taken and `IOCB_NOWAIT` is set; [`EINTR`] if the task is being
-    /// killed; [`EIO`] if FUSE has marked the inode bad.
+    /// killed; [`EIO`] for a write, if FUSE has marked the inode bad.
     #[inline]
     pub(super) fn new(iocb: &Kiocb, inode: MappedInode<'a>, exclusive: bool) -> Result<Self> {
         let sem = inode.inode.rwsem();
@@ -73,7 +73,8 @@ impl<'a> IoLock<'a> {
             (true, true) => Self::Exclusive(sem.try_write().ok_or(EAGAIN)?),
         };
 
-        if inode.inode.is_bad() {
+        // A read finds that in `iomap_begin()`.
+        if exclusive && inode.inode.is_bad() {
             inode.sbi().look_for_bad();
             return Err(EIO);
         }
@@ -363,7 +364,11 @@ fn read_once(iocb: &Kiocb, to: &IovIter, inode: MappedInode<'_>) -> isize {
         Ok(locked) => locked,
         Err(errno) => return errno.to_errno() as isize,
     };
-    dax_rw(iocb, to, inode, &locked).unwrap_or(0)
+    match dax_rw(iocb, to, inode, &locked) {
+        Some(result) => result,
+        None if inode.inode.is_bad() => EIO.to_errno() as isize,
+        None => 0,
+    }
 }
 
 /// Does one piece of a write.

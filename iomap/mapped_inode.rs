@@ -523,6 +523,7 @@ pub(crate) fn state(inode: &Inode) -> State {
 
 /// Records that a file is plain, until its inode is evicted.
 pub(crate) fn remember_plain(inode: &Inode) {
-    // The caller is the single flight for this file, so its state is still unknown.
+    // The caller is the single flight for this file, or keeps a map from being published, so its
+    // state is unknown or plain.
     lockless::publish::<AsWritten, _>(private(inode), PLAIN);
 }

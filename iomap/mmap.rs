@@ -59,6 +59,12 @@ pub(super) unsafe extern "C" fn mmap(
         if vma.is_sync() && !inode.header.is_synchronous() {
             return Err(EOPNOTSUPP);
         }
+        // The kernel reads an instruction for a uprobe from FUSE's page cache, and would take a
+        // page that is left there for this file's. It removes breakpoints only from what maps that
+        // cache.
+        if vma.may_have_uprobes() {
+            inode.inode.data().drop_clean_pages();
+        }
         set_vm_file(&mut vma, file, inode)?;
         vma.set_hugepage();
         // SAFETY: `vma` now holds a vm file of a mapped inode.

@@ -197,14 +197,17 @@ impl<'a> Association<'a> {
     /// Returns the association of a folio, if it associates the page frame by which the folio was
     /// looked up with page `index` of `mapping`.
     ///
-    /// The folio may have been split since the lookup. So the position of the frame in the folio is
-    /// computed from the present size of the folio, which is aligned to that.
+    /// The folio may have been split since the lookup, and the frame be a part of another one. So
+    /// the position of the frame is computed from the present size of the folio, which is aligned
+    /// to that, and has to be inside it.
     #[inline(always)]
     pub(super) fn of(folio: Folio<'a>, mapping: &DaxMapping, index: u64) -> Option<Self> {
         let pages = folio.nr_pages();
         let owner = folio.mapping();
         let within = folio.pfn() & pages.wrapping_sub(1);
-        let is_there = ptr::eq(owner, mapping.as_raw()) && folio.index() + within == index;
+        let is_there = ptr::eq(owner, mapping.as_raw())
+            && folio.index() + within == index
+            && folio.first_pfn() + within == folio.pfn();
 
         is_there.then_some(Self { folio, pages })
     }

@@ -16,7 +16,10 @@ use kernel::{
 
 use crate::{
     abstractions::{
-        fs::inode::Inode,
+        fs::{
+            fuse::is_bad,
+            inode::Inode, //
+        },
         iomap::{
             Iomap,
             Operations, //
@@ -276,6 +279,12 @@ impl Operations for ForDax {
     ) -> Result {
         // SAFETY: `inode` is mapped, or the host of a DAX page cache, and in use.
         let header = unsafe { header(inode) };
+        // Looked at by each step of a read or write, inside `users`: see `bad_inodes`.
+        // SAFETY: Reads and writes pass FUSE's inode, which is in use.
+        if flags & c::IOMAP_FAULT == 0 && unsafe { is_bad(inode.as_raw()) } {
+            header.sbi().look_for_bad();
+            return Err(EIO);
+        }
         let still = lock_for_write(header, flags)?;
         let place = |mut mapping: Mapping<'_>| {
             let guard = match mapping.device {

@@ -47,6 +47,12 @@ impl AddressSpace {
         unsafe { &*mapping.cast() }
     }
 
+    /// Drops the pages that are clean, and neither locked nor mapped.
+    pub(crate) fn drop_clean_pages(&self) {
+        // SAFETY: By the type invariants the page cache is valid.
+        unsafe { c::invalidate_mapping_pages(self.as_raw(), 0, !0) };
+    }
+
     /// Initializes a page cache that is not embedded in an inode. It has no pages, but its flags
     /// claim that some are marked dirty, so that the VFS calls `->writepages()`.
     ///

@@ -41,6 +41,14 @@ impl VmaBeingMade<'_> {
         *self.flags_mut() & 1 << c::VMA_SYNC_BIT != 0
     }
 
+    /// Returns true if a uprobe may put a breakpoint there.
+    pub(crate) fn may_have_uprobes(&mut self) -> bool {
+        const MAYEXEC: ffi::c_ulong = c::VM_MAYEXEC as ffi::c_ulong;
+        const MAYSHARE: ffi::c_ulong = c::VM_MAYSHARE as ffi::c_ulong;
+
+        *self.flags_mut() & (MAYEXEC | MAYSHARE) == MAYEXEC
+    }
+
     /// Allows PMD faults, as `MADV_HUGEPAGE` does.
     pub(crate) fn set_hugepage(&mut self) {
         *self.flags_mut() |= 1 << c::VMA_HUGEPAGE_BIT;

@@ -121,6 +121,26 @@ TEST_F(collapse, after_a_small_mapping)
 	EXPECT_EQ(1, fs_counter(self->s, "collapses"));
 }
 
+/*
+ * madvise(2) leaves a read-only PMD entry where it is. The store that makes it writable splits
+ * it: PTE faults rely on it that no PMD entry comes there any more.
+ */
+TEST_F(collapse, not_after_nohugepage)
+{
+	unsigned char *p = map_well(self->fd);
+
+	ASSERT_NE(MAP_FAILED, p);
+	EXPECT_EQ(0, touch(p, -1));
+	EXPECT_EQ(1, mapped_as_huge(p));
+	ASSERT_EQ(0, madvise(p, SIZE, MADV_NOHUGEPAGE));
+	EXPECT_EQ(0, touch(p, 'n'));
+	EXPECT_EQ(0, mapped_as_huge(p));
+	EXPECT_EQ(0, touch(p + PAGE, 'o'));
+	EXPECT_EQ('n', byte_at(self->fd, 0));
+	EXPECT_EQ('o', byte_at(self->fd, PAGE));
+	munmap(p, SIZE);
+}
+
 TEST_F(collapse, beside_a_misaligned_mapping)
 {
 	unsigned char *odd = map_at(address_range(PAGE, SIZE), SIZE, self->fd, 0), *p;

@@ -605,6 +605,89 @@ TEST_F_TIMEOUT(reused, while_busy, 60)
 	EXPECT_EQ(0, fs_fill(self->s, "file", 'e', SIZE));
 }
 
+/* ---- I/O that takes long ---- */
+
+#define LONG	(192 * MIB)
+
+FIXTURE(long_io) {
+	struct fuse_server *s;
+	struct scripted map;
+	pid_t child;
+};
+
+FIXTURE_VARIANT(long_io) {
+	bool writes;
+};
+
+FIXTURE_VARIANT_ADD(long_io, zeroing) {
+	.writes = false,
+};
+
+FIXTURE_VARIANT_ADD(long_io, writing) {
+	.writes = true,
+};
+
+FIXTURE_SETUP(long_io)
+{
+	FMAP_REQUIRE();
+	if (daxdev[0].size < LONG)
+		SKIP(return, "%s is too small", daxdev[0].path);
+	says->generation = 1;
+	says->wrong_type = false;
+	self->map = fmap_linear(0, 0, LONG);
+	self->s = fmap_server(SCRIPTED_OPS_NAME);
+	ASSERT_NE(NULL, self->s);
+	self->s->hook[FUSE_LOOKUP] = lookup;
+	self->s->hook[FUSE_GETATTR] = attributes;
+	fs_add(self->s, "file", LONG, &self->map, sizeof(self->map));
+	ASSERT_EQ(0, fs_mount(self->s));
+}
+
+FIXTURE_TEARDOWN(long_io)
+{
+	EXPECT_EQ(0, fs_stop(self->s));
+}
+
+/* The next file has the memory, so a call that is under way for the old one ends. */
+TEST_F_TIMEOUT(long_io, ends, 60)
+{
+	int fd = fs_open(self->s, "file", O_RDWR), next, status;
+	static char last[MIB];
+	volatile char *first;
+	struct stat st;
+
+	ASSERT_LE(0, fd);
+	EXPECT_EQ(1, pwrite(fd, "o", 1, 0));
+	first = mmap(NULL, PAGE, PROT_READ, MAP_SHARED, fd, 0);
+	ASSERT_NE(MAP_FAILED, first);
+	self->child = fork();
+	ASSERT_LE(0, self->child);
+	if (!self->child) {
+		char *zeros = mmap(NULL, LONG, PROT_READ | PROT_WRITE,
+				   MAP_PRIVATE | MAP_ANONYMOUS | MAP_POPULATE, -1, 0);
+
+		if (!variant->writes)
+			_exit(fallocate(fd, FALLOC_FL_ZERO_RANGE, 0, LONG) ? errno : 0);
+		_exit(pwrite(fd, zeros, LONG, 0) < LONG ? EIO : 0);
+	}
+	while (*first == 'o')
+		;
+	says->generation++;
+	ASSERT_EQ(0, stat(fs_path(self->s, "file"), &st));
+	next = fs_open(self->s, "file", O_RDWR);
+	ASSERT_LE(0, next);
+	memset(last, 'n', sizeof(last));
+	EXPECT_EQ(sizeof(last), pwrite(next, last, sizeof(last), LONG - MIB));
+	status = ended(self->child);
+	EXPECT_TRUE(WIFEXITED(status));
+	EXPECT_EQ(EIO, WEXITSTATUS(status));
+	EXPECT_EQ('n', byte_at(next, LONG - MIB));
+	EXPECT_EQ('n', byte_at(next, LONG - 1));
+	munmap((void *)first, PAGE);
+	close(next);
+	close(fd);
+}
+
 int main(int argc, char **argv)
 {
 	says = mmap(NULL, PAGE, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
