@@ -48,13 +48,17 @@ use super::fs::{
     super_block::SuperBlock, //
 };
 
+/// The events of a mark.
+const OPENS: u32 = c::FS_OPEN_PERM | c::FS_OPEN_EXEC_PERM;
+
 /// Callbacks of a group.
 pub(crate) trait Operations: 'static {
     /// The data of a mark.
     type Data: Send + Sync + 'static;
 
-    /// Called for FS_OPEN_PERM: a file on a marked superblock is being opened. It has its
-    /// operations already, and has not been opened by them.
+    /// Called for FS_OPEN_PERM, and for FS_OPEN_EXEC_PERM, which comes before it: a file on a
+    /// marked superblock is being opened. It has its operations already, and has not been opened by
+    /// them.
     fn open_perm(file: &OpeningFile);
 
     /// Called before a mark is freed. If that is because its superblock is being shut down, the
@@ -117,10 +121,9 @@ impl<T: Operations> Vtable<T> {
     ) -> ffi::c_int {
         const F_PATH: usize = offset_of!(c::file, __bindgen_anon_1);
 
-        if mask & c::FS_OPEN_PERM != 0
-            && data_type == c::fsnotify_data_type_FSNOTIFY_EVENT_PATH as ffi::c_int
+        if mask & OPENS != 0 && data_type == c::fsnotify_data_type_FSNOTIFY_EVENT_PATH as ffi::c_int
         {
-            // The data of FS_OPEN_PERM are `&file->f_path`.
+            // The data are `&file->f_path`.
             let file = data.wrapping_byte_sub(F_PATH).cast_mut().cast();
             // SAFETY: The current task is opening `file`, which has its operations already.
             T::open_perm(unsafe { OpeningFile::from_raw(file) });
@@ -191,7 +194,7 @@ impl<D: Send + Sync + 'static> Group<D> {
         // SAFETY: `mark` is zeroed memory. By the type invariants the group is valid.
         unsafe { c::fsnotify_init_mark(mark, self.group.as_ptr()) };
         // SAFETY: `mark` is initialized, and used by nothing else yet.
-        unsafe { (*mark).mask = c::FS_OPEN_PERM };
+        unsafe { (*mark).mask = OPENS };
         // SAFETY: `mark` is initialized, and attached to no object; `sb` is valid.
         let added = unsafe { c::fsnotify_add_mark(mark, sb.as_raw().cast(), TYPE, 0) };
         // SAFETY: This drops the reference of `fsnotify_init_mark()`. fsnotify has taken one of its

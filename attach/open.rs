@@ -50,6 +50,8 @@ use super::{
 
 mod early;
 
+use early::Changing;
+
 /// Returns the tables if the file has the operations that they were made from, or the open shim.
 /// Makes them for the first file.
 ///
@@ -220,7 +222,7 @@ impl PendingOpen<'_> {
         let f_mode = self.file.mode();
         let truncates = self.file.has_flags(c::O_TRUNC);
         let no_rw = is_no_rw(f_mode);
-        let state = if no_rw {
+        let state = if no_rw && !truncates {
             Ok(iomap::state(inode))
         } else {
             map_state(conn, inode, || {
@@ -252,6 +254,13 @@ impl PendingOpen<'_> {
                 // SAFETY: The inode is mapped, and FUSE has opened the file.
                 unsafe { self.become_mapped(f_mode) };
                 Ok(())
+            }
+            (Ok(_), _) if truncates => {
+                // Another open may publish a map until OPEN truncates at the server.
+                match Changing::new(inode)? {
+                    Some(_change) => self.orig_open(not_mapped(inode, conn, no_rw, self.shim)),
+                    None => self.open_mapped(),
+                }
             }
             (Ok(_), _) => self.orig_open(not_mapped(inode, conn, no_rw, self.shim)),
         }

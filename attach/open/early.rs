@@ -117,7 +117,7 @@ impl EarlyFile {
 
 /// Guard for changing a file through FUSE. While it is held, the inode does not become mapped.
 #[must_use = "the inode may become mapped as soon as this is dropped"]
-struct Changing<'a> {
+pub(super) struct Changing<'a> {
     sbi: &'a SbInfo,
     key: usize,
 }
@@ -128,8 +128,7 @@ impl<'a> Changing<'a> {
     /// # Errors
     ///
     /// [`ENOMEM`].
-    fn new(file: &'a EarlyFile) -> Result<Option<Self>> {
-        let inode = file.inode();
+    pub(super) fn new(inode: &'a Inode) -> Result<Option<Self>> {
         let conn = Connection::of_inode(inode).ok_or(EIO)?;
         let (sbi, key) = (conn.sbi(), inode.key());
         if iomap::state(inode) == State::Mapped {
@@ -171,18 +170,24 @@ impl Drop for Changing<'_> {
 unsafe extern "C" fn mmap(raw: *mut c::file, vma: *mut c::vm_area_struct) -> ffi::c_int {
     // SAFETY: `raw` is an early file, and the VFS keeps it open until this returns.
     let file = unsafe { EarlyFile::from_raw(raw) };
-    let change = match Changing::new(file) {
+    let change = match Changing::new(file.inode()) {
         Ok(change) => change,
         Err(errno) => return errno.to_errno(),
     };
     if change.is_none() {
         file.count();
     }
-    match file.now().mmap {
-        // SAFETY: `raw` and `vma` are the VFS's arguments, passed on.
-        Some(mmap) => unsafe { mmap(raw, vma) },
-        None => ENODEV.to_errno(),
+    let Some(mmap) = file.now().mmap else {
+        return ENODEV.to_errno();
+    };
+    // SAFETY: `raw` and `vma` are the VFS's arguments, passed on.
+    let ret = unsafe { mmap(raw, vma) };
+    // With passthrough, the VMA is one of the backing file, where nothing would find it later.
+    // SAFETY: `vma` is the VFS's, and being made by this task.
+    if change.is_some() && ret == 0 && unsafe { (*vma).vm_file } != raw {
+        iomap::remember_plain(file.inode());
     }
+    ret
 }
 
 /// `->write_iter()` of an early file. While the inode is not mapped, an asynchronous write is done
@@ -195,7 +200,7 @@ unsafe extern "C" fn write_iter(iocb: *mut c::kiocb, from: *mut c::iov_iter) -> 
     // SAFETY: `iocb` is valid, and its file is an early file, which the VFS keeps open until this
     // returns.
     let file = unsafe { EarlyFile::from_raw((*iocb).ki_filp) };
-    let change = match Changing::new(file) {
+    let change = match Changing::new(file.inode()) {
         Ok(change) => change,
         Err(errno) => return errno.to_errno() as isize,
     };
@@ -223,7 +228,7 @@ macro_rules! pass_on {
         Ok::<_, Error>(())
     };
     (@guard change, $file:expr) => {
-        Changing::new($file)
+        Changing::new($file.inode())
     };
     ($($how:ident $name:ident($file:expr; $($arg:ident: $type:ty),*) -> $ret:ty, or $none:expr;)*) => {
         $(

@@ -136,6 +136,16 @@ TEST_F(sizes, open_truncates_new_file)
 	EXPECT_EQ(1, self->s->count[FUSE_GET_FMAP]);
 }
 
+/* Open for neither reading nor writing. */
+TEST_F(sizes, open_truncates_no_rw)
+{
+	EXPECT_EQ(-EOPNOTSUPP, fs_open(self->s, "file", O_ACCMODE | O_TRUNC));
+	expect_untouched();
+	EXPECT_EQ(1, self->s->count[FUSE_GET_FMAP]);
+	EXPECT_EQ(-EOPNOTSUPP, fs_open(self->s, "file", O_ACCMODE | O_TRUNC));
+	expect_untouched();
+}
+
 TEST_F(sizes, fallocate)
 {
 	static const int modes[] = {

@@ -12,6 +12,8 @@
 #include <string.h>
 #include <sys/fanotify.h>
 #include <sys/mman.h>
+#include <sys/stat.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include "kselftest_harness.h"
@@ -181,6 +183,54 @@ TEST_F(listener, has_the_file_open)
 	}
 	/* Without a listener the file is mapped. */
 	EXPECT_TRUE(fs_is_mapped(self->s, "file", ON_DEVICE));
+}
+
+/*
+ * A listener that scans what is executed is asked before others are. It has to see what will be
+ * executed: the device, not what the server would send.
+ */
+TEST(executed)
+{
+	struct scripted map = fmap_linear(0, 0, SMALL);
+	struct fanotify_event_metadata e[8];
+	struct fanotify_response allow = { .response = FAN_ALLOW };
+	struct fuse_server *s;
+	int group, status;
+	pid_t pid;
+
+	FMAP_REQUIRE();
+	s = fmap_server(SCRIPTED_OPS_NAME);
+	ASSERT_NE(NULL, s);
+	fs_add(s, "file", FS_PLAIN, &map, sizeof(map))->mode = S_IFREG | 0777;
+	fs_add(s, "fill", FS_PLAIN, &map, sizeof(map));
+	memset(s->file[0].plain, 'p', FS_PLAIN);
+	ASSERT_EQ(0, fs_mount(s));
+	ASSERT_EQ(0, fs_fill(s, "fill", ON_DEVICE, FS_PLAIN));
+	group = fanotify_init(FAN_CLASS_CONTENT | FAN_CLOEXEC, O_RDONLY | O_CLOEXEC);
+	if (group < 0) {
+		fs_stop(s);
+		SKIP(return, "no fanotify: %s", strerror(errno));
+	}
+	ASSERT_EQ(0, fanotify_mark(group, FAN_MARK_ADD | FAN_MARK_MOUNT, FAN_OPEN_EXEC_PERM,
+				   AT_FDCWD, s->dir));
+	pid = fork();
+	ASSERT_LE(0, pid);
+	if (!pid) {
+		execl(fs_path(s, "file"), "file", NULL);
+		_exit(errno);
+	}
+	ASSERT_LT(0, read(group, e, sizeof(e)));
+	ASSERT_LE(0, e->fd);
+	EXPECT_EQ(ON_DEVICE, byte_at(e->fd, 0));
+	allow.fd = e->fd;
+	EXPECT_EQ(sizeof(allow), write(group, &allow, sizeof(allow)));
+	close(e->fd);
+	status = ended(pid);
+	EXPECT_TRUE(WIFEXITED(status));
+	EXPECT_EQ(ENOEXEC, WEXITSTATUS(status));
+	close(group);
+	EXPECT_EQ(0, s->count[FUSE_READ]);
+	EXPECT_EQ(0, fs_stop(s));
 }
 
 int main(int argc, char **argv)
