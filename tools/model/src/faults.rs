@@ -6,7 +6,9 @@ use loom::thread;
 
 use crate::atomics::{AtomicBool, Ordering};
 use crate::check::{fails, run, run_interrupted, weaker};
-use crate::files::{At, COOKIES, HAS_COOKIE, LOST, NO_ENTRY, READ, Slip, WRITE, World};
+use crate::files::{
+    At, COOKIES, HAS_COOKIE, LOST, NO_ENTRY, NOT_ITS_OWN, READ, Slip, WRITE, World,
+};
 use crate::lockless::{AsWritten, DIRTY, Orders};
 
 type Task = Box<dyn FnOnce(&World) + Send>;
@@ -261,6 +263,31 @@ fn a_neighbour_is_mapped_if_the_folio_is_believed_to_be_what_it_was() {
 fn a_neighbour_is_mapped_if_cookies_are_not_released_or_not_acquired() {
     fails(NO_ENTRY, || neighbour::<weaker::SetCookie>(Slip::None));
     fails(NO_ENTRY, || neighbour::<weaker::Cookie>(Slip::None));
+}
+
+/// The same, but the program says of the page behind the first one, too, that it is page 0.
+fn former_tail(slip: Slip) {
+    at_once(
+        World::with_large_folio(),
+        [
+            task(move |world| {
+                world.evict_other();
+                world.fault::<AsWritten>(at(0, 0), slip);
+                world.fault::<AsWritten>(at(0, 0), slip);
+            }),
+            task(move |world| world.fault_fast::<AsWritten>(at(0, 1), slip)),
+        ],
+    );
+}
+
+#[test]
+fn no_page_is_mapped_that_the_folio_had_before_it_was_split() {
+    run(|| former_tail(Slip::None));
+}
+
+#[test]
+fn memory_of_nobody_is_mapped_if_the_frame_need_not_be_inside_the_folio() {
+    fails(NOT_ITS_OWN, || former_tail(Slip::OutsideFolio));
 }
 
 /// A page of a large folio of another file becomes one of this file, beside a fast fault.

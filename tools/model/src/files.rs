@@ -10,7 +10,7 @@ use crate::lockless::{DIRTY, Orders, Place, look_up, next_validity, renew, write
 
 pub const LOST: &str = "a page is writable, or has data that are not flushed, and is not dirty";
 pub const NO_ENTRY: &str = "a page is mapped for which there is no entry";
-const NOT_ITS_OWN: &str = "a page is mapped where it does not belong";
+pub const NOT_ITS_OWN: &str = "a page is mapped where it does not belong";
 
 pub const HAS_COOKIE: &str = "a folio without an association has a cookie";
 
@@ -52,6 +52,8 @@ fn entry_of(frame: usize) -> usize {
 #[derive(Clone, Copy, Default)]
 pub struct Pte {
     pub present: bool,
+    /// The frame, if it is present.
+    frame: usize,
     pub writable: bool,
     /// Data were stored, and not flushed.
     pub stored: bool,
@@ -88,6 +90,8 @@ pub enum Slip {
     IndexBeforeCookie,
     /// A fault takes the folio that it has found for one that the frame is still in.
     OldHead,
+    /// A fault maps a frame that the folio has no more.
+    OutsideFolio,
     /// A fault does not read the folio again after it has seen the entry.
     OldFolio,
     /// The writer does not wait for faults.
@@ -224,7 +228,7 @@ impl World {
         }
         match look_up::<O, _>(writers, validity, &place, at.write) {
             Some(((), true)) => {
-                self.files[at.file].pages[at.index].insert(at.write);
+                self.files[at.file].pages[at.index].insert(at);
                 true
             }
             _ => false,
@@ -259,7 +263,7 @@ impl World {
         if at.write {
             page.dirty.store(true, Ordering::Relaxed);
         }
-        page.insert(at.write);
+        page.insert(at);
         page.entry.store(entry_of(at.frame), Ordering::Release);
     }
 
@@ -383,9 +387,10 @@ impl World {
                 );
                 if pte.present {
                     assert!(entry != 0, "{NO_ENTRY}");
-                    let frame = &self.frames[(entry >> 1) - 1];
+                    let frame = &self.frames[pte.frame];
                     assert!(
-                        frame.mapping.load(Ordering::Relaxed) == file.id
+                        entry == entry_of(pte.frame)
+                            && frame.mapping.load(Ordering::Relaxed) == file.id
                             && frame.index.load(Ordering::Relaxed) == index,
                         "{NOT_ITS_OWN}"
                     );
@@ -397,10 +402,11 @@ impl World {
 
 impl Page {
     /// `vmf_insert_page_mkwrite()`.
-    fn insert(&self, write: bool) {
+    fn insert(&self, at: At) {
         let mut pte = self.pte.lock().unwrap();
 
-        pte.writable = write || pte.present && pte.writable;
+        pte.writable = at.write || pte.present && pte.writable;
+        pte.frame = at.frame;
         pte.present = true;
     }
 
@@ -508,8 +514,11 @@ impl Place for InWorld<'_> {
             Slip::OldHead => self.at.frame - folio.0,
             _ => self.at.frame & (head.pages.load(Ordering::Relaxed) - 1),
         };
-        (mapping == self.world.files[self.at.file].id && first + within == self.at.index)
-            .then_some(())
+        let is_inside = self.slip == Slip::OutsideFolio || folio.0 + within == self.at.frame;
+        let is_there = mapping == self.world.files[self.at.file].id
+            && first + within == self.at.index
+            && is_inside;
+        is_there.then_some(())
     }
 
     fn is_marked(&self, (): &()) -> bool {
