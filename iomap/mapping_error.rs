@@ -102,8 +102,10 @@ pub(super) fn report_error(
         // A fault sends SIGBUS with BUS_MCEERR_AR, and a write rewrites the page.
         MappingError::Poisoned if flags & (c::IOMAP_FAULT | c::IOMAP_WRITE) != 0 => EHWPOISON,
         // A fault never gets the program's errno: the memory manager retries endlessly after
-        // ENOMEM. No operation gets the program's EHWPOISON, which stands for failed memory.
-        MappingError::Program(errno) if flags & c::IOMAP_FAULT == 0 && errno != EHWPOISON => errno,
+        // ENOMEM. No operation gets the program's EHWPOISON and EFAULT, which stand for failed
+        // memory and for a missing page of the buffer: the operation would be tried again.
+        MappingError::Program(EHWPOISON | EFAULT) => EIO,
+        MappingError::Program(errno) if flags & c::IOMAP_FAULT == 0 => errno,
         MappingError::WriteToHole if flags & c::IOMAP_FAULT == 0 => ENOSPC,
         _ => EIO,
     }

@@ -87,6 +87,7 @@ BAD(ret_enxio, .ret = -ENXIO, .error = ENXIO);
 BAD(ret_enomem, .ret = -ENOMEM, .error = ENOMEM);
 BAD(ret_eagain, .ret = -EAGAIN, .error = EAGAIN);
 BAD(ret_ehwpoison, .ret = -EHWPOISON, .error = EIO);
+BAD(ret_efault, .ret = -EFAULT, .error = EIO);
 
 FIXTURE_SETUP(mapping)
 {

@@ -140,10 +140,10 @@ static int user_errno(int ret)
 	return ret < 0 && ret > -512 ? -ret : EIO;
 }
 
-/* A program cannot report failed memory: only the module can. */
+/* A program cannot report failed memory, or a bad buffer: only the module can. */
 static int begin_errno(int ret)
 {
-	return ret == -EHWPOISON ? EIO : user_errno(ret);
+	return ret == -EHWPOISON || ret == -EFAULT ? EIO : user_errno(ret);
 }
 
 /* An answer, checked by the rules of the UAPI header. */

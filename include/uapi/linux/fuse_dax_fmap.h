@@ -247,7 +247,7 @@ struct fuse_iomap_io {
  * @iomap_begin: resolve one offset. Called at each page fault and for each
  *	piece of a read or a write; must not sleep, and runs with preemption disabled.
  *	Returns 0, or a negative errno that the operation fails with (SIGBUS on a
- *	fault). Fills @io.
+ *	fault; EIO for EFAULT and EHWPOISON, which say other things). Fills @io.
  *
  *	Three arguments lead to the metadata: @meta to the first cache line, @data and
  *	@data_end to all of it. As with packets, a program may read up to 65,535 bytes
