@@ -77,6 +77,14 @@ pub(crate) use superblock::{
     Superblock, //
 };
 
+/// The result of a look for files whose inodes FUSE has marked bad.
+pub(crate) struct Looked {
+    /// Some of their memory is in use.
+    pub(crate) busy: bool,
+    /// How long the task slept, in microseconds.
+    pub(crate) waited_us: i64,
+}
+
 /// The state of an fmap mount, apart from its FUSE connection. Every mapped file points to it.
 ///
 /// It outlives the superblock if memory of its files is in use at unmount: the devices stay held
@@ -263,6 +271,9 @@ impl SbInfo {
 
     /// Records that the server has no maps at all.
     pub(crate) fn set_no_maps(&self) {
+        // A map is published with this lock held.
+        let _changing = self.changing.lock();
+
         self.no_maps.store(true, Relaxed);
     }
 
@@ -295,13 +306,13 @@ impl SbInfo {
     }
 
     /// Looks for files whose inodes FUSE has marked bad, by calling `look`. Queues another look if
-    /// that returns true: some of their memory is busy.
-    pub(crate) fn look(&self, look: impl FnOnce() -> bool) {
+    /// some of their memory is busy.
+    pub(crate) fn look(&self, look: impl FnOnce() -> Looked) {
         let start = Instant::<Monotonic>::now();
         // `look` sees every inode that was marked bad before this.
         self.will_look.xchg(false, Full);
-        let busy = look();
-        let us = start.elapsed().as_micros_ceil().max(0);
+        let Looked { busy, waited_us } = look();
+        let us = (start.elapsed().as_micros_ceil() - waited_us).max(0);
 
         self.look_us.store(us as u64, Relaxed);
         if busy {

@@ -255,7 +255,7 @@ impl PendingOpen<'_> {
                 unsafe { self.become_mapped(f_mode) };
                 Ok(())
             }
-            (Ok(_), _) if truncates => {
+            (Ok(_), _) if truncates && iomap::state(inode) != State::Plain => {
                 // Another open may publish a map until OPEN truncates at the server.
                 match Changing::new(inode)? {
                     Some(_change) => self.orig_open(not_mapped(inode, conn, no_rw, self.shim)),
@@ -337,10 +337,12 @@ impl PendingOpen<'_> {
 /// Returns the operations for a file that is not a mapped one: FUSE's own if the inode is known to
 /// be plain, else those of an early file.
 fn not_mapped(inode: &Inode, conn: &Connection, no_rw: bool, shim: &'static OpenShim) -> NotMapped {
+    // In this order: a map that is published after this sees that there are none.
+    let has_no_maps = conn.sbi().has_no_maps();
     // INVARIANT: All of these are made for FUSE's files.
     NotMapped(match iomap::state(inode) {
         State::Plain => shim.orig.0,
-        _ if conn.sbi().has_no_maps() => shim.orig.0,
+        State::Unknown if has_no_maps => shim.orig.0,
         _ if no_rw => &shim.no_rw,
         _ => &shim.early,
     })

@@ -2,13 +2,23 @@
 
 //! Inodes that FUSE has marked bad: their maps end, even if their files are open.
 
+use core::cell::Cell;
+
 use kernel::{
-    sync::aref::ARef,
+    sync::{
+        aref::ARef,
+        atomic::Relaxed, //
+    },
+    time::{
+        Instant,
+        Monotonic, //
+    },
     workqueue::WorkItem, //
 };
 
 use crate::sb_info::{
     ActiveSb,
+    Looked,
     SbInfo,
     LOOKING, //
 };
@@ -28,31 +38,49 @@ impl WorkItem<LOOKING> for SbInfo {
 }
 
 /// Ends the maps of inodes that FUSE has marked bad: unmaps their files and drops their memory,
-/// except pinned pages. Returns true if some memory is pinned.
+/// except pinned pages.
 ///
 /// FUSE marks an inode bad when the server answers that its node id is another file now. There is
 /// no callback for that, but reads, writes and faults check the mark themselves, so nothing is
 /// mapped again. Those that have not seen it are waited for, each step of 1 MiB, before memory is
-/// dropped that the server may give to the next file.
-fn end_bad_maps(sbi: &SbInfo) -> bool {
+/// dropped that the server may give to the next file. An inode that is marked after that wait is
+/// left to the next look.
+fn end_bad_maps(sbi: &SbInfo) -> Looked {
     let is_bad = |file: &MappedFile| file.has_bad_inode() && !file.mapping().is_empty();
+    let was_found = |file: &MappedFile| file.listed.found_bad.load(Relaxed) && is_bad(file);
+    let waited_us = Cell::new(0);
 
-    sbi.mapped_files.clear(|| {
+    let busy = sbi.mapped_files.clear(|| {
+        let found = Cell::new(false);
+        sbi.mapped_files.any(|file| {
+            if is_bad(file) {
+                file.listed.found_bad.store(true, Relaxed);
+                found.set(true);
+            }
+            false
+        });
         // Without a bad inode, do not take an active reference.
-        if !sbi.mapped_files.any(is_bad) {
+        if !found.get() {
             return false;
         }
         let Some(active) = ActiveSb::new(sbi) else {
             return false;
         };
+        let start = Instant::<Monotonic>::now();
+        sbi.ownership.wait_for_users();
+        waited_us.set(start.elapsed().as_micros_ceil());
+
         let mut busy = false;
         sbi.mapped_files
-            .for_each((&active).into(), false, is_bad, |file| {
-                sbi.ownership.wait_for_users();
+            .for_each((&active).into(), false, was_found, |file| {
                 // A fault that begins after this sees the mark.
                 let no_faults = NoFaults::lock(file);
                 busy |= !try_break_layout(&no_faults, None);
             });
         busy
-    })
+    });
+    Looked {
+        busy,
+        waited_us: waited_us.get(),
+    }
 }

@@ -138,13 +138,15 @@ fn count(header: &Header, file: &MappedFile, order: ffi::c_uint, ret: c::vm_faul
 ///
 /// Called by the memory manager, for a VMA of a mapped file.
 unsafe extern "C" fn huge_fault(vmf: *mut c::vm_fault, order: ffi::c_uint) -> c::vm_fault_t {
-    // SAFETY: `vmf` is the memory manager's argument.
+    // The memory manager also tries PUD faults.
+    if order != PMD_ORDER {
+        return c::vm_fault_reason_VM_FAULT_FALLBACK;
+    }
+    // SAFETY: `vmf` is the memory manager's argument, in a PMD fault.
     let vmf = unsafe { VmFault::from_raw(vmf) };
-
-    // The memory manager also tries PUD faults. And it asks for a PMD entry to become writable,
-    // even where madvise(2) has forbidden new ones since it was made; PTE faults there rely on
-    // that.
-    if order != PMD_ORDER || is_nohugepage(vmf.vma()) {
+    // It asks for a PMD entry to become writable even where madvise(2) has forbidden new ones since
+    // it was made. PTE faults there rely on it that none comes.
+    if is_nohugepage(vmf.vma()) {
         return c::vm_fault_reason_VM_FAULT_FALLBACK;
     }
     // SAFETY: This is a PMD fault in a VMA of a mapped file.

@@ -206,15 +206,19 @@ fn is_unsettled(result: isize) -> bool {
 /// # Errors
 ///
 /// [`EFAULT`] if a page of the source is missing; nothing is written then. [`ENOMEM`]; [`EAGAIN`]
-/// if it would have to wait and must not; [`EIO`] if the device is going away, or the page is in
-/// use through another file, which is closed; [`EJUKEBOX`] if the failure has not settled
-/// ([`Wait`]).
+/// if it would have to wait and must not; [`EIO`] if the device is going away, the page is in use
+/// through another file, which is closed, or FUSE has marked the inode bad; [`EJUKEBOX`] if the
+/// failure has not settled ([`Wait`]).
 #[cold]
 fn rewrite_page(iocb: &Kiocb, from: &IovIter, inode: MappedInode<'_>) -> Result<usize> {
     let header = inode.header;
     let (i_size, pos) = (inode.inode.size(), iocb.pos() as u64);
     let nowait = iocb.flags() & c::IOCB_NOWAIT != 0;
     let failed = || -> Result<Option<(&Device, u64)>> {
+        if inode.inode.is_bad() {
+            inode.sbi().look_for_bad();
+            return Err(EIO);
+        }
         let still = match header.sbi().mapped_files.has_leftovers() {
             true => Some(header.sbi().ownership.lock_shared(nowait)?),
             false => None,

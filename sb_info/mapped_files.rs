@@ -89,6 +89,8 @@ pub(crate) struct ListedFile {
     pub(crate) was_busy: Atomic<bool>,
     /// True if the mount holds a reference to the inode. Changed with the lock of the lists held.
     pub(crate) is_held: Atomic<bool>,
+    /// True once the inode was found bad. It stays so.
+    pub(crate) found_bad: Atomic<bool>,
 }
 
 impl ListedFile {
@@ -103,6 +105,7 @@ impl ListedFile {
             may_be_busy: AtomicBool::new(true),
             was_busy: Atomic::new(false),
             is_held: Atomic::new(false),
+            found_bad: Atomic::new(false),
         }
     }
 }
