@@ -36,6 +36,7 @@
 //! open takes no lock of FUSE or the VFS.
 
 mod connection;
+mod control;
 mod first_open;
 mod hooks;
 mod init;
@@ -43,8 +44,10 @@ mod lists;
 mod mark;
 mod open;
 mod open_shim;
+mod room;
 mod umount;
 
+pub(crate) use control::Control;
 pub(crate) use hooks::Hooks;
 pub(crate) use init::loaded;
 pub(crate) use lists::{

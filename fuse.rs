@@ -27,8 +27,11 @@ pub(crate) use mounter::{
     Mounter, //
 };
 pub(crate) use request::{
+    ask_room,
+    ask_to_punch,
     get_daxdev,
-    get_fmap, //
+    get_fmap,
+    set_size, //
 };
 pub(crate) use tables::{
     COperations,

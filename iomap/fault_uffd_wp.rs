@@ -40,6 +40,10 @@ use super::{
         fault_dax,
         FAULT_FAILED, //
     },
+    gates::{
+        gate_of_fault,
+        wait_in_fault, //
+    },
     mapped_inode::{
         MappedFile,
         MappedInode,
@@ -69,7 +73,12 @@ pub(super) unsafe fn fault_uffd_wp(
         return c::vm_fault_reason_VM_FAULT_FALLBACK;
     }
     // With this held, no entry of the page cache is removed.
-    let _locked = file.mapping().invalidate_lock().read();
+    let locked = file.mapping().invalidate_lock().read();
+    // SAFETY: By the safety requirements, and as `invalidate_lock` is held.
+    if let Some(opened) = unsafe { gate_of_fault(vmf, inode, file) } {
+        drop(locked);
+        return wait_in_fault(vmf, inode, &opened);
+    }
     // INVARIANT: By the safety requirements, and as `invalidate_lock` is held shared.
     let fault = UffdWpFault { vmf, inode, file };
 
@@ -177,10 +186,10 @@ impl UffdWpFault<'_> {
         unsafe { vmf.change_pte(allow) };
         if is_hole {
             let flags = c::IOMAP_FAULT | c::IOMAP_WRITE;
-            let (inode, header) = (self.inode.inode, self.inode.header);
+            let (inode, published) = (self.inode.inode, self.inode.published);
             let _ = report_error(
                 inode,
-                header,
+                published,
                 index * PAGE,
                 PAGE,
                 flags,

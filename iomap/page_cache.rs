@@ -28,7 +28,12 @@ use core::{
         self,
         NonNull, //
     },
-    sync::atomic::Ordering, //
+    sync::atomic::{
+        AtomicPtr,
+        AtomicU32,
+        AtomicU64,
+        Ordering, //
+    }, //
 };
 
 use kernel::{
@@ -61,11 +66,12 @@ use crate::{
 
 use super::{
     mapped_inode::{
-        header,
+        published,
         Faults,
         MappedFile,
         MappedInode, //
     },
+    validity::new_validity,
     vm_file::is_vm_file,
     writeback::{
         writepages,
@@ -86,16 +92,14 @@ static EMPTY_AOPS: Table<c::address_space_operations> = Table(c::address_space_o
     ..pin_init::zeroed()
 });
 
-/// Initializes the inode that hosts the DAX page cache of a file. Its `i_private` is the header, as
-/// in FUSE's inode.
+/// Initializes the inode that hosts the DAX page cache of a file.
 fn dax_host(inode: MappedInode<'_>) -> impl PinInit<Host> + '_ {
-    let (header, inode) = (inode.header, inode.inode);
-    let (size, private) = (header.mapped_size, ptr::from_ref(header).cast_mut().cast());
+    let (size, inode) = (inode.published.capacity(), inode.inode);
     let lock = (LOCK, kernel::static_lock_class!());
 
     // SAFETY: The superblock is valid until `inode` is evicted, and `MappedFiles::evict()` moves a
     // host that outlives that. `writepages()` is for such a page cache.
-    unsafe { Host::new(inode, size, private, &DAX_AOPS.0, lock) }
+    unsafe { Host::new(inode, size, &DAX_AOPS.0, lock) }
 }
 
 impl MappedFile {
@@ -106,14 +110,14 @@ impl MappedFile {
     ///
     /// [`ENOMEM`].
     pub(super) fn get_or_make(inode: MappedInode<'_>) -> Result<&Self> {
-        let header = inode.header;
-        if let Some(file) = header.file() {
+        let published = inode.published;
+        if let Some(file) = published.file() {
             file.will_be_mapped();
             return Ok(file);
         }
-        let mapped_files = &header.sbi().mapped_files;
+        let mapped_files = &published.sbi().mapped_files;
         let _making = mapped_files.making.lock();
-        if let Some(file) = header.file() {
+        if let Some(file) = published.file() {
             file.will_be_mapped();
             return Ok(file);
         }
@@ -125,16 +129,21 @@ impl MappedFile {
         // In this order: a walk of the list finds every file that can fault.
         // SAFETY: `file` is in no list, its inode is in use, and it stays until it is removed.
         unsafe { mapped_files.insert(file) };
-        header.file.store(raw, Ordering::Release);
+        published.file.store(raw, Ordering::Release);
         Ok(file)
     }
 
     fn new(inode: MappedInode<'_>) -> impl PinInit<Self> + '_ {
-        let header = inode.header;
+        let published = inode.published;
 
         pin_init!(Self {
             host <- dax_host(inode),
-            header: NonNull::from(header),
+            present: AtomicPtr::new(ptr::from_ref(&published.first_map).cast_mut()),
+            counts: published.counts,
+            published: NonNull::from(published),
+            validity: AtomicU64::new(new_validity()),
+            writers_back: AtomicU32::new(0),
+            changes: AtomicU32::new(0),
             faults: Faults::new(),
             // SAFETY: `listed` is a field of a `MappedFile`.
             listed: unsafe { ListedFile::new(inode.inode.as_raw()) },
@@ -172,7 +181,7 @@ unsafe extern "C" fn write_dax_back(
     // SAFETY: `empty` is valid, and its host is the file's inode, which is in use.
     let inode = unsafe { inode::Inode::from_raw((*empty).host) };
     // SAFETY: The inode is mapped, by the safety requirements.
-    let Some(file) = unsafe { header(inode) }.file() else {
+    let Some(file) = unsafe { published(inode) }.file() else {
         return 0;
     };
     // SAFETY: `wbc` is the caller's, which waits for this function.

@@ -9,7 +9,8 @@ use core::{
     ptr::{
         self,
         NonNull, //
-    }, //
+    },
+    sync::atomic::AtomicU32, //
 };
 
 use kernel::{
@@ -109,6 +110,8 @@ pub(crate) struct ListedInode {
     pub(crate) refused_mappings: Tally,
     /// Its number in the list, or [`NONE`].
     number: Atomic<u32>,
+    /// What `iomap::size` knows about the size.
+    pub(crate) size_flags: AtomicU32,
 }
 
 impl ListedInode {
@@ -122,6 +125,7 @@ impl ListedInode {
             written_bytes: Tally::new(),
             refused_mappings: Tally::new(),
             number: Atomic::new(NONE),
+            size_flags: AtomicU32::new(0),
         }
     }
 }
