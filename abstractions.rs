@@ -16,7 +16,6 @@ pub(crate) mod fsnotify;
 pub(crate) mod iomap;
 pub(crate) mod iov;
 pub(crate) mod list;
-pub(crate) mod miscdevice;
 pub(crate) mod mm;
 pub(crate) mod module;
 pub(crate) mod percpu;

@@ -36,7 +36,6 @@
 //! open takes no lock of FUSE or the VFS.
 
 mod connection;
-mod control;
 mod first_open;
 mod hooks;
 mod init;
@@ -44,10 +43,8 @@ mod lists;
 mod mark;
 mod open;
 mod open_shim;
-mod room;
 mod umount;
 
-pub(crate) use control::Control;
 pub(crate) use hooks::Hooks;
 pub(crate) use init::loaded;
 pub(crate) use lists::{

@@ -27,11 +27,8 @@ pub(crate) use mounter::{
     Mounter, //
 };
 pub(crate) use request::{
-    ask_room,
-    ask_to_punch,
     get_daxdev,
-    get_fmap,
-    set_size, //
+    get_fmap, //
 };
 pub(crate) use tables::{
     COperations,

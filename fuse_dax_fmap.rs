@@ -33,8 +33,7 @@ use kernel::prelude::*;
 
 use crate::abstractions::{
     build_id::BuildId,
-    debugfs,
-    miscdevice::MiscDevice, //
+    debugfs, //
 };
 
 mod abstractions;
@@ -48,7 +47,6 @@ mod fuse;
 mod iomap;
 mod lockless;
 mod open_error;
-mod patience;
 mod ratelimit;
 mod sb_info;
 mod single_flight;
@@ -67,9 +65,6 @@ module! {
 /// The struct_ops type is not among them: it is unregistered with the module's BTF.
 #[pin_data]
 struct FuseDaxFmap {
-    /// The device by which servers change maps.
-    #[pin]
-    _control: MiscDevice,
     /// The lists in debugfs.
     _debugfs: debugfs::Dir,
     /// The probes and the fsnotify group, which report new mounts and opens.
@@ -117,7 +112,6 @@ impl kernel::InPlaceModule for FuseDaxFmap {
             attach::loaded();
 
             Ok(try_pin_init!(Self {
-                _control <- MiscDevice::new::<attach::Control>(c"fuse_dax_fmap", 0o666),
                 _debugfs: debugfs,
                 _hooks: hooks,
             }? Error))

@@ -46,10 +46,7 @@ use core::{
 
 use kernel::{
     prelude::*,
-    sync::atomic::{
-        Atomic,
-        Relaxed, //
-    },
+    sync::atomic::Relaxed,
     types::Opaque, //
 };
 
@@ -71,29 +68,23 @@ use crate::{
     sb_info::{
         ListedInode,
         SbInfo, //
-    },
-    stats, //
+    }, //
 };
 
 mod bad_inodes;
-mod change;
 mod collapse;
 mod device_failure;
-mod drop_range;
 mod fallocate;
 mod fault;
 mod fault_dax;
 mod fault_fast;
 mod fault_uffd_wp;
 mod file;
-mod gates;
 mod huge;
 mod inode;
-mod install;
 mod invalidate;
 mod io;
 mod kept;
-mod last_page;
 mod list;
 mod mapped_files;
 mod mapped_inode;
@@ -102,19 +93,12 @@ mod mmap;
 mod no_faults;
 mod ownership;
 mod page_cache;
-mod punch;
 mod resolve;
-mod room;
 mod seek_fiemap;
-mod size;
 mod validity;
 mod vm_file;
 mod writeback;
 
-pub(crate) use change::{
-    revoke,
-    set_map, //
-};
 pub(crate) use file::file_operations;
 pub(crate) use list::show_inode;
 pub(crate) use mapped_inode::{
@@ -123,10 +107,6 @@ pub(crate) use mapped_inode::{
     State,
     HEADROOM, //
 };
-pub(crate) use size::{
-    resizes,
-    write_inode, //
-};
 pub(crate) use writeback::{
     sync_all,
     sync_range, //
@@ -134,7 +114,6 @@ pub(crate) use writeback::{
 
 use inode::inode_operations;
 use kept::Evicted;
-use last_page::zero_behind_end;
 use mapped_inode::{
     open_file,
     private,
@@ -148,24 +127,17 @@ use page_cache::{
     aops,
     init_empty, //
 };
+use validity::new_validity;
 
-/// Makes a [`Published`] of a first map, in the headroom of its metadata. Does not sleep.
-fn complete(
-    meta: MetaBuf,
-    inode: &Inode,
-    counts: stats::Shortcut,
-    first_map: Header,
-) -> NonNull<Published> {
+/// Makes a [`Published`] of the header, in the headroom of its metadata. Does not sleep.
+fn complete(meta: MetaBuf, inode: &Inode, header: Header) -> NonNull<Header> {
     let whole = Published {
         empty: Opaque::uninit(),
         open_files: AtomicU32::new(0),
         errors: AtomicU32::new(0),
         // SAFETY: `listed` is a field of a `Published`.
         listed: unsafe { ListedInode::new() },
-        file: AtomicPtr::new(ptr::null_mut()),
-        counts,
-        capacity: AtomicU64::new(first_map.mapped_size()),
-        first_map,
+        header,
     };
     let mut published = meta.into_raw().cast::<MaybeUninit<Published>>();
 
@@ -174,7 +146,7 @@ fn complete(
     let published = unsafe { published.as_mut() }.write(whole);
     // SAFETY: `empty` stays as long as the inode, and is only reached through it.
     unsafe { init_empty(published.empty.get(), inode) };
-    NonNull::from(published)
+    NonNull::from(&published.header)
 }
 
 /// Publishes the map of a file and returns the file's state. `Plain` is for this open only: the
@@ -191,30 +163,32 @@ fn complete(
 pub(crate) fn publish(inode: &Inode, parsed: Parsed, sbi: &SbInfo) -> Result<State> {
     let file_i_op = inode_operations(inode)?;
     let file_aops = aops(inode)?;
-    // SAFETY: The mount owns the pin of the ops, and outlives the map.
+    // SAFETY: The mount owns the pin of the ops, and outlives the header.
     let resolver = unsafe { sbi.ops.resolver() }?;
-    // SAFETY: The mount owns the counters, and outlives the inode.
+    // SAFETY: The mount owns the counters, and outlives the header.
     let counts = unsafe { sbi.stats.shortcut() }.ok_or(EIO)?;
     let meta_len = parsed.meta.len();
     // INVARIANT: `meta_len` is that of the allocation; the mount is the inode's.
-    let first_map = Header {
+    let header = Header {
         resolver,
         sbi: NonNull::from(sbi),
         dev_bitmap: parsed.dev_bitmap,
-        mapped_size: AtomicU64::new(parsed.file_size),
+        mapped_size: parsed.file_size,
         meta_len,
-        has_gates: Atomic::new(false),
+        writers_back: AtomicU32::new(0),
+        counts,
+        validity: AtomicU64::new(new_validity()),
+        file: AtomicPtr::new(ptr::null_mut()),
     };
-    let published = complete(parsed.meta, inode, counts, first_map);
-    // SAFETY: It was made just above, and only this task changes it.
-    let new = unsafe { published.as_ref() };
-    let listed = &new.listed;
+    let header = complete(parsed.meta, inode, header);
+    // SAFETY: `header` is part of a `Published`, which was made just above.
+    let listed = unsafe { &header.as_ref().published().listed };
     // It is shown once it is published.
     // SAFETY: It is removed before it is freed, here and in `evict()`.
     unsafe { sbi.mapped_inodes.insert(listed) };
 
-    // The module's operations may be called before it is published, by path or for an early file;
-    // they check `state()`.
+    // The module's operations may be called before the header is published, by path or for an early
+    // file; they check `state()`.
     // SAFETY: The tables are copies of FUSE's for such an inode.
     unsafe { inode.data().set_operations(file_aops) };
     // SAFETY: The tables are copies of FUSE's for such an inode.
@@ -227,14 +201,11 @@ pub(crate) fn publish(inode: &Inode, parsed: Parsed, sbi: &SbInfo) -> Result<Sta
     if is_used || is_plain {
         drop(changing);
         sbi.mapped_inodes.remove(listed);
-        // SAFETY: It was made above, and is not published.
-        drop(unsafe { take_back(published) });
+        // SAFETY: `header` was made above, and is not published.
+        drop(unsafe { take_back(header) });
         return Ok(State::Plain);
     }
-    if sbi.resizes {
-        zero_behind_end(&new.first_map, inode.size());
-    }
-    lockless::publish::<AsWritten, _>(private(inode), published.as_ptr().cast());
+    lockless::publish::<AsWritten, _>(private(inode), header.as_ptr().cast());
     drop(changing);
     sbi.files.add(1, Relaxed);
     Ok(State::Mapped)
@@ -249,9 +220,9 @@ pub(crate) fn publish(inode: &Inode, parsed: Parsed, sbi: &SbInfo) -> Result<Sta
 pub(crate) unsafe fn opened(file: *mut c::file) {
     // SAFETY: `file` is being opened, and its inode is mapped, by the safety requirements.
     let (file, inode) = unsafe { open_file(file) };
-    let empty = inode.published.empty();
+    let empty = inode.header.empty();
 
-    inode.published.count_open_file();
+    inode.header.count_open_file();
     // SAFETY: Only the current task uses `file`. `file` keeps its inode in use, and that keeps the
     // empty page cache.
     unsafe { file.set_mapping(empty) };
@@ -260,10 +231,10 @@ pub(crate) unsafe fn opened(file: *mut c::file) {
 /// Counts a file of a mapped inode that was opened early, as [`opened`] does.
 pub(crate) fn opened_early(inode: &Inode) {
     if let Some(mapped) = MappedInode::of(inode) {
-        mapped.published.count_open_file();
+        mapped.header.count_open_file();
         // Another thread may have mapped the file by mmap(2) since it has the table for that, and
         // the last close of another file may have found nothing in use before this count.
-        if let Some(file) = mapped.published.file() {
+        if let Some(file) = mapped.header.file() {
             file.will_be_mapped();
         }
     }
@@ -279,11 +250,12 @@ pub(crate) fn opened_early(inode: &Inode) {
 pub(crate) unsafe fn closed(inode: &Inode) {
     // SAFETY: `inode` is mapped, by the safety requirements.
     let mapped = unsafe { MappedInode::new(inode) };
+    let open_files = &mapped.header.published().open_files;
 
-    if !lockless::closed::<AsWritten>(&mapped.published.open_files) {
+    if !lockless::closed::<AsWritten>(open_files) {
         return;
     }
-    if let Some(file) = mapped.published.file() {
+    if let Some(file) = mapped.header.file() {
         mapped.sbi().mapped_files.hold_if_busy(mapped.inode, file);
     }
 }
@@ -302,20 +274,20 @@ pub(crate) unsafe fn evict(inode: *mut c::inode) {
     let field = unsafe { inode.private() };
     let private = field.load(Ordering::Relaxed);
     field.store(ptr::null_mut(), Ordering::Relaxed);
-    let Some(published) = NonNull::new(private).filter(|_| private != PLAIN) else {
+    let Some(header) = NonNull::new(private).filter(|_| private != PLAIN) else {
         return;
     };
-    let published = published.cast::<Published>();
-    // SAFETY: `publish()` stored it in `i_private`.
-    let mapped = unsafe { published.as_ref() };
-    // SAFETY: By the type invariants the mount outlives the map.
-    let sbi = unsafe { mapped.first_map.sbi.as_ref() };
+    let header = header.cast::<Header>();
+    // SAFETY: `publish()` stored the header in `i_private`.
+    let mapped = unsafe { header.as_ref() };
+    // SAFETY: By the type invariants the mount outlives the header.
+    let sbi = unsafe { mapped.sbi.as_ref() };
 
-    sbi.mapped_inodes.remove(&mapped.listed);
+    sbi.mapped_inodes.remove(&mapped.published().listed);
     sbi.files.add(-1, Relaxed);
     let Some(file) = mapped.file().map(NonNull::from) else {
-        // SAFETY: `i_private`, which pointed to it, was cleared above.
-        drop(unsafe { take_back(published) });
+        // SAFETY: `i_private`, which pointed to the header, was cleared above.
+        drop(unsafe { take_back(header) });
         return;
     };
     // SAFETY: No file of the inode is open, so no VMA maps it, and `file` is in the list of its

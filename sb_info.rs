@@ -41,10 +41,7 @@ use kernel::{
 };
 
 use crate::{
-    abstractions::fs::super_block::{
-        ActiveSuper,
-        SuperBlock, //
-    },
+    abstractions::fs::super_block::ActiveSuper,
     bindings::kernel as c,
     daxdev::Devices,
     fmap_ops::PinnedOps,
@@ -54,18 +51,12 @@ use crate::{
     stats::Stats, //
 };
 
-mod gates;
 mod mapped_files;
 mod mapped_inodes;
 mod ownership;
 mod released;
-mod rooms;
 mod superblock;
 
-pub(crate) use gates::{
-    Gate,
-    GateKey, //
-};
 pub(crate) use mapped_files::{
     ListedFile,
     Lists,
@@ -80,7 +71,6 @@ pub(crate) use ownership::{
     OwnershipReadGuard,
 };
 pub(crate) use released::Released;
-pub(crate) use rooms::Rooms;
 pub(crate) use superblock::{
     DeviceNumber,
     MountName,
@@ -126,13 +116,6 @@ pub(crate) struct SbInfo {
     /// system calls that do so.
     #[pin]
     pub(crate) changing: SpinLock<RBTree<usize, u32>>,
-    /// True if files can grow (`FUSE_DAX_FMAP_RESIZE`).
-    pub(crate) resizes: bool,
-    /// Where files that can grow get room from.
-    pub(crate) rooms: &'static dyn Rooms,
-    /// The gates of its files that are closed.
-    #[pin]
-    pub(crate) gates: SpinLock<RBTree<GateKey, Gate>>,
     /// True if the server has no maps at all (ENOSYS).
     no_maps: Atomic<bool>,
     /// Releases kept memory.
@@ -211,8 +194,6 @@ impl SbInfo {
         superblock: impl PinInit<Superblock>,
         ops: PinnedOps,
         released: Released,
-        resizes: bool,
-        rooms: &'static dyn Rooms,
     ) -> Result<ARef<Self>> {
         let init = pin_init!(Self {
             references: Refcount::new(1),
@@ -226,9 +207,6 @@ impl SbInfo {
             mappings <- RateLimit::new(),
             opening <- SingleFlight::new(),
             changing <- new_spinlock!(RBTree::new(), "fuse_dax_fmap::SbInfo::changing"),
-            resizes,
-            rooms,
-            gates <- new_spinlock!(RBTree::new(), "fuse_dax_fmap::SbInfo::gates"),
             no_maps: Atomic::new(false),
             releasing <- new_delayed_work!("fuse_dax_fmap::SbInfo::releasing"),
             looking <- new_delayed_work!("fuse_dax_fmap::SbInfo::looking"),
@@ -412,11 +390,6 @@ impl ActiveSb {
             sb: Some(sb),
             sbi: ARef::from(sbi),
         })
-    }
-
-    /// Returns the superblock. (It is there until this is dropped.)
-    pub(crate) fn super_block(&self) -> Option<&SuperBlock> {
-        self.sb.as_deref()
     }
 
     /// Drops the last active reference, and waits until the superblock is shut down.

@@ -10,17 +10,10 @@ use kernel::{
     sync::{
         Arc,
         Mutex, //
-    },
-    time::msecs_to_jiffies, //
+    }, //
 };
 
-use crate::{
-    abstractions::{
-        sync::completion::Completion,
-        task::fatal_signal_pending, //
-    },
-    patience::Patience, //
-};
+use crate::abstractions::sync::completion::Completion;
 
 /// Keys of things that one task at a time does, while other tasks wait.
 #[pin_data]
@@ -52,20 +45,6 @@ impl SingleFlight {
     ///
     /// [`EINTR`] if the task is being killed; [`ENOMEM`].
     pub(crate) fn flight(&self, key: usize, done: impl Fn() -> bool) -> Result<Option<Flight<'_>>> {
-        self.flight_within(key, done, &Patience::Endless)
-    }
-
-    /// Does what [`Self::flight`] does, for a task that does not wait for ever.
-    ///
-    /// # Errors
-    ///
-    /// As [`Self::flight`]; [`EBUSY`] if the time is over.
-    pub(crate) fn flight_within(
-        &self,
-        key: usize,
-        done: impl Fn() -> bool,
-        patience: &Patience,
-    ) -> Result<Option<Flight<'_>>> {
         loop {
             let mut busy = self.busy.lock();
             if done() {
@@ -82,16 +61,7 @@ impl SingleFlight {
                     .clone(),
             };
             drop(busy);
-            match patience.left() {
-                None => left.wait_killable()?,
-                Some(0) => return Err(EBUSY),
-                Some(ms) => {
-                    left.wait_killable_timeout(msecs_to_jiffies(ms));
-                    if fatal_signal_pending() {
-                        return Err(EINTR);
-                    }
-                }
-            }
+            left.wait_killable()?;
         }
     }
 }

@@ -144,7 +144,7 @@ impl Stats {
     ///
     /// # Safety
     ///
-    /// The caller does not use the result, or a copy, longer than `self`.
+    /// The caller does not use the result longer than `self`.
     pub(crate) unsafe fn shortcut(&self) -> Option<Shortcut> {
         // INVARIANT: By the safety requirements.
         self.0.as_ref().map(|counters| Shortcut(counters.address()))
@@ -155,8 +155,7 @@ impl Stats {
 ///
 /// # Invariants
 ///
-/// The mount's [`Stats`] exist as long as this, or a copy, is used ([`Stats::shortcut`]).
-#[derive(Clone, Copy)]
+/// The mount's [`Stats`] exist as long as this is used ([`Stats::shortcut`]).
 pub(crate) struct Shortcut(Address<{ NAMES.len() }>);
 
 impl Shortcut {

@@ -175,18 +175,6 @@ impl DaxDevice {
         unsafe { c::fuse_dax_fmap_flush(self.as_raw(), pfn as ffi::c_ulong) }
     }
 
-    /// Zeroes `len` bytes of page `pfn`, from `offset` on, and flushes them.
-    ///
-    /// # Safety
-    ///
-    /// As for [`Self::flush`]. The bytes must be inside the page.
-    pub(crate) unsafe fn zero_part(&self, pfn: u64, offset: usize, len: usize) {
-        let (dax_dev, pfn) = (self.as_raw(), pfn as ffi::c_ulong);
-
-        // SAFETY: The device is valid by the type invariants, the page by the safety requirements.
-        unsafe { c::fuse_dax_fmap_zero_part(dax_dev, pfn, offset, len) }
-    }
-
     /// Makes reads of memory with uncorrectable errors return short instead of crashing the kernel.
     pub(crate) fn set_nomc(&self) {
         // SAFETY: By the type invariants the device is valid.

@@ -45,27 +45,6 @@ global_lock! {
     pub(super) unsafe(uninit) static MOUNTS: SpinLock<KVec<ConnectionPtr>> = KVec::new();
 }
 
-/// What a server wants besides ops (`FUSE_DAX_FMAP_INIT_OUT_FLAGS`).
-#[derive(Clone, Copy)]
-pub(super) struct Wanted {
-    pub(super) map_in_open: bool,
-    /// Files can grow.
-    pub(super) resize: bool,
-    /// FUSE caches writes, so the size of a file is the kernel's.
-    pub(super) caches_writes: bool,
-}
-
-impl Wanted {
-    /// `flags` are the module's, `fuse_flags` those of FUSE.
-    pub(super) fn new(flags: u32, fuse_flags: u32) -> Self {
-        Self {
-            map_in_open: flags & c::FUSE_DAX_FMAP_MAP_IN_OPEN != 0,
-            resize: flags & c::FUSE_DAX_FMAP_RESIZE != 0,
-            caches_writes: fuse_flags & c::FUSE_WRITEBACK_CACHE != 0,
-        }
-    }
-}
-
 /// An fmap mount. Its superblock owns it, from `attach()` until `->put_super()`, and calls the
 /// hooks below.
 #[pin_data]
@@ -97,12 +76,12 @@ unsafe impl Send for ConnectionPtr {}
 impl Connection {
     pub(super) fn new(
         sbi: ARef<SbInfo>,
-        wanted: Wanted,
+        flags: u32,
         mounter: Pin<KBox<Mounter>>,
     ) -> impl PinInit<Self> {
         pin_init!(Self {
             marked: Atomic::new(false),
-            map_in_open: wanted.map_in_open,
+            map_in_open: flags & c::FUSE_DAX_FMAP_MAP_IN_OPEN != 0,
             marking <- new_mutex!((), "fuse_dax_fmap::Connection::marking"),
             sbi,
             mounter,
@@ -159,10 +138,6 @@ impl SuperHooks for Connection {
     unsafe fn evict_inode(inode: *mut c::inode) {
         // SAFETY: The VFS is evicting `inode`, and calls FUSE's own function after this.
         unsafe { iomap::evict(inode) };
-    }
-
-    fn write_inode(inode: &Inode) -> Option<Result> {
-        iomap::write_inode(inode)
     }
 
     /// Flushes the CPU's caches, before FUSE's own function, which may send a request.

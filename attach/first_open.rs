@@ -144,21 +144,12 @@ fn fetch(
         return Ok(State::Plain);
     };
 
-    acquire_all(conn, inode, parsed.dev_bitmap)?;
-    iomap::publish(inode, parsed, sbi).map_err(Failure::because("publishing the map"))
-}
-
-/// Makes sure that the mount holds all these devices.
-pub(super) fn acquire_all(
-    conn: &Connection,
-    inode: &Inode,
-    mut devices: u64,
-) -> Result<(), Failure> {
+    let mut devices = parsed.dev_bitmap;
     while devices != 0 {
         acquire(conn, inode, devices.trailing_zeros())?;
         devices &= devices - 1;
     }
-    Ok(())
+    iomap::publish(inode, parsed, sbi).map_err(Failure::because("publishing the map"))
 }
 
 /// Makes sure that the mount holds a device; asks the server for its path if it does not.
@@ -191,6 +182,7 @@ fn get_map(
     let sbi = conn.sbi();
     let mut open = Some(open);
     let mut wanted = 0;
+    let mut too_short = too_large();
 
     if conn.map_in_open {
         if let Some(open) = open.take() {
@@ -215,29 +207,6 @@ fn get_map(
             }
         }
     }
-    get(conn, inode, wanted, open)
-}
-
-/// Gets the map of an inode by GET_FMAP, which is at least `wanted` bytes long, and parses it.
-/// Returns `None` if there is none.
-pub(super) fn get_by_request(
-    conn: &Connection,
-    inode: &Inode,
-    wanted: u32,
-) -> Result<Option<Parsed>, Failure> {
-    get(conn, inode, wanted, None::<fn() -> Opened>)
-}
-
-/// Does the same as [`get_by_request`], and calls `open` before the first answer is waited for.
-fn get(
-    conn: &Connection,
-    inode: &Inode,
-    mut wanted: u32,
-    mut open: Option<impl FnOnce() -> Opened>,
-) -> Result<Option<Parsed>, Failure> {
-    let sbi = conn.sbi();
-    let mut too_short = too_large();
-
     for buf_size in BUF_SIZES {
         if buf_size < wanted {
             continue;
@@ -269,7 +238,7 @@ fn get(
 }
 
 /// Calls `dax_fmap_parse()` with an answer for which there was a buffer of `buf_size` bytes.
-pub(super) fn parse(sbi: &SbInfo, blob: &[u8], buf_size: u32) -> Result<Verdict, Failure> {
+fn parse(sbi: &SbInfo, blob: &[u8], buf_size: u32) -> Result<Verdict, Failure> {
     let verdict = match sbi.ops.parse(blob, buf_size, iomap::HEADROOM) {
         Ok(Verdict::NeedsBufSize(wanted)) if wanted > BLOB_MAX => Err(too_large()),
         verdict => verdict.map_err(parse_failed),

@@ -66,14 +66,10 @@ use crate::{
     }, //
 };
 
-use super::{
-    connection::{
-        Connection,
-        ConnectionPtr,
-        Wanted,
-        MOUNTS, //
-    },
-    room::ByFallocate, //
+use super::connection::{
+    Connection,
+    ConnectionPtr,
+    MOUNTS, //
 };
 
 global_lock! {
@@ -154,10 +150,6 @@ fn offer(req: Sending<'_>) -> Option<()> {
     let offer = KBox::<Offer>::new_uninit(GFP_ATOMIC | __GFP_NOWARN).ok()?;
     let mounter = Mounter::current(mount.conn().owner())?;
 
-    init.set_unused(
-        c::FUSE_DAX_FMAP_INIT_IN_FEATURES as usize,
-        c::FUSE_DAX_FMAP_CAN_RESIZE,
-    );
     init.set_unused(
         c::FUSE_DAX_FMAP_INIT_IN_MAGIC as usize,
         c::FUSE_DAX_FMAP_MAGIC,
@@ -400,8 +392,7 @@ fn conclude(answer: &InitAnswer, mount: Mounting<'_>, mounter: Pin<KBox<Mounter>
         }
     }
 
-    let wanted = Wanted::new(flags_in(answer), answer.flags());
-    match attach(&name, wanted, mount, mounter) {
+    match attach(&name, flags_in(answer), mount, mounter) {
         Ok(()) => Outcome::Attached,
         Err((mounter, cause)) => {
             let sb = DeviceNumber(mount.super_block().dev());
@@ -420,7 +411,7 @@ fn conclude(answer: &InitAnswer, mount: Mounting<'_>, mounter: Pin<KBox<Mounter>
 /// Attaches a mount to ops.
 fn attach(
     name: &[u8; OpsName::LEN],
-    wanted: Wanted,
+    flags: u32,
     mount: Mounting<'_>,
     mounter: Pin<KBox<Mounter>>,
 ) -> Result<(), (Pin<KBox<Mounter>>, &'static str)> {
@@ -442,10 +433,6 @@ fn attach(
     if fc.has_automatic_submounts() {
         return Err((mounter, "the mount has automatic submounts"));
     }
-    // Without it, each of the server's answers with attributes would set the size.
-    if wanted.resize && !wanted.caches_writes {
-        return Err((mounter, "files can grow only with FUSE_WRITEBACK_CACHE"));
-    }
     let Ok(ops) = fmap_ops::lookup(name) else {
         return Err((mounter, "no such ops are registered"));
     };
@@ -455,7 +442,7 @@ fn attach(
     // SAFETY: Once `sb` is attached, `put_super()` calls `is_gone()` before `sb` is freed. If this
     // function fails before that, it drops the result.
     let superblock = unsafe { Superblock::new(sb) };
-    let Ok(sbi) = SbInfo::new(superblock, ops, released, wanted.resize, &ByFallocate) else {
+    let Ok(sbi) = SbInfo::new(superblock, ops, released) else {
         return Err((mounter, "no memory"));
     };
     let Ok(memory) = KBox::new_uninit(GFP_ATOMIC | __GFP_NOWARN) else {
@@ -465,7 +452,7 @@ fn attach(
     if mounts.reserve(1, GFP_ATOMIC | __GFP_NOWARN).is_err() {
         return Err((mounter, "no memory"));
     }
-    let data = Connection::new(sbi, wanted, mounter);
+    let data = Connection::new(sbi, flags, mounter);
     // SAFETY: The operations of `sb` are FUSE's, and FUSE stays loaded as this module depends on
     // it. `sb` owns the connection.
     let conn = unsafe { Hooked::new(memory, sb, data) };

@@ -270,11 +270,10 @@ impl PendingOpen<'_> {
     #[inline]
     fn open_mapped(&mut self) -> Result {
         if self.file.has_flags(c::O_TRUNC) {
-            if self.inode.size() != 0 && !iomap::resizes(self.inode) {
+            if self.inode.size() != 0 {
                 return Err(EOPNOTSUPP);
             }
-            // The file is empty for the kernel, or the VFS makes it empty once it is open; the
-            // server must not truncate what it has.
+            // The file is empty for the kernel; the server must not truncate what it has.
             self.file.clear_flags(c::O_TRUNC);
         }
         self.file.generic_open()?;

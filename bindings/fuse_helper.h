@@ -2,7 +2,7 @@
 /*
  * FUSE's and dax's private types, which are in no headers package. They are
  * dumped from the BTF of the kernel that the module is built for, so this file
- * includes no kernel header. What is declared below is what FUSE exports.
+ * includes no kernel header. The functions are those that FUSE exports.
  */
 #include "vmlinux.h"
 
@@ -10,5 +10,4 @@ extern int fuse_simple_background(struct fuse_mount *fm, struct fuse_args *args,
 				  gfp_t gfp_flags);
 extern int fuse_do_open(struct fuse_mount *fm, u64 nodeid, struct file *file,
 			bool isdir);
-extern const struct file_operations fuse_dev_operations;
 extern void fuse_chan_abort(struct fuse_chan *fch, bool abort_with_err);

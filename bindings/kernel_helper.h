@@ -24,7 +24,6 @@
 #include <linux/kernfs.h>
 #include <linux/kobject.h>
 #include <linux/leafops.h>
-#include <linux/miscdevice.h>
 #include <linux/mm.h>
 #include <linux/pagemap.h>
 #include <linux/percpu.h>
@@ -64,7 +63,6 @@ const fmode_t RUST_CONST_HELPER_FMODE_READ = FMODE_READ;
 const fmode_t RUST_CONST_HELPER_FMODE_WRITE = FMODE_WRITE;
 const fmode_t RUST_CONST_HELPER_FMODE_NOWAIT = FMODE_NOWAIT;
 const fop_flags_t RUST_CONST_HELPER_FOP_BUFFER_WASYNC = FOP_BUFFER_WASYNC;
-const int RUST_CONST_HELPER_IOCB_APPEND = IOCB_APPEND;
 const int RUST_CONST_HELPER_IOCB_DSYNC = IOCB_DSYNC;
 const int RUST_CONST_HELPER_IOCB_NOWAIT = IOCB_NOWAIT;
 const fop_flags_t RUST_CONST_HELPER_FOP_MMAP_SYNC = FOP_MMAP_SYNC;
@@ -81,11 +79,6 @@ static inline void fuse_dax_fmap_pmem_wmb(void)
 }
 
 /* Macros with casts. */
-static inline void fuse_dax_fmap_release_fault_lock(struct vm_fault *vmf)
-{
-	release_fault_lock(vmf);
-}
-
 static inline struct page *fuse_dax_fmap_page(unsigned long pfn)
 {
 	return pfn_to_page(pfn);
@@ -320,31 +313,6 @@ static inline struct btf *fuse_dax_fmap_reg_btf(const struct bpf_reg_state *reg)
 static inline u32 fuse_dax_fmap_reg_btf_id(const struct bpf_reg_state *reg)
 {
 	return reg->btf_id;
-}
-
-/* Functions that are inline. The times are read as others write them, as in stat(2). */
-static inline void fuse_dax_fmap_modified_now(struct inode *inode)
-{
-	inode_set_mtime_to_ts(inode, inode_set_ctime_current(inode));
-}
-
-static inline void fuse_dax_fmap_times(const struct inode *inode, s64 *m, u32 *m_ns, s64 *c,
-				       u32 *c_ns)
-{
-	*m = inode_get_mtime_sec(inode);
-	*m_ns = inode_get_mtime_nsec(inode);
-	*c = inode_get_ctime_sec(inode);
-	*c_ns = inode_get_ctime_nsec(inode);
-}
-
-/* Zeroes @len bytes of page @pfn of a DAX device, from @offset on, and flushes them. */
-static inline void fuse_dax_fmap_zero_part(struct dax_device *dax_dev, unsigned long pfn,
-					   size_t offset, size_t len)
-{
-	void *addr = pfn_to_kaddr(pfn) + offset;
-
-	memset(addr, 0, len);
-	dax_flush(dax_dev, addr, len);
 }
 
 /* Macros for locks. */

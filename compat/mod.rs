@@ -21,7 +21,6 @@ pub(crate) use kernel::{
         EHWPOISON,
         ENODATA,
         ENOSYS,
-        ENOTCONN,
         EOPNOTSUPP, //
     },
     module,
@@ -40,7 +39,7 @@ macro_rules! errno {
     };
 }
 #[cfg(before_7_3)]
-errno! { EHWPOISON ENODATA ENOSYS ENOTCONN EOPNOTSUPP }
+errno! { EHWPOISON ENODATA ENOSYS EOPNOTSUPP }
 
 /// Before 7.3, what `module!` makes is a static of the crate's root.
 #[cfg(before_7_3)]

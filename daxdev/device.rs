@@ -312,22 +312,6 @@ impl Device {
         }
     }
 
-    /// Zeroes `len` bytes from `addr` on, which are in one page, unless that has failed.
-    pub(crate) fn zero_part(&self, addr: u64, len: usize) {
-        let offset = (addr % PAGE_SIZE as u64) as usize;
-
-        self.with_frames(addr - offset as u64, 1, |frames| {
-            if let Some(pfn) = frames.pfn.filter(|_| frames.healthy() != 0) {
-                // SAFETY: Frame `pfn` has a memory map inside `with_frames()`, and has not failed,
-                // so it is in the direct map. The caller passes bytes of one page.
-                unsafe {
-                    self.dax_dev()
-                        .zero_part(pfn, offset, len.min(PAGE_SIZE - offset))
-                }
-            }
-        });
-    }
-
     /// Rewrites a page that has failed, and takes it back into use.
     ///
     /// The driver's stores bypass the caches. They replace whole cache lines, and with them the

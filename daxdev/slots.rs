@@ -168,17 +168,6 @@ impl Devices {
         self.slot(index)?.device.as_ref()
     }
 
-    /// Returns true if the devices of a bitmap are held, failed or not.
-    pub(crate) fn has_all(&self, mut bitmap: u64) -> bool {
-        while bitmap != 0 {
-            if self.held(bitmap.trailing_zeros()).is_none() {
-                return false;
-            }
-            bitmap &= bitmap - 1;
-        }
-        true
-    }
-
     /// Returns the first index from `from` on whose slot has a device, failed or not.
     pub(crate) fn next_held(&self, from: u32) -> Option<u32> {
         (from..DEVICES_MAX as u32).find(|&index| self.held(index).is_some())

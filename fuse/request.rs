@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Requests of the module to a server: GET_FMAP, GET_DAXDEV, and SETATTR with the size of a file.
+//! Requests of the module to a server: GET_FMAP and GET_DAXDEV.
 
 use core::{
     cell::UnsafeCell,
@@ -52,7 +52,7 @@ use crate::{
 ///
 /// It keeps the inode, so that the server gets no FORGET for the node id that the request is about.
 #[pin_data]
-struct Request<T> {
+struct Request {
     #[pin]
     args: Args,
     #[pin]
@@ -61,26 +61,26 @@ struct Request<T> {
     sent: Instant<Monotonic>,
     /// The time until the request ended, in nanoseconds.
     took: Atomic<i64>,
-    body: T,
+    body: [u32; 2],
     reply: UnsafeCell<KVVec<u8>>,
     _inode: InodeRef,
 }
 
 // SAFETY: No field belongs to a task. FUSE writes `reply` before `done`, and the opener reads it
 // after that.
-unsafe impl<T: Send> Send for Request<T> {}
+unsafe impl Send for Request {}
 // SAFETY: Each field that changes is atomic, or belongs to FUSE and then to the opener, as said
 // above.
-unsafe impl<T: Sync> Sync for Request<T> {}
+unsafe impl Sync for Request {}
 
 /// `end` of a request.
 ///
 /// # Safety
 ///
 /// Called by FUSE, once, with the `args` of a [`Request`] to which it owns a reference.
-unsafe extern "C" fn request_done<T>(args: *mut f::fuse_args, error: ffi::c_int) {
+unsafe extern "C" fn request_done(args: *mut f::fuse_args, error: ffi::c_int) {
     // SAFETY: `args` are those of a `Request`, by the safety requirements.
-    let request = unsafe { container_of!(args.cast::<Args>(), Request<T>, args) };
+    let request = unsafe { container_of!(args.cast::<Args>(), Request, args) };
     // SAFETY: FUSE owns a reference to `request`, and passes it to this function.
     let request = unsafe { Arc::from_raw(request) };
 
@@ -101,9 +101,9 @@ pub(crate) struct Answer {
 
 /// A request that has been sent. Dropping it discards the answer.
 #[must_use]
-pub(crate) struct PendingRequest<T = [u32; 2]>(Arc<Request<T>>);
+pub(crate) struct PendingRequest(Arc<Request>);
 
-impl<T: Send + Sync + 'static> Request<T> {
+impl Request {
     /// Sends a request. May sleep, killably, until the server has answered others if there are many
     /// in the background; does not wait for the answer.
     ///
@@ -113,9 +113,9 @@ impl<T: Send + Sync + 'static> Request<T> {
     fn send(
         inode: &Inode,
         request_args: &RequestArgs,
-        body: T,
+        body: [u32; 2],
         buf_size: usize,
-    ) -> Result<PendingRequest<T>> {
+    ) -> Result<PendingRequest> {
         // Up to 1 MiB, for as long as the server likes: charged to the opener's memory cgroup.
         let reply = compat::zeroed(buf_size, GFP_KERNEL_ACCOUNT)?;
         let request = Arc::pin_init(
@@ -140,8 +140,7 @@ impl<T: Send + Sync + 'static> Request<T> {
         let args = &request.args;
         // SAFETY: `request` is pinned and new. FUSE's reference keeps it, with body and reply,
         // until `request_done()`; the opener takes the reply after that.
-        let sent =
-            unsafe { args.send_background(inode, request_args, body, reply, request_done::<T>) };
+        let sent = unsafe { args.send_background(inode, request_args, body, reply, request_done) };
         if let Err(errno) = sent {
             // SAFETY: FUSE did not take the request, so this function still owns the reference
             // `for_fuse`.
@@ -152,26 +151,16 @@ impl<T: Send + Sync + 'static> Request<T> {
     }
 }
 
-impl<T> PendingRequest<T> {
+impl PendingRequest {
     /// Waits for the answer, without a time limit. A fatal signal ends the wait.
     ///
     /// # Errors
     ///
     /// [`EINTR`] if the task is being killed.
     pub(crate) fn answer(self) -> Result<Answer> {
-        self.0.done.wait_killable()?;
-        Ok(self.take())
-    }
-
-    /// Waits for the answer, without a time limit, even if the task is being killed.
-    pub(crate) fn answer_uninterruptible(self) -> Answer {
-        self.0.done.wait();
-        self.take()
-    }
-
-    /// Returns the answer of a request that has ended.
-    fn take(self) -> Answer {
         let request = self.0;
+
+        request.done.wait_killable()?;
         let reply = to_result(request.error.load(Relaxed)).map(|()| {
             // SAFETY: The request has ended, so FUSE is done with `reply`, and this takes it once.
             let mut reply = unsafe { mem::take(&mut *request.reply.get()) };
@@ -181,10 +170,10 @@ impl<T> PendingRequest<T> {
             reply.truncate(len);
             reply
         });
-        Answer {
+        Ok(Answer {
             reply,
             took: Delta::from_nanos(request.took.load(Relaxed)),
-        }
+        })
     }
 }
 
@@ -201,96 +190,10 @@ pub(crate) fn get_fmap(inode: &Inode, buf_size: u32) -> Result<PendingRequest> {
             opcode: c::FUSE_GET_FMAP,
             nodeid: inode.nodeid(),
             may_be_short: true,
-            force: false,
         },
         [buf_size, 0],
         buf_size as usize,
     )
-}
-
-/// Sends FALLOCATE with FALLOC_FL_KEEP_SIZE: asks for memory for a range of a file. The answer may
-/// have the new map of the file, of at most `map_max` bytes. May sleep, but not for the server.
-///
-/// # Errors
-///
-/// As [`Request::send`].
-pub(crate) fn ask_room(
-    inode: &Inode,
-    offset: u64,
-    length: u64,
-    map_max: u32,
-) -> Result<PendingRequest<c::fuse_fallocate_in>> {
-    fallocate(inode, (offset, length), c::FALLOC_FL_KEEP_SIZE, map_max)
-}
-
-/// The same with FALLOC_FL_PUNCH_HOLE: the server may take memory back.
-///
-/// # Errors
-///
-/// As [`Request::send`].
-pub(crate) fn ask_to_punch(
-    inode: &Inode,
-    offset: u64,
-    length: u64,
-    map_max: u32,
-) -> Result<PendingRequest<c::fuse_fallocate_in>> {
-    const MODE: u32 = c::FALLOC_FL_KEEP_SIZE | c::FALLOC_FL_PUNCH_HOLE;
-
-    fallocate(inode, (offset, length), MODE, map_max)
-}
-
-fn fallocate(
-    inode: &Inode,
-    (offset, length): (u64, u64),
-    mode: u32,
-    map_max: u32,
-) -> Result<PendingRequest<c::fuse_fallocate_in>> {
-    let args = c::fuse_fallocate_in {
-        // No open file: the memory is the inode's.
-        fh: u64::MAX,
-        offset,
-        length,
-        mode,
-        padding: map_max,
-    };
-    let request_args = RequestArgs {
-        opcode: c::fuse_opcode_FUSE_FALLOCATE,
-        nodeid: inode.nodeid(),
-        may_be_short: true,
-        force: mode & c::FALLOC_FL_PUNCH_HOLE != 0,
-    };
-
-    Request::send(inode, &request_args, args, map_max as usize)
-}
-
-/// Sends SETATTR with the size of a file, and its times. Waits for the answer, even if the task is
-/// being killed, as FUSE does for the times alone. The attributes in the answer are ignored.
-///
-/// # Errors
-///
-/// The server's; ENOTCONN without a server; [`ENOMEM`].
-pub(crate) fn set_size(inode: &Inode, size: u64) -> Result {
-    let [(mtime, mtimensec), (ctime, ctimensec)] = inode.times();
-    let set = c::fuse_setattr_in {
-        valid: c::FATTR_SIZE | c::FATTR_MTIME | c::FATTR_CTIME,
-        size,
-        mtime: mtime as u64,
-        mtimensec,
-        ctime: ctime as u64,
-        ctimensec,
-        ..pin_init::zeroed()
-    };
-    let request_args = RequestArgs {
-        opcode: c::fuse_opcode_FUSE_SETATTR,
-        nodeid: inode.nodeid(),
-        may_be_short: true,
-        force: true,
-    };
-
-    Request::send(inode, &request_args, set, size_of::<c::fuse_attr_out>())?
-        .answer_uninterruptible()
-        .reply
-        .map(|_| ())
 }
 
 /// Sends GET_DAXDEV, while opening `inode`, and returns the path of the device of an index. May
@@ -305,7 +208,6 @@ pub(crate) fn get_daxdev(inode: &Inode, index: u32) -> Result<CString, Failure> 
         opcode: c::FUSE_GET_DAXDEV,
         nodeid: index.into(),
         may_be_short: false,
-        force: false,
     };
     let buf_size = size_of::<c::fuse_get_daxdev_out>();
     let reply = Request::send(inode, &request_args, [index, 0], buf_size)

@@ -62,8 +62,7 @@ pub(super) fn collapse(
 /// Returns the first page frame of 2 MiB of a file, if the program maps them to one aligned piece
 /// of memory, and no other file owns any of it.
 fn one_piece(file: &MappedFile, pos: u64, i_size: u64) -> Option<u64> {
-    let map = file.map();
-    let mapping = map.resolve(pos, PMD_SIZE, i_size).ok()?;
+    let mapping = file.header().resolve(pos, PMD_SIZE, i_size).ok()?;
     let device = mapping.device?;
     let pages = PMD_SIZE / PAGE;
     let pfn = device.with_frames(mapping.addr, pages, |frames| {

@@ -121,8 +121,9 @@ fn invalidate_device(sbi: &SbInfo, index: u32, device: &Device) {
 /// The `first` pass locks every file, so that no fault remains that found the device healthy. A
 /// file without entries gets none after that, and later passes skip it.
 fn invalidate_once(sbi: &SbInfo, index: u32, device: &Device, first: bool) -> bool {
-    let wanted =
-        |file: &MappedFile| file.map().uses_device(index) && (first || !file.mapping().is_empty());
+    let wanted = |file: &MappedFile| {
+        file.header().uses_device(index) && (first || !file.mapping().is_empty())
+    };
     let mut busy = false;
     // An inode that is being evicted has no faults. `evict()` waits for writeback of the inode, and
     // that for the server, so this does not wait for it with the superblock held: the next pass

@@ -3,8 +3,7 @@
 //! fallocate(2) of a mapped file, which cannot get more memory than its map has.
 //!
 //! Inside the file there is nothing to allocate, and zeros are written as by write(2): FUSE sends
-//! no FALLOCATE. A file that can grow grows inside its capacity. Modes that would change another
-//! file's size, or free memory, fail with EOPNOTSUPP.
+//! no FALLOCATE. Modes that would change the size or free memory fail with EOPNOTSUPP.
 
 use kernel::{
     error::to_result,
@@ -25,7 +24,6 @@ use crate::{
 };
 
 use super::{
-    gates::wait_in_io,
     io::{
         count_written,
         modified,
@@ -38,15 +36,8 @@ use super::{
         MappedInode,
         PAGE, //
     },
-    mapping_error::{
-        report_error,
-        MappingError,
-        GATE, //
-    }, //
-    punch::punch,
-    resolve::page_end,
-    room::ask_for_room,
-    size::Resizing,
+    mapping_error::report_error, //
+    resolve::Mapping,
 };
 
 /// The number of pages of zeros that are written at once.
@@ -59,9 +50,8 @@ static ZEROS: [u8; PAGE_SIZE] = [0; PAGE_SIZE];
 ///
 /// # Errors
 ///
-/// `EOPNOTSUPP` for another mode, or a range that does not end inside a file that cannot grow;
-/// `ENOSPC` for one that ends beyond the capacity, and for allocation where the map has a hole
-/// (zeroing leaves holes, which read as zeros); `EIO` for an
+/// `EOPNOTSUPP` for another mode, or a range that does not end inside the file; `ENOSPC` for
+/// allocation where the map has a hole (zeroing leaves holes, which read as zeros); `EIO` for an
 /// inode that FUSE has marked bad, a device that has failed, or failed memory that is not zeroed by
 /// whole pages; `EINTR` if the task is being killed, with part of the range zeroed.
 ///
@@ -76,18 +66,8 @@ pub(super) unsafe extern "C" fn fallocate(
 ) -> ffi::c_long {
     // SAFETY: `file` is open, and its inode mapped, by the safety requirements.
     let (file, inode) = unsafe { open_file(file) };
-    let keep_size = mode as u32 & c::FALLOC_FL_KEEP_SIZE != 0;
     let result = match mode as u32 & !c::FALLOC_FL_KEEP_SIZE {
-        c::FALLOC_FL_ALLOCATE_RANGE if inode.sbi().resizes => room(inode, offset + len)
-            .and_then(|()| has_no_hole(inode, offset, len))
-            .and_then(|()| grow(file, inode, offset + len, keep_size)),
-        c::FALLOC_FL_ZERO_RANGE if inode.sbi().resizes => room(inode, offset + len)
-            .and_then(|()| zero_inside(file, inode, offset, len))
-            .and_then(|()| grow(file, inode, offset + len, keep_size)),
-        c::FALLOC_FL_PUNCH_HOLE if inode.sbi().resizes => punch_hole(file, inode, offset, len),
-        c::FALLOC_FL_ALLOCATE_RANGE => {
-            ends_inside(inode, offset + len).and_then(|()| has_no_hole(inode, offset, len))
-        }
+        c::FALLOC_FL_ALLOCATE_RANGE => allocate(inode, offset, len),
         c::FALLOC_FL_ZERO_RANGE => zero(file, inode, offset, len),
         _ => Err(EOPNOTSUPP),
     };
@@ -102,133 +82,37 @@ fn ends_inside(inode: MappedInode<'_>, end: c::loff_t) -> Result {
     Ok(())
 }
 
-/// Makes sure that `end` is not beyond the capacity of a file that can grow.
-fn room(inode: MappedInode<'_>, end: c::loff_t) -> Result {
-    if inode.inode.is_bad() {
-        return Err(EIO);
-    }
-    if end as u64 > inode.published.capacity() {
-        ask_for_room(inode, end as u64)?;
-    }
-    if end as u64 > inode.published.capacity() {
-        return Err(ENOSPC);
-    }
-    Ok(())
-}
-
-/// Makes a file that can grow end at `end`, with zeros, unless it is longer, or `keep_size`. Then
-/// reports its size: a program that calls fallocate(2) before it maps the file with MAP_SYNC needs
-/// that.
-fn grow(file: &LocalFile, inode: MappedInode<'_>, end: c::loff_t, keep_size: bool) -> Result {
-    if !keep_size {
-        Kiocb::with_sync(file, end, |iocb| {
-            let _locked = IoLock::new(iocb, inode, true)?;
-            if inode.inode.size() >= end as u64 {
-                return Ok(());
-            }
-            // SAFETY: `i_rwsem` is held exclusively.
-            let resizing = unsafe { Resizing::new(inode) }.ok_or(EOPNOTSUPP)?;
-            // SAFETY: The inode is in use. This may send SIGXFSZ to the task.
-            to_result(unsafe { c::inode_newsize_ok(inode.inode.as_raw(), end) })?;
-            to_result(modified(iocb, inode))?;
-            resizing.grow(end as u64)
-        })?;
-    }
-    inode.report()
-}
-
-/// Makes a range read as zeros. The server may take back its whole pages.
-fn punch_hole(
-    file: &LocalFile,
-    inode: MappedInode<'_>,
-    offset: c::loff_t,
-    len: c::loff_t,
-) -> Result {
-    let size = inode.inode.size();
-    let (start, mut end) = (offset as u64, (offset + len) as u64);
-    if start >= size {
-        return Ok(());
-    }
-    // A page that ends behind the file has no other bytes.
-    if end >= size {
-        end = page_end(size);
-    }
-    let (first, last) = (page_end(start), end - end % PAGE);
-    Kiocb::with_sync(file, offset, |iocb| {
-        let _locked = IoLock::new(iocb, inode, true)?;
-        to_result(modified(iocb, inode))
-    })?;
-
-    if first >= last {
-        return zero_inside(file, inode, offset, len);
-    }
-    punch(inode, (first, last))?;
-    for (from, to) in [(start, first), (last, end)] {
-        if from < to {
-            zero_inside(file, inode, from as c::loff_t, (to - from) as c::loff_t)?;
-        }
-    }
-    Ok(())
-}
-
-/// Writes zeros to what is inside the file.
-fn zero_inside(
-    file: &LocalFile,
-    inode: MappedInode<'_>,
-    offset: c::loff_t,
-    len: c::loff_t,
-) -> Result {
-    match len.min(inode.inode.size() as c::loff_t - offset) {
-        inside @ 1.. => zero(file, inode, offset, inside),
-        _ => Ok(()),
-    }
-}
-
 /// Checks that the range has no hole. No byte changes.
-fn has_no_hole(inode: MappedInode<'_>, offset: c::loff_t, len: c::loff_t) -> Result {
+fn allocate(inode: MappedInode<'_>, offset: c::loff_t, len: c::loff_t) -> Result {
+    ends_inside(inode, offset + len)?;
     let (mut pos, end) = (offset as u64, (offset + len) as u64);
     while pos < end {
-        let piece = piece(inode, pos, end - pos)?;
-        if piece.is_hole {
+        let mapping = piece(inode, pos, end - pos)?;
+        if mapping.device.is_none() {
             return Err(ENOSPC);
         }
-        pos = piece.end;
+        pos = mapping.offset + mapping.length;
     }
     Ok(())
 }
 
-/// What the map has at a position, up to `end`. The memory may have failed.
-struct Piece {
-    is_hole: bool,
-    end: u64,
-}
-
-/// Returns what the map has at `pos`.
+/// Returns the mapping at `pos`, whose memory may have failed.
 ///
 /// # Errors
 ///
 /// [`EINTR`] if the task is being killed, as a program may return a mapping for each page; [`EIO`]
 /// if FUSE has marked the inode bad. Those of a mapping error.
-fn piece(inode: MappedInode<'_>, pos: u64, len: u64) -> Result<Piece> {
+fn piece(inode: MappedInode<'_>, pos: u64, len: u64) -> Result<Mapping<'_>> {
     if fatal_signal_pending() {
         return Err(EINTR);
     }
     if inode.inode.is_bad() {
         return Err(EIO);
     }
-    let map = inode.map();
-    // Gates do not matter to a look.
-    let mapping = match pos < inode.end_of_write() {
-        true => map.locate_any(pos, len),
-        false => Err(MappingError::BeyondFile),
-    };
-    let mapping =
-        mapping.map_err(|error| report_error(inode.inode, inode.published, pos, len, 0, error))?;
-
-    Ok(Piece {
-        is_hole: mapping.device.is_none(),
-        end: mapping.offset + mapping.length,
-    })
+    inode
+        .header
+        .locate(pos, len, inode.inode.size())
+        .map_err(|error| report_error(inode.inode, inode.header, pos, len, 0, error))
 }
 
 /// Writes zeros, and makes them durable if the file is synchronous.
@@ -250,7 +134,6 @@ fn zero(file: &LocalFile, inode: MappedInode<'_>, offset: c::loff_t, len: c::lof
                     Wait::one()?;
                 }
                 Err(EJUKEBOX) => return Err(EIO),
-                Err(GATE) => wait_in_io(inode, iocb.pos() as u64, iocb.pos() as u64 + 1)?,
                 result => break result?,
             }
         }
@@ -272,19 +155,18 @@ fn write_zeros(
 ) -> Result {
     while iocb.pos() < end {
         let (pos, left) = (iocb.pos() as u64, (end - iocb.pos()) as u64);
-        let piece = piece(inode, pos, left)?;
-        let length = left.min(piece.end - pos);
+        let mapping = piece(inode, pos, left)?;
+        let piece = left.min(mapping.offset + mapping.length - pos);
 
-        if piece.is_hole {
-            iocb.advance(length as usize);
+        if mapping.device.is_none() {
+            iocb.advance(piece as usize);
             continue;
         }
         // Up to the end of a page, because failed memory is rewritten by whole pages.
-        let length = length.min(BATCH as u64 * PAGE - pos % PAGE) as usize;
+        let piece = piece.min(BATCH as u64 * PAGE - pos % PAGE) as usize;
         let zeros: [&[u8]; BATCH] = [&ZEROS; BATCH];
-        let written = IovIter::with_source(zeros, length, |iter| {
-            write_locked(iocb, iter, inode, locked)
-        });
+        let written =
+            IovIter::with_source(zeros, piece, |iter| write_locked(iocb, iter, inode, locked));
 
         match written {
             None | Some(0) => return Err(EIO),

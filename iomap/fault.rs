@@ -5,10 +5,7 @@
 //! A fault of an inode that FUSE has marked bad is SIGBUS, as in FUSE. The module drops the inode's
 //! memory (`bad_inodes`), and the server may give it to another file.
 
-use kernel::{
-    ffi,
-    sync::Arc, //
-};
+use kernel::ffi;
 
 use crate::{
     abstractions::{
@@ -20,8 +17,7 @@ use crate::{
                 is_shared,
                 is_uffd_wp, //
             }, //
-        },
-        sync::completion::Completion, //
+        }, //
     },
     bindings::kernel as c,
     daxdev::Device,
@@ -43,13 +39,9 @@ use super::{
         Fault, //
     },
     fault_uffd_wp::fault_uffd_wp,
-    gates::{
-        gate_of_fault,
-        wait_in_fault, //
-    },
     huge::PMD_ORDER,
     mapped_inode::{
-        faulting,
+        Header,
         MappedFile,
         MappedInode, //
     },
@@ -64,8 +56,10 @@ use super::{
 /// The fault is in a VMA of a mapped file.
 unsafe fn fault(vmf: &VmFault, order: ffi::c_uint) -> c::vm_fault_t {
     let (vma, vm_file) = (vmf.vma(), vmf.file());
-    // SAFETY: The VMA is of a mapped file, by the safety requirements.
-    let (inode, file) = unsafe { faulting(vm_file) };
+    // SAFETY: The file of the VMA is of a mapped inode, by the safety requirements.
+    let inode = unsafe { MappedInode::new(vm_file.inode()) };
+    // SAFETY: `inode` has been mapped by mmap(2), as this is a fault.
+    let file = unsafe { inode.header.file_unchecked() };
 
     if vmf.is_write() && is_shared(vma) && inode.inode.flags() & c::S_NOCMTIME == 0 {
         user_file(vm_file).update_time();
@@ -73,71 +67,44 @@ unsafe fn fault(vmf: &VmFault, order: ffi::c_uint) -> c::vm_fault_t {
     if is_uffd_wp(vma) {
         // SAFETY: This is a fault of `inode`, in a VMA with uffd-wp, without `invalidate_lock`.
         let ret = unsafe { fault_uffd_wp(vmf, order, inode, file) };
-        count(file, order, ret);
+        count(inode.header, file, order, ret);
         return ret;
     }
     let invalidate_lock = file.mapping().invalidate_lock();
     let locked = invalidate_lock.read();
     // SAFETY: This is a fault of `inode`, with `invalidate_lock` held shared.
-    let fast = unsafe { fault_fast(vmf, order, inode.inode, file) };
-    let mut result = match fast {
+    let fast = unsafe { fault_fast(vmf, order, inode) };
+    let mut ret = match fast {
         Fault::Mapped(device) => {
-            count_fast(file, order, device);
             drop(locked);
+            count_fast(inode.header, file, order, device);
             return c::vm_fault_reason_VM_FAULT_NOPAGE;
         }
-        Fault::Failed(ret) => Ok(ret),
+        Fault::Failed(ret) => ret,
         // SAFETY: This is a fault of `inode`, with `invalidate_lock` held.
-        Fault::NeedsDax => unsafe { fault_dax_unless_gate(vmf, order, inode, file) },
-        Fault::NeedsDaxExclusive => Ok(0),
+        Fault::NeedsDax => unsafe { fault_dax(vmf, order, inode) },
+        Fault::NeedsDaxExclusive => 0,
     };
-    let needs_exclusive = matches!(fast, Fault::NeedsDaxExclusive);
     drop(locked);
 
-    if needs_exclusive {
+    if let Fault::NeedsDaxExclusive = fast {
         let _locked = invalidate_lock.write();
         // SAFETY: This is a fault of `inode`, with `invalidate_lock` held.
-        result = unsafe { fault_dax_unless_gate(vmf, order, inode, file) };
+        ret = unsafe { fault_dax(vmf, order, inode) };
     }
-    let falls_back = |ret| ret & c::vm_fault_reason_VM_FAULT_FALLBACK != 0;
-    if result.as_ref().is_ok_and(|&ret| falls_back(ret)) && collapse(vmf, order, inode, file) {
+    if ret & c::vm_fault_reason_VM_FAULT_FALLBACK != 0 && collapse(vmf, order, inode, file) {
         let _locked = invalidate_lock.read();
         // SAFETY: This is a fault of `inode`, with `invalidate_lock` held.
-        result = unsafe { fault_dax_unless_gate(vmf, order, inode, file) };
+        ret = unsafe { fault_dax(vmf, order, inode) };
     }
-    match result {
-        Ok(ret) => {
-            count(file, order, ret);
-            ret
-        }
-        Err(opened) => wait_in_fault(vmf, inode, &opened),
-    }
-}
-
-/// Handles a fault that is not fast. If it is in a gate, returns what it has to wait for, once the
-/// lock is dropped.
-///
-/// # Safety
-///
-/// The fault is of `inode`, whose mapped file is `file`, and its `invalidate_lock` is held.
-unsafe fn fault_dax_unless_gate(
-    vmf: &VmFault,
-    order: ffi::c_uint,
-    inode: MappedInode<'_>,
-    file: &MappedFile,
-) -> Result<c::vm_fault_t, Arc<Completion>> {
-    // SAFETY: By the safety requirements.
-    if let Some(opened) = unsafe { gate_of_fault(vmf, inode, file) } {
-        return Err(opened);
-    }
-    // SAFETY: This is a fault of `inode`, with `invalidate_lock` held.
-    Ok(unsafe { fault_dax(vmf, order, inode) })
+    count(inode.header, file, order, ret);
+    ret
 }
 
 /// Counts a fast fault that has mapped memory of a device.
 #[inline]
-fn count_fast(file: &MappedFile, order: ffi::c_uint, device: &Device) {
-    let (counts, stats) = (&file.counts, &device.stats);
+fn count_fast(header: &Header, file: &MappedFile, order: ffi::c_uint, device: &Device) {
+    let (counts, stats) = (&header.counts, &device.stats);
 
     if order == 0 {
         counts.inc_with(Counter::PageFaults, stats, DeviceCounter::PageFaults);
@@ -151,7 +118,7 @@ fn count_fast(file: &MappedFile, order: ffi::c_uint, device: &Device) {
 /// Counts another fault, unless the memory manager retries it with a smaller size. `iomap_end()`
 /// has counted it for the device.
 #[inline]
-fn count(file: &MappedFile, order: ffi::c_uint, ret: c::vm_fault_t) {
+fn count(header: &Header, file: &MappedFile, order: ffi::c_uint, ret: c::vm_fault_t) {
     let (counter, of_file) = if ret & FAULT_FAILED != 0 {
         (Counter::FailedFaults, &file.faults.failed)
     } else if ret & c::vm_fault_reason_VM_FAULT_FALLBACK != 0 {
@@ -161,7 +128,7 @@ fn count(file: &MappedFile, order: ffi::c_uint, ret: c::vm_fault_t) {
     } else {
         (Counter::HugeFaults, &file.faults.huge)
     };
-    file.counts.add(counter, 1);
+    header.counts.add(counter, 1);
     of_file.add(1);
 }
 

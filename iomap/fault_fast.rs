@@ -50,7 +50,6 @@ use crate::{
     },
     bindings::kernel as c,
     daxdev::Device,
-    fuse::Inode,
     lockless::{
         self,
         AsWritten,
@@ -65,8 +64,8 @@ use super::{
         PMD_PAGE_MASK, //
     },
     mapped_inode::{
-        Header,
         MappedFile,
+        MappedInode,
         PAGE, //
     },
     ownership::Association, //
@@ -88,19 +87,16 @@ pub(super) enum Fault<'a> {
 ///
 /// # Safety
 ///
-/// The fault is a PTE fault or a PMD fault of `inode`, whose mapped file is `file`, and the
-/// `invalidate_lock` of the DAX page cache is held shared as long as the result is used.
+/// The fault is a PTE fault or a PMD fault of `inode`, and the `invalidate_lock` of its DAX page
+/// cache is held shared.
 #[inline]
 pub(super) unsafe fn fault_fast<'a>(
     vmf: &VmFault,
     order: ffi::c_uint,
-    inode: &'a Inode,
-    file: &'a MappedFile,
+    inode: MappedInode<'a>,
 ) -> Fault<'a> {
-    // SAFETY: `invalidate_lock` is held, by the safety requirements.
-    let map = unsafe { file.present_map() };
     // INVARIANT: By the safety requirements.
-    let faulting = Faulting { inode, file, map };
+    let faulting = Faulting(inode);
 
     if order == PMD_ORDER {
         faulting.huge(vmf)
@@ -109,18 +105,13 @@ pub(super) unsafe fn fault_fast<'a>(
     }
 }
 
-/// The file of a fault that may be fast.
+/// The inode of a fault that may be fast.
 ///
 /// # Invariants
 ///
-/// `file` is the mapped file of `inode`, and `map` its map. The `invalidate_lock` of the DAX page
-/// cache is held shared for `'a`.
+/// It has been mapped by mmap(2), and the `invalidate_lock` of its DAX page cache is held shared.
 #[derive(Clone, Copy)]
-struct Faulting<'a> {
-    inode: &'a Inode,
-    file: &'a MappedFile,
-    map: &'a Header,
-}
+struct Faulting<'a>(MappedInode<'a>);
 
 impl<'a> Faulting<'a> {
     #[inline]
@@ -129,7 +120,7 @@ impl<'a> Faulting<'a> {
         let pmd = vmf.pmd();
 
         if !pmd_fits(vmf)
-            || (first | PMD_PAGE_MASK) >= self.inode.size().div_ceil(PAGE)
+            || (first | PMD_PAGE_MASK) >= self.0.inode.size().div_ceil(PAGE)
             || !pmd.is_none() && !pmd.is_huge()
         {
             return Fault::NeedsDax;
@@ -180,13 +171,13 @@ impl<'a> Faulting<'a> {
     /// healthy device, whose first frame the file already has at `index`.
     #[inline]
     fn cached(self, index: u64, pages: u64, write: bool) -> Option<Cached<'a>> {
-        let Self { inode, file, map } = self;
+        let MappedInode { inode, header } = self.0;
         if inode.is_bad() {
             return None;
         }
         // mremap(2) lets a VMA begin at any page, even beyond the largest file.
         let pos = index.checked_mul(PAGE)?;
-        let mapping = map.locate(pos, pages * PAGE, inode.size()).ok()?;
+        let mapping = header.locate(pos, pages * PAGE, inode.size()).ok()?;
         if !mapping.healthy || mapping.length < pages * PAGE {
             return None;
         }
@@ -194,9 +185,18 @@ impl<'a> Faulting<'a> {
         let pfn = device.frame(mapping.addr)?;
 
         // INVARIANT: The fault holds `invalidate_lock`, and the frame's device was healthy above.
-        let place = PlaceOfFile { file, index, pfn };
-        let (association, may_map) =
-            lockless::look_up::<AsWritten, _>(&file.writers_back, &file.validity, &place, write)?;
+        let place = PlaceOfFile {
+            // SAFETY: By the type invariants the file has been mapped by mmap(2).
+            file: unsafe { header.file_unchecked() },
+            index,
+            pfn,
+        };
+        let (association, may_map) = lockless::look_up::<AsWritten, _>(
+            &header.writers_back,
+            &header.validity,
+            &place,
+            write,
+        )?;
         Some(Cached {
             association,
             may_map,

@@ -40,10 +40,6 @@ use super::{
         fault_dax,
         FAULT_FAILED, //
     },
-    gates::{
-        gate_of_fault,
-        wait_in_fault, //
-    },
     mapped_inode::{
         MappedFile,
         MappedInode,
@@ -73,12 +69,7 @@ pub(super) unsafe fn fault_uffd_wp(
         return c::vm_fault_reason_VM_FAULT_FALLBACK;
     }
     // With this held, no entry of the page cache is removed.
-    let locked = file.mapping().invalidate_lock().read();
-    // SAFETY: By the safety requirements, and as `invalidate_lock` is held.
-    if let Some(opened) = unsafe { gate_of_fault(vmf, inode, file) } {
-        drop(locked);
-        return wait_in_fault(vmf, inode, &opened);
-    }
+    let _locked = file.mapping().invalidate_lock().read();
     // INVARIANT: By the safety requirements, and as `invalidate_lock` is held shared.
     let fault = UffdWpFault { vmf, inode, file };
 
@@ -186,10 +177,10 @@ impl UffdWpFault<'_> {
         unsafe { vmf.change_pte(allow) };
         if is_hole {
             let flags = c::IOMAP_FAULT | c::IOMAP_WRITE;
-            let (inode, published) = (self.inode.inode, self.inode.published);
+            let (inode, header) = (self.inode.inode, self.inode.header);
             let _ = report_error(
                 inode,
-                published,
+                header,
                 index * PAGE,
                 PAGE,
                 flags,

@@ -3,7 +3,6 @@
 //! The inode operations of a mapped file: stat(2), permissions, and changes of attributes.
 
 use kernel::{
-    error::from_result,
     ffi,
     prelude::*,
     sync::SetOnce, //
@@ -22,11 +21,7 @@ use crate::{
 
 use super::{
     mapped_inode::MappedInode,
-    seek_fiemap::fiemap,
-    size::{
-        Resizing,
-        Shrinking, //
-    }, //
+    seek_fiemap::fiemap, //
 };
 
 /// The inode operations of a mapped file, and FUSE's that they replace.
@@ -146,10 +141,6 @@ enum SetAttrOf {
     Fuse(ffi::c_uint),
     /// Updates the times of the file in `ia_file`, and nothing else.
     Times,
-    /// Makes the file smaller, by a call of FUSE's with these attributes.
-    Shrink(ffi::c_uint),
-    /// Makes the file grow, after a call of FUSE's with these attributes, unless there are none.
-    Grow(ffi::c_uint),
     /// Does nothing.
     Nothing,
 }
@@ -158,34 +149,25 @@ enum SetAttrOf {
 ///
 /// # Errors
 ///
-/// [`EOPNOTSUPP`] if it changes the size in a way that the mount does not allow; [`EIO`] if it sets
-/// the size of an inode that FUSE has marked bad.
+/// [`EOPNOTSUPP`] if it changes the size; [`EIO`] if it sets the size of an inode that FUSE has
+/// marked bad.
 fn setattr_of(inode: &Inode, mut valid: ffi::c_uint, size: c::loff_t) -> Result<SetAttrOf> {
     const KILL: ffi::c_uint = c::ATTR_KILL_SUID | c::ATTR_KILL_SGID;
 
-    let Some(mapped) = MappedInode::of(inode) else {
+    if MappedInode::of(inode).is_none() {
         return Ok(SetAttrOf::Fuse(valid));
-    };
+    }
     if valid & c::ATTR_SIZE != 0 {
         // The VFS has locked the inode.
-        let grows = size as u64 > inode.size();
-        if size as u64 != inode.size() && !mapped.sbi().resizes {
+        if size as u64 != inode.size() {
             return Err(EOPNOTSUPP);
         }
         if inode.is_bad() {
             look_for_bad(inode);
             return Err(EIO);
         }
-        if (size as u64) < inode.size() {
-            // With ATTR_OPEN, FUSE would send nothing: it expects that OPEN has truncated.
-            return Ok(SetAttrOf::Shrink(valid & !c::ATTR_OPEN));
-        }
         valid &= !(c::ATTR_SIZE | c::ATTR_OPEN);
-        let for_fuse = valid & (c::ATTR_MODE | c::ATTR_UID | c::ATTR_GID | KILL);
-        if grows {
-            return Ok(SetAttrOf::Grow(if for_fuse == 0 { 0 } else { valid }));
-        }
-        if for_fuse == 0 {
+        if valid & (c::ATTR_MODE | c::ATTR_UID | c::ATTR_GID | KILL) == 0 {
             if valid & c::ATTR_MTIME == 0 || valid & c::ATTR_FILE == 0 {
                 return Ok(SetAttrOf::Nothing);
             }
@@ -200,9 +182,9 @@ fn setattr_of(inode: &Inode, mut valid: ffi::c_uint, size: c::loff_t) -> Result<
     Ok(SetAttrOf::Fuse(valid))
 }
 
-/// `->setattr()`: rejects a change of a mapped file's size, or makes the file grow, before FUSE
-/// sees it, and passes the rest to FUSE. Setting the size that the file already has changes only
-/// times and set-user-ID bits, so the server is asked for those alone.
+/// `->setattr()`: rejects a change of a mapped file's size before FUSE sees it, and passes the rest
+/// to FUSE. Setting the size that the file already has changes only times and set-user-ID bits, so
+/// the server is asked for those alone.
 ///
 /// Some servers promise to clear set-user-ID bits themselves, at each WRITE. A mapped file sends no
 /// WRITE, so such a server gets the mode that the VFS has computed.
@@ -220,30 +202,8 @@ unsafe extern "C" fn setattr(
     // SAFETY: `attr` is the VFS's, and only this task uses it.
     let change = unsafe { &mut *attr };
 
-    let (mut grows, mut shrinks) = (None, None);
     match setattr_of(inode, change.ia_valid, change.ia_size) {
         Ok(SetAttrOf::Fuse(valid)) => change.ia_valid = valid,
-        Ok(SetAttrOf::Shrink(valid)) => {
-            change.ia_valid = valid;
-            match shrink(inode, change.ia_size as u64) {
-                Ok(shrinking) => shrinks = Some(shrinking),
-                Err(errno) => return errno.to_errno(),
-            }
-        }
-        Ok(SetAttrOf::Grow(valid)) => {
-            // SAFETY: `dentry` and `attr` are the VFS's.
-            let ret = unsafe { c::setattr_prepare(idmap, dentry, attr) };
-            if ret != 0 {
-                return ret;
-            }
-            let has_file = change.ia_valid & c::ATTR_FILE != 0;
-            let size = change.ia_size as u64;
-            if valid == 0 {
-                return grow(inode, size, has_file);
-            }
-            change.ia_valid = valid;
-            grows = Some((size, has_file));
-        }
         // SAFETY: The VFS has put an open file into `ia_file`.
         Ok(SetAttrOf::Times) => return unsafe { c::file_update_time(change.ia_file) },
         Ok(SetAttrOf::Nothing) => return 0,
@@ -256,44 +216,6 @@ unsafe extern "C" fn setattr(
     let ret = unsafe { (table.0.orig_setattr)(idmap, dentry, attr) };
     if ret != 0 {
         look_for_bad(inode);
-        return ret;
     }
-    if let Some(shrinks) = shrinks {
-        shrinks.end();
-    }
-    match grows {
-        Some((size, has_file)) => grow(inode, size, has_file),
-        None => 0,
-    }
-}
-
-/// Begins to make a file end at `size`. The VFS has locked the inode exclusively.
-fn shrink(inode: &Inode, size: u64) -> Result<Shrinking<'_>> {
-    let mapped = MappedInode::of(inode).ok_or(EIO)?;
-
-    // SAFETY: The VFS has locked the inode exclusively, `size` is less than its size, and the mount
-    // allows that.
-    unsafe { Shrinking::begin(mapped, size) }
-}
-
-/// Makes a file grow to `size`, with zeros. The VFS has locked the inode exclusively. Returns 0 or
-/// a negative errno.
-///
-/// The size is reported at once if no file need be open (truncate(2) of a path), as nothing else
-/// would report it before the inode is evicted.
-fn grow(inode: &Inode, size: u64, has_file: bool) -> ffi::c_int {
-    from_result(|| {
-        let mapped = MappedInode::of(inode).ok_or(EIO)?;
-        // SAFETY: The VFS has locked the inode exclusively.
-        let resizing = unsafe { Resizing::new(mapped) }.ok_or(EOPNOTSUPP)?;
-
-        resizing.grow(size)?;
-        inode.modified_now();
-        if has_file {
-            mapped.report_if_sync()?;
-        } else {
-            mapped.report()?;
-        }
-        Ok(0)
-    })
+    ret
 }

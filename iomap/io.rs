@@ -41,20 +41,14 @@ use crate::{
 };
 
 use super::{
-    gates::wait_in_io,
     mapped_inode::{
-        Header,
         Io,
         MappedInode,
         PAGE, //
     },
-    mapping_error::{
-        report_error,
-        GATE, //
-    },
+    mapping_error::report_error,
+    ownership::Flushing, //
     resolve::IOMAP_OPS,
-    room::ask_for_room,
-    size::Resizing,
 };
 
 /// `inode->i_rwsem`, held for I/O. FUSE holds it while the server answers a SETATTR, so the wait
@@ -88,21 +82,18 @@ impl<'a> IoLock<'a> {
     }
 }
 
-/// Returns where I/O ends.
-type End = fn(MappedInode<'_>) -> u64;
-
-/// Does I/O through DAX up to its end, or to a page that is missing in the buffer. The inode is
-/// locked as DAX requires.
+/// Does I/O through DAX up to the end of I/O, or to a page that is missing in the buffer. The inode
+/// is locked as DAX requires.
 ///
-/// Returns `None` if `ki_pos` is not before the end.
+/// Returns `None` if `ki_pos` is not before the end of I/O.
 fn dax_rw(
     iocb: &Kiocb,
     iter: &IovIter,
     inode: MappedInode<'_>,
-    end_of: End,
     _locked: &IoLock<'_>,
 ) -> Option<isize> {
-    let end = end_of(inode);
+    let header = inode.header;
+    let end = inode.end_of_io();
     let left = end.saturating_sub(iocb.pos().max(0) as u64);
     if left == 0 {
         return None;
@@ -110,18 +101,18 @@ fn dax_rw(
 
     // A mount with a mapped file has `users`. A memory failure waits for each step of this, before
     // its page is unmapped from the direct map.
-    let Some(users) = inode.sbi().ownership.users_of_mapped() else {
+    let Some(users) = header.sbi().ownership.users_of_mapped() else {
         return Some(EIO.to_errno() as isize);
     };
     // SAFETY: `inode` is mapped, and locked.
     let mut done = unsafe { dax::iomap_rw_nofault(iocb, iter, left, &IOMAP_OPS, users) };
     // DAX returns 0 for a hole.
-    if done == 0 && iter.count() > 0 && (iocb.pos() as u64) < end_of(inode) {
+    if done == 0 && iter.count() > 0 && (iocb.pos() as u64) < inode.end_of_io() {
         done = EFAULT.to_errno() as isize;
     }
     // If the device is removed during the copy, DAX returns ENXIO or EFAULT, as for a bad device or
     // a bad buffer.
-    if done < 0 && inode.map().device_has_failed(iocb.pos() as u64, end) {
+    if done < 0 && header.device_has_failed(iocb.pos() as u64, end) {
         return Some(EIO.to_errno() as isize);
     }
     Some(done)
@@ -136,7 +127,7 @@ pub(super) fn write_locked(
     inode: MappedInode<'_>,
     locked: &IoLock<'_>,
 ) -> Option<isize> {
-    let result = dax_rw(iocb, from, inode, WRITE.end_of, locked)?;
+    let result = dax_rw(iocb, from, inode, locked)?;
 
     if from.count() == 0 {
         return Some(result);
@@ -168,7 +159,7 @@ fn write_on(
                 break;
             }
         }
-        match dax_rw(iocb, from, inode, WRITE.end_of, locked) {
+        match dax_rw(iocb, from, inode, locked) {
             Some(next) => result = next,
             None => break,
         }
@@ -204,19 +195,6 @@ impl Wait {
     }
 }
 
-/// The errno of a write that needs room. A program cannot return it, and no system call does.
-const ROOM: Error = ENOGRACE;
-
-/// Returns true if a write needs room, and has written nothing.
-fn needs_room(result: isize) -> bool {
-    result == ROOM.to_errno() as isize
-}
-
-/// Returns true if the I/O has met a gate.
-fn is_at_gate(result: isize) -> bool {
-    result == GATE.to_errno() as isize
-}
-
 /// Returns true if failed memory cannot be rewritten yet. A program cannot return this errno.
 fn is_unsettled(result: isize) -> bool {
     result == EJUKEBOX.to_errno() as isize
@@ -233,27 +211,55 @@ fn is_unsettled(result: isize) -> bool {
 /// failure has not settled ([`Wait`]).
 #[cold]
 fn rewrite_page(iocb: &Kiocb, from: &IovIter, inode: MappedInode<'_>) -> Result<usize> {
+    let header = inode.header;
     let (i_size, pos) = (inode.inode.size(), iocb.pos() as u64);
     let nowait = iocb.flags() & c::IOCB_NOWAIT != 0;
-    if pos % PAGE != 0 || failed_at(&inode.map(), inode, pos, i_size, nowait)?.is_none() {
+    let failed = || -> Result<Option<(&Device, u64)>> {
+        if inode.inode.is_bad() {
+            inode.sbi().look_for_bad();
+            return Err(EIO);
+        }
+        let still = match header.sbi().mapped_files.has_leftovers() {
+            true => Some(header.sbi().ownership.lock_shared(nowait)?),
+            false => None,
+        };
+        let Ok(mut mapping) = header.locate(pos, 1, i_size) else {
+            return Ok(None);
+        };
+        let Some(device) = mapping.device else {
+            return Ok(None);
+        };
+        if device.healthy_pages(mapping.addr, 1) != Some(0) {
+            return Ok(None);
+        }
+        let cut = match &still {
+            Some(still) => mapping.cut_at_leftovers(device, header, still),
+            None => Ok(()),
+        };
+        // A report may allocate memory, and reclaim may wait for this lock.
+        drop(still);
+        cut.map_err(|error| report_error(inode.inode, header, pos, PAGE, c::IOMAP_WRITE, error))?;
+        Ok(Some((device, mapping.addr)))
+    };
+    if pos % PAGE != 0 || failed()?.is_none() {
         return Ok(0);
     }
     // Use the size that was checked above: the server may make the file smaller at any time.
-    let end = i_size.min(inode.published.capacity());
+    let end = i_size.min(header.mapped_size);
     let len = PAGE.min(end.saturating_sub(pos)) as usize;
     if from.count() < len {
         return Ok(0);
     }
     let mut page = KBox::new([0; PAGE_SIZE], GFP_KERNEL)?;
     // A memory failure waits until this is dropped.
-    let map = inode.map();
+    let _flushing = Flushing::new(header.sbi());
     let copied = from.copy_from_nofault(page.get_mut(..len).ok_or(EIO)?);
     // Checked again, as the device may have been removed.
-    let result = match failed_at(&map, inode, pos, i_size, nowait) {
+    let result = match failed() {
         _ if copied < len => Err(EFAULT),
         Err(errno) => Err(errno),
         Ok(None) => Ok(0),
-        // SAFETY: `failed_at()` has validated the mapping just above.
+        // SAFETY: `failed()` has validated the mapping just above.
         Ok(Some((device, addr))) => unsafe { device.rewrite(addr, &mut page) }.map(|()| {
             device.stats.add(DeviceCounter::WrittenBytes, len as u64);
             len
@@ -267,116 +273,31 @@ fn rewrite_page(iocb: &Kiocb, from: &IovIter, inode: MappedInode<'_>) -> Result<
     result
 }
 
-/// Returns the device and the address of the page at `pos`, if its memory has failed.
-///
-/// # Errors
-///
-/// [`EAGAIN`] if it would have to wait and must not; [`EIO`] if the page is in use through another
-/// file, which is closed.
-fn failed_at<'a>(
-    map: &'a Header,
-    inode: MappedInode<'_>,
-    pos: u64,
-    i_size: u64,
-    nowait: bool,
-) -> Result<Option<(&'a Device, u64)>> {
-    if inode.inode.is_bad() {
-        inode.sbi().look_for_bad();
-        return Err(EIO);
-    }
-    let still = match map.sbi().mapped_files.has_leftovers() {
-        true => Some(map.sbi().ownership.lock_shared(nowait)?),
-        false => None,
-    };
-    let Ok(mut mapping) = map.locate(pos, 1, i_size) else {
-        return Ok(None);
-    };
-    let Some(device) = mapping.device else {
-        return Ok(None);
-    };
-    if device.healthy_pages(mapping.addr, 1) != Some(0) {
-        return Ok(None);
-    }
-    let cut = match &still {
-        Some(still) => mapping.cut_at_leftovers(device, inode.published.file(), still),
-        None => Ok(()),
-    };
-    // A report may allocate memory, and reclaim may wait for this lock.
-    drop(still);
-    cut.map_err(|error| {
-        report_error(
-            inode.inode,
-            inode.published,
-            pos,
-            PAGE,
-            c::IOMAP_WRITE,
-            error,
-        )
-    })?;
-    Ok(Some((device, mapping.addr)))
-}
-
 /// Returns true if I/O that returned `result` ended early because of the buffer, or for a reason
 /// that it will meet again if it continues.
 #[inline]
-fn is_cut(
-    iocb: &Kiocb,
-    iter: &IovIter,
-    inode: MappedInode<'_>,
-    end_of: End,
-    result: isize,
-) -> bool {
-    // Only another piece can tell whether the memory can be rewritten or used now.
-    if is_unsettled(result) || is_at_gate(result) || needs_room(result) {
+fn is_cut(iocb: &Kiocb, iter: &IovIter, inode: MappedInode<'_>, result: isize) -> bool {
+    // Only another piece can tell whether the memory can be rewritten now.
+    if is_unsettled(result) {
         return true;
     }
     if result < 0 && result != EFAULT.to_errno() as isize {
         return false;
     }
-    iter.count() != 0 && (iocb.pos() as u64) < end_of(inode)
+    iter.count() != 0 && (iocb.pos() as u64) < inode.end_of_io()
 }
 
-/// Waits until I/O that has met a gate can continue.
-fn wait_at_gate(iocb: &Kiocb, inode: MappedInode<'_>) -> Result {
-    let pos = iocb.pos() as u64;
-
-    // A write beyond the end first zeroes what is before it.
-    wait_in_io(inode, pos.min(inode.inode.size()), pos + 1)
-}
-
-/// The most bytes of a buffer that are faulted in at once.
-const STEP: usize = 1 << 20;
-
-/// A read or a write.
-#[derive(Clone, Copy)]
-struct Kind {
-    /// Does one piece of it, without page faults in the buffer. It has dropped its locks when it
-    /// returns.
-    piece: fn(&Kiocb, &IovIter, MappedInode<'_>) -> isize,
-    /// The same once room has been asked for.
-    piece_inside: fn(&Kiocb, &IovIter, MappedInode<'_>) -> isize,
-    end_of: End,
-}
-
-const READ: Kind = Kind {
-    piece: read_once,
-    piece_inside: read_once,
-    end_of: |inode| inode.end_of_io(),
-};
-const WRITE: Kind = Kind {
-    piece: write_once::<true>,
-    piece_inside: write_once::<false>,
-    end_of: |inode| inode.end_of_write(),
-};
+/// One piece of I/O, without page faults in the buffer. It has dropped its locks when it returns.
+type Piece = fn(&Kiocb, &IovIter, MappedInode<'_>) -> isize;
 
 /// Does I/O, and continues as long as only missing pages of the buffer end it early.
 #[inline(always)]
-fn until_done(iocb: &Kiocb, iter: &IovIter, inode: MappedInode<'_>, kind: Kind) -> isize {
-    let errors = inode.published.errors();
-    let result = (kind.piece)(iocb, iter, inode);
+fn until_done(iocb: &Kiocb, iter: &IovIter, inode: MappedInode<'_>, piece: Piece) -> isize {
+    let errors = inode.header.errors();
+    let result = piece(iocb, iter, inode);
 
-    if is_cut(iocb, iter, inode, kind.end_of, result) {
-        return go_on(iocb, iter, inode, kind, errors, result);
+    if is_cut(iocb, iter, inode, result) {
+        return go_on(iocb, iter, inode, piece, errors, result);
     }
     result
 }
@@ -387,25 +308,26 @@ fn go_on(
     iocb: &Kiocb,
     iter: &IovIter,
     inode: MappedInode<'_>,
-    kind: Kind,
+    piece: Piece,
     mut errors: u32,
     mut result: isize,
 ) -> isize {
+    /// The most bytes of a buffer that are faulted in at once.
+    const STEP: u64 = 1 << 20;
     /// The most times in a row that a page of the buffer may be missing again. Memory of the file
     /// that the CPU cannot read looks the same, until its failure is reported.
     const TRIES: u32 = 16;
     let (mut done, mut tries, mut waits) = (0, 0, 0);
-    let mut piece = kind.piece;
 
     loop {
         done += result.max(0);
         tries = if result > 0 { 0 } else { tries + 1 };
-        if tries > TRIES || !is_cut(iocb, iter, inode, kind.end_of, result) {
+        if tries > TRIES || !is_cut(iocb, iter, inode, result) {
             break;
         }
         // If there was a mapping error, and no page of the buffer is missing, the error ended the
         // I/O.
-        let has_error = inode.published.errors() != errors;
+        let has_error = inode.header.errors() != errors;
         if result > 0 && has_error && !iter.is_missing() {
             break;
         }
@@ -422,41 +344,14 @@ fn go_on(
             }
             tries = 0;
         }
-        if needs_room(result) {
-            let end = iocb.pos() as u64 + iter.count() as u64;
-            let asked = match iocb.flags() & c::IOCB_NOWAIT {
-                0 => ask_for_room(inode, end),
-                _ => Err(EAGAIN),
-            };
-            match asked {
-                // What fits is written.
-                Err(errno) if iocb.pos() as u64 >= inode.published.capacity() => {
-                    result = errno.to_errno() as isize;
-                    break;
-                }
-                _ => piece = kind.piece_inside,
-            }
-            tries = 0;
-        }
-        if is_at_gate(result) {
-            let waited = match iocb.flags() & c::IOCB_NOWAIT {
-                0 => wait_at_gate(iocb, inode),
-                _ => Err(EAGAIN),
-            };
-            if let Err(errno) = waited {
-                result = errno.to_errno() as isize;
-                break;
-            }
-            tries = 0;
-        }
-        let left = (kind.end_of)(inode).saturating_sub(iocb.pos() as u64);
-        let wanted = iter.count().min(left.min(STEP as u64) as usize);
-        // The file may have become smaller, which the next piece will find. No lock is held.
+        let left = inode.end_of_io().saturating_sub(iocb.pos() as u64);
+        let wanted = iter.count().min(left.min(STEP) as usize);
+        // The file may have become smaller, which `piece` will find. No lock is held.
         if wanted > 0 && iter.fault_in(wanted) == 0 {
             result = EFAULT.to_errno() as isize;
             break;
         }
-        errors = inode.published.errors();
+        errors = inode.header.errors();
         result = piece(iocb, iter, inode);
     }
     if done > 0 {
@@ -473,16 +368,16 @@ fn read_once(iocb: &Kiocb, to: &IovIter, inode: MappedInode<'_>) -> isize {
         Ok(locked) => locked,
         Err(errno) => return errno.to_errno() as isize,
     };
-    match dax_rw(iocb, to, inode, READ.end_of, &locked) {
+    match dax_rw(iocb, to, inode, &locked) {
         Some(result) => result,
         None if inode.inode.is_bad() => EIO.to_errno() as isize,
         None => 0,
     }
 }
 
-/// Does one piece of a write. With `ASKS`, a write that needs room is told so ([`ROOM`]).
+/// Does one piece of a write.
 #[inline(always)]
-fn write_once<const ASKS: bool>(iocb: &Kiocb, from: &IovIter, inode: MappedInode<'_>) -> isize {
+fn write_once(iocb: &Kiocb, from: &IovIter, inode: MappedInode<'_>) -> isize {
     let locked = match IoLock::new(iocb, inode, true) {
         Ok(locked) => locked,
         Err(errno) => return errno.to_errno() as isize,
@@ -498,79 +393,14 @@ fn write_once<const ASKS: bool>(iocb: &Kiocb, from: &IovIter, inode: MappedInode
     if err != 0 {
         return err as isize;
     }
-    if iocb.pos() as u64 + checked as u64 > inode.inode.size() {
-        // SAFETY: `locked` holds `i_rwsem` exclusively.
-        if let Some(resizing) = unsafe { Resizing::new(inode) } {
-            // Nothing is written yet, so an append stays in one piece.
-            if ASKS && iocb.pos() as u64 + checked as u64 > resizing.capacity() {
-                return ROOM.to_errno() as isize;
-            }
-            return write_beyond_end(iocb, from, inode, &locked, &resizing)
-                .unwrap_or_else(|errno| errno.to_errno() as isize);
-        }
-    }
-    // A mapped file gets no more memory, so it is full at its end, like a block device.
+    // A mapped file gets no more memory, so it does not grow: it is full, like a block device.
     write_locked(iocb, from, inode, &locked).unwrap_or(ENOSPC.to_errno() as isize)
-}
-
-/// Does one piece of a write that makes the file grow.
-///
-/// # Errors
-///
-/// [`EAGAIN`] if it would have to wait and must not; [`EFAULT`] if a page of the buffer is missing
-/// in the middle of an append of at most [`STEP`], which begins anew then, so that it stays in
-/// one piece. Those of [`Resizing`].
-#[cold]
-fn write_beyond_end(
-    iocb: &Kiocb,
-    from: &IovIter,
-    inode: MappedInode<'_>,
-    locked: &IoLock<'_>,
-    resizing: &Resizing<'_>,
-) -> Result<isize> {
-    let (start, flags, wanted) = (iocb.pos(), iocb.flags(), from.count());
-    let size = inode.inode.size();
-    let gap = (start as u64).saturating_sub(size);
-
-    // Without waiting, nothing is reported, and not much is zeroed.
-    let reports = flags & c::IOCB_DSYNC != 0 || inode.is_mapped_sync();
-    if flags & c::IOCB_NOWAIT != 0 && (gap > PAGE || reports) {
-        return Err(EAGAIN);
-    }
-    if start as u64 >= resizing.capacity() {
-        return Err(ENOSPC);
-    }
-    resizing.fill_gap(start as u64)?;
-    let result = write_locked(iocb, from, inode, locked).unwrap_or(0);
-    let written = wanted - from.count();
-    if written == 0 {
-        return Ok(result);
-    }
-    // Another append may come first when the lock is dropped.
-    let one_piece = flags & c::IOCB_APPEND != 0 && wanted <= STEP;
-    if one_piece && result >= 0 && from.count() > 0 && from.is_missing() {
-        // SAFETY: `written` bytes were taken from `from` above.
-        unsafe { from.revert(written) };
-        iocb.set_pos(start);
-        return Err(EFAULT);
-    }
-    let end = iocb.pos() as u64;
-    if end > size {
-        resizing.grown_to(end).inspect_err(|_| {
-            // Of what is behind the end, nothing counts. If the map has changed, it is written
-            // again.
-            // SAFETY: `written` bytes were taken from `from` above.
-            unsafe { from.revert(written) };
-            iocb.set_pos(start);
-        })?;
-    }
-    Ok(result)
 }
 
 /// Reads from `inode`, through any of its files.
 #[inline]
 pub(super) fn read(iocb: &Kiocb, to: &IovIter, inode: MappedInode<'_>) -> isize {
-    let done = until_done(iocb, to, inode, READ);
+    let done = until_done(iocb, to, inode, read_once);
 
     count_read(inode, done);
     done
@@ -596,14 +426,11 @@ pub(super) unsafe extern "C" fn read_iter(iocb: *mut c::kiocb, to: *mut c::iov_i
 pub(super) unsafe extern "C" fn write_iter(iocb: *mut c::kiocb, from: *mut c::iov_iter) -> isize {
     // SAFETY: `iocb` and `from` are the VFS's, and the file is a mapped one.
     let io = unsafe { Io::new(iocb, from) };
-    let done = until_done(io.iocb, io.iter, io.inode, WRITE);
+    let done = until_done(io.iocb, io.iter, io.inode, write_once);
 
     count_written(io.inode, done);
     if done > 0 {
-        // The inode lock is not held, as fsync may take it, and a report waits for the server.
-        if let Err(errno) = io.inode.report_if_sync() {
-            return errno.to_errno() as isize;
-        }
+        // The inode lock is not held, as fsync may take it.
         return io.iocb.write_sync(done);
     }
     done
@@ -622,16 +449,16 @@ fn has_to_ask_server(iocb: &Kiocb, inode: MappedInode<'_>) -> bool {
 /// Counts the bytes of a read.
 fn count_read(inode: MappedInode<'_>, done: isize) {
     if let Ok(bytes @ 1..) = u64::try_from(done) {
-        inode.published.counts.add(Counter::ReadBytes, bytes);
-        inode.published.listed.read_bytes.add(bytes);
+        inode.header.counts.add(Counter::ReadBytes, bytes);
+        inode.header.published().listed.read_bytes.add(bytes);
     }
 }
 
 /// Counts the bytes of a write.
 pub(super) fn count_written(inode: MappedInode<'_>, done: isize) {
     if let Ok(bytes @ 1..) = u64::try_from(done) {
-        inode.published.counts.add(Counter::WrittenBytes, bytes);
-        inode.published.listed.written_bytes.add(bytes);
+        inode.header.counts.add(Counter::WrittenBytes, bytes);
+        inode.header.published().listed.written_bytes.add(bytes);
     }
 }
 

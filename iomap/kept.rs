@@ -56,7 +56,6 @@ use crate::{
 };
 
 use super::{
-    gates::open_all,
     invalidate::{
         mark_all_dirty,
         try_break_layout, //
@@ -106,10 +105,6 @@ impl Evicted {
     ///
     /// The file has no memory, and is in no list.
     unsafe fn free(self) {
-        // SAFETY: By the type invariants the inode is being evicted, or is gone.
-        let no_faults = unsafe { NoFaults::of_evicted(self.file()) };
-
-        open_all(self.file().sbi(), no_faults.map());
         // SAFETY: By the type invariants nothing uses the file any more.
         unsafe { MappedFile::free(self.0) }
     }
@@ -152,7 +147,7 @@ impl MappedFiles {
             unsafe { evicted.free() };
             return;
         }
-        if let Some(device) = file.map().any_device() {
+        if let Some(device) = file.header().any_device() {
             // Nothing asks FUSE's superblock about kept memory.
             // SAFETY: The mount holds `device` until its last kept memory is released.
             unsafe { file.host.move_to(device.dax_dev()) };
@@ -208,7 +203,7 @@ impl MappedFiles {
 
         let let_go = |held: &Held<'_>| {
             let file = held.file();
-            let open_files = &file.published().open_files;
+            let open_files = &file.header().published().open_files;
 
             // From here on, mmap(2) sets `may_be_busy` again.
             let was_open = lockless::look::<AsWritten>(&file.listed.may_be_busy, open_files);

@@ -28,10 +28,10 @@ use super::mapped_inode::{
 pub(crate) fn show_inode(sbi: &SbInfo, number: u32, f: &SeqFile) {
     sbi.mapped_inodes.with(number, |listed| {
         let published = Published::of_listed(listed);
-        let inode = published.inode();
+        let (inode, header) = (published.inode(), &published.header);
 
         // It may not be published yet, or not any more.
-        if !ptr::eq(private(inode).load(Ordering::Acquire).cast(), published) {
+        if !ptr::eq(private(inode).load(Ordering::Acquire).cast(), header) {
             return;
         }
         seq_print!(
@@ -41,10 +41,10 @@ pub(crate) fn show_inode(sbi: &SbInfo, number: u32, f: &SeqFile) {
             inode.nodeid(),
             inode.number(),
             inode.size(),
-            published.map().meta_len
+            header.meta_len
         );
         // A file that was never mapped by mmap(2) has no faults.
-        match published.file().map(|file| &file.faults) {
+        match header.file().map(|file| &file.faults) {
             Some(faults) => seq_print!(
                 f,
                 " faults_2m={} faults_4k={} faults_failed={}",

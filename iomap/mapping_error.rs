@@ -20,7 +20,7 @@ use crate::{
 };
 
 use super::mapped_inode::{
-    Published,
+    Header,
     PAGE, //
 };
 
@@ -38,13 +38,7 @@ pub(super) enum MappingError {
     Poisoned,
     UnknownType,
     WriteToHole,
-    /// The task has to wait: see [`gates`](super::gates). Not an error of anybody.
-    Gate,
 }
-
-/// The errno of I/O that has to wait for a gate. A program cannot return it, and no system call
-/// does.
-pub(super) const GATE: Error = ERECALLCONFLICT;
 
 /// The cause, for the log.
 impl fmt::Display for MappingError {
@@ -64,7 +58,6 @@ impl fmt::Display for MappingError {
             Self::Poisoned => "memory that has failed",
             Self::UnknownType => "a type of mapping that does not exist",
             Self::WriteToHole => "a write to a hole",
-            Self::Gate => "a range that is being changed",
         };
         f.write_str(cause)
     }
@@ -74,19 +67,16 @@ impl fmt::Display for MappingError {
 #[cold]
 pub(super) fn report_error(
     inode: &Inode,
-    published: &Published,
+    header: &Header,
     pos: u64,
     length: u64,
     flags: ffi::c_uint,
     error: MappingError,
 ) -> Error {
-    if let MappingError::Gate = error {
-        return GATE;
-    }
-    let sbi = published.sbi();
+    let sbi = header.sbi();
 
     sbi.stats.inc(Counter::RefusedMappings);
-    published.listed.refused_mappings.add(1);
+    header.published().listed.refused_mappings.add(1);
     // A PMD fault that fails is retried as a PTE fault, and a write to failed memory as a write of
     // the whole page.
     let tried_again = match error {
@@ -94,9 +84,9 @@ pub(super) fn report_error(
         _ => flags & c::IOMAP_FAULT != 0 && length > PAGE,
     };
     if !tried_again {
-        published.count_error();
+        header.count_error();
         // A fault passes the host of the DAX page cache, which has no name.
-        let named = published.file().and_then(|file| file.inode());
+        let named = header.file().and_then(|file| file.inode());
         pr_warn_limited!(
             sbi.mappings,
             "{}: ops {}: inode {}{} at {:#x}: {}\n",

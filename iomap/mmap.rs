@@ -56,11 +56,8 @@ pub(super) unsafe extern "C" fn mmap(
     let mut vma = unsafe { VmaBeingMade::from_raw(vma) };
 
     from_result(|| {
-        if vma.is_sync() {
-            if !inode.map().is_synchronous() {
-                return Err(EOPNOTSUPP);
-            }
-            inode.will_be_mapped_sync()?;
+        if vma.is_sync() && !inode.header.is_synchronous() {
+            return Err(EOPNOTSUPP);
         }
         // The kernel reads an instruction for a uprobe from FUSE's page cache, and would take a
         // page that is left there for this file's. It removes breakpoints only from what maps that

@@ -15,7 +15,6 @@ use crate::{
 
 use super::{
     mapped_inode::{
-        Header,
         MappedFile,
         PAGE, //
     },
@@ -55,25 +54,6 @@ impl<'a> NoFaults<'a> {
 
     pub(super) fn file(&self) -> &'a MappedFile {
         self.file
-    }
-
-    /// Returns the map.
-    pub(super) fn map(&self) -> &Header {
-        // SAFETY: `invalidate_lock` is held, or nothing changes the map any more.
-        unsafe { self.file.present_map() }
-    }
-
-    /// Cuts the map at `size`, where it has neither entries nor private copies from there on.
-    pub(super) fn cut_map(&self, size: u64) {
-        let size = size.min(self.map().mapped_size());
-
-        self.map().mapped_size.store(size, Ordering::Relaxed);
-        self.file
-            .published()
-            .capacity
-            .store(size, Ordering::Relaxed);
-        // SAFETY: `invalidate_lock` is held, or no file is open, so there are no faults.
-        unsafe { self.file.host.set_size(size) };
     }
 
     /// Unmaps bytes `start` to `end`. Returns the first folio in the range that is in use by direct

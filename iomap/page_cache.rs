@@ -28,12 +28,7 @@ use core::{
         self,
         NonNull, //
     },
-    sync::atomic::{
-        AtomicPtr,
-        AtomicU32,
-        AtomicU64,
-        Ordering, //
-    }, //
+    sync::atomic::Ordering, //
 };
 
 use kernel::{
@@ -66,12 +61,11 @@ use crate::{
 
 use super::{
     mapped_inode::{
-        published,
+        header,
         Faults,
         MappedFile,
         MappedInode, //
     },
-    validity::new_validity,
     vm_file::is_vm_file,
     writeback::{
         writepages,
@@ -92,14 +86,16 @@ static EMPTY_AOPS: Table<c::address_space_operations> = Table(c::address_space_o
     ..pin_init::zeroed()
 });
 
-/// Initializes the inode that hosts the DAX page cache of a file.
+/// Initializes the inode that hosts the DAX page cache of a file. Its `i_private` is the header, as
+/// in FUSE's inode.
 fn dax_host(inode: MappedInode<'_>) -> impl PinInit<Host> + '_ {
-    let (size, inode) = (inode.published.capacity(), inode.inode);
+    let (header, inode) = (inode.header, inode.inode);
+    let (size, private) = (header.mapped_size, ptr::from_ref(header).cast_mut().cast());
     let lock = (LOCK, kernel::static_lock_class!());
 
     // SAFETY: The superblock is valid until `inode` is evicted, and `MappedFiles::evict()` moves a
     // host that outlives that. `writepages()` is for such a page cache.
-    unsafe { Host::new(inode, size, &DAX_AOPS.0, lock) }
+    unsafe { Host::new(inode, size, private, &DAX_AOPS.0, lock) }
 }
 
 impl MappedFile {
@@ -110,14 +106,14 @@ impl MappedFile {
     ///
     /// [`ENOMEM`].
     pub(super) fn get_or_make(inode: MappedInode<'_>) -> Result<&Self> {
-        let published = inode.published;
-        if let Some(file) = published.file() {
+        let header = inode.header;
+        if let Some(file) = header.file() {
             file.will_be_mapped();
             return Ok(file);
         }
-        let mapped_files = &published.sbi().mapped_files;
+        let mapped_files = &header.sbi().mapped_files;
         let _making = mapped_files.making.lock();
-        if let Some(file) = published.file() {
+        if let Some(file) = header.file() {
             file.will_be_mapped();
             return Ok(file);
         }
@@ -129,21 +125,16 @@ impl MappedFile {
         // In this order: a walk of the list finds every file that can fault.
         // SAFETY: `file` is in no list, its inode is in use, and it stays until it is removed.
         unsafe { mapped_files.insert(file) };
-        published.file.store(raw, Ordering::Release);
+        header.file.store(raw, Ordering::Release);
         Ok(file)
     }
 
     fn new(inode: MappedInode<'_>) -> impl PinInit<Self> + '_ {
-        let published = inode.published;
+        let header = inode.header;
 
         pin_init!(Self {
             host <- dax_host(inode),
-            present: AtomicPtr::new(ptr::from_ref(&published.first_map).cast_mut()),
-            counts: published.counts,
-            published: NonNull::from(published),
-            validity: AtomicU64::new(new_validity()),
-            writers_back: AtomicU32::new(0),
-            changes: AtomicU32::new(0),
+            header: NonNull::from(header),
             faults: Faults::new(),
             // SAFETY: `listed` is a field of a `MappedFile`.
             listed: unsafe { ListedFile::new(inode.inode.as_raw()) },
@@ -181,7 +172,7 @@ unsafe extern "C" fn write_dax_back(
     // SAFETY: `empty` is valid, and its host is the file's inode, which is in use.
     let inode = unsafe { inode::Inode::from_raw((*empty).host) };
     // SAFETY: The inode is mapped, by the safety requirements.
-    let Some(file) = unsafe { published(inode) }.file() else {
+    let Some(file) = unsafe { header(inode) }.file() else {
         return 0;
     };
     // SAFETY: `wbc` is the caller's, which waits for this function.

@@ -11,10 +11,7 @@
 use kernel::{
     ffi,
     prelude::*,
-    sync::{
-        atomic::Relaxed,
-        rcu, //
-    }, //
+    sync::rcu, //
 };
 
 use crate::{
@@ -32,10 +29,7 @@ use crate::{
     bindings::kernel as c,
     daxdev::Device,
     fmap_ops::RawMapping,
-    sb_info::{
-        OwnershipReadGuard,
-        SbInfo, //
-    },
+    sb_info::OwnershipReadGuard,
     stats::{
         DeviceCounter,
         DeviceShortcut, //
@@ -44,9 +38,8 @@ use crate::{
 
 use super::{
     mapped_inode::{
-        published,
+        header,
         Header,
-        MappedFile,
         PAGE,
         PMD_SIZE, //
     },
@@ -80,15 +73,6 @@ pub(super) struct Mapping<'a> {
 }
 
 impl Mapping<'_> {
-    /// Returns the mapping up to where memory has failed.
-    #[inline(always)]
-    fn healthy_part(mut self) -> Result<Self, MappingError> {
-        if !self.healthy {
-            self.cut_at_poison()?;
-        }
-        Ok(self)
-    }
-
     /// Cuts the mapping where memory has failed.
     #[cold]
     fn cut_at_poison(&mut self) -> Result<(), MappingError> {
@@ -105,8 +89,8 @@ impl Mapping<'_> {
         }
     }
 
-    /// Cuts the mapping where leftover memory of a file but `own` begins: direct I/O or a pipe
-    /// would read what is written there, or overwrite it. Faults call [`claim_pages`] instead.
+    /// Cuts the mapping where leftover memory of another file begins: direct I/O or a pipe would
+    /// read what is written there, or overwrite it. Faults call [`claim_pages`] instead.
     ///
     /// The task must not sleep between validating and copying (`daxdev::failure`), so the caller
     /// takes the ownership lock before it validates.
@@ -114,9 +98,10 @@ impl Mapping<'_> {
     pub(super) fn cut_at_leftovers(
         &mut self,
         device: &Device,
-        own: Option<&MappedFile>,
+        header: &Header,
         _still: &OwnershipReadGuard<'_>,
     ) -> Result<(), MappingError> {
+        let own = header.file();
         let pages = (self.length / PAGE).min(PMD_SIZE / PAGE);
         let free = device
             .with_frames(self.addr, pages, |frames| {
@@ -162,21 +147,12 @@ impl Header {
         length: u64,
         i_size: u64,
     ) -> Result<Mapping<'_>, MappingError> {
-        self.locate(pos, length, i_size)?.healthy_part()
-    }
+        let mut mapping = self.locate(pos, length, i_size)?;
 
-    /// Does the same as [`Header::resolve`], for any byte up to the end of the map.
-    #[inline(always)]
-    pub(super) fn resolve_write(&self, pos: u64, length: u64) -> Result<Mapping<'_>, MappingError> {
-        self.outside_of_gates(pos, self.locate_any(pos, length)?)?
-            .healthy_part()
-    }
-
-    /// Does the same as [`Header::resolve`], for any byte of a page of the map, whatever the size
-    /// of the file, and in a gate, too.
-    #[inline(always)]
-    pub(super) fn resolve_any(&self, pos: u64, length: u64) -> Result<Mapping<'_>, MappingError> {
-        self.locate_any(pos, length)?.healthy_part()
+        if !mapping.healthy {
+            mapping.cut_at_poison()?;
+        }
+        Ok(mapping)
     }
 
     /// Does the same as [`Header::resolve`], but the memory may have failed.
@@ -187,39 +163,17 @@ impl Header {
         length: u64,
         i_size: u64,
     ) -> Result<Mapping<'_>, MappingError> {
-        if pos >= i_size.min(self.mapped_size()) {
+        if pos >= i_size.min(self.mapped_size) {
             return Err(MappingError::BeyondFile);
         }
-        self.outside_of_gates(pos, self.locate_any(pos, length)?)
-    }
-
-    /// Cuts a mapping for `pos` at the next gate.
-    #[inline(always)]
-    fn outside_of_gates<'a>(
-        &self,
-        pos: u64,
-        mut mapping: Mapping<'a>,
-    ) -> Result<Mapping<'a>, MappingError> {
-        if self.has_gates.load(Relaxed) {
-            let end = mapping.offset + mapping.length;
-            let before = self.before_gate(pos, end - pos).ok_or(MappingError::Gate)?;
-            mapping.length = pos + before - mapping.offset;
-        }
-        Ok(mapping)
-    }
-
-    /// Does the same as [`Header::resolve_any`], but the memory may have failed.
-    #[inline(always)]
-    pub(super) fn locate_any(&self, pos: u64, length: u64) -> Result<Mapping<'_>, MappingError> {
         // Nothing overflows: sizes and lengths are at most i64::MAX, and `pos` is inside the file.
-        let mapped_size = self.mapped_size();
-        let end = page_end(mapped_size);
+        let end = page_end(self.mapped_size);
         let offset = pos & !(PAGE - 1);
         let wanted = page_end(pos - offset + length).min(end - offset);
 
         let raw = self
             .resolver
-            .resolve(self.meta(), offset, wanted, mapped_size)
+            .resolve(self.meta(), offset, wanted, self.mapped_size)
             .map_err(MappingError::Program)?;
         self.validate(raw, offset, end)
     }
@@ -323,41 +277,32 @@ impl Operations for ForDax {
         flags: ffi::c_uint,
         iomap: &mut Iomap,
     ) -> Result {
-        let (published, own, map) = if flags & c::IOMAP_FAULT != 0 {
-            // SAFETY: `inode` is the host of a DAX page cache, as this is a fault.
-            let file = unsafe { MappedFile::of_host(inode) };
-            // SAFETY: The fault holds `invalidate_lock`.
-            (file.published(), Some(file), unsafe { file.present_map() })
-        } else {
-            // SAFETY: `inode` is FUSE's, mapped and in use.
-            let published = unsafe { published(inode) };
-            // SAFETY: Reads, writes and zeroing are critical sections of `users`.
-            let map = unsafe { published.present_map() };
-            // Looked at by each step of a read or write, inside `users`: see `bad_inodes`.
-            // SAFETY: Reads and writes pass FUSE's inode, which is in use.
-            if unsafe { is_bad(inode.as_raw()) } {
-                map.sbi().look_for_bad();
-                return Err(EIO);
-            }
-            (published, published.file(), map)
-        };
-        let still = lock_for_write(map.sbi(), flags)?;
+        // SAFETY: `inode` is mapped, or the host of a DAX page cache, and in use.
+        let header = unsafe { header(inode) };
+        // Looked at by each step of a read or write, inside `users`: see `bad_inodes`.
+        // SAFETY: Reads and writes pass FUSE's inode, which is in use.
+        if flags & c::IOMAP_FAULT == 0 && unsafe { is_bad(inode.as_raw()) } {
+            header.sbi().look_for_bad();
+            return Err(EIO);
+        }
+        let still = lock_for_write(header, flags)?;
         let place = |mut mapping: Mapping<'_>| {
             let guard = match mapping.device {
                 Some(device) if flags & c::IOMAP_FAULT != 0 => {
-                    let file = own.ok_or(MappingError::BeyondFile)?;
                     let pages = length.min(mapping.length - (pos - mapping.offset)) / PAGE;
                     let addr = mapping.addr + (pos - mapping.offset);
+                    // SAFETY: The file has been mapped by mmap(2), as this is a fault.
+                    let file = unsafe { header.file_unchecked() };
                     claim_pages(file, device, addr, pos, pages)?
                 }
                 Some(device) => {
                     if let Some(still) = &still {
-                        mapping.cut_at_leftovers(device, own, still)?;
+                        mapping.cut_at_leftovers(device, header, still)?;
                     }
                     None
                 }
                 None => {
-                    may_be_hole(own, pos, flags)?;
+                    may_be_hole(header.file(), pos, flags)?;
                     None
                 }
             };
@@ -366,16 +311,10 @@ impl Operations for ForDax {
             Ok(())
         };
 
-        // What a file gains is written before its size changes.
-        let mapping = if map.sbi().resizes && is_write(flags) {
-            map.resolve_write(pos, length)
-        } else {
-            map.resolve(pos, length, inode.size())
-        };
-        let placed = mapping.and_then(place);
+        let placed = header.resolve(pos, length, inode.size()).and_then(place);
         // A report may allocate memory, and reclaim may wait for this lock.
         drop(still);
-        placed.map_err(|error| report_error(inode, published, pos, length, flags, error))
+        placed.map_err(|error| report_error(inode, header, pos, length, flags, error))
     }
 
     /// Ends the association of memory: drops the guard of `begin()`, if there is one. Counts what
@@ -415,19 +354,13 @@ fn count_done(iomap: &Iomap, done: isize, flags: ffi::c_uint) {
     let (Some(stats), Ok(done @ 1..)) = (stats, u64::try_from(done)) else {
         return;
     };
-    let (counter, number) = match flags & (c::IOMAP_FAULT | c::IOMAP_WRITE | c::IOMAP_ZERO) {
+    let (counter, number) = match flags & (c::IOMAP_FAULT | c::IOMAP_WRITE) {
         0 => (DeviceCounter::ReadBytes, done),
-        c::IOMAP_WRITE | c::IOMAP_ZERO => (DeviceCounter::WrittenBytes, done),
+        c::IOMAP_WRITE => (DeviceCounter::WrittenBytes, done),
         _ if done == PAGE => (DeviceCounter::PageFaults, 1),
         _ => (DeviceCounter::HugeFaults, 1),
     };
     stats.add(counter, number);
-}
-
-/// Returns true for write(2) and its kin, and for zeroing.
-#[inline]
-fn is_write(flags: ffi::c_uint) -> bool {
-    flags & (c::IOMAP_WRITE | c::IOMAP_ZERO) != 0 && flags & c::IOMAP_FAULT == 0
 }
 
 /// Takes the ownership lock for a write, if there may be leftover memory. That is counted before
@@ -437,8 +370,13 @@ fn is_write(flags: ffi::c_uint) -> bool {
 ///
 /// [`EAGAIN`] if the write must not wait and the lock is not free.
 #[inline]
-fn lock_for_write(sbi: &SbInfo, flags: ffi::c_uint) -> Result<Option<OwnershipReadGuard<'_>>> {
-    if !is_write(flags) || !sbi.mapped_files.has_leftovers() {
+fn lock_for_write(header: &Header, flags: ffi::c_uint) -> Result<Option<OwnershipReadGuard<'_>>> {
+    let sbi = header.sbi();
+
+    if flags & c::IOMAP_WRITE == 0
+        || flags & c::IOMAP_FAULT != 0
+        || !sbi.mapped_files.has_leftovers()
+    {
         return Ok(None);
     }
     let nowait = flags & c::IOMAP_NOWAIT != 0;

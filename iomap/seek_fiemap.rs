@@ -4,8 +4,8 @@
 //! data are.
 //!
 //! Both call the program for one mapping after the other, and validate each as any other. From the
-//! mapped size to the file size there is a hole. No lock is held between two mappings: a program
-//! may return a mapping per page, and then this may run until the task is killed.
+//! mapped size to the file size there is a hole. No lock is held, as a map does not change: a
+//! program may return a mapping per page, and then this may run until the task is killed.
 //!
 //! FIEMAP has no field for a device: `fe_physical` is the offset in the device of that extent.
 //! Extents on different devices cannot be told apart.
@@ -47,7 +47,7 @@ use super::{
 
 static SEEK_FIEMAP_OPS: c::iomap_ops = ForSeekFiemap::OPS;
 
-/// The iomap operations of lseek(2) and FIEMAP. They associate no memory.
+/// The iomap operations of lseek(2) and FIEMAP. They associate no memory, and take no lock.
 struct ForSeekFiemap;
 
 impl Operations for ForSeekFiemap {
@@ -60,20 +60,20 @@ impl Operations for ForSeekFiemap {
     ) -> Result {
         // SAFETY: `inode` is FUSE's and mapped, as iomap is called for such an inode.
         let mapped = unsafe { MappedInode::new(inode) };
-        let (map, i_size) = (mapped.map(), mapped.inode.size());
+        let (header, i_size) = (mapped.header, mapped.inode.size());
 
         if fatal_signal_pending() {
             return Err(EINTR);
         }
-        let end = i_size.min(map.mapped_size());
+        let end = i_size.min(header.mapped_size);
         if pos >= end {
             iomap.set_hole(pos, length);
             return Ok(());
         }
         // Failed memory is reported as data.
-        let mapping = map
-            .locate_any(pos, length)
-            .map_err(|error| report_error(inode, mapped.published, pos, length, flags, error))?;
+        let mapping = header
+            .locate(pos, length, i_size)
+            .map_err(|error| report_error(inode, header, pos, length, flags, error))?;
         mapping.fill(iomap);
         // Whole pages: the last page of the file is mapped as a whole.
         iomap.set_length(mapping.length.min(page_end(end) - mapping.offset));

@@ -109,12 +109,12 @@ impl MappedFile {
     /// Returns true if there may be dirty entries. A task that flushes around poison clears their
     /// marks for a moment.
     fn may_be_dirty(&self) -> bool {
-        self.mapping().any_dirty() || self.map().may_have_poison()
+        self.mapping().any_dirty() || self.header().may_have_poison()
     }
 }
 
 /// Waits until flushes, and stores that bypass the caches, have reached the persistence domain.
-pub(super) fn drain() {
+fn drain() {
     // SAFETY: A store fence may be executed in any context.
     unsafe { c::fuse_dax_fmap_pmem_wmb() }
 }
@@ -154,10 +154,11 @@ pub(super) fn writepages_of(file: &MappedFile, wbc: &c::writeback_control) -> ff
 /// Waits first for the fast faults that may have found an entry dirty, so that DAX finds what they
 /// have mapped.
 fn write_back(file: &MappedFile, start: c::loff_t, end: c::loff_t) -> Result {
+    let header = file.header();
     let flush = || {
         let result = for_each_chunk(file, (start, end), |start, end| {
             let flushing = Flushing::new(file.sbi());
-            if !file.map().may_have_poison() {
+            if !header.may_have_poison() {
                 return flush_entries(file, start, end, &flushing, None);
             }
             drop(flushing);
@@ -166,11 +167,11 @@ fn write_back(file: &MappedFile, start: c::loff_t, end: c::loff_t) -> Result {
             flush_entries(file, start, end, &flushing, Some(&no_faults))
         });
         // Cookies that say "dirty" may be wrong now.
-        lockless::renew(&file.validity, new_validity());
+        lockless::renew(&header.validity, new_validity());
         result
     };
 
-    lockless::write_back::<AsWritten, _>(&file.writers_back, || drop(NoFaults::lock(file)), flush)
+    lockless::write_back::<AsWritten, _>(&header.writers_back, || drop(NoFaults::lock(file)), flush)
 }
 
 /// Calls `flush` for bytes `start` to `end` of a file, in chunks that have dirty entries: a memory
@@ -224,7 +225,7 @@ fn flush_entries(
     };
 
     let hidden = poison.and_then(|no_faults| hide_poison(no_faults, start, end));
-    let result = file.map().any_device().map_or(Ok(()), |device| {
+    let result = file.header().any_device().map_or(Ok(()), |device| {
         // SAFETY: `device` is held as long as the mount's `SbInfo` exists.
         to_result(unsafe { file.mapping().write_back(device.dax_dev(), &mut wbc) })
     });
@@ -261,7 +262,7 @@ fn for_each_poisoned(
             let Some((first, pages)) = entry.frames().filter(|_| has_poison(entry)) else {
                 return;
             };
-            if let Some(device) = file.map().any_device() {
+            if let Some(device) = file.header().any_device() {
                 for pfn in (first..first + pages).filter(|pfn| !is_poisoned(*pfn)) {
                     // SAFETY: Frame `pfn` is of an entry, and so has a memory map. It has not
                     // failed, and so is in the kernel's own mapping.
@@ -300,7 +301,7 @@ pub(super) fn flush_around_poison(no_faults: &NoFaults<'_>, start: c::loff_t, en
         file.mapping().lock_entries().clear_dirty(index);
         file.record_loss();
     });
-    lockless::renew(&file.validity, new_validity());
+    lockless::renew(&file.header().validity, new_validity());
     drain();
 }
 
@@ -309,11 +310,11 @@ pub(super) fn flush_range(no_faults: &NoFaults<'_>, start: c::loff_t, end: c::lo
     let file = no_faults.file();
     let result = for_each_chunk(file, (start, end), |start, end| {
         let flushing = Flushing::new(file.sbi());
-        let poison = file.map().may_have_poison().then_some(no_faults);
+        let poison = file.header().may_have_poison().then_some(no_faults);
         flush_entries(file, start, end, &flushing, poison)
     });
     // The entries in the range may be about to be removed.
-    lockless::renew(&file.validity, new_validity());
+    lockless::renew(&file.header().validity, new_validity());
     drain();
     result
 }
@@ -329,7 +330,7 @@ pub(super) fn write_back_range(file: &MappedFile, start: c::loff_t, end: c::loff
 
 /// Does the same as [`write_back_range`], for a file that may never have been mapped by mmap(2).
 pub(super) fn write_back_inode(inode: MappedInode<'_>, start: c::loff_t, end: c::loff_t) -> Result {
-    match inode.published.file() {
+    match inode.header.file() {
         Some(file) => write_back_range(file, start, end),
         None => Ok(()),
     }
@@ -371,8 +372,7 @@ pub(crate) unsafe fn sync_range(file: *const c::file, start: c::loff_t, end: c::
     let (_, inode) = unsafe { open_file(file) };
     let flushed = write_back_inode(inode, start, end);
     drain();
-    inode.report_again();
-    let lost = if inode.map().has_failed_device() {
+    let lost = if inode.header.has_failed_device() {
         Err(EIO)
     } else {
         Ok(())

@@ -60,7 +60,7 @@ pub(crate) struct MappedFiles {
 ///
 /// # Invariants
 ///
-/// Each file in `mapped` is published, and its inode is in use or being evicted. The
+/// The header of each file in `mapped` is published, and its inode is in use or being evicted. The
 /// markers in that list belong to `MappedFiles::walk()`.
 ///
 /// Each file in `kept` is owned by the list, and has no inode.

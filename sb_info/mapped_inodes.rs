@@ -9,8 +9,7 @@ use core::{
     ptr::{
         self,
         NonNull, //
-    },
-    sync::atomic::AtomicU32, //
+    }, //
 };
 
 use kernel::{
@@ -110,8 +109,6 @@ pub(crate) struct ListedInode {
     pub(crate) refused_mappings: Tally,
     /// Its number in the list, or [`NONE`].
     number: Atomic<u32>,
-    /// What `iomap::size` knows about the size.
-    pub(crate) size_flags: AtomicU32,
 }
 
 impl ListedInode {
@@ -125,7 +122,6 @@ impl ListedInode {
             written_bytes: Tally::new(),
             refused_mappings: Tally::new(),
             number: Atomic::new(NONE),
-            size_flags: AtomicU32::new(0),
         }
     }
 }

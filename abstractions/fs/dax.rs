@@ -256,12 +256,6 @@ impl DaxMapping {
         Some(unsafe { Folio::of_head(busy) })
     }
 
-    /// Unmaps what is mapped from byte `start` on, private copies included.
-    pub(crate) fn unmap_with_copies(&self, start: c::loff_t) {
-        // SAFETY: By the type invariants the page cache is valid.
-        unsafe { c::unmap_mapping_range(self.as_raw(), start, 0, 1) }
-    }
-
     /// Removes the entries of bytes `start` to `end`.
     ///
     /// # Safety
@@ -362,16 +356,17 @@ impl Host {
     /// # Safety
     ///
     /// The superblock of `like` must stay valid as long as the host, or until [`Self::move_to`].
-    /// `a_ops` must be for this page cache.
+    /// `a_ops` must be for this page cache, and expect `private` as the private data of the inode.
     pub(crate) unsafe fn new<'a>(
         like: &'a Inode,
         size: u64,
+        private: *mut ffi::c_void,
         a_ops: &'static c::address_space_operations,
         lock: (&'static CStr, Pin<&'static LockClassKey>),
     ) -> impl PinInit<Self> + 'a {
         let init = move |slot: *mut Self| {
             // SAFETY: `slot` is valid for writes, and pinned; the caller guarantees the rest.
-            unsafe { Self::init(slot.cast(), like, size, a_ops, lock) };
+            unsafe { Self::init(slot.cast(), like, size, private, a_ops, lock) };
             Ok(())
         };
 
@@ -387,6 +382,7 @@ impl Host {
         slot: *mut c::inode,
         like: &Inode,
         size: u64,
+        private: *mut ffi::c_void,
         a_ops: &'static c::address_space_operations,
         lock: (&'static CStr, Pin<&'static LockClassKey>),
     ) {
@@ -411,19 +407,9 @@ impl Host {
         // threads never see it.
         inode.i_state.__state = c::inode_state_flags_enum_I_DIRTY_PAGES;
         inode.i_mapping = &raw mut inode.i_data;
+        inode.i_private = private;
         // SAFETY: The page cache is initialized; the caller guarantees the rest.
         unsafe { AddressSpace::set_up(&raw mut inode.i_data, slot, a_ops, lock) };
-    }
-
-    /// Sets the size of the inode.
-    ///
-    /// # Safety
-    ///
-    /// The `invalidate_lock` of the page cache must be held exclusively.
-    pub(crate) unsafe fn set_size(&self, size: u64) {
-        // SAFETY: By the type invariants the inode is valid. Only faults read the size, and none is
-        // running.
-        unsafe { (*self.0.get()).i_size = size as c::loff_t };
     }
 
     /// Returns the page cache.
@@ -467,27 +453,6 @@ pub(crate) unsafe fn iomap_fault(
 
     // SAFETY: `vmf` is valid; the caller guarantees the rest.
     unsafe { c::dax_iomap_fault(vmf.as_raw(), order, &mut pfn, core::ptr::null_mut(), ops) }
-}
-
-/// Writes `len` zeros from byte `pos` of a file on, except to holes.
-///
-/// # Errors
-///
-/// Those of `ops`; [`EIO`] or ENXIO if the device has failed.
-///
-/// # Safety
-///
-/// `ops` must be for the inode, which must be locked as they require.
-pub(crate) unsafe fn zero_range(
-    inode: &Inode,
-    pos: u64,
-    len: u64,
-    ops: &'static c::iomap_ops,
-) -> Result {
-    let (pos, len, did_zero) = (pos as c::loff_t, len as c::loff_t, core::ptr::null_mut());
-
-    // SAFETY: `inode` is valid; the caller guarantees the rest.
-    to_result(unsafe { c::dax_zero_range(inode.as_raw(), pos, len, did_zero, ops) })
 }
 
 /// Reads or writes at most `max` bytes without faulting in the buffer: the I/O ends at the first

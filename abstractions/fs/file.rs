@@ -36,9 +36,6 @@ pub(crate) trait FileExt {
     /// Returns the inode, to which the file holds a reference.
     fn inode(&self) -> &Inode;
 
-    /// Returns `f_mapping`.
-    fn mapping(&self) -> *mut c::address_space;
-
     /// Returns the path of the file.
     fn path(&self) -> &Path;
 
@@ -84,12 +81,6 @@ impl FileExt for LocalFile {
     fn inode(&self) -> &Inode {
         // SAFETY: The inode of an open file does not change, and stays in use.
         unsafe { Inode::from_raw((*self.as_ptr()).f_inode) }
-    }
-
-    #[inline]
-    fn mapping(&self) -> *mut c::address_space {
-        // SAFETY: The field is not written once the file is open.
-        unsafe { (*self.as_ptr()).f_mapping }
     }
 
     fn path(&self) -> &Path {

@@ -8,11 +8,9 @@
 //! C headers: [`fs/fuse/fuse_i.h`](srctree/fs/fuse/fuse_i.h),
 //! [`fs/fuse/dev.h`](srctree/fs/fuse/dev.h)
 
-mod device;
 mod mount;
 mod request;
 
-pub(crate) use device::ServerFile;
 pub(crate) use mount::{
     is_bad,
     ChannelId,

@@ -205,37 +205,6 @@ impl Inode {
         size.max(0) as u64
     }
 
-    /// Sets mtime and ctime to the present time.
-    pub(crate) fn modified_now(&self) {
-        // SAFETY: By the type invariants the inode is valid.
-        unsafe { c::fuse_dax_fmap_modified_now(self.as_raw()) }
-    }
-
-    /// Returns mtime and ctime, in seconds and nanoseconds.
-    pub(crate) fn times(&self) -> [(i64, u32); 2] {
-        let mut times = [(0, 0); 2];
-        let [(m, m_ns), (ct, ct_ns)] = &mut times;
-
-        // SAFETY: By the type invariants the inode is valid, and the pointers are to integers.
-        unsafe { c::fuse_dax_fmap_times(self.as_raw(), m, m_ns, ct, ct_ns) };
-        times
-    }
-
-    /// Marks the inode dirty: what fsync(2) and fdatasync(2) have to write has changed.
-    pub(crate) fn mark_dirty(&self) {
-        const DIRTY: ffi::c_int = c::inode_state_flags_enum_I_DIRTY_DATASYNC as ffi::c_int;
-
-        // SAFETY: By the type invariants the inode is valid. It is in use, so it may be queued.
-        unsafe { c::__mark_inode_dirty(self.as_raw(), DIRTY) }
-    }
-
-    /// Writes the inode if it is dirty, and waits for that: `sync_inode_metadata()`. Returns 0 or a
-    /// negative errno.
-    pub(crate) fn sync_metadata(&self) -> ffi::c_int {
-        // SAFETY: By the type invariants the inode is valid, and it is in use.
-        unsafe { c::sync_inode_metadata(self.as_raw(), 1) }
-    }
-
     /// Returns `i_flags` (`S_*`).
     #[inline]
     pub(crate) fn flags(&self) -> u32 {

@@ -81,11 +81,6 @@ impl Kiocb {
         unsafe { (*self.0.get()).ki_pos }
     }
 
-    pub(crate) fn set_pos(&self, pos: c::loff_t) {
-        // SAFETY: By the type invariants `self` is valid.
-        unsafe { (*self.0.get()).ki_pos = pos }
-    }
-
     #[inline]
     pub(crate) fn advance(&self, bytes: usize) {
         // SAFETY: By the type invariants `self` is valid.

@@ -17,7 +17,6 @@
 
 use core::{
     mem::ManuallyDrop,
-    ops::Deref,
     ptr::NonNull,
     sync::atomic::{
         AtomicPtr,
@@ -141,15 +140,6 @@ pub(crate) struct ActiveSuper(NonNull<SuperBlock>);
 unsafe impl Send for ActiveSuper {}
 // SAFETY: No method takes a shared reference.
 unsafe impl Sync for ActiveSuper {}
-
-impl Deref for ActiveSuper {
-    type Target = SuperBlock;
-
-    fn deref(&self) -> &SuperBlock {
-        // SAFETY: By the type invariants `self` owns an active reference.
-        unsafe { self.0.as_ref() }
-    }
-}
 
 impl ActiveSuper {
     /// Takes over a reference from [`Self::into_raw`].

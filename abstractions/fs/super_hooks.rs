@@ -49,14 +49,6 @@ pub(crate) trait SuperHooks: Sized + Send + Sync + 'static {
     /// `inode` must be under eviction by the VFS.
     unsafe fn evict_inode(inode: *mut c::inode);
 
-    /// Called instead of the function of the file system that writes an inode, unless it returns
-    /// [`None`]. May sleep.
-    ///
-    /// # Errors
-    ///
-    /// Any error is returned to the VFS.
-    fn write_inode(inode: &Inode) -> Option<Result>;
-
     /// Called before the function of the file system that syncs all data and waits for that. The
     /// superblock stays mounted during the call.
     ///
@@ -119,7 +111,6 @@ impl<T: SuperHooks> Hooked<T> {
         let s_op = c::super_operations {
             alloc_inode: Some(Self::alloc_inode),
             evict_inode: Some(Self::evict_inode),
-            write_inode: Some(Self::write_inode),
             put_super: Some(Self::put_super),
             sync_fs: Some(Self::sync_fs),
             ..*orig
@@ -224,27 +215,6 @@ impl<T: SuperHooks> Hooked<T> {
         if let Some(evict_inode) = orig.evict_inode {
             // SAFETY: This calls the file system's function with the VFS's argument.
             unsafe { evict_inode(inode) };
-        }
-    }
-
-    /// # Safety
-    ///
-    /// Must only be called by the VFS, for an inode in use whose superblock has these hooks.
-    unsafe extern "C" fn write_inode(
-        raw: *mut c::inode,
-        wbc: *mut c::writeback_control,
-    ) -> ffi::c_int {
-        // SAFETY: `raw` is in use.
-        let inode = unsafe { Inode::from_raw(raw) };
-        let Some(this) = Self::of_inode(inode) else {
-            return EIO.to_errno();
-        };
-
-        match (T::write_inode(inode), this.orig.write_inode) {
-            (Some(result), _) => result.map_or_else(Error::to_errno, |()| 0),
-            // SAFETY: This calls the file system's function with the VFS's arguments.
-            (None, Some(write_inode)) => unsafe { write_inode(raw, wbc) },
-            (None, None) => 0,
         }
     }
 

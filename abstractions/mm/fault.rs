@@ -25,14 +25,11 @@ use kernel::{
 };
 
 use crate::{
-    abstractions::{
-        fs::file::FileExt,
-        mm::{
-            folio::FolioRef,
-            pgtable::{
-                Pmd,
-                Pte, //
-            }, //
+    abstractions::mm::{
+        folio::FolioRef,
+        pgtable::{
+            Pmd,
+            Pte, //
         }, //
     },
     bindings::kernel as c, //
@@ -150,25 +147,6 @@ impl VmFault {
         // SAFETY: By the type invariants `self` is valid, and only this task uses it.
         unsafe { (*self.as_raw()).flags = flags };
         done
-    }
-
-    /// Drops the lock of the VMA, calls `wait`, and returns `VM_FAULT_RETRY`. The file of the VMA,
-    /// and so its inode, stays in use during `wait`.
-    ///
-    /// # Safety
-    ///
-    /// The fault must have `FAULT_FLAG_ALLOW_RETRY`, and not `FAULT_FLAG_RETRY_NOWAIT`. The caller
-    /// must return the result to the memory manager, and not use the fault before that.
-    #[cold]
-    pub(crate) unsafe fn wait_unlocked(&self, wait: impl FnOnce()) -> c::vm_fault_t {
-        let file = self.file().get();
-
-        // SAFETY: By the type invariants this task has locked the VMA; the memory manager expects
-        // it unlocked with the result.
-        unsafe { c::fuse_dax_fmap_release_fault_lock(self.as_raw()) };
-        wait();
-        drop(file);
-        c::vm_fault_reason_VM_FAULT_RETRY
     }
 
     /// Maps a folio with a PMD entry.

@@ -70,12 +70,6 @@ impl Completion {
         unsafe { c::completion_done(self.inner.get()) }
     }
 
-    /// Waits for the completion.
-    pub(crate) fn wait(&self) {
-        // SAFETY: By the type invariants `inner` is initialized.
-        unsafe { c::wait_for_completion(self.inner.get()) }
-    }
-
     /// Waits for the completion. The wait is killable.
     ///
     /// # Errors
@@ -93,28 +87,6 @@ impl Completion {
     pub(crate) fn wait_killable_timeout(&self, timeout: Jiffies) -> bool {
         // SAFETY: By the type invariants `inner` is initialized.
         unsafe { c::wait_for_completion_killable_timeout(self.inner.get(), timeout) > 0 }
-    }
-
-    /// Waits for the completion for at most `timeout`. The wait is killable, or, with
-    /// `interruptible`, ends for any signal. Returns true if the completion is done.
-    ///
-    /// # Errors
-    ///
-    /// [`EINTR`] if a signal ended the wait.
-    pub(crate) fn wait_timeout(&self, interruptible: bool, timeout: Jiffies) -> Result<bool> {
-        let inner = self.inner.get();
-        let left = if interruptible {
-            // SAFETY: By the type invariants `inner` is initialized.
-            unsafe { c::wait_for_completion_interruptible_timeout(inner, timeout) }
-        } else {
-            // SAFETY: By the type invariants `inner` is initialized.
-            unsafe { c::wait_for_completion_killable_timeout(inner, timeout) }
-        };
-
-        if left < 0 {
-            return Err(EINTR);
-        }
-        Ok(left > 0)
     }
 
     /// Waits for the completion. The wait is killable, and the task may be frozen during it.

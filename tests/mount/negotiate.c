@@ -160,7 +160,7 @@ TEST_F(negotiate, offer_and_bind)
 	EXPECT_EQ(FUSE_DAX_FMAP_ABI_VERSION,
 		  s->init.unused[FUSE_DAX_FMAP_INIT_IN_VERSION]);
 	/* The offer is two words and no more. */
-	for (int i = 0; i < FUSE_DAX_FMAP_INIT_IN_FEATURES; i++)
+	for (int i = 0; i < FUSE_DAX_FMAP_INIT_IN_MAGIC; i++)
 		EXPECT_EQ(0, s->init.unused[i]);
 }
 
@@ -206,7 +206,6 @@ TEST_F(negotiate, withheld_without_rawio)
 	ASSERT_EQ(0, fs_mount(s));
 	expect_plain(s);
 	EXPECT_FALSE(offered(s));
-	with.unused[FUSE_DAX_FMAP_INIT_IN_FEATURES] = 0;
 	with.unused[FUSE_DAX_FMAP_INIT_IN_MAGIC] = 0;
 	with.unused[FUSE_DAX_FMAP_INIT_IN_VERSION] = 0;
 	EXPECT_EQ(0, memcmp(&with, &s->init, sizeof(with)));

@@ -7,10 +7,7 @@
 use core::{
     mem::offset_of,
     ops::Deref,
-    ptr::{
-        self,
-        NonNull, //
-    }, //
+    ptr::NonNull, //
 };
 
 use kernel::{
@@ -27,10 +24,7 @@ use kernel::{
 use crate::{
     abstractions::fs::{
         file::OpeningFile,
-        inode::{
-            self,
-            InodeRef, //
-        },
+        inode,
         super_block::SuperBlock, //
     },
     bindings::{
@@ -118,15 +112,6 @@ impl Conn {
         false
     }
 
-    /// Returns true if the server can still answer.
-    pub(crate) fn is_connected(&self) -> bool {
-        // SAFETY: By the type invariants the pointer is valid. The channel does not change.
-        let chan = unsafe { (*self.0.get()).chan };
-
-        // SAFETY: A connection keeps its channel. The field is read once.
-        unsafe { (&raw const (*chan).connected).read_volatile() != 0 }
-    }
-
     /// Returns the identity of the channel.
     #[inline]
     pub(crate) fn channel(&self) -> ChannelId {
@@ -162,17 +147,6 @@ impl Mount {
     pub(crate) fn conn(&self) -> &Conn {
         // SAFETY: By the type invariants both pointers are valid, and `Conn` is transparent.
         unsafe { &*(*self.0.get()).fc.cast() }
-    }
-
-    /// Returns the mount of a superblock.
-    ///
-    /// # Safety
-    ///
-    /// `sb` must belong to FUSE, and have its root.
-    pub(crate) unsafe fn of(sb: &SuperBlock) -> &Self {
-        // SAFETY: By the safety requirements `s_fs_info` is a `struct fuse_mount`, which is valid
-        // as long as the superblock, and `Self` is transparent.
-        unsafe { &*sb.fs_info().cast() }
     }
 
     pub(crate) fn super_block(&self) -> &SuperBlock {
@@ -271,38 +245,6 @@ impl Inode {
         unsafe { Self::new(inode.as_raw()) }
     }
 
-    /// Looks for the inode with a node id among those that are in memory. Waits for one that is
-    /// being made or evicted.
-    ///
-    /// # Safety
-    ///
-    /// `sb` must belong to FUSE, and stay mounted until the result is dropped.
-    pub(crate) unsafe fn find(sb: &SuperBlock, nodeid: u64) -> Option<InodeRef> {
-        /// Returns 1 if the inode has the node id that `nodeid` points to.
-        ///
-        /// # Safety
-        ///
-        /// Called by `ilookup5()` for an inode of FUSE, with a pointer to a node id.
-        unsafe extern "C" fn has_nodeid(
-            inode: *mut c::inode,
-            nodeid: *mut ffi::c_void,
-        ) -> ffi::c_int {
-            // SAFETY: `inode` is one of FUSE, which the caller keeps.
-            let own = unsafe { Inode::new(inode) }.nodeid();
-
-            // SAFETY: `nodeid` points to a node id, by the safety requirements.
-            (own == unsafe { *nodeid.cast::<u64>() }).into()
-        }
-        // FUSE hashes inodes by their node ids (`fuse_iget()`).
-        let data = ptr::from_ref(&nodeid).cast_mut().cast();
-        // SAFETY: `sb` is mounted and FUSE's, and `data` points to a node id, which is only read.
-        let inode = unsafe { c::ilookup5(sb.as_raw(), nodeid as _, Some(has_nodeid), data) };
-
-        // SAFETY: `ilookup5()` has taken a reference, and the superblock stays mounted by the
-        // safety requirements.
-        NonNull::new(inode).map(|inode| unsafe { InodeRef::from_raw(inode.cast()) })
-    }
-
     fn as_fuse(&self) -> *mut f::fuse_inode {
         self.as_raw().cast()
     }
@@ -385,18 +327,6 @@ impl Inode {
 
         // SAFETY: By the type invariants the inode is valid. Its flags only change under the lock.
         unsafe { (*self.as_raw()).i_flags = change(flags) };
-    }
-
-    /// Sets `i_size`. The caller holds `i_rwsem` exclusively, and FUSE caches writes, so it does
-    /// not change the size at the same time, but for notifications.
-    pub(crate) fn set_size(&self, size: u64) {
-        // SAFETY: By the type invariants this is an inode of FUSE, which has this lock.
-        let _lock = unsafe { SpinGuard::new(&raw mut (*self.as_fuse()).lock) };
-        // SAFETY: By the type invariants the inode is valid. Others read the field once.
-        let i_size = unsafe { &raw mut (*self.as_raw()).i_size };
-
-        // SAFETY: As above; FUSE writes the field with the lock held.
-        unsafe { i_size.write_volatile(size as c::loff_t) };
     }
 
     /// Sends OPEN, and stores the server's reply in `file`. Omits the rest of FUSE's open. May

@@ -241,11 +241,6 @@ impl InitAnswer {
         self.0.major
     }
 
-    /// Returns the flags (`FUSE_*`).
-    pub(crate) fn flags(&self) -> u32 {
-        self.0.flags
-    }
-
     /// Makes mount(2) fail: no version of the protocol has this major number.
     pub(crate) fn refuse(&mut self) {
         self.0.major = 0;
@@ -311,9 +306,6 @@ pub(crate) struct RequestArgs {
     pub(crate) nodeid: u64,
     /// True if the reply may be shorter than its buffer.
     pub(crate) may_be_short: bool,
-    /// True if the request is sent for the kernel, and neither waits for others in the background
-    /// nor fails because the task is being killed.
-    pub(crate) force: bool,
 }
 
 /// The type of the function that FUSE calls when a request has ended.
@@ -362,8 +354,6 @@ impl Args {
         args.in_args[0].value = body.cast();
         args.out_numargs = 1;
         args.set_out_argvar(request_args.may_be_short);
-        args.set_force(request_args.force);
-        args.set_nocreds(request_args.force);
         args.out_args[0].size = reply.len() as u32;
         args.out_args[0].value = reply.cast();
         args.end = Some(end);

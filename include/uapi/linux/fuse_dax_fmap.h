@@ -36,7 +36,6 @@
  * is its real and its effective user. fusermount3, which is privileged but mounts
  * for another user, gets no offer:
  *
- *	fuse_init_in.unused[8]	= features: FUSE_DAX_FMAP_CAN_RESIZE
  *	fuse_init_in.unused[9]	= FUSE_DAX_FMAP_MAGIC
  *	fuse_init_in.unused[10]	= FUSE_DAX_FMAP_ABI_VERSION
  *
@@ -48,167 +47,17 @@
  */
 #define FUSE_DAX_FMAP_MAGIC		0x50414d46U	/* "FMAP" */
 #define FUSE_DAX_FMAP_ABI_VERSION	1
-#define FUSE_DAX_FMAP_CAN_RESIZE	(1U << 0)
-#define FUSE_DAX_FMAP_INIT_IN_FEATURES	8		/* index in fuse_init_in.unused[] */
 #define FUSE_DAX_FMAP_INIT_IN_MAGIC	9		/* index in fuse_init_in.unused[] */
 #define FUSE_DAX_FMAP_INIT_IN_VERSION	10		/* index in fuse_init_in.unused[] */
 #define FUSE_DAX_FMAP_INIT_OUT_NAME	48		/* byte in struct fuse_init_out */
 
 /*
- * What else a server wants is in a __u32 before the name, at byte 44; other bits are
- * ignored.
- *
- * FUSE_DAX_FMAP_MAP_IN_OPEN: the server can send a map with the answer to OPEN. See
- * struct fuse_open_fmap_out.
- *
- * FUSE_DAX_FMAP_RESIZE: files change their size (see "Sizes"). Only after an offer with
- * FUSE_DAX_FMAP_CAN_RESIZE, and only with FUSE_WRITEBACK_CACHE in the same answer:
- * otherwise the mount fails, as with ops that are not registered.
+ * A server that can send a map with the answer to OPEN sets a bit in a __u32
+ * before the name, at byte 44; other bits are ignored. See struct
+ * fuse_open_fmap_out.
  */
 #define FUSE_DAX_FMAP_INIT_OUT_FLAGS	44		/* byte in struct fuse_init_out */
 #define FUSE_DAX_FMAP_MAP_IN_OPEN	(1U << 0)
-#define FUSE_DAX_FMAP_RESIZE		(1U << 1)
-
-/*
- * Sizes
- * -----
- *
- * Without FUSE_DAX_FMAP_RESIZE a mapped file cannot change its size. With it the size
- * is the kernel's from the first open on, and what dax_fmap_parse() reports is the
- * capacity: what the file has memory for. write(2), ftruncate(2) and fallocate(2) let
- * a file grow up to that, and send no request. What a file gains reads as zeros,
- * whatever the memory held: the kernel writes the zeros before the size changes.
- *
- * Room. Beyond the capacity the kernel asks for memory, before a byte is written: by
- * FALLOCATE with FALLOC_FL_KEEP_SIZE. offset is the capacity, length what is missing,
- * fh ~0 (the memory is the inode's), and padding the most bytes that the answer may
- * have, at least FUSE_DAX_FMAP_BLOB_MIN. The answer is one of these:
- *
- *	- The new map of the file, complete, as in the answer to GET_FMAP. It may have
- *	  more or less than what was asked for. What the file had before should stay in
- *	  its place; if it does not, its bytes are those of the new place.
- *	- Nothing, or ERANGE. The kernel then sends GET_FMAP, and gets the new map there.
- *	- An error, which is that of the system call if nothing fits. ENOSYS and EOPNOTSUPP
- *	  become ENOSPC.
- *
- * There is one such request of an inode at a time. The task that asks can be killed, and
- * the answer is dropped then. What a server gives it must find again after a crash, so
- * it records that before it answers.
- *
- * Smaller files. truncate(2), ftruncate(2) and O_TRUNC send SETATTR with FATTR_SIZE, as
- * FUSE does; OPEN of a mapped file never has O_TRUNC. By then nothing reaches the memory
- * behind the last page that stays: it is neither mapped nor pinned by direct I/O or a
- * pipe, and faults there wait for the answer. If that is no error, the memory is the
- * server's: the capacity ends with that page, and the kernel asks for room again. If it
- * is an error, nothing has changed. The attributes in the answer are ignored.
- *
- * Holes. fallocate(FALLOC_FL_PUNCH_HOLE) sends FALLOCATE with that and
- * FALLOC_FL_KEEP_SIZE for the whole pages of the range, with fh and padding as above.
- * As for smaller files, nothing reaches the memory by then, and access waits for the
- * answer. The answer is one of these:
- *
- *	- Nothing: the server leaves the memory to the file, and the kernel writes zeros.
- *	- The new map of the file, complete, with a hole there (or with its end before it);
- *	  ERANGE, and then the kernel sends GET_FMAP. The memory is the server's. If the map
- *	  is refused, or has memory there, fallocate(2) fails, and the range is as if it had
- *	  been revoked (below).
- *	- An error, which is that of the system call; ENOSYS becomes EOPNOTSUPP. Nothing has
- *	  changed then.
- *
- * The kernel zeroes what is not a whole page. A hole cannot be written to: ENOSPC.
- *
- * The server learns the size by SETATTR with FATTR_SIZE, FATTR_MTIME and FATTR_CTIME,
- * and no handle. It is answered before fsync(2), fdatasync(2), O_SYNC writes and
- * close(2) return, truncate(2) of a path too, and before the kernel forgets the inode;
- * the flusher sends it at other times. Such a size is never smaller than the one that
- * the server knows. The attributes in the answer are ignored. If the answer is an error,
- * fsync(2) or close(2) return it, and the next fsync(2) sends the size again.
- *
- * If the machine crashes, the file has a size that was reported, and the bytes below
- * it are what was written, or zeros.
- */
-
-/*
- * Changing a map
- * --------------
- *
- * A server that has said FUSE_DAX_FMAP_RESIZE can take memory of an open file back, by
- * ioctl(2) on FUSE_DAX_FMAP_CONTROL. Anybody may open that; the right to change a mount
- * is the descriptor of /dev/fuse that its server reads requests from (or a clone of it).
- *
- * FUSE_DAX_FMAP_SET_MAP gives a file a new map, which takes the place of the old one at
- * once. What is at the same place in both stays mapped. FUSE_DAX_FMAP_REVOKE makes
- * access to a range wait (page faults, reads and writes, killably) until the server sets
- * a map; if the server's connection ends first, it fails (SIGBUS, EIO). It waits, as the
- * server is about to set a map with the same bytes elsewhere, and programs need not know.
- *
- * When one of them has returned 0, nothing reaches the memory that the map does not
- * name any more, or that was revoked: no page table, no direct I/O, no pipe, no read or
- * write that is under way, and no dirty cache line. The server may use it for other
- * things. If it fails, nothing has changed. What the kernel waits for is killable:
- * pages that are pinned, and another change of the same file, which includes an open, a
- * FALLOCATE or a truncating SETATTR of it that this server has not answered. After
- * @timeout_ms that is EBUSY.
- *
- * @fuse_fd	the server's descriptor
- * @timeout_ms	how long to wait at most, in milliseconds
- * @nodeid	the file
- * @map		address of the map, in the format of the ops
- * @map_size	its size in bytes, at most FUSE_DAX_FMAP_BLOB_MAX
- * @offset	where the range begins, in bytes: rounded down to a page
- * @length	how long it is, rounded up; 0: to the end, and whatever the file gains
- * @flags, @reserved	0
- * @size	set: the size of the file. For a range that is revoked, what is inside it
- *		does not change after that
- * @state	set: FUSE_DAX_FMAP_CHANGED; or FUSE_DAX_FMAP_NOT_MAPPED, if the kernel has
- *		no map of the file: it asks for the map when the file is opened
- *
- * Errors:
- *
- *	-EBADF		@fuse_fd is not open
- *	-EINVAL		it is no /dev/fuse; @flags or @reserved is not 0; the range is
- *			too large; dax_fmap_parse() needs a larger blob
- *	-ENOTCONN	it is not mounted, or not any more
- *	-EOPNOTSUPP	the mount has no maps, or no FUSE_DAX_FMAP_RESIZE
- *	-ENODEV		the mount does not hold a device of the map. It holds those that files
- *			have used: open one that is there
- *	-E2BIG		@map_size is too large; or 64 ranges of the file are revoked, and
- *			this one touches none of them
- *	-EBUSY, -EINTR	see above
- *	-EIO		the kernel has marked the inode bad
- *	others		those of dax_fmap_parse(); -EFAULT, -ENOMEM
- */
-#define FUSE_DAX_FMAP_CONTROL		"/dev/fuse_dax_fmap"
-
-#define FUSE_DAX_FMAP_CHANGED		0
-#define FUSE_DAX_FMAP_NOT_MAPPED	1
-
-struct fuse_dax_fmap_set_map {
-	__s32	fuse_fd;
-	__u32	timeout_ms;
-	__u64	nodeid;
-	__u64	map;
-	__u32	map_size;
-	__u32	flags;
-	__u64	size;
-	__u32	state;
-	__u32	reserved;
-};
-
-struct fuse_dax_fmap_revoke {
-	__s32	fuse_fd;
-	__u32	timeout_ms;
-	__u64	nodeid;
-	__u64	offset;
-	__u64	length;
-	__u64	size;
-	__u32	state;
-	__u32	reserved;
-};
-
-#define FUSE_DAX_FMAP_IOC		0xdf
-#define FUSE_DAX_FMAP_SET_MAP		_IOWR(FUSE_DAX_FMAP_IOC, 1, struct fuse_dax_fmap_set_map)
-#define FUSE_DAX_FMAP_REVOKE		_IOWR(FUSE_DAX_FMAP_IOC, 2, struct fuse_dax_fmap_revoke)
 
 /*
  * Requests. They are sent only if the server named ops, or default_ops applies.

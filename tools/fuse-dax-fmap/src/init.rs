@@ -8,9 +8,9 @@ use crate::errno::Errno;
 use crate::ops::{OPS_NAME_LEN, OpsName};
 use crate::requests::{self, FileMaps, Intercepted};
 use crate::wire::{
-    ABI_VERSION, CAN_RESIZE, IN_NODEID, INIT, INIT_IN_FEATURES, INIT_IN_MAGIC, INIT_IN_VERSION,
-    INIT_OUT, INIT_OUT_FLAGS, INIT_OUT_FUSE_FLAGS, INIT_OUT_NAME, MAGIC, MAP_IN_OPEN, OUT_ERROR,
-    OUT_HEADER, RESIZE, WRITEBACK_CACHE, error_reply, opcode, u32_at, u64_at, unique,
+    ABI_VERSION, IN_NODEID, INIT, INIT_IN_MAGIC, INIT_IN_VERSION, INIT_OUT, INIT_OUT_FLAGS,
+    INIT_OUT_NAME, MAGIC, MAP_IN_OPEN, OUT_ERROR, OUT_HEADER, error_reply, opcode, u32_at, u64_at,
+    unique,
 };
 
 /// What the kernel offers in INIT, the first request of a connection.
@@ -22,7 +22,6 @@ use crate::wire::{
 pub struct Offer {
     unique: u64,
     version: Option<u32>,
-    features: u32,
 }
 
 impl Offer {
@@ -33,23 +32,16 @@ impl Offer {
             return None;
         }
         let magic = u32_at(request, INIT_IN_MAGIC);
-        let version = u32_at(request, INIT_IN_VERSION).filter(|_| magic == Some(MAGIC));
-        let features = u32_at(request, INIT_IN_FEATURES).filter(|_| version.is_some());
+        let version = u32_at(request, INIT_IN_VERSION);
         Some(Self {
             unique: unique(request),
-            version,
-            features: features.unwrap_or(0),
+            version: version.filter(|_| magic == Some(MAGIC)),
         })
     }
 
     /// The version of the protocol that the kernel offers; `None` if it offers nothing.
     pub fn version(&self) -> Option<u32> {
         self.version
-    }
-
-    /// Returns true if files can grow ([`Wanted::with_resize()`]).
-    pub fn can_resize(&self) -> bool {
-        self.features & CAN_RESIZE != 0
     }
 
     /// Returns `Ok` if [`accept()`](Self::accept) can succeed, for a server that has to know
@@ -78,23 +70,10 @@ impl Offer {
         if failed || reply.len() < OUT_HEADER + INIT_OUT {
             return Err(Refusal::NoReply);
         }
-        let Wanted {
-            ops,
-            map_in_open,
-            resize,
-        } = *wanted;
-        if resize && !self.can_resize() {
-            return Err(Refusal::NoResize);
-        }
-        let fuse_flags = u32_at(reply, INIT_OUT_FUSE_FLAGS).unwrap_or(0);
-        if resize && fuse_flags & WRITEBACK_CACHE == 0 {
-            return Err(Refusal::NoWritebackCache);
-        }
-        let flag = |wanted, flag| if wanted { flag } else { 0 };
-        let flags = flag(map_in_open, MAP_IN_OPEN) | flag(resize, RESIZE);
+        let Wanted { ops, map_in_open } = *wanted;
         reply[INIT_OUT_NAME..INIT_OUT_NAME + OPS_NAME_LEN].copy_from_slice(&ops.to_bytes());
-        if flags != 0 {
-            reply[INIT_OUT_FLAGS..INIT_OUT_FLAGS + 4].copy_from_slice(&flags.to_le_bytes());
+        if map_in_open {
+            reply[INIT_OUT_FLAGS..INIT_OUT_FLAGS + 4].copy_from_slice(&MAP_IN_OPEN.to_le_bytes());
         }
         Ok(Accepted { map_in_open })
     }
@@ -110,7 +89,6 @@ impl Offer {
 pub struct Wanted {
     ops: OpsName,
     map_in_open: bool,
-    resize: bool,
 }
 
 impl Wanted {
@@ -119,7 +97,6 @@ impl Wanted {
         Self {
             ops,
             map_in_open: false,
-            resize: false,
         }
     }
 
@@ -132,17 +109,6 @@ impl Wanted {
     pub const fn with_map_in_open(self) -> Self {
         Self {
             map_in_open: true,
-            ..self
-        }
-    }
-
-    /// Files that grow up to what their map has room for: the size is the kernel's, which reports
-    /// it by SETATTR. The reply to INIT must have FUSE_WRITEBACK_CACHE. An older kernel cannot do
-    /// that: see [`Offer::can_resize()`].
-    #[must_use]
-    pub const fn with_resize(self) -> Self {
-        Self {
-            resize: true,
             ..self
         }
     }
@@ -175,10 +141,6 @@ pub enum Refusal {
     Version(u32),
     /// The reply to INIT is an error, or too short for the flags and the name of ops.
     NoReply,
-    /// A kernel whose files cannot grow.
-    NoResize,
-    /// The reply to INIT has no FUSE_WRITEBACK_CACHE, without which files cannot grow.
-    NoWritebackCache,
 }
 
 impl fmt::Display for Refusal {
@@ -193,10 +155,6 @@ impl fmt::Display for Refusal {
                 "the kernel offers file maps of version {theirs}, this server speaks {ABI_VERSION}"
             ),
             Refusal::NoReply => f.write_str("the reply to INIT has no room for the name of ops"),
-            Refusal::NoResize => f.write_str("the kernel's files cannot grow"),
-            Refusal::NoWritebackCache => f.write_str(
-                "files can grow only with FUSE_WRITEBACK_CACHE, which the reply to INIT lacks",
-            ),
         }
     }
 }
@@ -283,29 +241,6 @@ mod tests {
         assert_eq!(promised[60..64], [1, 0, 0, 0]);
         assert_eq!(promised[..60], named[..60]);
         assert_eq!(promised[64..], named[64..]);
-    }
-
-    #[test]
-    fn files_grow_if_both_sides_can() {
-        let can = init(&[(52, CAN_RESIZE), (56, MAGIC), (60, 1)], 64);
-        let mut reply = vec![0; 80];
-        reply[28..32].copy_from_slice(&WRITEBACK_CACHE.to_le_bytes());
-        let made = reply.clone();
-        let wanted = striped().with_map_in_open().with_resize();
-
-        assert!(can.can_resize() && !offered().can_resize());
-        assert!(!init(&[(52, CAN_RESIZE)], 64).can_resize());
-        assert_eq!(
-            offered().accept(&mut reply, &wanted),
-            Err(Refusal::NoResize)
-        );
-        assert_eq!(reply, made);
-        assert!(can.accept(&mut reply, &wanted).is_ok());
-        assert_eq!(reply[60..64], [3, 0, 0, 0]);
-        let mut without = vec![0; 80];
-        let refused = can.accept(&mut without, &wanted);
-        assert_eq!(refused, Err(Refusal::NoWritebackCache));
-        assert_eq!(without, vec![0; 80]);
     }
 
     #[test]

@@ -38,9 +38,6 @@ pub(crate) const IN_NODEID: usize = 16;
 pub(crate) const OUT_HEADER: usize = 16;
 pub(crate) const OUT_ERROR: usize = 4;
 
-/// `fuse_init_in.unused[8]`, and the feature in it: `FUSE_DAX_FMAP_CAN_RESIZE`.
-pub(crate) const INIT_IN_FEATURES: usize = IN_HEADER + 20 + 4 * 8;
-pub(crate) const CAN_RESIZE: u32 = 1 << 0;
 /// `fuse_init_in.unused[9]` and `[10]`.
 pub(crate) const INIT_IN_MAGIC: usize = IN_HEADER + 20 + 4 * 9;
 pub(crate) const INIT_IN_VERSION: usize = IN_HEADER + 20 + 4 * 10;
@@ -48,12 +45,8 @@ pub(crate) const INIT_IN_VERSION: usize = IN_HEADER + 20 + 4 * 10;
 pub(crate) const INIT_OUT: usize = 64;
 pub(crate) const INIT_OUT_FLAGS: usize = OUT_HEADER + 44;
 pub(crate) const INIT_OUT_NAME: usize = OUT_HEADER + 48;
-/// `fuse_init_out.flags`, and FUSE_WRITEBACK_CACHE in it.
-pub(crate) const INIT_OUT_FUSE_FLAGS: usize = OUT_HEADER + 12;
-pub(crate) const WRITEBACK_CACHE: u32 = 1 << 16;
-/// `FUSE_DAX_FMAP_MAP_IN_OPEN` and `FUSE_DAX_FMAP_RESIZE`.
+/// `FUSE_DAX_FMAP_MAP_IN_OPEN`.
 pub(crate) const MAP_IN_OPEN: u32 = 1 << 0;
-pub(crate) const RESIZE: u32 = 1 << 1;
 
 /// `fuse_open_in.open_flags`, and the flag in it: `FUSE_DAX_FMAP_OPEN_MAP`.
 pub(crate) const OPEN_IN_FLAGS: usize = IN_HEADER + 4;
@@ -137,9 +130,6 @@ mod tests {
             ("FUSE_DAX_FMAP_OPS_NAME_LEN", OPS_NAME_LEN as u64),
             ("sizeof(struct fuse_dax_fmap_ops)", OPS_SIZE as u64),
             ("FUSE_DAX_FMAP_MAP_IN_OPEN", MAP_IN_OPEN.into()),
-            ("FUSE_DAX_FMAP_RESIZE", RESIZE.into()),
-            ("FUSE_DAX_FMAP_CAN_RESIZE", CAN_RESIZE.into()),
-            ("FUSE_WRITEBACK_CACHE", WRITEBACK_CACHE.into()),
             ("FUSE_DAX_FMAP_OPEN_MAP", OPEN_MAP.into()),
         ];
         all.extend([
@@ -150,14 +140,6 @@ mod tests {
             ("sizeof(struct fuse_out_header)", OUT_HEADER as u64),
             ("offsetof(struct fuse_out_header, error)", OUT_ERROR as u64),
             ("offsetof(struct fuse_out_header, unique)", 8),
-            (
-                "offsetof(struct fuse_init_in, unused[FUSE_DAX_FMAP_INIT_IN_FEATURES])",
-                at(INIT_IN_FEATURES, IN_HEADER),
-            ),
-            (
-                "offsetof(struct fuse_init_out, flags)",
-                at(INIT_OUT_FUSE_FLAGS, OUT_HEADER),
-            ),
             (
                 "offsetof(struct fuse_init_in, unused[FUSE_DAX_FMAP_INIT_IN_MAGIC])",
                 at(INIT_IN_MAGIC, IN_HEADER),
