@@ -88,7 +88,7 @@ pub(super) fn init() {
 ///
 /// # Errors
 ///
-/// [`ENOMEM`].
+/// [`ENOMEM`]; [`EINVAL`] if a bus is not registered any more.
 pub(super) fn watch(on: impl IntoIterator<Item = Bus>) -> Result {
     for bus in on {
         let mut buses = BUSES.lock();

@@ -78,7 +78,10 @@ pub(super) unsafe fn hold(
     let stats = DeviceStats::new().map_err(Failure::because("no memory"))?;
     let Family { parent, buses } = Family::of(&found).ok_or(GOES_AWAY)?;
     let parent = parent.as_deref();
-    watch(buses.into_iter().flatten()).map_err(Failure::because("no memory"))?;
+    watch(buses.into_iter().flatten()).map_err(|errno| match errno {
+        ENOMEM => Failure::because("no memory")(errno),
+        _ => GOES_AWAY,
+    })?;
     let holder = announce(&name, found.device(), parent)?;
 
     let parent_locked = match take(&found, parent, holder) {
