@@ -175,7 +175,7 @@ fn the_ordering_of_cookies_does_not_matter_for_the_mark() {
 // --- Memory that was associated with another file -----------------------------------------------
 
 /// A read fault of file 1.
-fn at(index: usize, frame: usize) -> At {
+const fn at(index: usize, frame: usize) -> At {
     At {
         file: 1,
         index,
@@ -234,8 +234,8 @@ fn memory_has_two_places_if_the_index_is_read_before_the_cookie() {
 }
 
 /// A large folio of another file is split. Its first page becomes page 0 of this file, and gets a
-/// cookie. The program says where page 1 is, too, and is right; but DAX has no entry for that.
-fn neighbour<O: Orders>(slip: Slip) {
+/// cookie. Beside that, there is a fast fault of the page that was behind it.
+fn neighbour<O: Orders>(fast: At, slip: Slip) {
     at_once(
         World::with_large_folio(),
         [
@@ -244,50 +244,48 @@ fn neighbour<O: Orders>(slip: Slip) {
                 world.fault::<O>(at(0, 0), slip);
                 world.fault::<O>(at(0, 0), slip);
             }),
-            task(move |world| world.fault_fast::<O>(at(1, 1), slip)),
+            task(move |world| world.fault_fast::<O>(fast, slip)),
         ],
     );
 }
 
+/// The program says where page 1 is, and is right; but DAX has no entry for that.
+const NEXT_PAGE: At = at(1, 1);
+/// The program says that it is page 0, too.
+const FORMER_TAIL: At = at(0, 1);
+
 #[test]
 fn the_cookie_of_a_page_does_not_count_for_what_was_behind_it_in_the_folio() {
-    run(|| neighbour::<AsWritten>(Slip::None));
+    run(|| neighbour::<AsWritten>(NEXT_PAGE, Slip::None));
 }
 
 #[test]
 fn a_neighbour_is_mapped_if_the_folio_is_believed_to_be_what_it_was() {
-    fails(NO_ENTRY, || neighbour::<AsWritten>(Slip::OldHead));
+    fails(NO_ENTRY, || {
+        neighbour::<AsWritten>(NEXT_PAGE, Slip::OldHead);
+    });
 }
 
 #[test]
 fn a_neighbour_is_mapped_if_cookies_are_not_released_or_not_acquired() {
-    fails(NO_ENTRY, || neighbour::<weaker::SetCookie>(Slip::None));
-    fails(NO_ENTRY, || neighbour::<weaker::Cookie>(Slip::None));
-}
-
-/// The same, but the program says of the page behind the first one, too, that it is page 0.
-fn former_tail(slip: Slip) {
-    at_once(
-        World::with_large_folio(),
-        [
-            task(move |world| {
-                world.evict_other();
-                world.fault::<AsWritten>(at(0, 0), slip);
-                world.fault::<AsWritten>(at(0, 0), slip);
-            }),
-            task(move |world| world.fault_fast::<AsWritten>(at(0, 1), slip)),
-        ],
-    );
+    fails(NO_ENTRY, || {
+        neighbour::<weaker::SetCookie>(NEXT_PAGE, Slip::None);
+    });
+    fails(NO_ENTRY, || {
+        neighbour::<weaker::Cookie>(NEXT_PAGE, Slip::None);
+    });
 }
 
 #[test]
 fn no_page_is_mapped_that_the_folio_had_before_it_was_split() {
-    run(|| former_tail(Slip::None));
+    run(|| neighbour::<AsWritten>(FORMER_TAIL, Slip::None));
 }
 
 #[test]
 fn memory_of_nobody_is_mapped_if_the_frame_need_not_be_inside_the_folio() {
-    fails(NOT_ITS_OWN, || former_tail(Slip::OutsideFolio));
+    fails(NOT_ITS_OWN, || {
+        neighbour::<AsWritten>(FORMER_TAIL, Slip::OutsideFolio);
+    });
 }
 
 /// A page of a large folio of another file becomes one of this file, beside a fast fault.
@@ -324,7 +322,7 @@ fn a_fault_stores_a_cookie_elsewhere_if_it_does_not_look_for_the_folio_again() {
 #[test]
 fn whether_the_entry_is_locked_does_not_matter() {
     run(|| second_place::<AsWritten>(Slip::LockedEntry));
-    run(|| neighbour::<AsWritten>(Slip::LockedEntry));
+    run(|| neighbour::<AsWritten>(NEXT_PAGE, Slip::LockedEntry));
     run(|| arrival::<AsWritten>(Slip::LockedEntry));
     run(|| stores_and_fsync::<AsWritten>(2, DIRTY_COOKIE, Slip::LockedEntry));
 }
