@@ -11,7 +11,8 @@
  * the page; and not the unbinding of a device that the page is not on.
  *
  * A mount that goes away is freed at last. Its devices are given back before that, while all
- * of it is there: who looks at a device finds the mount without a reference to it.
+ * of it is there: who looks at a device finds the mount without a reference to it. A device
+ * that is unbound while it is given back, or while it is taken, keeps nothing of the module.
  */
 #define _GNU_SOURCE
 #include <stdio.h>
@@ -277,6 +278,14 @@ TEST_F_TIMEOUT(leaving, own_page_umount_lazily, 60)
 /* Stops a task there (bpf/stop.bpf.c). */
 static struct stop *stop;
 
+/* Waits until a program has counted something. */
+static bool reached(const volatile __u32 *count)
+{
+	for (int ms = 0; ms < FS_PATIENCE && !*count; ms++)
+		usleep(1000);
+	return *count;
+}
+
 static bool connection_ends(struct fuse_server *s)
 {
 	struct pollfd p = { .fd = s->fd };
@@ -351,9 +360,7 @@ TEST_F(freed, gives_its_devices_back_first)
 	self->s->mounted = false;
 	stop->task = pid;
 	ASSERT_EQ(1, write(go[1], "g", 1));
-	for (int ms = 0; ms < FS_PATIENCE && !*(volatile __u32 *)&stop->stopped; ms++)
-		usleep(1000);
-	EXPECT_NE(0, stop->stopped);
+	EXPECT_TRUE(reached(&stop->stopped));
 	err = fs_try(self->next, "file");
 	stop->go_on = 1;
 	EXPECT_EQ(0, ended(self->waiter));
@@ -387,8 +394,7 @@ TEST_F(freed, while_its_device_is_unbound)
 		_exit(-write_file(FSDEV "/unbind", daxdev[0].name));
 	}
 	self->waiter = pid;
-	for (int ms = 0; ms < FS_PATIENCE && !*(volatile __u32 *)&stop->stopped; ms++)
-		usleep(1000);
+	EXPECT_TRUE(reached(&stop->stopped));
 	EXPECT_EQ(1, stop->stopped);
 	close(dir);
 	EXPECT_TRUE(connection_ends(self->s));
@@ -417,16 +423,14 @@ TEST_F(freed, unbound_while_it_is_taken)
 		_exit(read(go[0], &c, 1) != 1 ? 1 : -fs_try(self->s, "file"));
 	stop->taking = opener;
 	ASSERT_EQ(1, write(go[1], "g", 1));
-	for (int ms = 0; ms < FS_PATIENCE && !*(volatile __u32 *)&stop->stopped; ms++)
-		usleep(1000);
+	EXPECT_TRUE(reached(&stop->stopped));
 	EXPECT_EQ(1, stop->stopped);
 	pid = fork();
 	ASSERT_LE(0, pid);
 	if (!pid)
 		_exit(-write_file(FSDEV "/unbind", daxdev[0].name));
 	self->waiter = pid;
-	for (int ms = 0; ms < FS_PATIENCE && !*(volatile __u32 *)&stop->killed; ms++)
-		usleep(1000);
+	EXPECT_TRUE(reached(&stop->killed));
 	EXPECT_EQ(1, stop->killed);
 	stop->go_on = 1;
 	EXPECT_EQ(ENODEV, WEXITSTATUS(ended(opener)));

@@ -8,9 +8,10 @@
  * from then on, and a name leads to a new inode if there is one. The memory of the old file may
  * by then belong to another file. So a bad inode has no map: reads and writes are EIO, faults
  * are SIGBUS, mapped pages are unmapped a moment later, and the memory is free for the next
- * file, although the old one is still open and has VMAs.
+ * file, although the old one is still open and has VMAs. A call that is under way for the old
+ * file ends, too: its next bytes would be the next file's.
  *
- * Every test does the same to a plain file beside the mapped one. What FUSE does there is what
+ * Every test of FIXTURE(reused) does the same to a plain file beside the mapped one. What FUSE does there is what
  * the mapped file has to do.
  */
 #define _GNU_SOURCE

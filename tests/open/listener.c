@@ -2,7 +2,8 @@
 /*
  * A fanotify listener gets an open file with each event, which the kernel opens in the
  * middle of the open(2) that it reports. The module does not promise which of the two
- * are mapped and which FUSE serves, but both must see the same bytes.
+ * are mapped and which FUSE serves, but both must see the same bytes. What is about to be
+ * executed, though, a listener sees as it will be executed.
  */
 #define _GNU_SOURCE
 #include <errno.h>
