@@ -136,6 +136,15 @@ TEST_F(sizes, open_truncates_new_file)
 	EXPECT_EQ(1, self->s->count[FUSE_GET_FMAP]);
 }
 
+/* Until a file is opened, it is FUSE's: the server is told. */
+TEST_F(sizes, truncate_before_the_first_open)
+{
+	EXPECT_EQ(0, truncate(fs_path(self->s, "file"), SIZE / 2));
+	EXPECT_EQ(1, truncating_setattrs);
+	EXPECT_EQ(0, self->s->count[FUSE_GET_FMAP]);
+	EXPECT_EQ(SIZE / 2, self->s->file[0].size);
+}
+
 /* Open for neither reading nor writing. */
 TEST_F(sizes, open_truncates_no_rw)
 {

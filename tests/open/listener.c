@@ -10,6 +10,7 @@
 #include <fcntl.h>
 #include <poll.h>
 #include <pthread.h>
+#include <signal.h>
 #include <string.h>
 #include <sys/fanotify.h>
 #include <sys/mman.h>
@@ -231,6 +232,67 @@ TEST(executed)
 	EXPECT_EQ(ENOEXEC, WEXITSTATUS(status));
 	close(group);
 	EXPECT_EQ(0, s->count[FUSE_READ]);
+	EXPECT_EQ(0, fs_stop(s));
+}
+
+/* Answers every question about an open, one after the other, until it is killed. */
+static void allow_all(int group)
+{
+	struct fanotify_event_metadata e[8];
+	struct fanotify_response allow = { .response = FAN_ALLOW };
+
+	while (read(group, e, sizeof(e[0])) > 0) {
+		allow.fd = e->fd;
+		if (write(group, &allow, sizeof(allow)) < 0)
+			_exit(1);
+		close(e->fd);
+	}
+	_exit(1);
+}
+
+/*
+ * A listener with one thread watches the mount and /dev. It gets a descriptor of the first file of
+ * a device, and with that it opens the device. If it were asked about that, it would wait for
+ * itself; but fanotify reports no opens of device nodes.
+ */
+TEST(watches_dev_too)
+{
+	struct scripted map = fmap_linear(0, 0, SMALL);
+	pid_t listens, opener;
+	struct fuse_server *s;
+	int ready[2], status;
+	char c;
+
+	FMAP_REQUIRE();
+	s = fmap_server(SCRIPTED_OPS_NAME);
+	ASSERT_NE(NULL, s);
+	fs_add(s, "file", SMALL, &map, sizeof(map));
+	ASSERT_EQ(0, fs_mount(s));
+	ASSERT_EQ(0, pipe(ready));
+	listens = fork();
+	ASSERT_LE(0, listens);
+	if (!listens) {
+		int group = fanotify_init(FAN_CLASS_CONTENT | FAN_CLOEXEC, O_RDONLY | O_CLOEXEC);
+
+		if (group < 0 ||
+		    fanotify_mark(group, FAN_MARK_ADD | FAN_MARK_FILESYSTEM, FAN_OPEN_PERM,
+				  AT_FDCWD, s->dir) ||
+		    fanotify_mark(group, FAN_MARK_ADD | FAN_MARK_FILESYSTEM, FAN_OPEN_PERM,
+				  AT_FDCWD, "/dev") ||
+		    write(ready[1], "r", 1) != 1)
+			_exit(1);
+		allow_all(group);
+	}
+	ASSERT_EQ(1, read(ready[0], &c, 1));
+	opener = fork();
+	ASSERT_LE(0, opener);
+	if (!opener)
+		_exit(-fs_try(s, "file"));
+	EXPECT_EQ(0, ended(opener));
+	EXPECT_EQ(1, s->count[FUSE_GET_DAXDEV]);
+	EXPECT_EQ(0, kill(listens, SIGKILL));
+	status = ended(listens);
+	EXPECT_TRUE(WIFSIGNALED(status));
 	EXPECT_EQ(0, fs_stop(s));
 }
 
