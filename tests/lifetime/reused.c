@@ -11,8 +11,8 @@
  * file, although the old one is still open and has VMAs. A call that is under way for the old
  * file ends, too: its next bytes would be the next file's.
  *
- * Every test of FIXTURE(reused) does the same to a plain file beside the mapped one. What FUSE does there is what
- * the mapped file has to do.
+ * Every test of FIXTURE(reused) does the same to a plain file beside the mapped one. What FUSE
+ * does there is what the mapped file has to do.
  */
 #define _GNU_SOURCE
 #include <dirent.h>
